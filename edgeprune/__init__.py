@@ -1,0 +1,25 @@
+"""Compile a language model and a task into a sparse on-device assistant.
+
+>>> from edgeprune import Recipe, build
+>>> result = build(Recipe(task="medqa"))  # doctest: +SKIP
+>>> result.artifact  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline import Build, build
+    from edgeprune.recipe import Recipe
+
+__all__ = ["Build", "Recipe", "build"]
+
+_HOME = {"Build": "edgeprune.pipeline", "build": "edgeprune.pipeline", "Recipe": "edgeprune.recipe"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are used, so that `edgeprune --help` stays instant."""
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgeprune' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,99 @@
+"""The rows of a build: what may be calibrated on, what is measured on."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.calibration.guard import refuse_overlap
+from edgeprune.calibration.render import Renderer
+from edgeprune.calibration.rows import Row
+from edgeprune.calibration.sources import Split, load_split
+from edgeprune.calibration.streams import Stream, pack
+from edgeprune.calibration.task import Task, open_corpus, open_task
+from edgeprune.files import sha256_json
+
+# Evaluation rows are the same whatever the calibration seed, so that builds can be compared.
+_EVALUATION_SEED = 0
+_CHARACTERS_PER_TOKEN = 8  # more than any tokenizer needs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task or corpus with its rows."""
+
+    task: Task
+    split: Split
+
+    def calibration_hash(self) -> str:
+        """Hash of everything a token stream is made from, besides the tokenizer."""
+        renderer = Renderer(self.task)
+        return sha256_json([renderer.calibration_text(row) for row in self.split.calibration])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both sources of a build.
+
+    Attributes:
+        task: the task's rows.
+        general: the general corpus' rows.
+        evaluation: the task rows that are measured on.
+        general_text: the text of general perplexity.
+        general_evaluation: the rows that text comes from.
+    """
+
+    task: Source
+    general: Source
+    evaluation: list[Row]
+    general_text: str
+    general_evaluation: list[Row]
+
+    def streams(self, tokenizer: Any, samples: int, length: int, seed: int) -> dict[str, Stream]:
+        """Pack both token streams."""
+        return {
+            name: pack(source.task, source.split.calibration, tokenizer, samples, length, seed)
+            for name, source in (("general", self.general), ("task", self.task))
+        }
+
+    def refuse_overlap(self, used: dict[str, list[str]]) -> None:
+        """Raise if rows that were calibrated on are measured on.
+
+        Args:
+            used: ids of the rows in each stream.
+
+        Raises:
+            InputError: naming the first overlap.
+        """
+        measured = [*self.evaluation, *self.general_evaluation]
+        for name, source in (("general", self.general), ("task", self.task)):
+            ids = set(used[name])
+            rows = [row for row in source.split.calibration if row.id in ids]
+            refuse_overlap(rows, measured, f"{name} stream ({source.split.origin})")
+
+
+def load_data(task: str, general: str, eval_rows: int, perplexity_tokens: int) -> Data:
+    """Open a task and a general corpus, and choose what is measured on.
+
+    Raises:
+        UsageError: unknown names.
+        InputError: rows that can't be had or make no sense.
+    """
+    opened, corpus = open_task(task), open_corpus(general)
+    task_source = Source(opened, load_split(opened))
+    general_source = Source(corpus, load_split(corpus))
+    evaluation = list(task_source.split.evaluation)
+    random.Random(_EVALUATION_SEED).shuffle(evaluation)
+    text, rows = _text(general_source, perplexity_tokens * _CHARACTERS_PER_TOKEN)
+    return Data(task_source, general_source, evaluation[:eval_rows], text, rows)
+
+
+def _text(source: Source, characters: int) -> tuple[str, list[Row]]:
+    renderer = Renderer(source.task)
+    parts: list[str] = []
+    rows = []
+    for row in source.split.evaluation:
+        if sum(map(len, parts)) >= characters:
+            break
+        parts.append(renderer.calibration_text(row))
+        rows.append(row)
+    return "".join(parts), rows

@@ -1,0 +1,164 @@
+"""Where rows come from: local files, the `datasets` hub or cache, files inside a package."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgeprune.calibration.rows import Row, make_row, share_of
+from edgeprune.calibration.task import Source, Task
+from edgeprune.errors import EdgepruneError, InputError
+
+DATA_VARIABLE = "EDGEPRUNE_DATA"
+
+
+class _Absent(Exception):
+    """This source isn't to be had here; the next one is tried."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a task and where they came from.
+
+    Attributes:
+        origin: the source in words.
+        calibration: rows that may be calibrated on.
+        evaluation: rows that may be measured on.
+    """
+
+    origin: str
+    calibration: list[Row]
+    evaluation: list[Row]
+
+
+def load_split(task: Task) -> Split:
+    """Rows of a task from the first of its sources that is to be had.
+
+    Raises:
+        InputError: no source is to be had, or the one that is makes no sense.
+    """
+    reasons = []
+    for source in task.sources:
+        try:
+            split = _load(task, source)
+        except _Absent as absent:
+            reasons.append(f"  {source.kind}: {absent}")
+            continue
+        for side in ("calibration", "evaluation"):
+            if not getattr(split, side):
+                raise InputError(f"{task.name}: {split.origin} gives no rows for {side}.")
+        return split
+    raise InputError(
+        f"No source of '{task.name}' is to be had here:\n" + "\n".join(reasons),
+        f"Put its files into a folder and set {DATA_VARIABLE}, go online, or give your own rows: "
+        "--task rows.jsonl",
+    )
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON lines file, gzip'd or not.
+
+    Raises:
+        InputError: the file is missing or a line is not a JSON object; names the line.
+    """
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: expected a JSON object, one a line.")
+                yield row
+    except FileNotFoundError:
+        raise InputError(f"No such file: {path}.") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as JSON lines: {error}.") from None
+
+
+def _load(task: Task, source: Source) -> Split:
+    reader = {"local": _local, "hub": _hub, "package": _package}[source.kind]
+
+    def rows(names: list[str]) -> list[Row]:
+        return [
+            make_row(raw, task, source.fields, origin) for origin, raw in reader(source, names)
+        ]
+
+    calibration = rows(source.calibration)
+    if source.calibration == source.evaluation:
+        calibration, evaluation = _divide(calibration, task, source.evaluation_share)
+    else:
+        evaluation = rows(source.evaluation)
+    label = source.name or ", ".join(Path(name).name for name in source.calibration)
+    return Split(f"{source.kind} {label}", _unique(calibration), _unique(evaluation))
+
+
+def _divide(rows: list[Row], task: Task, evaluation_share: float) -> tuple[list[Row], list[Row]]:
+    """Split one set by a stable hash, so that duplicates and reruns fall on the same side."""
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        sides[share_of(str(row.fields[task.split_by])) < evaluation_share].append(row)
+    return sides
+
+
+def _unique(rows: Iterable[Row]) -> list[Row]:
+    return list({row.id: row for row in rows}.values())
+
+
+_Raw = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _local(source: Source, names: list[str]) -> _Raw:
+    for name in names:
+        path = Path(name).expanduser()
+        if not path.is_absolute() and not path.exists():
+            folder = os.environ.get(DATA_VARIABLE)
+            if not folder:
+                raise _Absent(f"{name} is not here and {DATA_VARIABLE} is not set")
+            path = Path(folder) / name
+            if not path.exists():
+                raise _Absent(f"no {path}")
+        for number, raw in enumerate(read_jsonl(path), 1):
+            yield f"{path.name}, row {number}", raw
+
+
+def _hub(source: Source, names: list[str]) -> _Raw:
+    try:
+        import datasets
+    except ImportError:
+        raise _Absent(f"{source.name} needs pip install 'edgeprune[eval]'") from None
+    for config in source.config or [None]:
+        for name in names:
+            try:
+                data = datasets.load_dataset(source.name, config, split=name)
+            except EdgepruneError:
+                raise
+            except Exception as error:  # offline, gone, renamed: the library has no common type
+                reason = str(error).strip().splitlines()
+                raise _Absent(f"{source.name}: {reason[0] if reason else error!r}") from None
+            for number, raw in enumerate(data, 1):
+                yield f"{source.name} {name}, row {number}", dict(raw)
+
+
+def _package(source: Source, names: list[str]) -> _Raw:
+    try:
+        found = distribution(source.name)
+    except PackageNotFoundError:
+        raise _Absent(f"the package {source.name} is not installed") from None
+    listed = found.files or []
+    for name in names:
+        matches = sorted(str(f) for f in listed if PurePosixPath(str(f)).match(name))
+        if not matches:
+            raise _Absent(f"{source.name} {found.version} holds no {name}")
+        for match in matches:
+            path = Path(str(found.locate_file(match)))
+            for number, raw in enumerate(read_jsonl(path), 1):
+                yield f"{source.name} {match}, row {number}", raw

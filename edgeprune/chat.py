@@ -1,0 +1,45 @@
+"""A conversation with a GGUF model through llama-cpp-python."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeprune.errors import InputError
+from edgeprune.extras import load
+from edgeprune.machine import cores
+from edgeprune.sparsity.gguf_file import open_gguf
+
+
+class Chat:
+    """A loaded model and what has been said so far.
+
+    Args:
+        path: a GGUF file with a chat template.
+        context: context length in tokens.
+
+    Raises:
+        InputError: the file can't be used or has no chat template.
+    """
+
+    def __init__(self, path: Path, context: int):
+        if open_gguf(path).get_field("tokenizer.chat_template") is None:
+            raise InputError(f"{path} holds no chat template.", "Give an instruction-tuned model.")
+        llama_cpp = load("llama_cpp")
+        try:
+            self._llama = llama_cpp.Llama(
+                str(path), n_ctx=context, n_threads=cores(), verbose=False
+            )
+        except ValueError as error:
+            raise InputError(f"llama.cpp can't load {path}: {error}.") from None
+        self._messages: list[dict[str, str]] = []
+
+    def answer(self, question: str, max_tokens: int, temperature: float) -> Iterator[str]:
+        """Stream an answer piece by piece."""
+        self._messages.append({"role": "user", "content": question})
+        pieces = []
+        for part in self._llama.create_chat_completion(
+            self._messages, max_tokens=max_tokens, temperature=temperature, stream=True
+        ):
+            piece = part["choices"][0]["delta"].get("content") or ""
+            pieces.append(piece)
+            yield piece
+        self._messages.append({"role": "assistant", "content": "".join(pieces)})

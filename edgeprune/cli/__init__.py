@@ -1,0 +1,87 @@
+"""The command line: one file a verb, imported when it is called."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from edgeprune.errors import EXIT_INTERRUPTED, EdgepruneError, from_os_error
+
+# verb -> module; the short help stands here so that `--help` imports nothing.
+_VERBS = {
+    "build": ("edgeprune.cli.build", "Prune a model for a task, export it and measure it."),
+    "plan": ("edgeprune.cli.plan", "Say what a build would need and give; does no work."),
+    "inspect": ("edgeprune.cli.inspect", "Show an artifact's metadata and count its zeros."),
+    "chat": ("edgeprune.cli.chat", "Talk to a model on the terminal."),
+    "tasks": ("edgeprune.cli.tasks", "List tasks, or show one."),
+    "recipes": ("edgeprune.cli.recipes", "List, copy and check recipes."),
+}
+
+_EPILOG = """\b
+Examples:
+  edgeprune build --task medqa --target gguf
+  edgeprune build --task questions.jsonl --model ./my-model --sparsity 0.4
+  edgeprune plan --task medqa --pattern 2:4
+  edgeprune inspect builds/*/model.gguf
+"""
+
+
+class _Group(click.Group):
+    """Loads a verb's module only when that verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        return importlib.import_module(_VERBS[cmd_name][0]).command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in _VERBS:
+            from edgeprune.errors import unknown
+
+            raise click.UsageError(str(unknown("command", args[0], _VERBS)), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+
+
+@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgeprune")
+def cli() -> None:
+    """Compile a language model and a task into a sparse on-device assistant."""
+
+
+def main() -> None:
+    """Run the command line; every failure is one message and a distinct exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _fail("Out of memory.", "Use fewer --samples or a shorter --length.", 4)
+    except EdgepruneError as error:
+        _fail(str(error), error.hint, error.exit_code)
+    except OSError as error:
+        known = from_os_error(error)
+        _fail(str(known), known.hint, known.exit_code)
+
+
+def _fail(message: str, hint: str | None, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(f"  {hint}", err=True)
+    sys.exit(code)

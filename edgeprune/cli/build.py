@@ -1,0 +1,58 @@
+"""`edgeprune build`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli.options import recipe_options, take_recipe
+
+_EPILOG = """\b
+Examples:
+  edgeprune build --task medqa --target gguf
+  edgeprune build --task arc_easy --pattern 2:4 --type q4_0
+  edgeprune build --task mine.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct
+  edgeprune build --recipe medqa-demo --set eval_rows=500 --set max_nats_increase=0.2
+
+\b
+The same command again goes on where it stopped, and reuses every stage whose inputs are unchanged.
+Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input, 4 the machine, 130 interrupted.
+"""
+
+
+@click.command("build", epilog=_EPILOG)
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), help="Build folder [builds/<name>]")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> None:
+    """Prune a model for a task, export it, prove its zeros and measure it."""
+    recipe = take_recipe(values)
+    if dry_run:
+        from edgeprune.cli.plan import show
+
+        show(recipe, out, as_json)
+        return
+    from edgeprune.errors import CheckFailed
+    from edgeprune.files import read_json
+    from edgeprune.pipeline import build, default_folder
+    from edgeprune.progress import Bars
+
+    folder = out or default_folder(recipe)
+    try:
+        build(recipe, folder, Bars())
+    except CheckFailed:
+        if manifest := read_json(folder / "manifest.json"):
+            _report(manifest, folder, as_json)
+        raise
+    _report(read_json(folder / "manifest.json"), folder, as_json)
+
+
+def _report(manifest: Any, folder: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(manifest))
+        return
+    from edgeprune.cli.summary import print_summary
+
+    print_summary(manifest, folder)

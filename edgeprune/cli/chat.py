@@ -1,0 +1,34 @@
+"""`edgeprune chat`."""
+
+from pathlib import Path
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune chat builds/medqa-smollm2-135m-wanda-fused-50pct-q8_0/model.gguf
+  echo "What is aspirin for?" | edgeprune chat model.gguf
+"""
+
+
+@click.command("chat", epilog=_EPILOG)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
+@click.option("--max-tokens", default=256, show_default=True, help="Longest answer in tokens.")
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+def command(model: Path, context: int, max_tokens: int, temperature: float) -> None:
+    """Talk to a GGUF model with its own chat template. An empty line or Ctrl-D ends."""
+    from edgeprune.chat import Chat
+
+    chat = Chat(model, context)
+    terminal = click.get_text_stream("stdin").isatty()
+    while True:
+        try:
+            question = click.prompt("you", prompt_suffix="> ") if terminal else input()
+        except (EOFError, click.Abort):
+            return
+        if not question.strip():
+            return
+        for piece in chat.answer(question, max_tokens, temperature):
+            click.echo(piece, nl=False)
+        click.echo()

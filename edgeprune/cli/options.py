@@ -1,0 +1,47 @@
+"""Options of `build` and `plan`: the same names, the same help."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+# Flag, type, help. Names and defaults are those of `edgeprune.recipe.Recipe`.
+_OPTIONS: list[tuple[str, Any, str]] = [
+    ("--model", str, "Hub id, folder, .gguf file or packaged name [smollm2-135m]"),
+    ("--task", str, "Shipped task, or a .yaml or .jsonl file (see `edgeprune tasks`)"),
+    ("--general", str, "General text: shipped corpus, .yaml or .jsonl [boolq_passages]"),
+    ("--target", str, "Artifact format [gguf]"),
+    ("--type", str, "Weight type: f32, f16, bf16, q8_0, q4_0 [q8_0]"),
+    ("--method", str, "Score: wanda, magnitude [wanda]"),
+    ("--fusion", str, "Streams: general, task, mix, fused [fused]"),
+    ("--sparsity", float, "Share of zeros in pruned matrices; 0 is a plain export [0.5]"),
+    ("--pattern", str, "unstructured, or N:M such as 2:4 [unstructured]"),
+    ("--samples", int, "Calibration sequences per stream [32]"),
+    ("--length", int, "Tokens per sequence [512]"),
+    ("--seed", int, "Order of calibration rows [0]"),
+    ("--device", str, "auto, cpu or cuda [auto]"),
+]
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every option a recipe can be made from."""
+    command = click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE",
+        help="Any other name of a recipe, such as eval_rows=500; may be repeated.",
+    )(command)  # fmt: skip
+    command = click.option(
+        "--recipe", "recipe_file", metavar="FILE",
+        help="Recipe file, or the name of a shipped one; flags win over it.",
+    )(command)  # fmt: skip
+    for flag, kind, text in reversed(_OPTIONS):
+        command = click.option(flag, type=kind, default=None, help=text)(command)
+    return command
+
+
+def take_recipe(values: dict[str, Any]) -> Any:
+    """Resolve and remove the recipe options from a command's arguments."""
+    from edgeprune.recipe import resolve
+
+    file, settings = values.pop("recipe_file"), values.pop("settings")
+    names = [flag.removeprefix("--") for flag, _, _ in _OPTIONS]
+    return resolve(file, settings, {name: values.pop(name) for name in names})

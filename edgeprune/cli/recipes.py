@@ -1,0 +1,57 @@
+"""`edgeprune recipes`."""
+
+from pathlib import Path
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune recipes ls
+  edgeprune recipes cp medqa-demo mine.yaml
+  edgeprune recipes validate mine.yaml
+"""
+
+
+@click.group("recipes", epilog=_EPILOG)
+def command() -> None:
+    """List, copy and check recipes."""
+
+
+@command.command("ls")
+def list_recipes() -> None:
+    """List the shipped recipes."""
+    from edgeprune.resources import shipped
+
+    for name, path in shipped("recipes").items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        click.echo(f"{name:<16}{first}")
+
+
+@command.command("cp")
+@click.argument("name")
+@click.argument("target", type=click.Path(path_type=Path), required=False)
+def copy(name: str, target: Path | None) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from edgeprune.errors import UsageError, unknown
+    from edgeprune.files import write_text
+    from edgeprune.resources import shipped
+
+    known = shipped("recipes")
+    if name not in known:
+        raise unknown("recipe", name, known)
+    target = target or Path(f"{name}.yaml")
+    if target.exists():
+        raise UsageError(f"{target} exists; nothing was overwritten.", "Give another name.")
+    write_text(target, known[name].read_text(encoding="utf-8"))
+    click.echo(f"{target}: edit it, then edgeprune build --recipe {target}")
+
+
+@command.command("validate")
+@click.argument("files", nargs=-1, required=True)
+def validate(files: tuple[str, ...]) -> None:
+    """Check recipe files; all mistakes are listed at once."""
+    from edgeprune.recipe import load
+
+    for file in files:
+        load(file)
+        click.echo(f"{file}: valid")

@@ -1,0 +1,119 @@
+"""How a model calls its blocks, recorded whole: no argument is named by hand.
+
+Research pruners name the arguments of a block and break with each new one (DESIGN.md). Here each
+block's forward is replaced for one pass by a stub that records the call and hands its input on,
+so that masks, rotary tables and whatever comes next are kept as the model made them.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments of one block besides the hidden states, for batches of one shape."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "BlockCall":
+        """The same call with tensors on a device; floating ones in the compute type."""
+        return BlockCall(_moved(self.args, device, dtype), _moved(self.kwargs, device, dtype))
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Run a block on (batch, length, width) hidden states."""
+        output = block(hidden, *self.args, **self.kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+
+class _Stop(Exception):
+    """The pass has seen what it was for."""
+
+
+@torch.no_grad()
+def record_calls(
+    model: nn.Module, blocks: nn.ModuleList, tokens: Tensor
+) -> tuple[Tensor, list[BlockCall]]:
+    """Run the model up to its last block without computing any.
+
+    Args:
+        model: a causal language model.
+        blocks: its decoder blocks.
+        tokens: (batch, length).
+
+    Returns:
+        The first block's input, (batch, length, width), and the call of every block.
+    """
+    calls: list[BlockCall] = []
+    first: list[Tensor] = []
+
+    def stub(*args: Any, **kwargs: Any) -> Tensor:
+        arguments = dict(kwargs)
+        hidden = args[0] if args else arguments.pop("hidden_states")
+        calls.append(BlockCall(tuple(args[1:]), arguments))
+        first.append(hidden)
+        if len(calls) == len(blocks):
+            raise _Stop
+        return hidden
+
+    with _replaced_forwards(blocks, stub), contextlib.suppress(_Stop):
+        model(input_ids=tokens, use_cache=False)
+    return first[0], calls
+
+
+@torch.no_grad()
+def head_input(model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, hidden: Tensor) -> Tensor:
+    """The input of the output head, given the last block's output: the final norm applied.
+
+    Args:
+        model: a causal language model.
+        blocks: its decoder blocks.
+        tokens: (batch, length); only their shape matters.
+        hidden: (batch, length, width), output of the last block.
+
+    Returns:
+        (batch, length, width).
+    """
+    seen: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        raise _Stop
+
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(stop)
+    try:
+        with (
+            _replaced_forwards(blocks, lambda *_args, **_kwargs: hidden),
+            contextlib.suppress(_Stop),
+        ):
+            model(input_ids=tokens, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+@contextlib.contextmanager
+def _replaced_forwards(blocks: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
+    for block in blocks:
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device, dtype) for item in value)
+    if isinstance(value, dict):
+        return {key: _moved(item, device, dtype) for key, item in value.items()}
+    return value

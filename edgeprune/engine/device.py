@@ -1,0 +1,27 @@
+"""Where the arithmetic happens, and in which type."""
+
+import torch
+
+from edgeprune.errors import MachineError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA when present, else the CPU.
+
+    Raises:
+        MachineError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MachineError(f"--device {name}: torch sees no CUDA device.", "Use --device cpu.")
+    return torch.device(name)
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix products in it are faster than in float32, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,81 @@
+"""Every error edgeprune raises on purpose, with what to do next and its exit code.
+
+::
+
+    EdgepruneError
+    ├── CheckFailed      1   the build is complete and did not hold what it promises
+    ├── UsageError       2   an option, a name or a recipe that makes no sense
+    ├── InputError       3   a model, a data set or an artifact that cannot be used
+    └── MachineError     4   disk, memory, a missing extra
+
+An interrupted run exits with 130, as a shell does for SIGINT.
+"""
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+EXIT_INTERRUPTED = 130
+
+
+class EdgepruneError(Exception):
+    """A failure with a message for the user: what was given, what was expected, what to do.
+
+    Args:
+        message: what is wrong, naming what was given and what was expected.
+        hint: what to do next; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None):
+        super().__init__(message)
+        self.hint = hint
+
+
+class CheckFailed(EdgepruneError):
+    """Zeros were lost, or an accuracy or latency gate did not hold."""
+
+    exit_code = 1
+
+
+class UsageError(EdgepruneError):
+    """The request itself makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(EdgepruneError):
+    """A file or a data set cannot be used."""
+
+    exit_code = 3
+
+
+class MachineError(EdgepruneError):
+    """This machine cannot do it: disk, memory, a missing extra, a crashed runtime."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, given: str, known: Iterable[str], hint: str | None = None) -> UsageError:
+    """An error for a name that is not in a list, with the nearest names first."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    expected = (
+        f"did you mean {' or '.join(near)}?" if near else f"expected one of: {', '.join(names)}."
+    )
+    return UsageError(f"Unknown {kind} '{given}': {expected}", hint)
+
+
+def from_os_error(error: OSError) -> EdgepruneError:
+    """Turn an operating system error into a message with the right exit code."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"The disk is full{where}.",
+            "Free some space, or choose another folder with --out, and run the same command "
+            "again: finished stages are kept.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MachineError(f"No permission{where}: {error.strerror}.", "Choose another --out.")
+    return InputError(f"{error.strerror or error}{where}.")

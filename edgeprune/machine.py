@@ -1,0 +1,45 @@
+"""What this machine is, for the record that goes with every measurement."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_LIBRARIES = ("edgeprune", "torch", "transformers", "gguf", "llama-cpp-python", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, memory, operating system and library versions."""
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    process = psutil.Process()
+    affinity = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None
+    return len(affinity) if affinity else psutil.cpu_count() or 1
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

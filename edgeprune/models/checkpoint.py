@@ -1,0 +1,173 @@
+"""Opening a checkpoint, wherever it comes from, as a local transformers folder."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from edgeprune.errors import InputError, UsageError, unknown
+from edgeprune.files import sha256_file, sha256_json
+from edgeprune.models import packaged
+from edgeprune.progress import Progress, Quiet
+from edgeprune.sparsity.weights import Weights
+
+# Weight files whose loading can run code; never read.
+_UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A causal language model in a local folder, in transformers' layout.
+
+    Attributes:
+        name: short name for people and file names.
+        source: what the user asked for.
+        folder: holds ``config.json``, tokenizer files and safetensors.
+        sha256: hash of all the files the model is read from.
+        gguf: the GGUF file it was converted from, if it was.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    sha256: str
+    gguf: Path | None = None
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, in a fixed order."""
+        return sorted(self.folder.glob("*.safetensors"))
+
+    def weights(self) -> Weights:
+        """The weights, tensor by tensor."""
+        return Weights(self.weight_files)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept; ``EDGEPRUNE_CACHE`` overrides."""
+    return Path(os.environ.get("EDGEPRUNE_CACHE") or platformdirs.user_cache_dir("edgeprune"))
+
+
+def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
+    """Open a model by hub id, local folder, GGUF file or packaged name.
+
+    Never runs code of the checkpoint and never reads pickles.
+
+    Args:
+        model: what to open.
+        progress: told about conversions.
+
+    Raises:
+        UsageError: nothing of that name is known.
+        InputError: it is there and cannot be used.
+        MachineError: its package is not installed.
+    """
+    kind, place = locate(model)
+    if kind == "gguf":
+        return _from_gguf(Path(place), model, progress or Quiet())
+    if kind == "folder":
+        return _from_folder(Path(place), Path(place).resolve().name, model)
+    return _from_folder(_download(model), model.rpartition("/")[2], model)
+
+
+def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
+    """What kind of model a name means, and its path or hub id. Nothing is opened.
+
+    Raises:
+        UsageError: nothing of that name is known.
+        InputError: a file that is not a model.
+        MachineError: the package of a packaged model is not installed.
+    """
+    if model in packaged.PACKAGED:
+        return "gguf", str(packaged.find(model))
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"No such GGUF file: {path}.")
+        return "gguf", str(path)
+    if path.is_dir():
+        return "folder", str(path)
+    if path.exists():
+        raise InputError(
+            f"{path} is neither a folder nor a .gguf file.",
+            "Give the folder that holds config.json and the safetensors files.",
+        )
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return "hub", model
+    raise unknown(
+        "model", model, packaged.PACKAGED, "Or give a hub id (owner/name), a folder or a .gguf file."
+    )
+
+
+def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no config.json, expected a transformers checkpoint.")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        unsafe = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNSAFE_SUFFIXES]
+        found = f"only {', '.join(unsafe)}, which can run code when loaded" if unsafe else "none"
+        raise InputError(
+            f"{folder}: expected weights as .safetensors, found {found}.",
+            "Convert it once with a tool you trust: save_pretrained(..., safe_serialization=True).",
+        )
+    _check_shards(folder, {path.name for path in files})
+    Weights(files)  # headers are read and checked here, before any work
+    hashed = {path.name: sha256_file(path) for path in _identity_files(folder)}
+    return Checkpoint(name, source, folder, sha256_json(hashed))
+
+
+def _check_shards(folder: Path, present: set[str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{index} is not a shard index.") from None
+    if missing := sorted(needed - present):
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {len(needed)} weight files: {', '.join(missing[:3])}.",
+            "Fetch the checkpoint again.",
+        )
+
+
+def _identity_files(folder: Path) -> list[Path]:
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    return sorted(folder.glob("*.safetensors")) + [
+        folder / name for name in names if (folder / name).is_file()
+    ]
+
+
+def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
+    from edgeprune.models.from_gguf import convert
+    from edgeprune.sparsity.gguf_file import open_gguf
+
+    digest = sha256_file(path)
+    folder = cache_folder() / "models" / digest[:16]
+    if not folder.is_dir():
+        open_gguf(path)
+        convert(path, folder, progress)
+    name = source if source in packaged.PACKAGED else path.stem
+    return Checkpoint(name, source, folder, digest, gguf=path.resolve())
+
+
+def _download(model: str) -> Path:
+    from edgeprune.extras import load
+
+    hub = load("huggingface_hub")
+    try:
+        folder = hub.snapshot_download(
+            model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "README.md"]
+        )
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"The hub model '{model}' can't be fetched: {reason}",
+            "Check the name and the network, or give a local folder or a .gguf file.",
+        ) from None
+    except hub.errors.HFValidationError as error:
+        raise UsageError(f"'{model}' is not a hub id: {error}") from None
+    return Path(folder)

@@ -1,0 +1,55 @@
+"""A GGUF file as a transformers folder, through transformers' own GGUF loader."""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import InputError
+from edgeprune.extras import need
+from edgeprune.files import atomic_folder
+from edgeprune.models.hf import transformers
+from edgeprune.progress import Progress
+
+
+def convert(path: Path, folder: Path, progress: Progress) -> None:
+    """Write ``folder`` from the GGUF file ``path``: float32 weights, config and tokenizer.
+
+    Float32 because dequantised values need it: a Q4_1 weight is exact in no shorter type.
+
+    Raises:
+        InputError: transformers doesn't know the architecture, or the file misleads it.
+    """
+    need("torch", "transformers", "accelerate")
+    import torch
+    from safetensors.torch import save_file
+
+    hf = transformers()
+    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    with progress.stage("open model", 3) as stage:
+        try:
+            tokenizer = hf.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+            stage.advance()
+            model = hf.AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, trust_remote_code=False
+            )
+            stage.advance()
+        except (ValueError, KeyError, IndexError, TypeError, RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise InputError(
+                f"transformers can't read {path}: {reason}",
+                "It may be of an architecture that transformers' GGUF loader doesn't know; "
+                "give the original transformers folder instead.",
+            ) from None
+        del model.config.quantization_config  # the weights are plain float32 from here on
+        with atomic_folder(folder) as temporary:
+            save_file(_weights(model), temporary / "model.safetensors", metadata={"format": "pt"})
+            model.config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        stage.advance()
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    """The state dictionary; a tied head is stored once, as the embedding, as hub models do."""
+    tensors = model.state_dict()
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    return tensors

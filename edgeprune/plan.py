@@ -1,0 +1,110 @@
+"""What a build will need and give, before any work is done."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import MachineError
+from edgeprune.models.checkpoint import locate
+from edgeprune.models.inventory import TensorShape, inventory
+from edgeprune.recipe import Recipe
+
+_GIB = 1 << 30
+# torch, transformers and their buffers, whatever the model.
+_BASE_MEMORY = 0.8 * _GIB
+_TOKENS_PER_ROW = 250
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """Figures known or estimated in advance.
+
+    Attributes:
+        parameters: weights of the model.
+        prunable: weights in the decoder blocks' matrices.
+        zeros: weights that will be zero.
+        artifact_bytes: the model file, without its tokenizer; zeros take as many bytes as any
+            weight in GGUF.
+        dense_bytes: the dense twin in the same type; it is the same size.
+        disk_bytes: free space the build needs.
+        memory_bytes: estimated peak memory.
+        seconds: estimated time on this machine, by its measured matrix throughput.
+    """
+
+    parameters: int
+    prunable: int
+    zeros: int
+    artifact_bytes: int
+    dense_bytes: int
+    disk_bytes: int
+    memory_bytes: int
+    seconds: float
+
+
+def plan(recipe: Recipe) -> BuildPlan:
+    """Plan a build from headers alone.
+
+    Raises:
+        EdgepruneError: as `edgeprune.models.inventory.inventory`.
+    """
+    tensors = inventory(recipe.model)
+    parameters = sum(t.elements for t in tensors)
+    prunable = sum(t.elements for t in tensors if t.prunable)
+    pruned = prunable + (sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0)
+    size = sum(_stored_bytes(t, recipe.type) for t in tensors)
+    stored = 4 if locate(recipe.model)[0] == "gguf" else 2  # dequantised weights are kept as float32
+    width = next((t.shape[1] for t in tensors if t.embedding), 0)
+    hidden = 2 * recipe.samples * recipe.length * width * 2
+    calibration_flops = 2 * 2 * recipe.samples * recipe.length * 2 * prunable
+    evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
+    return BuildPlan(
+        parameters=parameters,
+        prunable=prunable,
+        zeros=round(pruned * recipe.sparsity),
+        artifact_bytes=size,
+        dense_bytes=size,
+        disk_bytes=2 * size + stored * pruned + hidden,
+        memory_bytes=round(_BASE_MEMORY + stored * parameters + 2 * hidden),
+        seconds=(calibration_flops + evaluation_tokens * 2 * parameters) / _flops_per_second(),
+    )
+
+
+def check_disk(recipe: Recipe, folder: Path) -> None:
+    """Refuse a build that the disk cannot hold, before it starts.
+
+    Raises:
+        MachineError: too little free space for what is not there yet.
+    """
+    needed = plan(recipe).disk_bytes
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if free + there < needed:
+        raise MachineError(
+            f"{folder} has {free / _GIB:.1f} GiB free, the build needs {needed / _GIB:.1f} GiB.",
+            "Free some space, or choose a folder on another disk with --out.",
+        )
+
+
+def _stored_bytes(tensor: TensorShape, type_name: str) -> int:
+    from gguf import GGML_QUANT_SIZES
+
+    from exporters.gguf.plan import TYPES
+
+    if len(tensor.shape) < 2:
+        return 4 * tensor.elements
+    block, block_bytes = GGML_QUANT_SIZES[TYPES[type_name][tensor.embedding]]
+    return tensor.elements // block * block_bytes
+
+
+def _flops_per_second() -> float:
+    """Float32 matrix throughput, measured for a moment; bfloat16 makes up for what else is done."""
+    a = np.ones((1024, 1024), np.float32)
+    a @ a
+    rounds, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        a @ a
+        rounds += 1
+    return rounds * 2 * 1024**3 / (time.perf_counter() - start)

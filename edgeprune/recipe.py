@@ -1,0 +1,200 @@
+"""What a build is made from: one flat list of names, shared by recipe files, flags and Python."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgeprune.errors import UsageError, unknown
+from edgeprune.methods import METHODS
+from edgeprune.resources import read_yaml
+
+TARGETS = ("gguf",)
+# Types of which an exact zero survives quantisation (DESIGN.md, "Sparsity metadata").
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+# `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
+FUSION_MODES = ("general", "task", "mix", "fused")
+UNSTRUCTURED = "unstructured"
+
+
+class Recipe(BaseModel):
+    """A resolved build. Unknown names are refused; all mistakes are reported at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What goes in
+    model: str = Field(
+        "smollm2-135m",
+        description="hub id, transformers folder, .gguf file, or the name of a packaged model",
+    )
+    task: str = Field(description="name of a shipped task, or a .yaml or .jsonl file")
+    general: str = Field(
+        "boolq_passages", description="general text: a shipped corpus, or a .yaml or .jsonl file"
+    )
+
+    # What comes out
+    target: str = Field("gguf", description="artifact format")
+    type: str = Field("q8_0", description="weight type: " + ", ".join(GGUF_TYPES))
+
+    # How it is pruned
+    method: str = Field("wanda", description="score: " + ", ".join(METHODS))
+    fusion: str = Field("fused", description="streams: " + ", ".join(FUSION_MODES))
+    sparsity: float = Field(0.5, ge=0, lt=1, description="share of zeros in pruned tensors")
+    pattern: str = Field(
+        UNSTRUCTURED, description="unstructured (per output row) or N:M, N kept of every M inputs"
+    )
+    prune_head: bool = Field(
+        False, description="also prune the output head (with a tied head: the embedding too)"
+    )
+    fusion_tau: float = Field(0.8, ge=0, le=1, description="border between shared and exclusive")
+    fusion_tau_mode: Literal["quantile", "fixed"] = Field(
+        "quantile", description="tau is a quantile over the layer's channels, or a fixed distance"
+    )
+    fusion_lambda: float = Field(0.5, ge=0, le=1, description="weight of the task stream")
+    fusion_task_weight: float = Field(1.0, gt=0, description="w_T: the task in exclusive channels")
+
+    # Calibration
+    samples: int = Field(32, ge=1, description="sequences per stream")
+    length: int = Field(512, ge=2, description="tokens per sequence")
+    seed: int = Field(0, ge=0, description="order of calibration rows")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda")
+
+    # Runtime test
+    eval_rows: int = Field(200, ge=1, description="evaluation rows of the task")
+    perplexity_tokens: int = Field(8192, ge=512, description="tokens of general perplexity")
+    prefill_tokens: int = Field(256, ge=1, description="prompt length of the prefill timing")
+    decode_tokens: int = Field(64, ge=1, description="tokens of the decode timing")
+    rounds: int = Field(5, ge=1, description="interleaved timing rounds")
+    threads: int | None = Field(None, ge=1, description="runtime threads; default: all cores")
+
+    # Gates; None: reported, not enforced
+    max_accuracy_loss: float | None = Field(
+        None, ge=0, description="fail if accuracy falls by more points than this"
+    )
+    max_nats_increase: float | None = Field(
+        None, ge=0, description="fail if nats per answer token rise by more than this share"
+    )
+    min_decode_speed: float | None = Field(
+        None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
+    )
+
+    @field_validator("target")
+    @classmethod
+    def _known_target(cls, value: str) -> str:
+        return _known("target", value, TARGETS)
+
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, value: str) -> str:
+        return _known("type", value.lower(), GGUF_TYPES)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return _known("method", value, METHODS)
+
+    @field_validator("fusion")
+    @classmethod
+    def _known_fusion(cls, value: str) -> str:
+        return _known("fusion", value, FUSION_MODES)
+
+    @field_validator("pattern")
+    @classmethod
+    def _known_pattern(cls, value: str) -> str:
+        if value == UNSTRUCTURED:
+            return value
+        match = re.fullmatch(r"(\d+):(\d+)", value)
+        if not match or not 0 < int(match[1]) < int(match[2]):
+            raise ValueError(f"'{value}' is neither '{UNSTRUCTURED}' nor N:M with 0 < N < M")
+        return value
+
+    @model_validator(mode="after")
+    def _sparsity_follows_pattern(self) -> Self:
+        if self.pattern == UNSTRUCTURED:
+            return self
+        kept, group = map(int, self.pattern.split(":"))
+        sparsity = 1 - kept / group
+        if "sparsity" in self.model_fields_set and abs(self.sparsity - sparsity) > 1e-9:
+            raise ValueError(
+                f"pattern {self.pattern} means sparsity {sparsity:g}, but sparsity is "
+                f"{self.sparsity:g}: leave one out"
+            )
+        object.__setattr__(self, "sparsity", sparsity)
+        return self
+
+
+def _known(kind: str, value: str, names: Any) -> str:
+    if value not in names:
+        raise ValueError(str(unknown(kind, value, names)))
+    return value
+
+
+def make(values: dict[str, Any]) -> Recipe:
+    """Build a recipe from plain values.
+
+    Raises:
+        UsageError: listing every mistake.
+    """
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        raise UsageError(
+            "The recipe has mistakes:\n" + "\n".join(_explain(e) for e in error.errors()),
+            "edgeprune build --help lists the options; edgeprune recipes ls shows worked recipes.",
+        ) from None
+
+
+def _explain(mistake: Any) -> str:
+    name = ".".join(str(part) for part in mistake["loc"]) or "recipe"
+    if mistake["type"] == "extra_forbidden":
+        return f"  {unknown('name', name, Recipe.model_fields)}"
+    if mistake["type"] == "missing":
+        return f"  {name}: is missing"
+    message = mistake["msg"].removeprefix("Value error, ")
+    return f"  {name}: {message}, given {mistake['input']!r}" if name != "recipe" else f"  {message}"
+
+
+def resolve(
+    file: str | None, settings: tuple[str, ...], options: dict[str, Any]
+) -> Recipe:
+    """Join a recipe file, ``--set key=value`` and flags; later ones win.
+
+    Args:
+        file: a path, or the name of a shipped recipe; None: only the other two.
+        settings: ``key=value`` texts; values are read as YAML.
+        options: flags; None means not given.
+    """
+    values: dict[str, Any] = dict(read_yaml(_recipe_path(file))) if file else {}
+    given = dict(_setting(text) for text in settings)
+    given |= {name: value for name, value in options.items() if value is not None}
+    if "pattern" in given and "sparsity" not in given:
+        values.pop("sparsity", None)  # the pattern on the command line wins over both in the file
+    return make(values | given)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise UsageError(f"--set {text}: expected key=value.", "Example: --set eval_rows=500")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: the value is not valid YAML.") from None
+
+
+def _recipe_path(file: str) -> Path:
+    from edgeprune.resources import shipped
+
+    if Path(file).suffix in (".yaml", ".yml") or Path(file).exists():
+        return Path(file)
+    recipes = shipped("recipes")
+    if file not in recipes:
+        raise unknown("recipe", file, recipes, "Or give the path of a .yaml file.")
+    return recipes[file]
+
+
+def load(file: str) -> Recipe:
+    """Read a recipe file, or a shipped recipe by name."""
+    return make(dict(read_yaml(_recipe_path(file))))

@@ -1,0 +1,83 @@
+"""What the numbers mean, in words; the same in the report and on the terminal."""
+
+from typing import Any
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them."""
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+def verdict(manifest: dict[str, Any]) -> tuple[str, str]:
+    """A word and a sentence: whether the build held what it was asked to hold."""
+    if manifest["gates"]:
+        return "failed", " ".join(manifest["gates"])
+    recipe = manifest["recipe"]
+    gates = ("max_accuracy_loss", "max_nats_increase", "min_decode_speed")
+    if any(recipe[name] is not None for name in gates):
+        return "held", "Every gate of the recipe held."
+    return "measured", "No gate was set: the figures below are reported, nothing was enforced."
+
+
+def caveats(manifest: dict[str, Any]) -> list[str]:
+    """Sentences that keep a reader from taking a number for more than it is."""
+    results = manifest["results"]
+    words = []
+    if results["base_near_guessing"]:
+        accuracy = results["artifacts"]["dense"]["accuracy"]
+        words.append(
+            f"The dense model stands on the guessing line (accuracy {accuracy['value']:.3f}, "
+            f"interval {accuracy['low']:.3f} to {accuracy['high']:.3f}, guessing "
+            f"{results['guessing_line']:.3f}): accuracy can't show what pruning cost. Read the "
+            "likelihood of the right answer instead."
+        )
+    change = results.get("difference")
+    if change:
+        before, after = (results["artifacts"][n]["file_bytes"] for n in ("dense", "pruned"))
+        if after > 0.97 * before:
+            words.append(
+                "GGUF stores a zero in as many bytes as any weight: the file is no smaller than "
+                "the dense one."
+            )
+        speed = change["decode_speed"]
+        if 0.95 < speed < 1.05:
+            words.append(
+                f"Decode runs at {speed:.2f}x the dense model: stock llama.cpp gains nothing from "
+                "zeros."
+            )
+        rise = change["nats_per_answer_token"]
+        if rise["low"] > 0:
+            words.append(
+                f"Pruning cost {rise['value']:.2f} nats per answer token "
+                f"({rise['low']:.2f} to {rise['high']:.2f}): the pruned model is worse at the task "
+                "than the dense one."
+            )
+    if manifest["data"]["task"]["warning"]:
+        words.append(manifest["data"]["task"]["warning"])
+    return words
+
+
+def table(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of the results table: a measure, then one cell for each artifact."""
+    artifacts = manifest["results"]["artifacts"].values()
+
+    def interval(value: dict[str, float] | None, digits: int) -> str:
+        if value is None:
+            return "-"
+        return (
+            f"{value['value']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
+        )
+
+    def speed(value: dict[str, Any]) -> str:
+        return f"{value['median']:.1f} ± {value['sd']:.1f}"
+
+    rows = [
+        ("accuracy", [interval(a["accuracy"], 3) for a in artifacts]),
+        ("nats per answer token", [interval(a["nats_per_answer_token"], 2) for a in artifacts]),
+        ("general perplexity", [f"{a['general_perplexity']['value']:.1f}" for a in artifacts]),
+        ("prefill, tokens/s", [speed(a["prefill"]) for a in artifacts]),
+        ("decode, tokens/s", [speed(a["decode"]) for a in artifacts]),
+        ("file", [size_text(a["file_bytes"]) for a in artifacts]),
+        ("peak memory", [size_text(a["peak_memory_bytes"]) for a in artifacts]),
+    ]
+    return [(name, *cells) for name, cells in rows]

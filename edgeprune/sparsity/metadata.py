@@ -1,0 +1,74 @@
+"""The sparsity metadata of an artifact (DESIGN.md, "Sparsity metadata")."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SparsityMetadata:
+    """Facts about zeros that travel inside the artifact.
+
+    Attributes:
+        pattern: ``unstructured``, ``2:4``, ...
+        target: sparsity asked for, over the pruned tensors.
+        method: what scored the weights.
+        fusion: how the two streams were joined.
+        task: the task it was pruned for.
+        recipe: the resolved recipe.
+        base_sha256: hash of the base checkpoint's weights.
+        nonzeros: pruned tensor's name to its non-zero weights, counted in the written bytes.
+    """
+
+    pattern: str
+    target: float
+    method: str
+    fusion: str
+    task: str
+    recipe: dict[str, Any]
+    base_sha256: str
+    nonzeros: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Everything as one JSON text, for readers that show no arrays."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
+
+
+def read_gguf(reader: "GGUFReader") -> SparsityMetadata | None:
+    """The sparsity metadata of a GGUF file; None if edgeprune did not write it.
+
+    Raises:
+        InputError: the metadata is there and makes no sense.
+    """
+    from edgeprune.sparsity.gguf_file import field as value
+
+    schema = value(reader, "edgeprune.schema")
+    if schema is None:
+        return None
+    if schema != SCHEMA:
+        raise InputError(
+            f"The sparsity metadata has schema {schema}, this edgeprune reads {SCHEMA}.",
+            "Upgrade edgeprune.",
+        )
+    try:
+        names = value(reader, "edgeprune.sparsity.tensors", [])
+        counts = value(reader, "edgeprune.sparsity.nonzeros", [])
+        return SparsityMetadata(
+            pattern=value(reader, "edgeprune.sparsity.pattern"),
+            target=float(value(reader, "edgeprune.sparsity.target")),
+            method=value(reader, "edgeprune.method"),
+            fusion=value(reader, "edgeprune.fusion"),
+            task=value(reader, "edgeprune.task"),
+            recipe=json.loads(value(reader, "edgeprune.recipe")),
+            base_sha256=value(reader, "edgeprune.base.sha256"),
+            nonzeros=dict(zip(names, map(int, counts), strict=True)),
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The sparsity metadata is damaged: {error}.") from None

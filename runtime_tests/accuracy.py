@@ -1,0 +1,139 @@
+"""From scored answers to numbers with intervals, and to words where a number misleads."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One evaluation row as plain text.
+
+    Attributes:
+        id: row id.
+        prompt: what the model reads.
+        continuations: every choice, or the right answer alone, as it follows the prompt.
+        answer: index of the right continuation.
+        lengths: characters of each choice, for ``acc_norm``.
+        accepted: right answers of a short-answer row.
+    """
+
+    id: str
+    prompt: str
+    continuations: tuple[str, ...]
+    answer: int
+    lengths: tuple[int, ...] = ()
+    accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model made of one item.
+
+    Attributes:
+        correct: whether it chose or wrote the right answer; None where nothing is chosen.
+        nats: negative log-likelihood of the right answer.
+        tokens: tokens of the right answer.
+    """
+
+    correct: bool | None
+    nats: float
+    tokens: int
+
+
+def judge(
+    item: Item, scores: list[dict[str, float]], metric: str, written: str | None
+) -> Answered:
+    """Compare a model's scores, or its written answer, with the right one.
+
+    ``acc`` takes the choice of the highest log-likelihood; ``acc_norm`` divides by the choice's
+    characters first (both as in lm-evaluation-harness); ``exact_match`` compares the first line.
+    """
+    right = scores[item.answer]
+    correct: bool | None = None
+    if metric == "exact_match":
+        correct = written is not None and _plain(written) in {_plain(a) for a in item.accepted}
+    elif metric in ("acc", "acc_norm"):
+        norms = item.lengths if metric == "acc_norm" else [1] * len(scores)
+        values = [s["logprob"] / max(n, 1) for s, n in zip(scores, norms, strict=True)]
+        correct = int(np.argmax(values)) == item.answer
+    return Answered(correct, -right["logprob"], int(right["tokens"]))
+
+
+def guessing_line(items: list[Item]) -> float | None:
+    """Accuracy without any knowledge: chance, or always the most frequent answer; the higher."""
+    if not items or len(items[0].continuations) < 2:
+        return None
+    chance = float(np.mean([1 / len(item.continuations) for item in items]))
+    (_, most), *_ = Counter(item.answer for item in items).most_common(1)
+    return max(chance, most / len(items))
+
+
+def accuracy_interval(answered: list[Answered]) -> dict[str, float] | None:
+    """Share of right answers with a Wilson interval; None where nothing is chosen."""
+    from scipy.stats import binomtest
+
+    if not answered or answered[0].correct is None:
+        return None
+    correct = sum(bool(a.correct) for a in answered)
+    interval = binomtest(correct, len(answered)).proportion_ci(CONFIDENCE, method="wilson")
+    return {
+        "value": correct / len(answered),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "correct": correct,
+        "rows": len(answered),
+    }
+
+
+def nats_per_token(answered: list[Answered]) -> dict[str, float]:
+    """Negative log-likelihood per answer token, with a bootstrap interval over rows."""
+    nats, tokens = _columns(answered)
+    return _bootstrap(lambda i: nats[i].sum(-1) / tokens[i].sum(-1), len(answered))
+
+
+def nats_difference(before: list[Answered], after: list[Answered]) -> dict[str, float]:
+    """Increase in nats per answer token on the same rows, with a paired bootstrap interval."""
+    nats_b, tokens = _columns(before)
+    nats_a, _ = _columns(after)
+    delta = nats_a - nats_b
+    return _bootstrap(lambda i: delta[i].sum(-1) / tokens[i].sum(-1), len(before))
+
+
+def near_guessing(accuracy: dict[str, float] | None, line: float | None) -> bool:
+    """Whether an accuracy can't be told from guessing."""
+    return accuracy is not None and line is not None and accuracy["low"] <= line
+
+
+def _columns(answered: list[Answered]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([a.nats for a in answered]), np.array([a.tokens for a in answered], float)
+
+
+def _bootstrap(statistic: Any, rows: int) -> dict[str, float]:
+    """Percentile interval; ``statistic`` maps an array of row indices to values over its last axis."""
+    from scipy.stats import bootstrap
+
+    index = np.arange(rows)
+    value = float(statistic(index))
+    if rows < 2:
+        return {"value": value, "low": value, "high": value}
+    found = bootstrap(
+        (index,),
+        lambda picked, axis=-1: statistic(picked),  # noqa: ARG005  # scipy's calling convention
+        n_resamples=_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return {"value": value, "low": float(found.low), "high": float(found.high)}
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"[\w.-]+", text.casefold())).strip(". ")

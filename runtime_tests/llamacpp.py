@@ -1,0 +1,272 @@
+"""llama.cpp in this process, through its low-level calls: no server, no sampling loop.
+
+Answers are scored by log-likelihood. All choices of a question share one copy of its prompt: the
+prompt's tokens belong to several sequences at once, which llama.cpp's unified KV cache allows, so
+one decode call scores several whole questions.
+"""
+
+import ctypes
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as api
+
+_CONTEXT = 4096
+_BATCH = 2048
+_MAX_SEQUENCES = 64
+_PERPLEXITY_WINDOW = 512
+
+
+@dataclass(frozen=True)
+class _Token:
+    """One position of a batch."""
+
+    id: int
+    position: int
+    sequences: tuple[int, ...]
+    wants_logits: bool
+
+
+class LlamaCpp:
+    """A loaded model with one context.
+
+    Args:
+        path: a GGUF file.
+        threads: threads for prefill and decode.
+
+    Raises:
+        RuntimeError: llama.cpp refuses the file; carries the last lines of its log.
+    """
+
+    def __init__(self, path: Path, threads: int):
+        self._log: deque[str] = deque(maxlen=8)
+        self._callback = api.llama_log_callback(  # kept, or it would be collected under its caller
+            lambda _level, text, _data: self._log.append(text.decode("utf-8", "replace").strip())
+        )
+        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        api.llama_backend_init()
+        start = time.perf_counter()
+        self._model = api.llama_model_load_from_file(
+            str(path).encode(), api.llama_model_default_params()
+        )
+        if not self._model:
+            raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
+        self.load_seconds = time.perf_counter() - start
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_batch = _CONTEXT, _BATCH
+        params.n_seq_max, params.kv_unified = _MAX_SEQUENCES, True
+        params.n_threads = params.n_threads_batch = threads
+        self._context = api.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp can't make a context: {' '.join(self._log)}")
+        self._vocab = api.llama_model_get_vocab(self._model)
+        self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, and how long it took, in seconds."""
+        from importlib.metadata import version
+
+        return {
+            "runtime": "llama.cpp",
+            "version": f"llama-cpp-python {version('llama-cpp-python')}",
+            "load_seconds": self.load_seconds,
+        }
+
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """Token ids of a text; special tokens in it are plain text."""
+        data = text.encode()
+        buffer = (api.llama_token * (len(data) + 8))()
+        count = api.llama_tokenize(
+            self._vocab, data, len(data), buffer, len(buffer), add_special, False
+        )
+        if count < 0:
+            raise RuntimeError(f"llama.cpp can't tokenise {text[:60]!r}")
+        return list(buffer[:count])
+
+    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+        """Log-likelihood of continuations.
+
+        Args:
+            items: each with a ``prompt`` and its ``continuations``.
+
+        Returns:
+            For each item and continuation ``logprob`` in nats and ``tokens``.
+        """
+        questions = [self._question(item["prompt"], item["continuations"]) for item in items]
+        results: list[list[dict[str, float]]] = []
+        for group in _groups(questions):
+            results += self._score_group(group)
+        return results
+
+    def perplexity(self, text: str, tokens: int) -> dict[str, float]:
+        """Nats over windows of 512 tokens, each read from its own beginning.
+
+        Args:
+            text: what to read; the first ``tokens`` of it are used.
+            tokens: how many.
+
+        Returns:
+            ``nats``, their sum, and ``tokens``, how many were predicted.
+        """
+        ids = self.tokenize(text)[:tokens]
+        nats, predicted = 0.0, 0
+        for start in range(0, len(ids) - _PERPLEXITY_WINDOW + 1, _PERPLEXITY_WINDOW):
+            window = ids[start : start + _PERPLEXITY_WINDOW]
+            last = len(window) - 1
+            self._decode([_Token(t, i, (0,), i < last) for i, t in enumerate(window)])
+            for i in range(last):
+                nats -= self._log_probability(i, window[i + 1])
+            predicted += last
+        return {"nats": nats, "tokens": predicted}
+
+    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """Greedy answers, up to the first line break."""
+        return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Time to read a prompt of so many tokens, at most one batch."""
+        batch = [_Token(t, i, (0,), i == tokens - 1) for i, t in enumerate(self._text(tokens))]
+        start = time.perf_counter()
+        self._decode(batch)
+        return time.perf_counter() - start
+
+    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        self.prefill_seconds(prompt_tokens)
+        ids = self._text(tokens)
+        start = time.perf_counter()
+        for i, token in enumerate(ids):
+            self._decode([_Token(token, prompt_tokens + i, (0,), True)], keep=True)
+        return time.perf_counter() - start
+
+    def peak_memory(self) -> int:
+        """The most memory this process has held resident, in bytes."""
+        status = Path("/proc/self/status")
+        if status.exists():
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        import resource
+        import sys
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def _question(self, prompt: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
+        ends = [self.tokenize(text) for text in continuations]
+        start = self.tokenize(prompt, add_special=True)
+        if not start:  # nothing to condition on: the first token is given
+            return ends[0][:1], [ends[0][1:_BATCH]]
+        room = _BATCH - sum(map(len, ends))
+        if room < 1:
+            raise RuntimeError(f"answers longer than {_BATCH} tokens: {continuations[0][:60]!r}")
+        return start[-room:], ends
+
+    def _score_group(
+        self, group: list[tuple[list[int], list[list[int]]]]
+    ) -> list[list[dict[str, float]]]:
+        batch: list[_Token] = []
+        wanted: list[list[list[tuple[int, int]]]] = []  # question, choice: (batch index, next token)
+        sequence = 0
+        for prompt, ends in group:
+            sequences = tuple(range(sequence, sequence + len(ends)))
+            sequence += len(ends)
+            last = len(prompt) - 1
+            batch += [_Token(t, i, sequences, i == last) for i, t in enumerate(prompt)]
+            prompt_end = len(batch) - 1
+            choices = []
+            for own, end in zip(sequences, ends, strict=True):
+                places = [prompt_end, *range(len(batch), len(batch) + len(end) - 1)]
+                batch += [
+                    _Token(t, len(prompt) + i, (own,), True) for i, t in enumerate(end[:-1])
+                ]
+                choices.append(list(zip(places, end, strict=False)))
+            wanted.append(choices)
+        self._decode(batch)
+        return [
+            [
+                {
+                    "logprob": sum(self._log_probability(place, token) for place, token in choice),
+                    "tokens": len(choice),
+                }
+                for choice in choices
+            ]
+            for choices in wanted
+        ]
+
+    def _generate(self, prompt: str, max_tokens: int) -> str:
+        ids = self.tokenize(prompt, add_special=True)[-(_BATCH - max_tokens) :]
+        self._decode([_Token(t, i, (0,), i == len(ids) - 1) for i, t in enumerate(ids)])
+        text, last = b"", len(ids) - 1
+        for step in range(max_tokens):
+            token = int(self._logits(last).argmax())
+            if api.llama_vocab_is_eog(self._vocab, token):
+                break
+            text += self._piece(token)
+            if b"\n" in text.lstrip():
+                break
+            self._decode([_Token(token, len(ids) + step, (0,), True)], keep=True)
+            last = 0
+        return text.decode("utf-8", "replace").strip().partition("\n")[0]
+
+    def _piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(256)
+        size = api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[: max(size, 0)]
+
+    def _text(self, tokens: int) -> list[int]:
+        """Token ids that only depend on their number; which ones doesn't matter for speed."""
+        return [100 + (i * 7919) % (self._vocab_size - 100) for i in range(tokens)]
+
+    def _decode(self, tokens: list[_Token], keep: bool = False) -> None:
+        if not keep:
+            api.llama_memory_clear(api.llama_get_memory(self._context), False)
+        count = len(tokens)
+        ids = (api.llama_token * count)(*(t.id for t in tokens))
+        positions = (api.llama_pos * count)(*(t.position for t in tokens))
+        counts = (ctypes.c_int32 * count)(*(len(t.sequences) for t in tokens))
+        lists = [(api.llama_seq_id * len(t.sequences))(*t.sequences) for t in tokens]
+        pointer = ctypes.POINTER(api.llama_seq_id)
+        sequences = (pointer * count)(*(ctypes.cast(item, pointer) for item in lists))
+        wants = (ctypes.c_int8 * count)(*(t.wants_logits for t in tokens))
+        batch = api.llama_batch(count, ids, None, positions, counts, sequences, wants)
+        status = api.llama_decode(self._context, batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}: {' '.join(self._log)}")
+        api.llama_synchronize(self._context)
+
+    def _logits(self, index: int) -> np.ndarray:
+        row = api.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(row, (self._vocab_size,))
+
+    def _log_probability(self, index: int, token: int) -> float:
+        logits = self._logits(index)
+        top = logits.max()
+        return float(logits[token] - top - np.log(np.exp(logits - top, dtype=np.float32).sum()))
+
+
+def _groups(questions: list[Any]) -> Iterator[list[Any]]:
+    """Cut questions into groups that fit one decode call."""
+    group: list[Any] = []
+    tokens = sequences = 0
+    for prompt, ends in questions:
+        size = len(prompt) + sum(map(len, ends))
+        if group and (tokens + size > _BATCH or sequences + len(ends) > _MAX_SEQUENCES):
+            yield group
+            group, tokens, sequences = [], 0, 0
+        group.append((prompt, ends))
+        tokens += size
+        sequences += len(ends)
+    if group:
+        yield group
+
+
+def default_threads() -> int:
+    """One thread per core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

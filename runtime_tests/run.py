@@ -1,0 +1,186 @@
+"""The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, stdev
+from typing import Any, Protocol
+
+from runtime_tests import accuracy
+from runtime_tests.accuracy import Answered, Item
+from runtime_tests.child import Child, start
+
+_ITEMS_PER_CALL = 16
+
+
+class Stage(Protocol):
+    """What progress is reported to."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that some steps are done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        items: evaluation rows of the task.
+        metric: ``acc``, ``acc_norm``, ``exact_match`` or ``nats``.
+        max_answer_tokens: length of greedy answers for ``exact_match``.
+        general_text: text for general perplexity.
+        perplexity_tokens: how much of it to read, in tokens.
+        prefill_tokens: prompt length for timing.
+        decode_tokens: tokens decoded for timing.
+        rounds: timing rounds; artifacts take turns within each.
+        threads: threads of the runtime.
+    """
+
+    items: list[Item]
+    metric: str
+    max_answer_tokens: int
+    general_text: str
+    perplexity_tokens: int
+    prefill_tokens: int
+    decode_tokens: int
+    rounds: int
+    threads: int
+
+
+def run(
+    artifacts: dict[str, Path],
+    plan: Plan,
+    progress: Callable[[str, int], AbstractContextManager[Stage]],
+) -> dict[str, Any]:
+    """Measure artifacts under equal conditions.
+
+    Args:
+        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if
+            nothing was pruned.
+        plan: what to measure.
+        progress: begins a stage of so many steps.
+
+    Returns:
+        A JSON-like record: one entry per artifact, and ``difference`` when there are two.
+
+    Raises:
+        MachineError: the runtime refused an artifact or crashed on it.
+    """
+    with ExitStack() as stack:
+        children = {
+            name: stack.enter_context(start(path, plan.threads))
+            for name, path in artifacts.items()
+        }
+        with progress("time", plan.rounds * len(children)) as stage:
+            timings = _time(children, plan, stage)
+        memory = {name: child.call("peak_memory") for name, child in children.items()}
+        with progress("evaluate", len(plan.items) * len(children)) as stage:
+            answered = _answer(children, plan, stage)
+        with progress("perplexity", len(children)) as stage:
+            perplexities = {}
+            for name, child in children.items():
+                perplexities[name] = _perplexity(child, plan)
+                stage.advance()
+        records = {
+            name: {
+                **child.call("info"),
+                "file_bytes": artifacts[name].stat().st_size,
+                "peak_memory_bytes": memory[name],  # loaded and decoding, before any scoring
+                "accuracy": accuracy.accuracy_interval(answered[name]),
+                "nats_per_answer_token": accuracy.nats_per_token(answered[name]),
+                "general_perplexity": perplexities[name],
+                **timings[name],
+            }
+            for name, child in children.items()
+        }
+    return _summary(records, answered, plan)
+
+
+def _summary(
+    records: dict[str, Any], answered: dict[str, list[Answered]], plan: Plan
+) -> dict[str, Any]:
+    line = accuracy.guessing_line(plan.items)
+    dense = records["dense"]
+    result: dict[str, Any] = {
+        "metric": plan.metric,
+        "rows": len(plan.items),
+        "guessing_line": line,
+        "base_near_guessing": accuracy.near_guessing(dense["accuracy"], line),
+        "threads": plan.threads,
+        "artifacts": records,
+    }
+    if "pruned" in records:
+        pruned = records["pruned"]
+        result["difference"] = {
+            "accuracy_points": None
+            if dense["accuracy"] is None
+            else 100 * (pruned["accuracy"]["value"] - dense["accuracy"]["value"]),
+            "nats_per_answer_token": accuracy.nats_difference(
+                answered["dense"], answered["pruned"]
+            ),
+            "decode_speed": pruned["decode"]["median"] / dense["decode"]["median"],
+            "prefill_speed": pruned["prefill"]["median"] / dense["prefill"]["median"],
+        }
+    return result
+
+
+def _answer(
+    children: dict[str, Child], plan: Plan, stage: Stage
+) -> dict[str, list[Answered]]:
+    answered: dict[str, list[Answered]] = {name: [] for name in children}
+    for start_at in range(0, len(plan.items), _ITEMS_PER_CALL):
+        items = plan.items[start_at : start_at + _ITEMS_PER_CALL]
+        requests = [{"prompt": i.prompt, "continuations": i.continuations} for i in items]
+        for name, child in children.items():
+            scores = child.call("score", items=requests)
+            written: list[str | None] = [None] * len(items)
+            if plan.metric == "exact_match":
+                written = child.call(
+                    "generate",
+                    prompts=[item.prompt for item in items],
+                    max_tokens=plan.max_answer_tokens,
+                )
+            answered[name] += [
+                accuracy.judge(item, score, plan.metric, text)
+                for item, score, text in zip(items, scores, written, strict=True)
+            ]
+            stage.advance(len(items))
+    return answered
+
+
+def _perplexity(child: Child, plan: Plan) -> dict[str, float]:
+    found = child.call("perplexity", text=plan.general_text, tokens=plan.perplexity_tokens)
+    value = math.exp(found["nats"] / found["tokens"]) if found["tokens"] else math.nan
+    return {"value": value, "tokens": found["tokens"]}
+
+
+def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:
+    """Tokens per second; artifacts take turns, so that a slow minute hits all of them."""
+    prefill: dict[str, list[float]] = {name: [] for name in children}
+    decode: dict[str, list[float]] = {name: [] for name in children}
+    for child in children.values():  # first calls allocate and page in
+        child.call("decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=2)
+    for _ in range(plan.rounds):
+        for name, child in children.items():
+            seconds = child.call("prefill_seconds", tokens=plan.prefill_tokens)
+            prefill[name].append(plan.prefill_tokens / seconds)
+            seconds = child.call(
+                "decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=plan.decode_tokens
+            )
+            decode[name].append(plan.decode_tokens / seconds)
+            stage.advance()
+    return {
+        name: {"prefill": _spread(prefill[name]), "decode": _spread(decode[name])}
+        for name in children
+    }
+
+
+def _spread(samples: list[float]) -> dict[str, Any]:
+    return {
+        "unit": "tokens/s",
+        "median": median(samples),
+        "sd": stdev(samples) if len(samples) > 1 else 0.0,
+        "samples": samples,
+    }
