@@ -17,7 +17,11 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
         return []
     lines = []
     loss = change["accuracy_points"]
-    if recipe.max_accuracy_loss is not None and loss is not None and -loss > recipe.max_accuracy_loss:
+    if (
+        recipe.max_accuracy_loss is not None
+        and loss is not None
+        and -loss > recipe.max_accuracy_loss
+    ):
         lines.append(
             f"Accuracy fell by {-loss:.1f} points, at most {recipe.max_accuracy_loss:g} allowed."
         )

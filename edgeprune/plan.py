@@ -53,9 +53,13 @@ def plan(recipe: Recipe) -> BuildPlan:
     tensors = inventory(recipe.model)
     parameters = sum(t.elements for t in tensors)
     prunable = sum(t.elements for t in tensors if t.prunable)
-    pruned = prunable + (sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0)
+    pruned = prunable + (
+        sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0
+    )
     size = sum(_stored_bytes(t, recipe.type) for t in tensors)
-    stored = 4 if locate(recipe.model)[0] == "gguf" else 2  # dequantised weights are kept as float32
+    stored = (
+        4 if locate(recipe.model)[0] == "gguf" else 2
+    )  # dequantised weights are kept as float32
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
     hidden = 2 * recipe.samples * recipe.length * width * 2
     calibration_flops = 2 * 2 * recipe.samples * recipe.length * 2 * prunable

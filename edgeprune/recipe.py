@@ -152,13 +152,12 @@ def _explain(mistake: Any) -> str:
         return f"  {unknown('name', name, Recipe.model_fields)}"
     if mistake["type"] == "missing":
         return f"  {name}: is missing"
-    message = mistake["msg"].removeprefix("Value error, ")
-    return f"  {name}: {message}, given {mistake['input']!r}" if name != "recipe" else f"  {message}"
+    if mistake["type"] == "value_error":  # our own words, which say what was given
+        return f"  {mistake['msg'].removeprefix('Value error, ')}"
+    return f"  {name}: {mistake['msg']}, given {mistake['input']!r}"
 
 
-def resolve(
-    file: str | None, settings: tuple[str, ...], options: dict[str, Any]
-) -> Recipe:
+def resolve(file: str | None, settings: tuple[str, ...], options: dict[str, Any]) -> Recipe:
     """Join a recipe file, ``--set key=value`` and flags; later ones win.
 
     Args:

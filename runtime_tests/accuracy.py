@@ -47,9 +47,7 @@ class Answered:
     tokens: int
 
 
-def judge(
-    item: Item, scores: list[dict[str, float]], metric: str, written: str | None
-) -> Answered:
+def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str | None) -> Answered:
     """Compare a model's scores, or its written answer, with the right one.
 
     ``acc`` takes the choice of the highest log-likelihood; ``acc_norm`` divides by the choice's
@@ -116,7 +114,7 @@ def _columns(answered: list[Answered]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bootstrap(statistic: Any, rows: int) -> dict[str, float]:
-    """Percentile interval; ``statistic`` maps an array of row indices to values over its last axis."""
+    """Percentile interval; ``statistic`` maps row indices to a value over their last axis."""
     from scipy.stats import bootstrap
 
     index = np.arange(rows)
@@ -125,7 +123,7 @@ def _bootstrap(statistic: Any, rows: int) -> dict[str, float]:
         return {"value": value, "low": value, "high": value}
     found = bootstrap(
         (index,),
-        lambda picked, axis=-1: statistic(picked),  # noqa: ARG005  # scipy's calling convention
+        lambda picked, axis=-1: statistic(picked),  # scipy's calling convention
         n_resamples=_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",

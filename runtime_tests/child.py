@@ -29,11 +29,13 @@ class Child:
         Raises:
             MachineError: the runtime refused or crashed.
         """
-        assert self._process.stdin and self._process.stdout
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
         try:
-            self._process.stdin.write(json.dumps({"call": name, "args": arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            requests.write(json.dumps({"call": name, "args": arguments}) + "\n")
+            requests.flush()
+            line = answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:

@@ -172,7 +172,9 @@ class LlamaCpp:
         self, group: list[tuple[list[int], list[list[int]]]]
     ) -> list[list[dict[str, float]]]:
         batch: list[_Token] = []
-        wanted: list[list[list[tuple[int, int]]]] = []  # question, choice: (batch index, next token)
+        wanted: list[
+            list[list[tuple[int, int]]]
+        ] = []  # question, choice: (batch index, next token)
         sequence = 0
         for prompt, ends in group:
             sequences = tuple(range(sequence, sequence + len(ends)))
@@ -183,9 +185,7 @@ class LlamaCpp:
             choices = []
             for own, end in zip(sequences, ends, strict=True):
                 places = [prompt_end, *range(len(batch), len(batch) + len(end) - 1)]
-                batch += [
-                    _Token(t, len(prompt) + i, (own,), True) for i, t in enumerate(end[:-1])
-                ]
+                batch += [_Token(t, len(prompt) + i, (own,), True) for i, t in enumerate(end[:-1])]
                 choices.append(list(zip(places, end, strict=False)))
             wanted.append(choices)
         self._decode(batch)

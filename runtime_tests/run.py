@@ -70,8 +70,7 @@ def run(
     """
     with ExitStack() as stack:
         children = {
-            name: stack.enter_context(start(path, plan.threads))
-            for name, path in artifacts.items()
+            name: stack.enter_context(start(path, plan.threads)) for name, path in artifacts.items()
         }
         with progress("time", plan.rounds * len(children)) as stage:
             timings = _time(children, plan, stage)
@@ -126,9 +125,7 @@ def _summary(
     return result
 
 
-def _answer(
-    children: dict[str, Child], plan: Plan, stage: Stage
-) -> dict[str, list[Answered]]:
+def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, list[Answered]]:
     answered: dict[str, list[Answered]] = {name: [] for name in children}
     for start_at in range(0, len(plan.items), _ITEMS_PER_CALL):
         items = plan.items[start_at : start_at + _ITEMS_PER_CALL]

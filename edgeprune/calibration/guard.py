@@ -31,7 +31,9 @@ def refuse_overlap(calibration: Iterable[Row], evaluation: Iterable[Row], what: 
         InputError: naming how many rows overlap and the first of them.
     """
     measured = {text: row.id for row in evaluation for text in texts_of(row)}
-    hits = [(row.id, measured[text]) for row in calibration for text in texts_of(row) & set(measured)]
+    hits = [
+        (row.id, measured[text]) for row in calibration for text in texts_of(row) & set(measured)
+    ]
     if hits:
         first, second = hits[0]
         raise InputError(

@@ -117,7 +117,7 @@ def _answers(raw: Any) -> tuple[str, ...]:
 
 
 def _choices(raw: Any, origin: str) -> tuple[list[str], list[str]]:
-    """Labels and texts from a list, a label-to-text mapping, {text, label} or 'A. x\\nB. y'."""
+    """Labels and texts from a list, a mapping, {text, label}, or lettered lines ("A. x")."""
     if isinstance(raw, dict) and "text" in raw:
         return [str(label) for label in raw.get("label", [])], [str(t) for t in raw["text"]]
     if isinstance(raw, dict):
@@ -134,10 +134,7 @@ def _choices(raw: Any, origin: str) -> tuple[list[str], list[str]]:
 def _answer_index(raw: Any, choices: list[str], labels: list[str], origin: str) -> int:
     if isinstance(raw, bool) or str(raw) in ("True", "False"):
         raw = "yes" if str(raw) == "True" else "no"
-    if isinstance(raw, int):
-        index = raw
-    else:
-        index = _find(str(raw).strip(), choices, labels)
+    index = raw if isinstance(raw, int) else _find(str(raw).strip(), choices, labels)
     if not 0 <= index < len(choices):
         raise InputError(f"{origin}: the answer {raw!r} is not among the choices {choices}.")
     return index

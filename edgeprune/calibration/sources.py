@@ -1,6 +1,7 @@
 """Where rows come from: local files, the `datasets` hub or cache, files inside a package."""
 
 import gzip
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,8 @@ from typing import Any
 
 from edgeprune.calibration.rows import Row, make_row, share_of
 from edgeprune.calibration.task import Source, Task
-from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.errors import InputError
+from edgeprune.models.hub import hub_reachable
 
 DATA_VARIABLE = "EDGEPRUNE_DATA"
 
@@ -88,9 +90,7 @@ def _load(task: Task, source: Source) -> Split:
     reader = {"local": _local, "hub": _hub, "package": _package}[source.kind]
 
     def rows(names: list[str]) -> list[Row]:
-        return [
-            make_row(raw, task, source.fields, origin) for origin, raw in reader(source, names)
-        ]
+        return [make_row(raw, task, source.fields, origin) for origin, raw in reader(source, names)]
 
     calibration = rows(source.calibration)
     if source.calibration == source.evaluation:
@@ -131,16 +131,19 @@ def _local(source: Source, names: list[str]) -> _Raw:
 
 
 def _hub(source: Source, names: list[str]) -> _Raw:
-    try:
-        import datasets
-    except ImportError:
-        raise _Absent(f"{source.name} needs pip install 'edgeprune[eval]'") from None
-    for config in source.config or [None]:
+    if importlib.util.find_spec("datasets") is None:
+        raise _Absent(f"{source.name} needs pip install 'edgeprune[eval]'")
+    if not hub_reachable():
+        os.environ["HF_HUB_OFFLINE"] = (
+            "1"  # the cache still serves; retries would take half a minute
+        )
+    import datasets
+
+    configurations: list[str | None] = [*source.config] or [None]
+    for config in configurations:
         for name in names:
             try:
                 data = datasets.load_dataset(source.name, config, split=name)
-            except EdgepruneError:
-                raise
             except Exception as error:  # offline, gone, renamed: the library has no common type
                 reason = str(error).strip().splitlines()
                 raise _Absent(f"{source.name}: {reason[0] if reason else error!r}") from None

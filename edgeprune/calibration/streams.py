@@ -26,7 +26,9 @@ class Stream:
     rows: list[Row]
 
 
-def pack(task: Task, rows: list[Row], tokenizer: Any, samples: int, length: int, seed: int) -> Stream:
+def pack(
+    task: Task, rows: list[Row], tokenizer: Any, samples: int, length: int, seed: int
+) -> Stream:
     """Tokenise rows one after another until ``samples`` sequences of ``length`` are full.
 
     A set that is too small gives fewer sequences, never repeated ones.

@@ -173,8 +173,8 @@ def _task_of_rows(path: Path) -> Task:
     )
     if kind is None:
         raise InputError(
-            f"{path}: the first row has the fields {', '.join(sorted(first))}; expected 'question', "
-            "'choices' and 'answer', or 'question' and 'answers', or 'text'.",
+            f"{path}: the first row has the fields {', '.join(sorted(first))}; expected "
+            "'question', 'choices' and 'answer', or 'question' and 'answers', or 'text'.",
         )
     context = "{{ context }}\n" if "context" in first else ""
     data: dict[str, Any] = {

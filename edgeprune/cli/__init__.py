@@ -71,7 +71,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise  # a bug: the traceback is wanted
         _fail("Out of memory.", "Use fewer --samples or a shorter --length.", 4)
     except EdgepruneError as error:
         _fail(str(error), error.hint, error.exit_code)

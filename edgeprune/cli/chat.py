@@ -1,5 +1,6 @@
 """`edgeprune chat`."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -21,11 +22,11 @@ def command(model: Path, context: int, max_tokens: int, temperature: float) -> N
     from edgeprune.chat import Chat
 
     chat = Chat(model, context)
-    terminal = click.get_text_stream("stdin").isatty()
+    terminal = sys.stdin.isatty()
     while True:
         try:
-            question = click.prompt("you", prompt_suffix="> ") if terminal else input()
-        except (EOFError, click.Abort):
+            question = input("you> " if terminal else "")
+        except EOFError:
             return
         if not question.strip():
             return

@@ -29,11 +29,12 @@ def command(artifact: Path, as_json: bool) -> None:
 
 def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     for key, value in found["metadata"].items():
-        console.print(f"{key:<32} {str(value)[:100]}", markup=False, soft_wrap=True)
+        console.print(f"{key:<32} {_plain(value)}", markup=False, soft_wrap=True)
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for title, side in (("tensor", "left"), ("type", "left"), ("shape", "right"),
                         ("zeros", "right"), ("declared", "right")):  # fmt: skip
@@ -41,7 +42,7 @@ def _print(found: dict[str, Any]) -> None:
     for tensor in found["tensors"]:
         declared = tensor["declared_nonzeros"]
         rows.add_row(
-            tensor["name"],
+            escape(_plain(tensor["name"])),
             tensor["type"],
             "x".join(map(str, tensor["shape"])),
             f"{tensor['sparsity']:.2%}",
@@ -54,3 +55,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(rows)
     if not found["sparse"]:
         console.print("No sparsity metadata: this file was not pruned by edgeprune.")
+
+
+def _plain(value: Any) -> str:
+    """A value on one line, without the control characters a hostile file may hold."""
+    return "".join(c if c.isprintable() else " " for c in str(value)[:100])

@@ -37,7 +37,8 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     figures = plan(recipe)
     sources = {
         "task": f"{data.task.task.name} from {data.task.split.origin}: "
-        f"{len(data.task.split.calibration)} rows to calibrate on, {len(data.evaluation)} to measure",
+        f"{len(data.task.split.calibration)} rows to calibrate on, "
+        f"{len(data.evaluation)} to measure",
         "general": f"{data.general.task.name} from {data.general.split.origin}: "
         f"{len(data.general.split.calibration)} rows",
     }

@@ -32,8 +32,8 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         total = sum(tensor["shape"][0] * tensor["shape"][1] for tensor in tensors)
         zeros = total - sum(tensor["nonzeros"] for tensor in tensors)
         console.print(
-            f"{zeros:,} of {total:,} weights in {len(tensors)} tensors are zero in the file's bytes "
-            f"({zeros / total:.1%})"
+            f"{zeros:,} of {total:,} weights in {len(tensors)} tensors are zero in the file's "
+            f"bytes ({zeros / total:.1%})"
         )
     for sentence in caveats(manifest):
         console.print(f"- {sentence}", markup=False)

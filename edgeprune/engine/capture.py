@@ -85,7 +85,7 @@ def head_input(model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, hidden: 
         seen.append(args[0])
         raise _Stop
 
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[operator]
     hook = head.register_forward_pre_hook(stop)
     try:
         with (

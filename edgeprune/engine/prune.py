@@ -158,7 +158,10 @@ class _Run:
         """Input of the first block for both streams, (samples, length, width) each."""
         return {
             name: torch.cat(
-                [record_calls(self.model, self.blocks, part)[0] for part in tokens.split(self.batch)]
+                [
+                    record_calls(self.model, self.blocks, part)[0]
+                    for part in tokens.split(self.batch)
+                ]
             ).to(self.dtype)
             for name, tokens in self.streams.items()
         }
@@ -183,7 +186,7 @@ class _Run:
             layers[name].weight.copy_(pruned)
             tensors[full_name] = pruned
             records.append(record)
-        for name, states in hidden.items():
+        for states in hidden.values():
             for output, part in self._outputs(index, block, states):
                 part.copy_(output)
         return tensors, records
@@ -236,9 +239,7 @@ class _Run:
     def _gather(
         self, index: int, block: nn.Module, layers: dict[str, nn.Linear], states: Tensor
     ) -> dict[str, InputStatistics]:
-        sums = {
-            name: Accumulator(layer.in_features, self.device) for name, layer in layers.items()
-        }
+        sums = {name: Accumulator(layer.in_features, self.device) for name, layer in layers.items()}
 
         def hook(name: str) -> Any:
             return lambda _layer, args: sums[name].add(args[0][:, _SINK_POSITIONS:])

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeprune.files import atomic_path
+from edgeprune.sparsity.weights import save_tensors
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class BlockStore:
         """Keep a pruned block."""
         metadata = {"records": json.dumps([asdict(record) for record in records])}
         with atomic_path(self.block_file(index)) as path:
-            save_file(tensors, path, metadata=metadata)
+            save_tensors(path, tensors, metadata)
 
     def save_hidden(self, index: int, hidden: dict[str, Tensor]) -> None:
         """Keep the streams' hidden states after block ``index``, and drop older ones."""
         target = self._hidden_file(index)
         with atomic_path(target) as path:
-            save_file(hidden, path)
+            save_tensors(path, hidden)
         self.drop_hidden(keep=target)
 
     def drop_hidden(self, keep: Path | None = None) -> None:

@@ -1,11 +1,12 @@
 """Pruning methods: tensors in, tensors out. One file a method, one line here."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from edgeprune.methods.statistics import InputStatistics

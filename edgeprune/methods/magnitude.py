@@ -5,7 +5,7 @@ from torch import Tensor
 from edgeprune.methods.statistics import InputStatistics
 
 
-def score(weight: Tensor, inputs: InputStatistics) -> Tensor:  # noqa: ARG001
+def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
     """``W²``: ranks as ``|W|`` does, on the scale of a squared loss like the other scores.
 
     Args:

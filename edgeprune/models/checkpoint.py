@@ -8,9 +8,10 @@ from typing import Literal
 
 import platformdirs
 
-from edgeprune.errors import InputError, UsageError, unknown
+from edgeprune.errors import InputError, unknown
 from edgeprune.files import sha256_file, sha256_json
 from edgeprune.models import packaged
+from edgeprune.models.hub import download
 from edgeprune.progress import Progress, Quiet
 from edgeprune.sparsity.weights import Weights
 
@@ -70,7 +71,7 @@ def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
         return _from_gguf(Path(place), model, progress or Quiet())
     if kind == "folder":
         return _from_folder(Path(place), Path(place).resolve().name, model)
-    return _from_folder(_download(model), model.rpartition("/")[2], model)
+    return _from_folder(download(model), model.rpartition("/")[2], model)
 
 
 def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
@@ -98,7 +99,10 @@ def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return "hub", model
     raise unknown(
-        "model", model, packaged.PACKAGED, "Or give a hub id (owner/name), a folder or a .gguf file."
+        "model",
+        model,
+        packaged.PACKAGED,
+        "Or give a hub id (owner/name), a folder or a .gguf file.",
     )
 
 
@@ -129,7 +133,8 @@ def _check_shards(folder: Path, present: set[str]) -> None:
         raise InputError(f"{index} is not a shard index.") from None
     if missing := sorted(needed - present):
         raise InputError(
-            f"{folder} lacks {len(missing)} of {len(needed)} weight files: {', '.join(missing[:3])}.",
+            f"{folder} lacks {len(missing)} of {len(needed)} weight files: "
+            f"{', '.join(missing[:3])}.",
             "Fetch the checkpoint again.",
         )
 
@@ -152,22 +157,3 @@ def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
         convert(path, folder, progress)
     name = source if source in packaged.PACKAGED else path.stem
     return Checkpoint(name, source, folder, digest, gguf=path.resolve())
-
-
-def _download(model: str) -> Path:
-    from edgeprune.extras import load
-
-    hub = load("huggingface_hub")
-    try:
-        folder = hub.snapshot_download(
-            model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "README.md"]
-        )
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"The hub model '{model}' can't be fetched: {reason}",
-            "Check the name and the network, or give a local folder or a .gguf file.",
-        ) from None
-    except hub.errors.HFValidationError as error:
-        raise UsageError(f"'{model}' is not a hub id: {error}") from None
-    return Path(folder)

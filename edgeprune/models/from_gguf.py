@@ -8,6 +8,7 @@ from edgeprune.extras import need
 from edgeprune.files import atomic_folder
 from edgeprune.models.hf import transformers
 from edgeprune.progress import Progress
+from edgeprune.sparsity.weights import save_tensors
 
 
 def convert(path: Path, folder: Path, progress: Progress) -> None:
@@ -20,7 +21,6 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     """
     need("torch", "transformers", "accelerate")
     import torch
-    from safetensors.torch import save_file
 
     hf = transformers()
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -41,7 +41,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
             ) from None
         del model.config.quantization_config  # the weights are plain float32 from here on
         with atomic_folder(folder) as temporary:
-            save_file(_weights(model), temporary / "model.safetensors", metadata={"format": "pt"})
+            save_tensors(temporary / "model.safetensors", _weights(model), {"format": "pt"})
             model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         stage.advance()

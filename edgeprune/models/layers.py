@@ -38,8 +38,10 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Linear]:
     covered = {f"{name}.weight" for name in layers}
     others = [name for name, p in block.named_parameters() if p.dim() > 1 and name not in covered]
     if others or not layers:
-        what = f"weight matrices outside linear layers ({', '.join(others[:3])})" if others else (
-            "no linear layers"
+        what = (
+            f"weight matrices outside linear layers ({', '.join(others[:3])})"
+            if others
+            else ("no linear layers")
         )
         raise InputError(
             f"A block of type {type(block).__name__} holds {what}.",

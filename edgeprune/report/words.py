@@ -64,9 +64,7 @@ def table(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
     def interval(value: dict[str, float] | None, digits: int) -> str:
         if value is None:
             return "-"
-        return (
-            f"{value['value']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
-        )
+        return f"{value['value']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
 
     def speed(value: dict[str, Any]) -> str:
         return f"{value['median']:.1f} ± {value['sd']:.1f}"

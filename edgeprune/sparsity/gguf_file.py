@@ -57,9 +57,18 @@ def open_gguf(path: Path, mode: str = "r") -> "GGUFReader":
 
 
 def field(reader: "GGUFReader", key: str, default: Any = None) -> Any:
-    """The value of a metadata key, or a default."""
+    """The value of a metadata key, or a default.
+
+    Raises:
+        InputError: the value is not what its type says, such as text that is not UTF-8.
+    """
     found = reader.get_field(key)
-    return default if found is None else found.contents()
+    if found is None:
+        return default
+    try:
+        return found.contents()
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise InputError(f"The GGUF metadata key {key!r} is damaged: {error}.") from None
 
 
 class _Broken(Exception):
@@ -83,14 +92,14 @@ class _HeaderWalk:
         if tensors > _MAX_TENSORS or keys > _MAX_KEYS:
             raise _Broken(f"it claims {tensors} tensors and {keys} metadata keys")
         alignment = 32
-        names: set[bytes] = set()
+        seen: set[bytes] = set()
         for _ in range(keys):
-            name = self._string("a metadata key", _MAX_NAME_BYTES)
-            if name in names:
-                raise _Broken(f"the key {name!r} stands in it twice")
-            names.add(name)
+            key = self._string("a metadata key", _MAX_NAME_BYTES)
+            if key in seen:
+                raise _Broken(f"the key {key!r} stands in it twice")
+            seen.add(key)
             kind = self._u32()
-            if name == b"general.alignment" and kind == 4:
+            if key == b"general.alignment" and kind == 4:
                 alignment = self._u32()
             else:
                 self._skip_value(kind, depth=0)
@@ -107,7 +116,8 @@ class _HeaderWalk:
     def _tensor_extents(self, count: int) -> list[tuple[str, int, int]]:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-        extents, names = [], set()
+        extents: list[tuple[str, int, int]] = []
+        names: set[str] = set()
         for _ in range(count):
             name = self._string("a tensor name", _MAX_NAME_BYTES).decode("utf-8", "replace")
             if name in names:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from edgeprune.errors import InputError
 from edgeprune.sparsity import metadata as sparsity_metadata
 from edgeprune.sparsity.gguf_file import field, open_gguf
 
@@ -29,7 +30,12 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
     declared = sparse.nonzeros if sparse else {}
     tensors = []
     for tensor in reader.tensors:
-        values = quants.dequantize(tensor.data, tensor.tensor_type)
+        try:
+            values = quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:
+            raise InputError(
+                f"{path}: zeros of type {tensor.tensor_type.name} can't be counted."
+            ) from None
         nonzeros, elements = int(np.count_nonzero(values)), int(tensor.n_elements)
         tensors.append(
             {

@@ -1,5 +1,7 @@
 """Weights of a checkpoint, read tensor by tensor from safetensors files."""
 
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,26 @@ from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def save_tensors(
+    path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: as the operating system says; safetensors hides it in an error of its own.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        if not match:
+            raise
+        code = int(match[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
 
 
 class Weights:

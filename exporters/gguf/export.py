@@ -50,7 +50,14 @@ def export(
     tensors = plan_tensors(model, config, architecture, type_name)
     with atomic_path(path) as temporary:
         written = write(
-            temporary, model, config, architecture, tensors, type_name, metadata, quantized_by,
+            temporary,
+            model,
+            config,
+            architecture,
+            tensors,
+            type_name,
+            metadata,
+            quantized_by,
             stage.advance,
         )
         facts = verify(temporary, model, tensors, stage.advance)

@@ -74,8 +74,11 @@ def plan_tensors(
         shape = model.weights.shape(source)
         planned.append(
             PlannedTensor(
-                name, source, shape, _type(name, shape, type_name), _heads(source, config)
-                if architecture.permutes_rotary else 0,
+                name,
+                source,
+                shape,
+                _type(name, shape, type_name),
+                _heads(source, config) if architecture.permutes_rotary else 0,
             )
         )
     if not any(tensor.name == "token_embd.weight" for tensor in planned):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
+from edgeprune.sparsity.gguf_file import field
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter
@@ -23,11 +24,11 @@ def copy_fields(
     """Copy all metadata under a prefix as it stands in another GGUF file, arrays included."""
     from gguf import GGUFValueType
 
-    for key, field in source.fields.items():
+    for key, found in source.fields.items():
         if key.startswith(prefix) and key not in except_for:
-            kind = field.types[0]
-            item = field.types[-1] if kind == GGUFValueType.ARRAY else None
-            writer.add_key_value(key, field.contents(), kind, item)
+            kind = found.types[0]
+            item = found.types[-1] if kind == GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field(source, key), kind, item)
 
 
 def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> None:
@@ -76,8 +77,8 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any], folder: Path) -> str:
         return "gpt-2"
     raise InputError(
         f"{folder / 'tokenizer.json'}: llama.cpp has no known name for this pre-tokenizer.",
-        "Known: GPT-2's, SmolLM's and Llama 3's. Or give the model as a .gguf file, whose tokenizer "
-        "is kept.",
+        "Known: GPT-2's, SmolLM's and Llama 3's. Or give the model as a .gguf file, whose "
+        "tokenizer is kept.",
     )
 
 

@@ -49,9 +49,7 @@ def verify(
     return facts
 
 
-def _facts(
-    tensor: PlannedTensor, values: np.ndarray, size: int, model: Model
-) -> TensorFacts:
+def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:
     pruned = tensor.source in model.pruned
     nonzeros = int(np.count_nonzero(values))
     rounded = 0
@@ -68,4 +66,3 @@ def _facts(
     return TensorFacts(
         tensor.name, tensor.source, tensor.type.name, tensor.shape, size, pruned, nonzeros, rounded
     )
-

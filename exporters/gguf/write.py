@@ -17,8 +17,13 @@ from exporters.gguf.plan import FILE_TYPES, PlannedTensor, read_rows
 from exporters.gguf.tokenizer import copy_fields, write_from_folder
 
 # Keys of a source GGUF that describe how it was stored, not what the model is.
-_STORAGE_KEYS = ("general.architecture", "general.file_type", "general.quantization_version",
-                 "general.alignment", "general.quantized_by")
+_STORAGE_KEYS = (
+    "general.architecture",
+    "general.file_type",
+    "general.quantization_version",
+    "general.alignment",
+    "general.quantized_by",
+)
 
 
 def write(
@@ -105,4 +110,3 @@ def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
     writer.add_string("edgeprune.recipe", json.dumps(metadata.recipe, sort_keys=True))
     writer.add_string("edgeprune.base.sha256", metadata.base_sha256)
     writer.add_string("edgeprune.manifest", metadata.to_json())
-

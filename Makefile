@@ -1,0 +1,31 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both are fast the second time.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check clean
+
+demo: .venv/.demo
+	$(BIN)/edgeprune build --task medqa --target gguf
+
+test: .venv/.test
+	$(BIN)/pytest
+
+check: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv builds dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -e '.[prune,gguf,eval,report,demo]'
+	touch $@
+
+.venv/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -e '.[all,dev]'
+	touch $@

@@ -1,0 +1,261 @@
+"""The sequential loop against a whole-model reference, and its restarts."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgeprune.engine import Pruning, prune
+from edgeprune.engine.device import pick_device
+from edgeprune.engine.store import BlockStore
+from edgeprune.errors import InputError, MachineError
+from edgeprune.fusion import FusionRule
+from edgeprune.methods import METHODS
+from edgeprune.methods.statistics import Accumulator
+from edgeprune.models import open_checkpoint
+from edgeprune.models.hf import load_model
+from edgeprune.models.layers import decoder_blocks, linear_layers
+from edgeprune.patterns import Pattern, keep_mask
+from edgeprune.progress import Quiet
+from tests.conftest import make_tiny
+
+
+def streams_of(samples: int = 6, length: int = 32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randint(3, 49152, (samples, length), generator=generator)
+        for name in ("general", "task")
+    }
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["edgeprune.engine.prune"]
+    monkeypatch.setattr(module, "compute_dtype", lambda _device: torch.float32)
+
+
+@torch.no_grad()
+def reference_wanda(checkpoint, streams, sparsity: float) -> dict[str, torch.Tensor]:
+    """Block by block on the whole model: full forward passes with hooks, nothing captured."""
+    model = load_model(checkpoint, torch.float32)
+    name, blocks = decoder_blocks(model)
+    pruned = {}
+    for index, block in enumerate(blocks):
+        sums = {n: Accumulator(x.in_features, torch.device("cpu")) for n, x in
+                linear_layers(block).items()}  # fmt: skip
+        hooks = [
+            layer.register_forward_pre_hook(lambda _m, args, s=sums[n]: s.add(args[0][:, 1:]))
+            for n, layer in linear_layers(block).items()
+        ]
+        model(streams["general"], use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        for n, layer in linear_layers(block).items():
+            scores = METHODS["wanda"].score(layer.weight, sums[n].statistics())
+            layer.weight *= keep_mask(scores, Pattern(), sparsity)
+            pruned[f"{name}.{index}.{n}.weight"] = layer.weight.clone()
+    return pruned
+
+
+def test_sequential_wanda_equals_whole_model_passes(tiny_folder, tmp_path, float32):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    streams = streams_of()
+    pruning = Pruning(fusion=FusionRule("general"), sparsity=0.5)
+    result = prune(checkpoint, streams, pruning, tmp_path, Quiet())
+    expected = reference_wanda(checkpoint, streams, 0.5)
+    weights = result.weights()
+    assert {record.name for record in result.records} == set(expected)
+    for name, tensor in expected.items():
+        same = (weights.read(name) != 0) == (tensor != 0)
+        assert same.float().mean() > 0.999, name  # sums in another order may flip a tie
+    for record in result.records:
+        assert record.sparsity == 0.5
+        assert record.nonzeros == int((weights.read(record.name) != 0).sum())
+
+
+def test_kept_weights_and_everything_else_are_untouched(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    result = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+    before, after = checkpoint.weights(), result.weights()
+    assert set(before.names()) == set(after.names())
+    pruned = {record.name for record in result.records}
+    for name in before.names():
+        old, new = before.read(name), after.read(name)
+        assert torch.equal(new, old if name not in pruned else torch.where(new != 0, old, new))
+
+
+@pytest.mark.parametrize("fusion", ["general", "task", "mix", "fused"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_combination_meets_its_pattern(tiny_folder, tmp_path, fusion, pattern, method):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    pruning = Pruning(method, FusionRule(fusion), Pattern.parse(pattern), 0.5)
+    result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
+    for record in result.records:
+        mask = result.weights().read(record.name) != 0
+        assert (mask.sum(1) == mask.shape[1] // 2).all()
+        if pattern == "2:4":
+            assert (mask.reshape(-1, 4).sum(1) == 2).all()
+
+
+def test_streams_change_what_is_pruned_unless_the_method_sees_no_data(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+
+    def masks(method: str, fusion: str):
+        folder = tmp_path / f"{method}-{fusion}"
+        result = prune(
+            checkpoint, streams_of(), Pruning(method, FusionRule(fusion)), folder, Quiet()
+        )
+        return torch.cat([(result.weights().read(r.name) != 0).flatten() for r in result.records])
+
+    assert not torch.equal(masks("wanda", "general"), masks("wanda", "task"))
+    assert torch.equal(masks("magnitude", "general"), masks("magnitude", "fused"))
+
+
+def test_the_attention_sink_is_left_out(tiny_folder, tmp_path):
+    """Position 0 changes nothing: streams that differ only there give the same first block."""
+    checkpoint = open_checkpoint(str(tiny_folder))
+    seen = []
+    original = Accumulator.add
+    try:
+        Accumulator.add = lambda self, inputs: (seen.append(inputs.shape), original(self, inputs))[
+            1
+        ]
+        prune(checkpoint, streams_of(4, 32), Pruning(), tmp_path, Quiet())
+    finally:
+        Accumulator.add = original
+    assert seen
+    assert all(shape[1] == 31 for shape in seen)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_pruned_only_when_asked(real_checkpoint, tmp_path, tied):
+    folder = make_tiny(real_checkpoint, tmp_path / "model", tie_word_embeddings=tied)
+    checkpoint = open_checkpoint(str(folder))
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    plain = prune(checkpoint, streams_of(2), Pruning(), tmp_path / "a", Quiet())
+    assert all(".layers." in record.name for record in plain.records)
+    asked = prune(checkpoint, streams_of(2), Pruning(head=True), tmp_path / "b", Quiet())
+    assert asked.records[-1].name == name
+    assert asked.records[-1].sparsity == 0.5
+
+
+def test_a_finished_run_is_only_read(tiny_folder, tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    first = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+    assert not list(tmp_path.glob("hidden-*"))
+    module = sys.modules["edgeprune.engine.prune"]
+    monkeypatch.setattr(module, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    second = prune(checkpoint, {}, Pruning(), tmp_path, Quiet())
+    assert second.records == first.records
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bits(tiny_folder, tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "whole", Quiet())
+    saved = BlockStore.save_hidden
+
+    def save_then_stop(self, index, hidden):
+        saved(self, index, hidden)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlockStore, "save_hidden", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune(checkpoint, streams_of(), Pruning(), tmp_path / "cut", Quiet())
+    monkeypatch.setattr(BlockStore, "save_hidden", saved)
+    first = (tmp_path / "cut" / "block-0000.safetensors").stat().st_mtime_ns
+    cut = prune(checkpoint, streams_of(), Pruning(), tmp_path / "cut", Quiet())
+    assert (tmp_path / "cut" / "block-0000.safetensors").stat().st_mtime_ns == first
+    for one, other in zip(whole.files, cut.files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+_KILLED = """
+import sys
+from tests.test_engine import streams_of
+from edgeprune.engine import Pruning, prune
+from edgeprune.models import open_checkpoint
+from edgeprune.progress import Quiet
+from pathlib import Path
+print("ready", flush=True)
+prune(open_checkpoint(sys.argv[1]), streams_of(16, 128), Pruning(), Path(sys.argv[2]), Quiet())
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_instants_gives_the_same_bits(real_checkpoint, tmp_path):
+    folder = make_tiny(real_checkpoint, tmp_path / "model", num_hidden_layers=6)
+    checkpoint = open_checkpoint(str(folder))
+    start = time.perf_counter()
+    whole = prune(checkpoint, streams_of(16, 128), Pruning(), tmp_path / "whole", Quiet())
+    duration = time.perf_counter() - start
+    moments = random.Random(0)
+    kills = 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(folder), str(tmp_path / "cut")],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+        )
+        process.stdout.readline()
+        time.sleep(moments.uniform(0, duration))
+        kills += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    cut = prune(checkpoint, streams_of(16, 128), Pruning(), tmp_path / "cut", Quiet())
+    assert kills > 0
+    assert not list((tmp_path / "cut").glob("hidden-*"))
+    for one, other in zip(whole.files, cut.files, strict=True):
+        assert load_file(one).keys() == load_file(other).keys()
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_damaged_hidden_states_begin_anew(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())
+    store = BlockStore(tmp_path / "b")
+    store.save_block(0, {"x": torch.zeros(1)}, [])
+    (tmp_path / "b" / "hidden-0000.safetensors").write_bytes(b"cut short")
+    again = prune(checkpoint, streams_of(), Pruning(), tmp_path / "b", Quiet())
+    assert again.files[0].read_bytes() == whole.files[0].read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(real_checkpoint, tmp_path, value):
+    folder = make_tiny(real_checkpoint, tmp_path / "model")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN"):
+        prune(open_checkpoint(str(folder)), streams_of(2), Pruning(), tmp_path / "w", Quiet())
+
+
+def test_a_pattern_that_does_not_divide_names_the_tensor(tiny_folder, tmp_path):
+    pruning = Pruning(pattern=Pattern.parse("2:7"))
+    with pytest.raises(InputError, match=r"q_proj.*groups of 7"):
+        prune(open_checkpoint(str(tiny_folder)), streams_of(2), pruning, tmp_path, Quiet())
+
+
+def test_blocks_with_fused_matrices_are_refused(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=128, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    streams = {name: torch.zeros(1, 8, dtype=torch.long) for name in ("general", "task")}
+    with pytest.raises(InputError, match="outside linear layers"):
+        prune(open_checkpoint(str(tmp_path / "gpt2")), streams, Pruning(), tmp_path / "w", Quiet())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_that_is_not_there():
+    with pytest.raises(MachineError, match="no CUDA device"):
+        pick_device("cuda")
+    assert pick_device("auto").type == "cpu"

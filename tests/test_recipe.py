@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from edgeprune import recipe as recipes
+from edgeprune.cli.options import _OPTIONS
+from edgeprune.errors import InputError, UsageError
+from edgeprune.resources import config_folder, shipped
+
+ALL_RECIPES = sorted(config_folder("recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ALL_RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads_and_says_how_to_launch_it(path: Path):
+    recipes.load(str(path))
+    assert path.read_text().startswith("# ")
+    assert f"edgeprune build --recipe {path.stem}" in path.read_text()
+
+
+def test_all_mistakes_come_at_once_with_the_nearest_names():
+    with pytest.raises(UsageError) as caught:
+        recipes.make({"task": "medqa", "methd": "wanda", "samples": 0, "type": "q8", "lenght": 5})
+    text = str(caught.value)
+    assert "did you mean method" in text
+    assert "did you mean length?" in text
+    assert "samples" in text
+    assert "q8_0" in text
+
+
+def test_a_task_is_needed():
+    with pytest.raises(UsageError, match="task: is missing"):
+        recipes.make({})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("4:8", 0.5), ("32:64", 0.5)]
+)
+def test_a_pattern_fixes_the_sparsity(pattern, sparsity):
+    assert recipes.make({"task": "medqa", "pattern": pattern}).sparsity == sparsity
+
+
+@pytest.mark.parametrize("pattern", ["4:2", "0:4", "2-4", "two", "2:4:8", "4:4"])
+def test_patterns_that_make_no_sense(pattern):
+    with pytest.raises(UsageError, match="N:M"):
+        recipes.make({"task": "medqa", "pattern": pattern})
+
+
+def test_pattern_and_another_sparsity_contradict():
+    with pytest.raises(UsageError, match="leave one out"):
+        recipes.make({"task": "medqa", "pattern": "2:4", "sparsity": 0.6})
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])
+def test_sparsity_out_of_range(sparsity):
+    with pytest.raises(UsageError, match="sparsity"):
+        recipes.make({"task": "medqa", "sparsity": sparsity})
+
+
+def test_flags_win_over_settings_over_file(tmp_path: Path):
+    file = tmp_path / "r.yaml"
+    file.write_text("task: medqa\nsamples: 1\nseed: 1\nlength: 64\n")
+    made = recipes.resolve(str(file), ("samples=2", "seed=2"), {"seed": 3, "length": None})
+    assert (made.samples, made.seed, made.length) == (2, 3, 64)
+
+
+def test_a_pattern_flag_wins_over_a_files_sparsity():
+    made = recipes.resolve("medqa-demo", (), {"pattern": "2:4"})
+    assert (made.pattern, made.sparsity) == ("2:4", 0.5)
+
+
+@pytest.mark.parametrize("text", ["samples", "=3", "samples=[1"])
+def test_bad_settings(text):
+    with pytest.raises(UsageError, match="--set"):
+        recipes.resolve(None, (text,), {"task": "medqa"})
+
+
+def test_files_that_are_not_recipes(tmp_path: Path):
+    with pytest.raises(InputError, match="No such file"):
+        recipes.load(str(tmp_path / "none.yaml"))
+    for content in ("[1, 2]", "a: [", "\x00"):
+        path = tmp_path / "bad.yaml"
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"bad\.yaml"):
+            recipes.load(str(path))
+
+
+def test_unknown_shipped_recipe_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean medqa-demo"):
+        recipes.load("medqa-dem")
+
+
+def test_flags_have_the_recipes_names_and_defaults():
+    for flag, _, text in _OPTIONS:
+        field = recipes.Recipe.model_fields[flag.removeprefix("--")]
+        if field.default is not None and not field.is_required():
+            assert f"[{field.default}]" in text
+
+
+def test_shipped_finds_every_promised_task():
+    promised = (
+        "medqa medmcqa pubmedqa mmlu_med sciq arc_easy arc_challenge openbookqa piqa hellaswag "
+        "boolq gsm8k"
+    )
+    assert set(promised.split()) <= set(shipped("tasks"))
