@@ -57,7 +57,9 @@ def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str
         f"template. Measured on up to {rows} evaluation rows and 8,192 tokens of WikiText-2 test. "
         "Mean ± standard deviation over calibration seeds; the evaluation rows are the same.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; {machine['versions']}.",
+        f"Machine: {machine['processor']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        + ".",
     ]
     for task in dict.fromkeys(task for task, _, _ in results):
         any_run = next(r for (t, _, _), r in results.items() if t == task)
@@ -83,7 +85,20 @@ def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str
                 _spread([run["general_perplexity"]["value"] for run in runs], 1),
             ]
             lines.append(f"| {fusion} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            f"fused minus mix, nats per answer token, seed by seed: {_paired(results, task)}",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _paired(results: dict[tuple[str, str, int], dict[str, Any]], task: str) -> str:
+    def nats(fusion: str, seed: int) -> float:
+        run = results[task, fusion, seed]["artifacts"]["pruned"]
+        return run["nats_per_answer_token"]["value"]
+
+    seeds = [seed for (t, f, seed) in results if (t, f) == (task, "mix")]
+    return ", ".join(f"{nats('fused', seed) - nats('mix', seed):+.3f}" for seed in seeds)
 
 
 def _spread(values: list[float], digits: int) -> str:

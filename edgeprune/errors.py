@@ -70,9 +70,10 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str | None = None
 def from_os_error(error: OSError) -> EdgepruneError:
     """Turn an operating system error into a message with the right exit code."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    short_write = error.errno is None and "written" in str(error)  # numpy's, which names no errno
+    if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return MachineError(
-            f"The disk is full{where}.",
+            f"The disk is full{where}: {error.strerror or error}.",
             "Free some space, or choose another folder with --out, and run the same command "
             "again: finished stages are kept.",
         )

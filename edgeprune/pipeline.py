@@ -1,5 +1,7 @@
 """The pipeline: model and task in, verified sparse artifact and honest report out."""
 
+import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
 from edgeprune.stages import export_stage, measure_stage, prune_stage
+
+_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,27 @@ def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
-    manifest = {
-        "edgeprune": machine.describe()["versions"]["edgeprune"],
-        "recipe": recipe.model_dump(),
-        "machine": machine.describe(),
-        "model": {
-            "name": checkpoint.name,
-            "source": checkpoint.source,
-            "sha256": checkpoint.sha256,
-        },
-        "data": _describe_data(data, rows_used),
-        "artifact": artifacts.get("pruned", artifacts["dense"]),
-        "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
-        "pruned_tensors": [
-            asdict(record) | {"sparsity": record.sparsity}
-            for record in (pruned.records if pruned else [])
-        ],
-        "results": results,
-        "gates": failures(recipe, results),
-    }
+    manifest = _plain(
+        {
+            "edgeprune": machine.describe()["versions"]["edgeprune"],
+            "recipe": recipe.model_dump(),
+            "machine": machine.describe(),
+            "model": {
+                "name": checkpoint.name,
+                "source": checkpoint.source,
+                "sha256": checkpoint.sha256,
+            },
+            "data": _describe_data(data, rows_used),
+            "artifact": artifacts.get("pruned", artifacts["dense"]),
+            "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
+            "pruned_tensors": [
+                asdict(record) | {"sparsity": record.sparsity}
+                for record in (pruned.records if pruned else [])
+            ],
+            "results": results,
+            "gates": failures(recipe, results),
+        }
+    )
     if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
@@ -97,6 +103,11 @@ def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
     return Build(folder, folder / "model.gguf", manifest)
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back, so that what is returned is what stands in the file."""
+    return json.loads(json.dumps(value))
+
+
 def default_folder(recipe: Recipe) -> Path:
     """``builds/`` and a name that says what is in it."""
     pattern = (
@@ -104,12 +115,7 @@ def default_folder(recipe: Recipe) -> Path:
         if recipe.pattern == UNSTRUCTURED
         else recipe.pattern.replace(":", "of")
     )
-    task, model = (
-        Path(name).name.removesuffix(".gz").rpartition(".")[0] or Path(name).name
-        if "." in Path(name).name
-        else Path(name).name
-        for name in (recipe.task, recipe.model)
-    )
+    task, model = (_FILE_ENDING.sub("", Path(name).name) for name in (recipe.task, recipe.model))
     parts = (task, model, recipe.method, recipe.fusion, pattern, recipe.type)
     return Path("builds") / "-".join(parts)
 

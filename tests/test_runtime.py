@@ -26,7 +26,7 @@ from runtime_tests.accuracy import (
 )
 from runtime_tests.child import start
 from runtime_tests.llamacpp import LlamaCpp
-from tests.test_gguf_export import Counter, dense_f32, dense_model, export  # noqa: F401  # a fixture
+from tests.conftest import Counter, dense_model
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import click
 
 _EPILOG = """\b
 Examples:
-  edgeprune chat builds/medqa-smollm2-135m-wanda-fused-50pct-q8_0/model.gguf
+  edgeprune chat builds/medqa-smollm2-135m-wanda-mix-50pct-q8_0/model.gguf
   echo "What is aspirin for?" | edgeprune chat model.gguf
 """
 

@@ -13,7 +13,7 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--target", str, "Artifact format [gguf]"),
     ("--type", str, "Weight type: f32, f16, bf16, q8_0, q4_0 [q8_0]"),
     ("--method", str, "Score: wanda, magnitude [wanda]"),
-    ("--fusion", str, "Streams: general, task, mix, fused [fused]"),
+    ("--fusion", str, "Streams: general, task, mix, fused [mix]"),
     ("--sparsity", float, "Share of zeros in pruned matrices; 0 is a plain export [0.5]"),
     ("--pattern", str, "unstructured, or N:M such as 2:4 [unstructured]"),
     ("--samples", int, "Calibration sequences per stream [32]"),

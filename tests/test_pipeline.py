@@ -1,0 +1,328 @@
+"""Whole builds: on a tiny random model, and on the real one."""
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader, quants
+
+from edgeprune import Recipe, build
+from edgeprune import files as edge_files
+from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
+from edgeprune.files import atomic_folder, atomic_path
+from edgeprune.gates import failures
+from edgeprune.pipeline import default_folder
+from tests.test_cli import EDGEPRUNE, run
+
+QUICK = {
+    "samples": 2, "length": 64, "eval_rows": 8, "perplexity_tokens": 512, "prefill_tokens": 16,
+    "decode_tokens": 4, "rounds": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe(tiny_folder, rows_file) -> Recipe:
+    return Recipe(model=str(tiny_folder), task=str(rows_file), **QUICK)
+
+
+@pytest.fixture(scope="module")
+def tiny_build(tiny_recipe, tmp_path_factory):
+    return build(tiny_recipe, tmp_path_factory.mktemp("b") / "out")
+
+
+def zeros_by_an_independent_reader(path: Path) -> dict[str, int]:
+    return {
+        tensor.name: int(np.count_nonzero(quants.dequantize(tensor.data, tensor.tensor_type)))
+        for tensor in GGUFReader(path).tensors
+    }
+
+
+def test_the_manifest_equals_what_an_independent_reader_counts(tiny_build):
+    counted = zeros_by_an_independent_reader(tiny_build.artifact)
+    tensors = tiny_build.manifest["artifact"]["tensors"]
+    assert {t["name"]: t["nonzeros"] for t in tensors} == counted
+    assert sum(t["pruned"] for t in tensors) == 14
+    on_disk = json.loads((tiny_build.folder / "manifest.json").read_text())
+    assert on_disk == tiny_build.manifest
+
+
+def test_the_manifest_says_what_went_in(tiny_build, tiny_recipe):
+    manifest = tiny_build.manifest
+    assert manifest["recipe"] == tiny_recipe.model_dump()
+    assert manifest["model"]["sha256"]
+    data = manifest["data"]
+    for stream in ("task", "general"):
+        used, measured = data[stream]["calibration_rows"], data[stream]["evaluation_rows"]
+        assert used
+        assert measured
+        assert not set(used) & set(measured)
+    assert manifest["machine"]["versions"]["torch"]
+    assert manifest["results"]["difference"]["decode_speed"] > 0
+
+
+def test_the_report_is_one_offline_page_with_every_plot(tiny_build):
+    page = (tiny_build.folder / "report.html").read_text()
+    for title in ("Accuracy and likelihood", "Latency", "Size", "Sparsity by layer", "Channels"):
+        assert f"<h2>{title}" in page
+    assert page.count("<svg") == 5
+    for remote in ("<script", "src=", "@import", "<link"):
+        assert remote not in page
+    assert "nothing was enforced" in page
+
+
+def test_an_unchanged_build_redoes_nothing(tiny_build, tiny_recipe):
+    before = {p: p.stat().st_mtime_ns for p in tiny_build.folder.rglob("*") if p.name != "lock"}
+    again = build(tiny_recipe, tiny_build.folder)
+    after = {p: p.stat().st_mtime_ns for p in tiny_build.folder.rglob("*") if p.name != "lock"}
+    files = [path for path in before if path.is_file()]
+    assert {p: after[p] for p in files} == {p: before[p] for p in files}
+    assert again.manifest == tiny_build.manifest
+
+
+def test_only_what_changed_is_redone(tiny_build, tiny_recipe, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(tiny_build.folder, out)
+    blocks = sorted(out.glob("work/prune-*/block-*"))
+    times = [path.stat().st_mtime_ns for path in blocks]
+    changed = build(tiny_recipe.model_copy(update={"type": "f16"}), out)
+    assert [path.stat().st_mtime_ns for path in blocks] == times
+    assert {t["type"] for t in changed.manifest["artifact"]["tensors"]} == {"F16", "F32"}
+    other = build(tiny_recipe.model_copy(update={"seed": 1}), out)
+    assert sorted(out.glob("work/prune-*/block-*")) != blocks
+    assert other.manifest["artifact"]["sha256"] != changed.manifest["artifact"]["sha256"]
+
+
+def test_a_damaged_artifact_is_made_again(tiny_build, tiny_recipe, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(tiny_build.folder, out)
+    (out / "model.gguf").write_bytes(b"gone")
+    again = build(tiny_recipe, out)
+    assert again.manifest["artifact"]["sha256"] == tiny_build.manifest["artifact"]["sha256"]
+
+
+def test_a_gate_that_does_not_hold_fails_after_the_report_is_written(tiny_build, tiny_recipe,
+                                                                     tmp_path):  # fmt: skip
+    out = tmp_path / "out"
+    shutil.copytree(tiny_build.folder, out)
+    strict = tiny_recipe.model_copy(update={"min_decode_speed": 50.0})
+    with pytest.raises(CheckFailed, match="at least 50x required"):
+        build(strict, out)
+    assert "failed" in (out / "report.html").read_text()
+    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--out", out,
+               "--set", "min_decode_speed=50", *settings())  # fmt: skip
+    assert done.returncode == 1
+    assert "50x required" in done.stderr
+    assert "failed" in done.stdout
+
+
+def settings() -> list[str]:
+    return [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+
+
+def test_gates_compare_with_the_dense_model():
+    results = {
+        "artifacts": {"dense": {"nats_per_answer_token": {"value": 4.0}}},
+        "difference": {
+            "accuracy_points": -3.0,
+            "nats_per_answer_token": {"value": 0.4},
+            "decode_speed": 0.9,
+        },
+    }
+
+    def lines(**gates):
+        return failures(Recipe(task="t", **gates), results)
+
+    assert lines() == []
+    assert lines(max_accuracy_loss=3, max_nats_increase=0.11, min_decode_speed=0.9) == []
+    assert "fell by 3.0 points" in lines(max_accuracy_loss=2.9)[0]
+    assert "rose by 10.0%" in lines(max_nats_increase=0.09)[0]
+    assert "0.90x" in lines(min_decode_speed=0.91)[0]
+
+
+def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
+    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--json", "--out",
+               tiny_build.folder, *settings())  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == tiny_build.manifest
+    assert "━" not in done.stderr  # no bars where nobody looks
+    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--out",
+               tiny_build.folder, *settings())  # fmt: skip
+    last = done.stdout.strip().splitlines()[-1]
+    assert last == f"next    edgeprune chat {tiny_build.folder / 'model.gguf'}"
+
+
+def test_a_dense_export_is_a_build_without_pruning(tiny_recipe, tmp_path):
+    made = build(tiny_recipe.model_copy(update={"sparsity": 0.0}), tmp_path / "out")
+    assert made.manifest["pruned_tensors"] == []
+    assert set(made.manifest["results"]["artifacts"]) == {"dense"}
+    assert made.artifact.is_file()
+
+
+@pytest.mark.parametrize("kind", ["text", "short_answer", "yes_no"])
+def test_every_kind_of_task_builds(tiny_recipe, tmp_path, kind):
+    words = "the quick brown fox jumps over the lazy dog near the river bank at noon today "
+    rows = {
+        "text": [{"text": f"{i} {words}"} for i in range(60)],
+        "short_answer": [{"question": f"{i}? {words}", "answers": [str(i)]} for i in range(60)],
+        "yes_no": [{"question": f"{i}? {words}", "answer": i % 2 == 0} for i in range(60)],
+    }[kind]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "t.yaml").write_text(
+        f"name: t\nkind: {kind}\nsources:\n"
+        "  - {kind: local, calibration: rows.jsonl, evaluation: rows.jsonl}\n"
+    )
+    made = build(
+        tiny_recipe.model_copy(update={"task": str(tmp_path / "t.yaml")}), tmp_path / "out"
+    )
+    artifact = made.manifest["results"]["artifacts"]["pruned"]
+    assert artifact["nats_per_answer_token"]["value"] > 0
+    assert (artifact["accuracy"] is None) == (kind == "text")
+    assert (made.folder / "report.html").is_file()
+
+
+def test_two_builds_in_one_folder_are_refused(tiny_build, tiny_recipe):
+    from filelock import FileLock
+
+    with (
+        FileLock(tiny_build.folder / "work" / "lock"),
+        pytest.raises(UsageError, match="Another build"),
+    ):
+        build(tiny_recipe, tiny_build.folder)
+
+
+def test_calibrating_on_evaluation_rows_is_refused(tiny_recipe, rows_file, tmp_path):
+    (tmp_path / "t.yaml").write_text(
+        "name: t\nkind: multiple_choice\nsources:\n"
+        f"  - {{kind: local, calibration: {rows_file}, evaluation: {tmp_path / 'same.jsonl'}}}\n"
+    )
+    shutil.copy(rows_file, tmp_path / "same.jsonl")
+    with pytest.raises(InputError, match="stand in the evaluation rows"):
+        build(tiny_recipe.model_copy(update={"task": str(tmp_path / "t.yaml")}), tmp_path / "out")
+
+
+def test_a_full_disk_is_seen_before_work_begins(tiny_recipe, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    with pytest.raises(MachineError, match="GiB free, the build needs"):
+        build(tiny_recipe, tmp_path / "out")
+
+
+def fill_up(target: Path) -> None:
+    with atomic_path(target) as path:
+        path.write_text("half of wh")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def stop_half_way(target: Path) -> None:
+    with atomic_folder(target) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError("half way")
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "whole.txt"
+    edge_files.write_text(target, "before")
+    with pytest.raises(OSError, match="No space left"):
+        fill_up(target)
+    assert target.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.txt"]
+
+
+@pytest.mark.parametrize("limit", [20_000, 200_000, 1_000_000])
+def test_a_disk_that_fills_up_fails_clearly_and_loses_nothing(tiny_recipe, tmp_path, limit):
+    """A limit on file sizes stands in for a full disk: the same errors, at each writer in turn."""
+    command = [EDGEPRUNE, "build", "--model", tiny_recipe.model, "--task", tiny_recipe.task]
+    command += ["--out", tmp_path / "out", *settings()]
+    full = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert full.returncode == 4, full.stderr
+    assert "The disk is full" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "out" / "model.gguf").exists()
+    leftovers = [p for p in (tmp_path / "out").rglob(".*") if p.is_file()]
+    assert leftovers == []
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_folders_appear_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"):
+        stop_half_way(tmp_path / "f")
+    assert list(tmp_path.iterdir()) == []
+    with atomic_folder(tmp_path / "f") as folder:
+        (folder / "whole").write_text("x")
+    assert (tmp_path / "f" / "whole").read_text() == "x"
+
+
+def test_default_folders_say_what_is_in_them():
+    assert str(default_folder(Recipe(task="medqa"))) == (
+        "builds/medqa-smollm2-135m-wanda-mix-50pct-q8_0"
+    )
+    recipe = Recipe(task="x/my.rows.jsonl", model="a/B-1.5B", pattern="2:4")
+    assert str(default_folder(recipe)) == "builds/my.rows-B-1.5B-wanda-mix-2of4-q8_0"
+
+
+@pytest.mark.slow
+def test_killed_builds_of_the_real_model_go_on_and_give_the_same_file(tmp_path):
+    """Ctrl-C once, then kill -9 at random instants; the artifact is bit-identical."""
+    command = [str(EDGEPRUNE), "build", "--task", "mmlu_med", *settings(), "--set", "samples=8"]
+    whole = subprocess.run(
+        [*command, "--out", tmp_path / "whole"], check=False, capture_output=True
+    )
+    assert whole.returncode == 0, whole.stderr
+    moments = random.Random(1)
+    for number in range(5):
+        process = subprocess.Popen(
+            [*command, "--out", tmp_path / "cut"], stderr=subprocess.PIPE, text=True
+        )
+        blocks = tmp_path / "cut" / "work"
+        while process.poll() is None and not list(blocks.glob("prune-*/block-*")):
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 1.5))
+        process.send_signal(signal.SIGINT if number == 0 else signal.SIGKILL)
+        _, message = process.communicate()
+        if number == 0:
+            assert process.returncode == 130
+            assert "goes on where it stopped" in message
+            assert "Traceback" not in message
+    done = len(list((tmp_path / "cut").glob("work/prune-*/block-*")))
+    assert 0 < done < 30  # the last start really had something to go on with
+    resumed = subprocess.run(
+        [*command, "--out", tmp_path / "cut"], check=False, capture_output=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = ((tmp_path / name / "model.gguf").read_bytes() for name in ("whole", "cut"))
+    assert one == other
+    assert zeros_by_an_independent_reader(tmp_path / "cut" / "model.gguf") == {
+        t["name"]: t["nonzeros"]
+        for t in json.loads((tmp_path / "cut" / "manifest.json").read_text())["artifact"]["tensors"]
+    }
+
+
+@pytest.mark.slow
+def test_make_demo_in_its_limits_and_again_at_once(tmp_path):
+    """The README's promise: under 8 minutes and 4 GB; unchanged, under 20 seconds."""
+    command = ["/usr/bin/env", str(EDGEPRUNE), "build", "--task", "medqa", "--target", "gguf"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    seconds, peaks = [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        seconds.append(time.perf_counter() - start)
+        peaks.append(usage.ru_maxrss * 1024)
+    assert seconds[0] < 8 * 60
+    assert max(peaks) < 4e9
+    assert seconds[1] < 20
