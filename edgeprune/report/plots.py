@@ -59,6 +59,7 @@ def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
         axes.bar(numbers, general, color=_DENSE, label="general text uses them more")
         axes.bar(numbers, task, bottom=general, color=_PRUNED, label="the task uses them more")
         axes.set(xlabel="block", ylabel="share of channels")
+        axes.margins(y=0.4)  # room for the legend
         axes.legend(fontsize=7)
 
     return _svg(draw)
@@ -82,7 +83,7 @@ def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
 
     def draw_nats(axes: Any) -> None:
         _intervals(axes, {n: record["nats_per_answer_token"] for n, record in artifacts.items()})
-        axes.set(ylabel="nats per answer token (less is better)")
+        axes.set(ylabel="nats per answer token")
         axes.set_ylim(bottom=0)
 
     has_accuracy = all(record["accuracy"] for record in artifacts.values())

@@ -16,7 +16,7 @@ def verdict(manifest: dict[str, Any]) -> tuple[str, str]:
     gates = ("max_accuracy_loss", "max_nats_increase", "min_decode_speed")
     if any(recipe[name] is not None for name in gates):
         return "held", "Every gate of the recipe held."
-    return "measured", "No gate was set: the figures below are reported, nothing was enforced."
+    return "measured", "No gate was set: figures are reported, nothing was enforced."
 
 
 def caveats(manifest: dict[str, Any]) -> list[str]:
