@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from jinja2 import TemplateError
+
 from edgeprune.errors import InputError
 from edgeprune.extras import load
 from edgeprune.machine import cores
@@ -28,18 +30,29 @@ class Chat:
             self._llama = llama_cpp.Llama(
                 str(path), n_ctx=context, n_threads=cores(), verbose=False
             )
-        except ValueError as error:
+        except (ValueError, TemplateError) as error:
             raise InputError(f"llama.cpp can't load {path}: {error}.") from None
         self._messages: list[dict[str, str]] = []
 
     def answer(self, question: str, max_tokens: int, temperature: float) -> Iterator[str]:
-        """Stream an answer piece by piece."""
+        """Stream an answer piece by piece.
+
+        Raises:
+            InputError: the context is full, or the model's template fails.
+        """
         self._messages.append({"role": "user", "content": question})
         pieces = []
-        for part in self._llama.create_chat_completion(
-            self._messages, max_tokens=max_tokens, temperature=temperature, stream=True
-        ):
-            piece = part["choices"][0]["delta"].get("content") or ""
-            pieces.append(piece)
-            yield piece
+        try:
+            for part in self._llama.create_chat_completion(
+                self._messages, max_tokens=max_tokens, temperature=temperature, stream=True
+            ):
+                piece = part["choices"][0]["delta"].get("content") or ""
+                pieces.append(piece)
+                yield piece
+        except ValueError as error:  # llama-cpp-python's word for a full context
+            raise InputError(
+                f"The model can't go on: {error}.", "Use a larger --context."
+            ) from None
+        except TemplateError as error:
+            raise InputError(f"The model's chat template fails: {error}.") from None
         self._messages.append({"role": "assistant", "content": "".join(pieces)})

@@ -3,7 +3,8 @@
 ::
 
     EdgepruneError
-    ├── CheckFailed      1   the build is complete and did not hold what it promises
+    ├── CheckFailed      1   zeros were lost on the way to the file
+    │   └── GateFailed   1   the build is complete and a limit of its recipe did not hold
     ├── UsageError       2   an option, a name or a recipe that makes no sense
     ├── InputError       3   a model, a data set or an artifact that cannot be used
     └── MachineError     4   disk, memory, a missing extra
@@ -14,6 +15,7 @@ An interrupted run exits with 130, as a shell does for SIGINT.
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_INTERRUPTED = 130
 
@@ -37,6 +39,20 @@ class CheckFailed(EdgepruneError):
     """Zeros were lost, or an accuracy or latency gate did not hold."""
 
     exit_code = 1
+
+
+class GateFailed(CheckFailed):
+    """The build is whole and written; a limit of its recipe did not hold.
+
+    Args:
+        message: which limits, with the measured figures.
+        hint: where to look.
+        manifest: of the build.
+    """
+
+    def __init__(self, message: str, hint: str, manifest: dict[str, Any]):
+        super().__init__(message, hint)
+        self.manifest = manifest
 
 
 class UsageError(EdgepruneError):

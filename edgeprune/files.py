@@ -43,6 +43,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         try:
             temporary.replace(target)
         except OSError:
@@ -50,6 +54,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove temporary files and folders that a killed run left; their names begin with a dot."""
+    for path in list(folder.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

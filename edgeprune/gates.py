@@ -13,18 +13,20 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
         results: what `runtime_tests.run` returned.
     """
     change = results.get("difference")
+    limits = (recipe.max_accuracy_loss, recipe.max_nats_increase, recipe.min_decode_speed)
     if change is None:
-        return []
+        set_anyway = any(limit is not None for limit in limits)
+        return ["Gates can't be judged: nothing was pruned."] if set_anyway else []
     lines = []
     loss = change["accuracy_points"]
-    if (
-        recipe.max_accuracy_loss is not None
-        and loss is not None
-        and -loss > recipe.max_accuracy_loss
-    ):
-        lines.append(
-            f"Accuracy fell by {-loss:.1f} points, at most {recipe.max_accuracy_loss:g} allowed."
-        )
+    if recipe.max_accuracy_loss is not None:
+        if loss is None:
+            lines.append("max_accuracy_loss can't be judged: the task has no accuracy.")
+        elif -loss > recipe.max_accuracy_loss:
+            lines.append(
+                f"Accuracy fell by {-loss:.1f} points, at most {recipe.max_accuracy_loss:g} "
+                "allowed."
+            )
     before = results["artifacts"]["dense"]["nats_per_answer_token"]["value"]
     rise = change["nats_per_answer_token"]["value"] / before
     if recipe.max_nats_increase is not None and rise > recipe.max_nats_increase:

@@ -8,16 +8,16 @@ from typing import Any
 
 from edgeprune import machine
 from edgeprune.calibration.data import Data, load_data
-from edgeprune.errors import CheckFailed, UsageError
+from edgeprune.errors import GateFailed, UsageError
 from edgeprune.extras import need
-from edgeprune.files import read_json, write_json
+from edgeprune.files import read_json, sweep, write_json
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import open_checkpoint
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
-from edgeprune.stages import export_stage, measure_stage, prune_stage
+from edgeprune.stages import check_stage, export_stage, measure_stage, prune_stage
 
 _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 
@@ -46,7 +46,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
         progress: told of every stage; nothing is printed by default.
 
     Raises:
-        EdgepruneError: with an exit code and a hint; see `edgeprune.errors`. `CheckFailed` comes
+        EdgepruneError: with an exit code and a hint; see `edgeprune.errors`. `GateFailed` comes
             after everything has been written, so that the report shows what did not hold.
     """
     from filelock import FileLock, Timeout
@@ -65,9 +65,12 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
 def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
 
+    sweep(folder, ".*.*")
+    sweep(folder / "work", "**/.*.*")
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    checkpoint = open_checkpoint(recipe.model, progress)
     check_disk(recipe, folder)
+    checkpoint = open_checkpoint(recipe.model, progress)
+    check_stage(recipe, checkpoint)
     _say_what_fusion_does(recipe, progress)
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
@@ -99,7 +102,7 @@ def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
             report.write(folder / "report.html", manifest)
             stage.advance()
     if manifest["gates"]:
-        raise CheckFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.")
+        raise GateFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.", manifest)
     return Build(folder, folder / "model.gguf", manifest)
 
 

@@ -65,8 +65,10 @@ class Recipe(BaseModel):
     # Runtime test
     eval_rows: int = Field(200, ge=1, description="evaluation rows of the task")
     perplexity_tokens: int = Field(8192, ge=512, description="tokens of general perplexity")
-    prefill_tokens: int = Field(256, ge=1, description="prompt length of the prefill timing")
-    decode_tokens: int = Field(64, ge=1, description="tokens of the decode timing")
+    prefill_tokens: int = Field(
+        256, ge=1, le=2048, description="prompt length of the prefill timing"
+    )
+    decode_tokens: int = Field(64, ge=1, le=2048, description="tokens of the decode timing")
     rounds: int = Field(5, ge=1, description="interleaved timing rounds")
     threads: int | None = Field(None, ge=1, description="runtime threads; default: all cores")
 
@@ -100,6 +102,12 @@ class Recipe(BaseModel):
     @classmethod
     def _known_fusion(cls, value: str) -> str:
         return _known("fusion", value, FUSION_MODES)
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _pattern_that_yaml_read_as_a_number(cls, value: Any) -> Any:
+        """YAML 1.1 reads 2:4 without quotes in base 60."""
+        return f"{value // 60}:{value % 60}" if type(value) is int else value
 
     @field_validator("pattern")
     @classmethod
@@ -139,7 +147,7 @@ def make(values: dict[str, Any]) -> Recipe:
         UsageError: listing every mistake.
     """
     try:
-        return Recipe(**values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise UsageError(
             "The recipe has mistakes:\n" + "\n".join(_explain(e) for e in error.errors()),
@@ -169,7 +177,7 @@ def resolve(file: str | None, settings: tuple[str, ...], options: dict[str, Any]
     values: dict[str, Any] = dict(read_yaml(_recipe_path(file))) if file else {}
     given = dict(_setting(text) for text in settings)
     given |= {name: value for name, value in options.items() if value is not None}
-    if "pattern" in given and "sparsity" not in given:
+    if given.get("pattern", UNSTRUCTURED) != UNSTRUCTURED and "sparsity" not in given:
         values.pop("sparsity", None)  # the pattern on the command line wins over both in the file
     return make(values | given)
 
@@ -180,7 +188,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set {text}: expected key=value.", "Example: --set eval_rows=500")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UsageError(f"--set {text}: the value is not valid YAML.") from None
 
 

@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"No such file: {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, ValueError, IsADirectoryError) as error:
         raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {type(value).__name__}, expected a mapping of names.")

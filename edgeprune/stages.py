@@ -21,10 +21,12 @@ from edgeprune.sparsity.metadata import SparsityMetadata
 
 if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
+    from exporters.artifact import Model
     from runtime_tests.accuracy import Item
 
 _PRUNE_VERSION = 1
 _EXPORT_VERSION = 1
+_MEASURE_VERSION = 1
 
 
 def prune_stage(
@@ -65,17 +67,18 @@ def prune_stage(
 
 
 def _prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
-    names = (
-        "method", "fusion", "sparsity", "pattern", "prune_head", "fusion_tau", "fusion_tau_mode",
-        "fusion_lambda", "fusion_task_weight", "samples", "length", "seed", "device",
-    )  # fmt: skip
+    from edgeprune.engine.device import compute_dtype, pick_device
+
+    device = pick_device(recipe.device)
     return sha256_json(
         {
             "version": _PRUNE_VERSION,
             "model": checkpoint.sha256,
             "general": data.general.calibration_hash(),
             "task": data.task.calibration_hash(),
-            "recipe": {name: getattr(recipe, name) for name in names},
+            "streams": [recipe.samples, recipe.length, recipe.seed],
+            "pruning": asdict(_pruning(recipe)),
+            "arithmetic": [str(device), str(compute_dtype(device))],
         }
     )
 
@@ -96,6 +99,23 @@ def _pruning(recipe: Recipe) -> Any:
     return Pruning(recipe.method, rule, pattern, recipe.sparsity, recipe.prune_head)
 
 
+def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Refuse what can't be exported before any work is done.
+
+    Raises:
+        InputError: naming the architecture, the tokenizer or the feature.
+    """
+    import exporters
+
+    exporters.get(recipe.target).check(_dense_model(checkpoint), recipe.type)
+
+
+def _dense_model(checkpoint: Checkpoint) -> "Model":
+    from exporters.artifact import Model
+
+    return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
+
+
 def export_stage(
     recipe: Recipe,
     checkpoint: Checkpoint,
@@ -106,7 +126,7 @@ def export_stage(
     """The artifact and its dense twin in the same type: facts about each file."""
     from exporters.artifact import Model
 
-    dense = Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
+    dense = _dense_model(checkpoint)
     artifacts = {
         "dense": _export_one(recipe, "dense", dense, None, checkpoint.sha256, folder, progress)
     }
@@ -137,18 +157,19 @@ def _export_one(
     progress: Progress,
 ) -> dict[str, Any]:
     import exporters
-    from exporters.gguf.export import steps
 
+    target = exporters.get(recipe.target)
     quantized_by = f"edgeprune {machine.describe()['versions']['edgeprune']}"
     is_result = name == "pruned" or recipe.sparsity == 0
     path = folder / "model.gguf" if is_result else folder / "work" / f"dense-{recipe.type}.gguf"
-    full_key = sha256_json([_EXPORT_VERSION, key, recipe.type, quantized_by])
+    full_key = sha256_json([_EXPORT_VERSION, key, recipe.type, quantized_by, path.name])
 
     def export() -> dict[str, Any]:
-        with progress.stage(f"export {name}", steps(model)) as stage:
-            artifact = exporters.get(recipe.target)(
-                model, recipe.type, path, metadata, quantized_by, stage
-            )
+        if is_result:  # what was said of the last artifact is not true of the next
+            for name_of_old in ("manifest.json", "report.html"):
+                (folder / name_of_old).unlink(missing_ok=True)
+        with progress.stage(f"export {name}", target.steps(model)) as stage:
+            artifact = target.export(model, recipe.type, path, metadata, quantized_by, stage)
         return {
             "file": str(path.relative_to(folder)),
             "sha256": sha256_file(path),
@@ -185,7 +206,8 @@ def measure_stage(
         rounds=recipe.rounds,
         threads=recipe.threads or machine.cores(),
     )
-    key = sha256_json([asdict(plan), {n: a["sha256"] for n, a in artifacts.items()}])
+    hashes = {name: facts["sha256"] for name, facts in artifacts.items()}
+    key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, machine.describe()])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
     return _reuse(
         folder / "work" / "runtime-test.json",

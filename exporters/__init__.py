@@ -1,15 +1,11 @@
 """Writers of artifacts: one folder a target, one line here."""
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from exporters.artifact import Artifact
+from types import ModuleType
 
 _TARGETS = {"gguf": "exporters.gguf"}
 
 
-def get(target: str) -> Callable[..., "Artifact"]:
-    """The ``export`` function of a target; imported when used."""
-    return import_module(_TARGETS[target]).export
+def get(target: str) -> ModuleType:
+    """A target's package; it has ``check``, ``steps`` and ``export``. Imported when used."""
+    return import_module(_TARGETS[target])

@@ -65,10 +65,16 @@ def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str 
 
 
 def guessing_line(items: list[Item]) -> float | None:
-    """Accuracy without any knowledge: chance, or always the most frequent answer; the higher."""
+    """Accuracy without any knowledge: chance, or always the most frequent answer; the higher.
+
+    Always giving the same answer is a strategy only where every row has the same choices, such as
+    yes and no; elsewhere the place of the right choice is nothing the model can see.
+    """
     if not items or len(items[0].continuations) < 2:
         return None
     chance = float(np.mean([1 / len(item.continuations) for item in items]))
+    if len({item.continuations for item in items}) > 1:
+        return chance
     (_, most), *_ = Counter(item.answer for item in items).most_common(1)
     return max(chance, most / len(items))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any, Protocol
 
+from edgeprune.errors import InputError
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
@@ -149,8 +150,12 @@ def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, l
 
 def _perplexity(child: Child, plan: Plan) -> dict[str, float]:
     found = child.call("perplexity", text=plan.general_text, tokens=plan.perplexity_tokens)
-    value = math.exp(found["nats"] / found["tokens"]) if found["tokens"] else math.nan
-    return {"value": value, "tokens": found["tokens"]}
+    if not found["tokens"]:
+        raise InputError(
+            "The general text for perplexity is shorter than 512 tokens.",
+            "Give a longer general corpus with --general.",
+        )
+    return {"value": math.exp(found["nats"] / found["tokens"]), "tokens": found["tokens"]}
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:

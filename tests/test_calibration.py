@@ -94,6 +94,7 @@ def test_general_corpus_never_meets_the_boolq_task(monkeypatch):
         ({"choices": "A. x\nB. y", "answer": "B. y"}, ("x", "y"), 1),
         ({"choices": "\nA. x\nB. y of C. z\nC. w", "answer": "C. w"}, ("x", "y of C. z", "w"), 2),
         ({"choices": ["5", "1"], "answer": "1"}, ("5", "1"), 1),  # text before digits
+        ({"choices": {"A": "O", "B": "A", "C": "B"}, "answer": "B"}, ("O", "A", "B"), 1),
     ],
 )
 def test_answers_in_every_form(raw, choices, answer):
@@ -218,6 +219,54 @@ def test_files_that_are_not_rows(tmp_path: Path, content, message):
         load_split(open_task(str(path)))
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"question": "lone \ud800", "choices": ["a", "b"], "answer": 0},
+        {"question": "q", "choices": {"text": None}, "answer": 0},
+        {"question": "q", "choices": 7, "answer": 0},
+    ],
+)
+def test_columns_that_hold_something_else_are_named(raw):
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 9"):
+        make_row(raw, choice_task(), {}, "rows.jsonl, row 9")
+
+
+def test_no_right_answer_at_all():
+    with pytest.raises(InputError, match="at least one right answer"):
+        make_row({"question": "q", "answers": []}, choice_task(kind="short_answer"), {}, "h")
+
+
+def test_rows_that_share_an_id_are_all_kept_and_repeats_are_not(tmp_path: Path):
+    rows = [{"id": "1", "text": f"text number {i % 30}"} for i in range(60)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    split = load_split(open_task(str(tmp_path / "r.jsonl")))
+    both = split.calibration + split.evaluation
+    assert len(both) == 30
+    assert len({row.id for row in split.calibration}) == len(split.calibration)
+
+
+def test_questions_on_one_passage_fall_on_one_side(tmp_path: Path):
+    rows = [
+        {"question": f"Question {i}?", "answers": ["yes"],
+         "context": f"Passage {i // 4} " + "with enough words to be told from any other one " * 2}
+        for i in range(80)
+    ]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    split = load_split(open_task(str(tmp_path / "r.jsonl")))
+    refuse_overlap(split.calibration, split.evaluation, "t")
+
+
+def test_split_by_a_field_that_is_not_there(tmp_path: Path):
+    (tmp_path / "r.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "t.yaml").write_text(
+        "name: t\nkind: text\nsplit_by: topic\nsources:\n"
+        "  - {kind: local, calibration: r.jsonl, evaluation: r.jsonl}\n"
+    )
+    with pytest.raises(InputError, match="split_by names 'topic'"):
+        load_split(open_task(str(tmp_path / "t.yaml")))
+
+
 def test_missing_truncated_and_binary_files(tmp_path: Path):
     with pytest.raises(InputError, match="No such file"):
         open_task(str(tmp_path / "none.jsonl"))
@@ -225,6 +274,11 @@ def test_missing_truncated_and_binary_files(tmp_path: Path):
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="can't be read"):
         list(read_jsonl(tmp_path / "cut.jsonl.gz"))
+    damaged = bytearray(whole)
+    damaged[20:30] = bytes(10)
+    (tmp_path / "bad.jsonl.gz").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"can.t be read|expected a JSON"):
+        list(read_jsonl(tmp_path / "bad.jsonl.gz"))
     (tmp_path / "bin.jsonl").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match="can't be read"):
         list(read_jsonl(tmp_path / "bin.jsonl"))
@@ -247,7 +301,14 @@ def test_no_source_at_all_says_why_for_each(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ nothing }}", "{{ question", "{{ ''.__class__.__mro__[1].__subclasses__() }}"]
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ question + 1 }}",
+        "{{ nothing }}",
+        "{{ question",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    ],
 )
 def test_bad_and_hostile_templates_are_refused(template):
     with pytest.raises(InputError, match="template of task"):

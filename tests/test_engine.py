@@ -217,6 +217,25 @@ def test_kill_minus_nine_at_random_instants_gives_the_same_bits(real_checkpoint,
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_finished_run_that_lost_a_block_is_done_again(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    first = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+    good = first.files[1].read_bytes()
+    for damage in (b"", good[:100]):
+        first.files[1].write_bytes(damage)
+        again = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+        assert again.files[1].read_bytes() == good
+    first.files[1].unlink()
+    again = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+    assert again.files[1].read_bytes() == good
+
+
+def test_sequences_longer_than_the_context_are_refused(tiny_folder, tmp_path):
+    checkpoint = open_checkpoint(str(tiny_folder))
+    with pytest.raises(InputError, match="context of 512"):
+        prune(checkpoint, streams_of(1, 600), Pruning(), tmp_path, Quiet())
+
+
 def test_damaged_hidden_states_begin_anew(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
     whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())

@@ -110,6 +110,38 @@ def test_missing_shards_are_named(tiny_folder: Path, tmp_path: Path):
         open_checkpoint(str(folder))
 
 
+def test_a_pickle_beside_a_stray_safetensors_is_not_read(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "model.safetensors").rename(folder / "odd.safetensors")
+    torch.save(load_file(folder / "odd.safetensors"), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="can't open"):
+        load_model(open_checkpoint(str(folder)))
+
+
+def test_weights_outside_the_index_are_not_read(tiny_folder: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "consolidated.safetensors").write_bytes(b"other names for the same weights")
+    assert [path.name for path in open_checkpoint(str(folder)).weight_files] == [
+        "model.safetensors"
+    ]
+
+
+def test_a_gguf_whose_rope_scaling_would_be_lost_is_refused(tmp_path: Path, monkeypatch):
+    from gguf import GGUFWriter
+
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_string("llama.rope.scaling.type", "yarn")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="rope scaling"):
+        open_checkpoint(str(tmp_path / "m.gguf"))
+
+
 def test_remote_code_is_refused(tiny_folder: Path, tmp_path: Path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)

@@ -146,6 +146,11 @@ def test_gates_compare_with_the_dense_model():
     assert "fell by 3.0 points" in lines(max_accuracy_loss=2.9)[0]
     assert "rose by 10.0%" in lines(max_nats_increase=0.09)[0]
     assert "0.90x" in lines(min_decode_speed=0.91)[0]
+    results["difference"]["accuracy_points"] = None
+    assert "no accuracy" in lines(max_accuracy_loss=5)[0]
+    del results["difference"]
+    assert lines() == []
+    assert "nothing was pruned" in lines(min_decode_speed=0.5)[0]
 
 
 def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
@@ -158,6 +163,37 @@ def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
                tiny_build.folder, *settings())  # fmt: skip
     last = done.stdout.strip().splitlines()[-1]
     assert last == f"next    edgeprune chat {tiny_build.folder / 'model.gguf'}"
+
+
+def test_dense_is_never_the_pruned_file_of_an_earlier_build(tiny_recipe, tmp_path):
+    out = tmp_path / "out"
+    for sparsity in (0.5, 0.0, 0.5):
+        made = build(tiny_recipe.model_copy(update={"sparsity": sparsity}), out)
+    assert made.manifest["dense_artifact"]["file"] == "work/dense-q8_0.gguf"
+    dense = zeros_by_an_independent_reader(out / "work" / "dense-q8_0.gguf")
+    sparse = zeros_by_an_independent_reader(out / "model.gguf")
+    assert sum(dense.values()) > 1.01 * sum(sparse.values())
+
+
+def test_what_a_killed_run_left_is_swept(tiny_build, tiny_recipe):
+    left = [tiny_build.folder / ".model.gguf.abc", tiny_build.folder / "work" / "x" / ".y.z"]
+    left[1].parent.mkdir()
+    for path in left:
+        path.write_text("half")
+    build(tiny_recipe, tiny_build.folder)
+    assert not any(path.exists() for path in left)
+    left[1].parent.rmdir()
+
+
+def test_models_that_cannot_be_exported_are_refused_before_pruning(tiny_recipe, tiny_folder,
+                                                                   tmp_path):  # fmt: skip
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"sliding_window": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="sliding-window"):
+        build(tiny_recipe.model_copy(update={"model": str(folder)}), tmp_path / "out")
+    assert not list((tmp_path / "out" / "work").glob("prune-*"))
 
 
 def test_a_dense_export_is_a_build_without_pruning(tiny_recipe, tmp_path):
@@ -284,7 +320,11 @@ def test_killed_builds_of_the_real_model_go_on_and_give_the_same_file(tmp_path):
     moments = random.Random(1)
     for number in range(5):
         process = subprocess.Popen(
-            [*command, "--out", tmp_path / "cut"], stderr=subprocess.PIPE, text=True
+            [*command, "--out", tmp_path / "cut"],
+            stderr=subprocess.PIPE,
+            text=True,
+            # where the tests run in the background, Ctrl-C is ignored and would be inherited so
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         blocks = tmp_path / "cut" / "work"
         while process.poll() is None and not list(blocks.glob("prune-*/block-*")):

@@ -68,7 +68,26 @@ def test_a_pattern_flag_wins_over_a_files_sparsity():
     assert (made.pattern, made.sparsity) == ("2:4", 0.5)
 
 
-@pytest.mark.parametrize("text", ["samples", "=3", "samples=[1"])
+def test_a_files_sparsity_stays_when_the_flag_names_no_other():
+    made = recipes.resolve(None, ("sparsity=0.3",), {"task": "t", "pattern": "unstructured"})
+    assert made.sparsity == 0.3
+
+
+def test_a_pattern_without_quotes_in_yaml_is_still_a_pattern(tmp_path: Path):
+    file = tmp_path / "r.yaml"
+    file.write_text("task: medqa\npattern: 2:4\n")
+    assert recipes.load(str(file)).pattern == "2:4"
+    assert recipes.resolve(None, ("pattern=4:8",), {"task": "t"}).pattern == "4:8"
+
+
+def test_names_that_are_not_text(tmp_path: Path):
+    file = tmp_path / "r.yaml"
+    file.write_text("task: medqa\n1: 2\n")
+    with pytest.raises(UsageError, match="mistakes"):
+        recipes.load(str(file))
+
+
+@pytest.mark.parametrize("text", ["samples", "=3", "samples=[1", "seed=2023-99-99"])
 def test_bad_settings(text):
     with pytest.raises(UsageError, match="--set"):
         recipes.resolve(None, (text,), {"task": "medqa"})

@@ -196,6 +196,8 @@ def test_guessing_line_is_chance_or_the_most_frequent_answer():
     assert guessing_line(even) == 0.25
     skewed = [Item(str(i), "q", four, int(i == 0)) for i in range(8)]
     assert guessing_line(skewed) == 7 / 8
+    own = [Item(str(i), "q", (*four[:3], str(i)), 3) for i in range(8)]
+    assert guessing_line(own) == 0.25  # the right choice's place is nothing the model sees
     assert guessing_line([Item("1", "q", ("a",), 0)]) is None
 
 

@@ -27,7 +27,8 @@ class Source:
     def calibration_hash(self) -> str:
         """Hash of everything a token stream is made from, besides the tokenizer."""
         renderer = Renderer(self.task)
-        return sha256_json([renderer.calibration_text(row) for row in self.split.calibration])
+        rows = self.split.calibration
+        return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
 
 
 @dataclass(frozen=True)

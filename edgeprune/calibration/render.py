@@ -21,11 +21,10 @@ class Renderer:
     """
 
     def __init__(self, task: Task):
-        from jinja2 import StrictUndefined, TemplateError
+        from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
 
         self._task = task
-        self._broken = TemplateError
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         self._prompt = self._guard(environment.from_string, task.prompt)
         self._answer = self._guard(environment.from_string, task.answer)
@@ -51,7 +50,7 @@ class Renderer:
     def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except self._broken as error:
+        except Exception as error:  # a template may divide by zero as well as be misspelt
             raise InputError(
                 f"A template of task '{self._task.name}' fails: {error}.",
                 "Templates see the fields of a row, and 'choice' and 'letter' in answers.",

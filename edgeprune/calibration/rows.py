@@ -1,6 +1,7 @@
 """Rows in one form, whatever columns their source uses."""
 
 import hashlib
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -44,13 +45,27 @@ def share_of(text: str) -> float:
 
 
 def make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: str) -> Row:
+    """Bring a source's row into one form; see `_make_row`.
+
+    Raises:
+        InputError: a column is missing, holds something else than text, or an answer is not among
+            the choices.
+    """
+    try:
+        row = _make_row(raw, task, mapping, origin)
+        json.dumps([row.id, row.fields], ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{origin}: a column holds what can't be read as text: {error!r}."
+        ) from None
+    return row
+
+
+def _make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: str) -> Row:
     """Bring a source's row into one form.
 
     ``mapping`` names the source column of each row field: a column, a dotted path into nested
     columns, or a list of columns (choices that stand in columns of their own).
-
-    Raises:
-        InputError: a column is missing or an answer is not among the choices.
     """
     get = _Getter(raw, mapping, origin)
     if task.kind == "text":
@@ -60,12 +75,16 @@ def make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: s
     fields: dict[str, Any] = {"question": question}
     context = get.optional("context")
     if context is not None:
-        fields["context"] = "\n".join(context) if isinstance(context, list) else str(context)
-    row_id = _id(get, question + str(fields.get("context", "")))
+        fields["context"] = (
+            "\n".join(map(str, context)) if isinstance(context, list) else str(context)
+        )
+    identity = question + str(fields.get("context", ""))
     if task.kind == "short_answer":
         answers = _answers(get.required("answers"))
+        if not answers:
+            raise InputError(f"{origin}: expected at least one right answer.")
         fields["rationale"] = get.optional("rationale") or ""
-        return Row(row_id, fields, answers=answers)
+        return Row(_id(get, identity + str(answers)), fields, answers=answers)
     given = get.optional("choices")  # a row's own choices win: its answer counts among them
     labels, choices = (
         ([], list(task.choices))
@@ -74,6 +93,7 @@ def make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: s
     )
     fields["choices"] = choices
     answer = _answer_index(get.required("answer"), choices, labels, origin)
+    row_id = _id(get, identity + str(choices))
     return Row(row_id, fields, tuple(choices), answer, (choices[answer],))
 
 
@@ -143,10 +163,10 @@ def _answer_index(raw: Any, choices: list[str], labels: list[str], origin: str) 
 def _find(text: str, choices: list[str], labels: list[str]) -> int:
     """Where an answer given as text, label, 'C. text' or digits stands among the choices."""
     stripped = [choice.strip() for choice in choices]
-    if text in stripped:
-        return stripped.index(text)
     if text in labels:
         return labels.index(text)
+    if text in stripped:
+        return stripped.index(text)
     if len(text) == 1 and text.isalpha():
         return ord(text.upper()) - ord("A")
     if text.isdigit():

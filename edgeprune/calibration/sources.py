@@ -4,8 +4,9 @@ import gzip
 import importlib.util
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -82,7 +83,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
     except FileNotFoundError:
         raise InputError(f"No such file: {path}.") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path} can't be read as JSON lines: {error}.") from None
 
 
@@ -105,12 +106,24 @@ def _divide(rows: list[Row], task: Task, evaluation_share: float) -> tuple[list[
     """Split one set by a stable hash, so that duplicates and reruns fall on the same side."""
     sides: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
+        if task.split_by not in row.fields:
+            raise InputError(
+                f"{task.name}: split_by names '{task.split_by}', rows have {', '.join(row.fields)}."
+            )
         sides[share_of(str(row.fields[task.split_by])) < evaluation_share].append(row)
     return sides
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:
-    return list({row.id: row for row in rows}.values())
+    """Rows without repeats; where two different rows share an id, the later one gets its own."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        name, number = row.id, 1
+        while name in found and found[name].fields != row.fields:
+            number += 1
+            name = f"{row.id}#{number}"
+        found.setdefault(name, replace(row, id=name))
+    return list(found.values())
 
 
 _Raw = Iterator[tuple[str, dict[str, Any]]]

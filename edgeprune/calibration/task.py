@@ -125,7 +125,7 @@ def _open(name: str, folder: str, kind: str) -> Task:
 def _parse(path: Path) -> Task:
     data = read_yaml(path)
     try:
-        task = Task(**data)
+        task = Task.model_validate(data)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'task'}: {e['msg']}" for e in error.errors()]
         raise InputError(
@@ -183,5 +183,6 @@ def _task_of_rows(path: Path) -> Task:
         "sources": [{"kind": "local", "calibration": str(path), "evaluation": str(path)}],
     }
     if kind != "text":
+        data["split_by"] = "context" if "context" in first else "question"
         data["prompt"] = context + "Question: {{ question }}\nAnswer:"
     return Task(**data)

@@ -34,19 +34,17 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> No
 
         show(recipe, out, as_json)
         return
-    from edgeprune.errors import CheckFailed
-    from edgeprune.files import read_json
+    from edgeprune.errors import GateFailed
     from edgeprune.pipeline import build, default_folder
     from edgeprune.progress import Bars
 
-    folder = out or default_folder(recipe)
+    folder = (out or default_folder(recipe)).expanduser()
     try:
-        build(recipe, folder, Bars())
-    except CheckFailed:
-        if manifest := read_json(folder / "manifest.json"):
-            _report(manifest, folder, as_json)
+        manifest = build(recipe, folder, Bars()).manifest
+    except GateFailed as failed:
+        _report(failed.manifest, folder, as_json)
         raise
-    _report(read_json(folder / "manifest.json"), folder, as_json)
+    _report(manifest, folder, as_json)
 
 
 def _report(manifest: Any, folder: Path, as_json: bool) -> None:

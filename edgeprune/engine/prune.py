@@ -93,9 +93,10 @@ def prune(
     """
     store = BlockStore(folder)
     done = read_json(folder / "done.json")
-    if done is not None:
+    if done is not None and store.complete(done["files"]):
         return _collect(checkpoint, store, done["files"])
     model = load_model(checkpoint)
+    _check_length(model, streams)
     name, blocks = decoder_blocks(model)
     run = _Run(model, blocks, streams, pruning, pick_device(device))
     start, hidden = store.resume()
@@ -109,12 +110,24 @@ def prune(
             store.save_hidden(index, hidden)
             stage.advance()
         if pruning.head:
-            tensors, records = run.prune_head(_head_name(checkpoint), hidden)
+            tensors, records = run.prune_head(
+                _head_name(checkpoint, model.config.tie_word_embeddings), hidden
+            )
             store.save_block(len(blocks), tensors, records)
             stage.advance()
     write_json(folder / "done.json", {"files": total})
     store.drop_hidden()
     return _collect(checkpoint, store, total)
+
+
+def _check_length(model: Any, streams: dict[str, Tensor]) -> None:
+    length = next(iter(streams.values())).shape[1]
+    limit = getattr(model.config, "max_position_embeddings", length)
+    if length > limit:
+        raise InputError(
+            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
+            f"Use --length {limit} or less.",
+        )
 
 
 def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedCheckpoint:
@@ -126,10 +139,11 @@ def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedChe
     )
 
 
-def _head_name(checkpoint: Checkpoint) -> str:
+def _head_name(checkpoint: Checkpoint, tied: bool) -> str:
     """The head's name in the checkpoint: a tied head is stored as the embedding."""
     names = set(checkpoint.weights().names())
-    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+    choices = ["lm_head.weight", "model.embed_tokens.weight"]
+    for name in reversed(choices) if tied else choices:
         if name in names:
             return name
     raise InputError(
@@ -199,11 +213,11 @@ class _Run:
         weight = self.model.get_output_embeddings().weight
         statistics = {}
         for stream, states in hidden.items():
-            accumulator = Accumulator(weight.shape[1], states.device)
+            accumulator = Accumulator(weight.shape[1], self.device)
             tokens = self.streams[stream]
             for ids, part in zip(tokens.split(self.batch), states.split(self.batch), strict=True):
                 inputs = head_input(self.model, self.blocks, ids, part.to(weight.dtype))
-                accumulator.add(inputs[:, _SINK_POSITIONS:])
+                accumulator.add(inputs[:, _SINK_POSITIONS:].to(self.device))
             statistics[stream] = accumulator.statistics()
         pruned, record = self._prune_matrix(name, weight, statistics["general"], statistics["task"])
         return {name: pruned}, [record]

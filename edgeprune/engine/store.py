@@ -52,6 +52,13 @@ class BlockStore:
         """Pruned weights of a block."""
         return self._folder / f"block-{index:04d}.safetensors"
 
+    def complete(self, blocks: int) -> bool:
+        """Whether every block of a finished run is still there and whole."""
+        try:
+            return all(self.records(index) is not None for index in range(blocks))
+        except (SafetensorError, OSError, KeyError):
+            return False
+
     def records(self, index: int) -> list[TensorRecord]:
         """What was done to a finished block's tensors."""
         with safe_open(self.block_file(index), framework="pt") as file:

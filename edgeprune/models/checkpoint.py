@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
+from filelock import FileLock
 
 from edgeprune.errors import InputError, unknown
-from edgeprune.files import sha256_file, sha256_json
+from edgeprune.files import sha256_file, sha256_json, sweep
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
 from edgeprune.progress import Progress, Quiet
@@ -40,7 +41,7 @@ class Checkpoint:
     @property
     def weight_files(self) -> list[Path]:
         """The safetensors files, in a fixed order."""
-        return sorted(self.folder.glob("*.safetensors"))
+        return weight_files(self.folder)
 
     def weights(self) -> Weights:
         """The weights, tensor by tensor."""
@@ -109,7 +110,7 @@ def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
 def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no config.json, expected a transformers checkpoint.")
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         unsafe = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNSAFE_SUFFIXES]
         found = f"only {', '.join(unsafe)}, which can run code when loaded" if unsafe else "none"
@@ -117,33 +118,37 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
             f"{folder}: expected weights as .safetensors, found {found}.",
             "Convert it once with a tool you trust: save_pretrained(..., safe_serialization=True).",
         )
-    _check_shards(folder, {path.name for path in files})
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {len(files)} weight files: "
+            f"{', '.join(missing[:3])}.",
+            "Fetch the checkpoint again.",
+        )
     Weights(files)  # headers are read and checked here, before any work
     hashed = {path.name: sha256_file(path) for path in _identity_files(folder)}
     return Checkpoint(name, source, folder, sha256_json(hashed))
 
 
-def _check_shards(folder: Path, present: set[str]) -> None:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files transformers would read: those of the index, if there is one.
+
+    Raises:
+        InputError: the index is not one.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     try:
-        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(folder / Path(name).name for name in names)
     except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{index} is not a shard index.") from None
-    if missing := sorted(needed - present):
-        raise InputError(
-            f"{folder} lacks {len(missing)} of {len(needed)} weight files: "
-            f"{', '.join(missing[:3])}.",
-            "Fetch the checkpoint again.",
-        )
 
 
 def _identity_files(folder: Path) -> list[Path]:
     names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    return sorted(folder.glob("*.safetensors")) + [
-        folder / name for name in names if (folder / name).is_file()
-    ]
+    return weight_files(folder) + [folder / name for name in names if (folder / name).is_file()]
 
 
 def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
@@ -152,8 +157,11 @@ def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
 
     digest = sha256_file(path)
     folder = cache_folder() / "models" / digest[:16]
-    if not folder.is_dir():
-        open_gguf(path)
-        convert(path, folder, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            sweep(folder.parent, f".{folder.name}.*")  # what a killed conversion left
+            open_gguf(path)
+            convert(path, folder, progress)
     name = source if source in packaged.PACKAGED else path.stem
     return Checkpoint(name, source, folder, digest, gguf=path.resolve())

@@ -8,6 +8,7 @@ from edgeprune.extras import need
 from edgeprune.files import atomic_folder
 from edgeprune.models.hf import transformers
 from edgeprune.progress import Progress
+from edgeprune.sparsity.gguf_file import field, open_gguf
 from edgeprune.sparsity.weights import save_tensors
 
 
@@ -22,6 +23,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     need("torch", "transformers", "accelerate")
     import torch
 
+    _refuse_rope_scaling(path)
     hf = transformers()
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with progress.stage("open model", 3) as stage:
@@ -53,3 +55,16 @@ def _weights(model: Any) -> dict[str, Any]:
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     return tensors
+
+
+def _refuse_rope_scaling(path: Path) -> None:
+    """Transformers' GGUF loader drops rope scaling without a word."""
+    reader = open_gguf(path)
+    architecture = field(reader, "general.architecture", "")
+    scaling = field(reader, f"{architecture}.rope.scaling.type", "none")
+    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    if scaling != "none" or factors:
+        raise InputError(
+            f"{path} uses rope scaling ({scaling}), which is lost when a GGUF is opened.",
+            "Give the original transformers folder instead.",
+        )

@@ -24,7 +24,7 @@ def load_model(checkpoint: "Checkpoint", dtype: Any = "auto") -> Any:
     Raises:
         InputError: not an architecture of transformers, or damaged files.
     """
-    return _open("AutoModelForCausalLM", checkpoint, dtype=dtype).eval()
+    return _open("AutoModelForCausalLM", checkpoint, dtype=dtype, use_safetensors=True).eval()
 
 
 def load_tokenizer(checkpoint: "Checkpoint") -> Any:

@@ -28,6 +28,15 @@ def hub_reachable() -> bool:
     return True
 
 
+def cached_folder(model: str) -> Path | None:
+    """The local folder of a hub model that was fetched before; asks no network."""
+    hub = load("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(model, local_files_only=True))
+    except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError, OSError):
+        return None
+
+
 def download(model: str) -> Path:
     """The local folder of a hub model, from the cache if it is there.
 

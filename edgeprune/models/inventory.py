@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
-from edgeprune.models.checkpoint import locate
+from edgeprune.models.checkpoint import locate, weight_files
+from edgeprune.models.hub import cached_folder
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.weights import Weights
 
@@ -56,8 +57,10 @@ def inventory(model: str) -> list[TensorShape]:
     if kind == "gguf":
         tensors = open_gguf(Path(place)).tensors
         return [TensorShape(t.name, tuple(int(n) for n in reversed(t.shape))) for t in tensors]
+    if kind == "hub" and (cached := cached_folder(place)):
+        kind, place = "folder", str(cached)
     if kind == "folder":
-        weights = Weights(sorted(Path(place).glob("*.safetensors")))
+        weights = Weights(weight_files(Path(place)))
         return [TensorShape(name, weights.shape(name)) for name in weights.names()]
     try:
         metadata = load("huggingface_hub").get_safetensors_metadata(place)

@@ -52,7 +52,7 @@ class Weights:
         self._handles = {}
         for path in files:
             try:
-                handle = safe_open(path, framework="pt")
+                handle = safe_open(path, framework="numpy")  # headers need no torch
             except (SafetensorError, OSError) as error:
                 raise InputError(
                     f"{path} is not a usable safetensors file: {error}.",
@@ -75,7 +75,8 @@ class Weights:
 
     def read(self, name: str) -> "Tensor":
         """One tensor, in the type it is stored in."""
-        return self._handles[self._file_of[name]].get_tensor(name)
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return file.get_tensor(name)
 
     def _slice(self, name: str):  # type: ignore[no-untyped-def]  # safetensors' own opaque type
         return self._handles[self._file_of[name]].get_slice(name)

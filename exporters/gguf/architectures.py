@@ -32,6 +32,17 @@ ARCHITECTURES = {
 }
 
 
+_REQUIRED = (
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
+    "vocab_size",
+)
+
+
 def read_config(folder: Path) -> tuple[dict[str, Any], Architecture]:
     """A checkpoint's configuration and its architecture.
 
@@ -48,6 +59,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Architecture]:
             f"The GGUF exporter doesn't know the architecture '{kind}'.",
             f"It knows: {', '.join(sorted(ARCHITECTURES))}.",
         )
+    if missing := [name for name in _REQUIRED if name not in config]:
+        raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
     rope = _rope(config)
     if rope["type"] != "default":
         raise InputError(f"The GGUF exporter doesn't know rope scaling '{rope['type']}' yet.")

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Protocol
 
+from edgeprune.errors import CheckFailed
 from edgeprune.files import atomic_path
 from edgeprune.sparsity.metadata import SparsityMetadata
 from exporters.artifact import Artifact, Model
 from exporters.gguf.architectures import read_config
 from exporters.gguf.plan import plan_tensors
+from exporters.gguf.tokenizer import check_tokenizer
 from exporters.gguf.verify import verify
 from exporters.gguf.write import write
 
@@ -17,6 +19,18 @@ class Stage(Protocol):
 
     def advance(self, steps: int = 1) -> None:
         """Say that some steps are done."""
+
+
+def check(model: Model, type_name: str) -> None:
+    """Refuse a model that can't be exported, from its configuration and headers alone.
+
+    Raises:
+        InputError: the architecture, a feature of it or the tokenizer is not supported.
+    """
+    config, architecture = read_config(model.folder)
+    plan_tensors(model, config, architecture, type_name)
+    if not model.gguf:
+        check_tokenizer(model.folder)
 
 
 def steps(model: Model) -> int:
@@ -48,6 +62,8 @@ def export(
     """
     config, architecture = read_config(model.folder)
     tensors = plan_tensors(model, config, architecture, type_name)
+    if left_out := model.pruned - {tensor.source for tensor in tensors}:
+        raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
     with atomic_path(path) as temporary:
         written = write(
             temporary,

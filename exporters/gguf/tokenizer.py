@@ -31,6 +31,15 @@ def copy_fields(
             writer.add_key_value(key, field(source, key), kind, item)
 
 
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder whose tokenizer can't be written.
+
+    Raises:
+        InputError: as `write_from_folder`.
+    """
+    _pre_tokenizer_name(_read(folder), folder)
+
+
 def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> None:
     """Write the tokenizer of a transformers folder (byte-level BPE).
 
