@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import machine
 from edgeprune.calibration.data import Data, load_data
@@ -13,11 +13,15 @@ from edgeprune.extras import need
 from edgeprune.files import read_json, sweep, write_json
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
-from edgeprune.models import open_checkpoint
+from edgeprune.models import Checkpoint, open_checkpoint
+from edgeprune.models.checkpoint import locate
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
 from edgeprune.stages import check_stage, export_stage, measure_stage, prune_stage
+
+if TYPE_CHECKING:
+    from edgeprune.engine import PrunedCheckpoint
 
 _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 
@@ -53,21 +57,22 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
 
     need("torch", "transformers", "accelerate", "llama_cpp", "scipy", "matplotlib")
     progress = progress or Quiet()
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    locate(recipe.model)  # a wrong name is said before a folder is made for it
     folder = Path(out or default_folder(recipe)).expanduser()
     _claim(folder)
     try:
         with FileLock(folder / "work" / "lock", timeout=0):
-            return _build(recipe, folder, progress)
+            return _build(recipe, data, folder, progress)
     except Timeout:
         raise UsageError(f"Another build is at work in {folder}.", "Wait, or use --out.") from None
 
 
-def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
+def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
 
-    sweep(folder, ".*.*")
-    sweep(folder / "work", "**/.*.*")
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    for leftover in (".model.gguf.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
+        sweep(folder, leftover)
     check_disk(recipe, folder)
     checkpoint = open_checkpoint(recipe.model, progress)
     check_stage(recipe, checkpoint)
@@ -75,27 +80,7 @@ def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
-    manifest = _plain(
-        {
-            "edgeprune": machine.describe()["versions"]["edgeprune"],
-            "recipe": recipe.model_dump(),
-            "machine": machine.describe(),
-            "model": {
-                "name": checkpoint.name,
-                "source": checkpoint.source,
-                "sha256": checkpoint.sha256,
-            },
-            "data": _describe_data(data, rows_used),
-            "artifact": artifacts.get("pruned", artifacts["dense"]),
-            "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
-            "pruned_tensors": [
-                asdict(record) | {"sparsity": record.sparsity}
-                for record in (pruned.records if pruned else [])
-            ],
-            "results": results,
-            "gates": failures(recipe, results),
-        }
-    )
+    manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results)
     if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
@@ -106,9 +91,37 @@ def _build(recipe: Recipe, folder: Path, progress: Progress) -> Build:
     return Build(folder, folder / "model.gguf", manifest)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back, so that what is returned is what stands in the file."""
-    return json.loads(json.dumps(value))
+def _manifest(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    data: Data,
+    rows_used: dict[str, list[str]],
+    pruned: "PrunedCheckpoint | None",
+    artifacts: dict[str, dict[str, Any]],
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything about a build, as JSON gives it back: what is returned is what is in the file."""
+    this_machine = machine.describe()
+    manifest = {
+        "edgeprune": this_machine["versions"]["edgeprune"],
+        "recipe": recipe.model_dump(),
+        "machine": this_machine,
+        "model": {
+            "name": checkpoint.name,
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+        },
+        "data": _describe_data(data, rows_used),
+        "artifact": artifacts.get("pruned", artifacts["dense"]),
+        "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
+        "pruned_tensors": [
+            asdict(record) | {"sparsity": record.sparsity}
+            for record in (pruned.records if pruned else [])
+        ],
+        "results": results,
+        "gates": failures(recipe, results),
+    }
+    return json.loads(json.dumps(manifest))
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -57,7 +57,7 @@ def test_every_verb_has_help_with_examples(verb):
     assert "Examples:" in done.stdout
 
 
-def test_wrong_use_exits_with_two():
+def test_wrong_use_exits_with_two(tmp_path):
     fails(2, "did you mean build", "biuld")
     fails(2, "Did you mean '--sparsity'", "build", "--sparsty", "0.5")
     fails(2, "is not a valid float", "build", "--task", "medqa", "--sparsity", "half")
@@ -67,6 +67,8 @@ def test_wrong_use_exits_with_two():
     fails(2, "expected one of: gguf", "build", "--task", "medqa", "--target", "tflite")
     fails(2, "did you mean smollm2-135m", "plan", "--task", "medqa", "--model", "smollm-135m")
     fails(2, "did you mean medqa-demo", "build", "--recipe", "medqa-dmo")
+    fails(2, "did you mean medqa", "build", "--task", "medqaa", "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     fails(2, "did you mean eval_rows", "build", "--task", "medqa", "--set", "eval_row=3")
 
 
