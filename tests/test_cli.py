@@ -172,7 +172,7 @@ def test_chat_answers_in_its_own_template(dense_f32):
 
 
 @pytest.mark.slow
-def test_the_built_wheel_works_from_another_folder(tmp_path):
+def test_the_built_wheel_works_from_another_folder(tmp_path, tiny_folder, rows_file):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", str(ROOT)],
         check=True, capture_output=True,
@@ -192,6 +192,12 @@ def test_the_built_wheel_works_from_another_folder(tmp_path):
     assert "Commands" in installed("--help").stdout
     assert "medqa" in installed("tasks").stdout
     assert "medqa-demo" in installed("recipes", "ls").stdout
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"sentence {i}"}) + "\n" for i in range(40)))
+    plan = installed(
+        "plan", "--model", str(tiny_folder), "--task", str(rows_file), "--general", str(text)
+    )
+    assert "zeros in 73,728 weights" in plan.stdout, plan.stderr
     missing = installed("build", "--task", "medqa")
     assert missing.returncode == 4
     assert "pip install 'edgeprune[" in missing.stderr

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.files import write_text
-from edgeprune.report import plots
 from edgeprune.report.words import caveats, size_text, table, verdict
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -14,6 +13,8 @@ _TEMPLATE = Path(__file__).with_name("page.html.j2")
 def write(path: Path, manifest: dict[str, Any]) -> None:
     """Write the report; one file, no network."""
     from jinja2 import Environment
+
+    from edgeprune.report import plots  # matplotlib is an extra; the words of a report are not
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["size"] = size_text
