@@ -1,11 +1,20 @@
 """What a build is made from: one flat list of names, shared by recipe files, flags and Python."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edgeprune.errors import UsageError, unknown
 from edgeprune.methods import METHODS
@@ -17,6 +26,12 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 UNSTRUCTURED = "unstructured"
+_NAMES: dict[str, Collection[str]] = {
+    "target": TARGETS,
+    "type": GGUF_TYPES,
+    "method": METHODS,
+    "fusion": FUSION_MODES,
+}
 
 
 class Recipe(BaseModel):
@@ -83,25 +98,14 @@ class Recipe(BaseModel):
         None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
     )
 
-    @field_validator("target")
+    @field_validator("target", "type", "method", "fusion")
     @classmethod
-    def _known_target(cls, value: str) -> str:
-        return _known("target", value, TARGETS)
-
-    @field_validator("type")
-    @classmethod
-    def _known_type(cls, value: str) -> str:
-        return _known("type", value.lower(), GGUF_TYPES)
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        return _known("method", value, METHODS)
-
-    @field_validator("fusion")
-    @classmethod
-    def _known_fusion(cls, value: str) -> str:
-        return _known("fusion", value, FUSION_MODES)
+    def _known_name(cls, value: str, info: ValidationInfo) -> str:
+        names = _NAMES[str(info.field_name)]
+        value = value.lower()  # Q8_0 is as good as q8_0
+        if value not in names:
+            raise ValueError(str(unknown(str(info.field_name), value, names)))
+        return value
 
     @field_validator("pattern", mode="before")
     @classmethod
@@ -132,12 +136,6 @@ class Recipe(BaseModel):
             )
         object.__setattr__(self, "sparsity", sparsity)
         return self
-
-
-def _known(kind: str, value: str, names: Any) -> str:
-    if value not in names:
-        raise ValueError(str(unknown(kind, value, names)))
-    return value
 
 
 def make(values: dict[str, Any]) -> Recipe:

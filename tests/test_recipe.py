@@ -27,6 +27,10 @@ def test_all_mistakes_come_at_once_with_the_nearest_names():
     assert "q8_0" in text
 
 
+def test_names_may_be_written_in_capitals():
+    assert recipes.make({"task": "t", "type": "Q4_0"}).type == "q4_0"
+
+
 def test_a_task_is_needed():
     with pytest.raises(UsageError, match="task: is missing"):
         recipes.make({})
