@@ -28,7 +28,6 @@ class BuildPlan:
         zeros: weights that will be zero.
         artifact_bytes: the model file, without its tokenizer; zeros take as many bytes as any
             weight in GGUF.
-        dense_bytes: the dense twin in the same type; it is the same size.
         disk_bytes: free space the build needs.
         memory_bytes: estimated peak memory.
         seconds: estimated time on this machine, by its measured matrix throughput.
@@ -38,7 +37,6 @@ class BuildPlan:
     prunable: int
     zeros: int
     artifact_bytes: int
-    dense_bytes: int
     disk_bytes: int
     memory_bytes: int
     seconds: float
@@ -69,7 +67,6 @@ def plan(recipe: Recipe) -> BuildPlan:
         prunable=prunable,
         zeros=round(pruned * recipe.sparsity),
         artifact_bytes=size,
-        dense_bytes=size,
         disk_bytes=2 * size + stored * pruned + hidden,
         memory_bytes=round(_BASE_MEMORY + stored * parameters + 2 * hidden),
         seconds=(calibration_flops + evaluation_tokens * 2 * parameters) / _flops_per_second(),

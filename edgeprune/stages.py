@@ -20,6 +20,7 @@ from edgeprune.recipe import Recipe
 from edgeprune.sparsity.metadata import SparsityMetadata
 
 if TYPE_CHECKING:
+    from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
     from exporters.artifact import Model
     from runtime_tests.accuracy import Item
@@ -35,35 +36,44 @@ def prune_stage(
     """The pruned checkpoint, and the ids of the rows each stream was made of."""
     if recipe.sparsity == 0:
         return None, {"general": [], "task": []}
+    from edgeprune.engine import finished, prune
+
     key = _prune_key(recipe, checkpoint, data)
     work = folder / "work" / f"prune-{key[:16]}"
-    used = read_json(work / "rows.json")
-    streams = {}
-    if used is None or not (work / "done.json").exists():
-        from edgeprune.models.hf import load_tokenizer
-
-        with progress.stage("calibrate", 2) as stage:
-            tokenizer = load_tokenizer(checkpoint)
-            stage.advance()
-            packed = data.streams(tokenizer, recipe.samples, recipe.length, recipe.seed)
-            stage.advance()
-        for name, stream in packed.items():
-            if len(stream.tokens) < recipe.samples:
-                progress.note(
-                    f"The {name} stream holds {len(stream.tokens)} of {recipe.samples} sequences: "
-                    "its rows are used up."
-                )
-        used = {name: [row.id for row in stream.rows] for name, stream in packed.items()}
-        streams = {name: stream.tokens for name, stream in packed.items()}
+    used: dict[str, list[str]] = read_json(work / "rows.json") or {}
+    pruned = finished(checkpoint, work) if used else None
+    if pruned is None:
+        streams = _streams(recipe, checkpoint, data, progress)
+        used = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", used)
     data.refuse_overlap(used)
-    from edgeprune.engine import prune
-
-    pruned = prune(checkpoint, streams, _pruning(recipe), work, progress, recipe.device)
+    if pruned is None:
+        tokens = {name: stream.tokens for name, stream in streams.items()}
+        pruned = prune(checkpoint, tokens, _pruning(recipe), work, progress, recipe.device)
     for stale in (folder / "work").glob("prune-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
     return pruned, used
+
+
+def _streams(
+    recipe: Recipe, checkpoint: Checkpoint, data: Data, progress: Progress
+) -> dict[str, "Stream"]:
+    """Both token streams; says so if a source is too small to fill its own."""
+    from edgeprune.models.hf import load_tokenizer
+
+    with progress.stage("calibrate", 2) as stage:
+        tokenizer = load_tokenizer(checkpoint)
+        stage.advance()
+        streams = data.streams(tokenizer, recipe.samples, recipe.length, recipe.seed)
+        stage.advance()
+    for name, stream in streams.items():
+        if len(stream.tokens) < recipe.samples:
+            progress.note(
+                f"The {name} stream holds {len(stream.tokens)} of {recipe.samples} sequences: "
+                "its rows are used up."
+            )
+    return streams
 
 
 def _prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:

@@ -6,7 +6,6 @@ one decode call scores several whole questions.
 """
 
 import ctypes
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -265,8 +264,3 @@ def _groups(questions: list[Any]) -> Iterator[list[Any]]:
         sequences += len(ends)
     if group:
         yield group
-
-
-def default_threads() -> int:
-    """One thread per core this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -101,6 +101,16 @@ def test_only_what_changed_is_redone(tiny_build, tiny_recipe, tmp_path):
     assert other.manifest["artifact"]["sha256"] != changed.manifest["artifact"]["sha256"]
 
 
+def test_a_lost_or_damaged_block_is_pruned_again(tiny_build, tiny_recipe, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(tiny_build.folder, out)
+    (block,) = out.glob("work/prune-*/block-0001*")
+    for spoil in (block.unlink, lambda: block.write_bytes(b"cut short")):
+        spoil()
+        again = build(tiny_recipe, out)
+        assert again.manifest["artifact"]["sha256"] == tiny_build.manifest["artifact"]["sha256"]
+
+
 def test_a_damaged_artifact_is_made_again(tiny_build, tiny_recipe, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(tiny_build.folder, out)

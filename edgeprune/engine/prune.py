@@ -91,10 +91,9 @@ def prune(
         InputError: the architecture is unknown, a weight is not finite, or a row does not divide
             into groups of the pattern.
     """
+    if result := finished(checkpoint, folder):
+        return result
     store = BlockStore(folder)
-    done = read_json(folder / "done.json")
-    if done is not None and store.complete(done["files"]):
-        return _collect(checkpoint, store, done["files"])
     model = load_model(checkpoint)
     _check_length(model, streams)
     name, blocks = decoder_blocks(model)
@@ -118,6 +117,15 @@ def prune(
     write_json(folder / "done.json", {"files": total})
     store.drop_hidden()
     return _collect(checkpoint, store, total)
+
+
+def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
+    """What a run in ``folder`` left, if it came to its end and every block is still whole."""
+    done = read_json(folder / "done.json")
+    store = BlockStore(folder)
+    if done is None or not store.complete(done["files"]):
+        return None
+    return _collect(checkpoint, store, done["files"])
 
 
 def _check_length(model: Any, streams: dict[str, Tensor]) -> None:
