@@ -1,20 +1,20 @@
-"""Shared/exclusive fusion of the scores of two calibration streams.
+"""Shared/exclusive fusion of two calibration streams.
 
 Follows the published description of task-aware pruning (arXiv 2510.22489): separate scores on
 general and task data, channels split into shared and exclusive ones by activation norms, scores
 fused per group. The paper's threshold and operators are not public; ours are those of DESIGN.md.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from edgeprune.methods.gram import Gram
 from edgeprune.methods.statistics import InputStatistics, mix
-
-if TYPE_CHECKING:
-    from edgeprune.methods import Score
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -29,6 +29,9 @@ class FusionRule:
         tau_mode: ``quantile`` over the layer's channels, or a ``fixed`` distance in [0, 1].
         task_share: λ, weight of the task stream where both count.
         task_weight: w_T, weight of the task score in exclusive channels.
+        hessian: what ``fused`` means for methods that solve for weights: ``scaled``, they run on
+            the fused Gram matrix; ``masked``, the mask comes from fused scores and the weights are
+            repaired on the mix.
     """
 
     mode: str = "fused"
@@ -36,6 +39,7 @@ class FusionRule:
     tau_mode: Literal["quantile", "fixed"] = "quantile"
     task_share: float = 0.5
     task_weight: float = 1.0
+    hessian: Literal["scaled", "masked"] = "scaled"
 
 
 @dataclass(frozen=True)
@@ -53,66 +57,110 @@ class ChannelGroups:
     task: Tensor
 
 
-def channel_groups(
-    general: InputStatistics, task: InputStatistics, rule: FusionRule
-) -> ChannelGroups:
-    """Split channels by the distance of their RMS norms in the two streams.
+@dataclass(frozen=True)
+class TwoStreams:
+    """One layer input as both streams see it; what is joined once serves every layer that reads it.
 
-    ``d = |â_G - â_T| / max(â_G, â_T)`` with ``â = a / rms(a)`` per layer, so that a difference in
-    scale alone marks nothing; a channel is shared where ``d ≤ τ``.
-    """
-    a_general, a_task = _unit_rms(general.rms), _unit_rms(task.rms)
-    distance = (a_general - a_task).abs() / torch.maximum(a_general, a_task).clamp_min(_TINY)
-    border = torch.quantile(distance, rule.tau) if rule.tau_mode == "quantile" else rule.tau
-    shared = distance <= border
-    return ChannelGroups(shared, ~shared & (a_general > a_task), ~shared & (a_general <= a_task))
-
-
-def fused_score(
-    score: "Score",
-    weight: Tensor,
-    general: InputStatistics,
-    task: InputStatistics,
-    rule: FusionRule,
-) -> Tensor:
-    """Score a layer's weights for both streams under a fusion rule.
-
-    ========  =======================================================================
-    general   ``S(G)``
-    task      ``S(T)``
-    mix       ``S((1-λ) G + λ T)``
-    fused     shared channels ``(1-λ) S_G + λ S_T``, others ``max(S_G, w_T S_T)``,
-              each ``S_D`` divided by its layer mean
-    ========  =======================================================================
-
-    Args:
-        score: a method's score function.
-        weight: (out, in).
-        general: input statistics on the general stream.
-        task: input statistics on the task stream.
+    Attributes:
+        seen: statistics on the ``general`` and the ``task`` stream, or on the only one that the
+            rule's mode looks at.
         rule: how to join them.
-
-    Returns:
-        (out, in), larger is kept.
     """
-    match rule.mode:
-        case "general":
-            return score(weight, general)
-        case "task":
-            return score(weight, task)
-        case "mix":
-            return score(weight, mix(general, task, rule.task_share))
-        case "fused":
-            s_general = _unit_mean(score(weight, general))
-            s_task = _unit_mean(score(weight, task))
-            shared = channel_groups(general, task, rule).shared
-            return torch.where(
-                shared,
-                (1 - rule.task_share) * s_general + rule.task_share * s_task,
-                torch.maximum(s_general, rule.task_weight * s_task),
-            )
-        case other:
-            raise ValueError(f"unknown fusion mode {other!r}")
+
+    seen: dict[str, InputStatistics]
+    rule: FusionRule
+
+    @property
+    def general(self) -> InputStatistics:
+        """Statistics on the general stream."""
+        return self.seen["general"]
+
+    @property
+    def task(self) -> InputStatistics:
+        """Statistics on the task stream."""
+        return self.seen["task"]
+
+    def with_gradients(self, gradients: dict[str, Tensor]) -> "TwoStreams":
+        """The same input, seen by one matrix whose mean squared gradients are given by stream."""
+        return TwoStreams(
+            {name: replace(s, gradient=gradients[name]) for name, s in self.seen.items()}, self.rule
+        )
+
+    @cached_property
+    def joint(self) -> InputStatistics:
+        """What repair minimises: one stream alone, or ``(1-λ) G + λ T`` for ``mix`` and ``fused``.
+
+        That is the exact minimiser of a weighted sum of both streams' losses.
+        """
+        if len(self.seen) == 1:
+            return next(iter(self.seen.values()))
+        if self.rule.mode in self.seen:
+            return self.seen[self.rule.mode]
+        return mix(self.general, self.task, self.rule.task_share)
+
+    @cached_property
+    def groups(self) -> ChannelGroups:
+        """Split channels by the distance of their RMS norms in the two streams.
+
+        ``d = |â_G - â_T| / max(â_G, â_T)`` with ``â = a / rms(a)`` per layer, so that a difference
+        in scale alone marks nothing; a channel is shared where ``d ≤ τ``.
+        """
+        general, task = _unit_rms(self.general.rms), _unit_rms(self.task.rms)
+        distance = (general - task).abs() / torch.maximum(general, task).clamp_min(_TINY)
+        tau = self.rule.tau
+        border = torch.quantile(distance, tau) if self.rule.tau_mode == "quantile" else tau
+        shared = distance <= border
+        return ChannelGroups(shared, ~shared & (general > task), ~shared & (general <= task))
+
+    def exclusive_shares(self) -> tuple[float, float] | None:
+        """Shares of channels that the general and the task stream use more, if there are both."""
+        if len(self.seen) == 1:
+            return None
+        groups = self.groups
+        return groups.general.float().mean().item(), groups.task.float().mean().item()
+
+    def score(self, score: Callable[[InputStatistics], Tensor]) -> Tensor:
+        """Score a layer's weights for both streams.
+
+        ========  =======================================================================
+        general   ``S(G)``
+        task      ``S(T)``
+        mix       ``S((1-λ) G + λ T)``
+        fused     shared channels ``(1-λ) S_G + λ S_T``, others ``max(S_G, w_T S_T)``,
+                  each ``S_D`` divided by its layer mean
+        ========  =======================================================================
+
+        Args:
+            score: a method's score of the layer's weights, (out, in), given statistics.
+
+        Returns:
+            (out, in), larger is kept.
+        """
+        if self.rule.mode != "fused" or len(self.seen) == 1:
+            return score(self.joint)
+        return self._fuse(_unit_mean(score(self.general)), _unit_mean(score(self.task)))
+
+    @cached_property
+    def hessian(self) -> Gram:
+        """The Gram matrix that solvers run on.
+
+        For ``fused`` it is ``C H_mix C`` with ``C`` such that its diagonal is the fused score of
+        the channels themselves: positive semidefinite, and mask and weights are found together.
+        """
+        if self.rule.mode != "fused" or len(self.seen) == 1:
+            return self.joint.gram
+        fused = self._fuse(
+            _unit_mean(self.general.second_moment), _unit_mean(self.task.second_moment)
+        )
+        return self.joint.gram.scaled((fused / self.joint.second_moment.clamp_min(_TINY)).sqrt())
+
+    def _fuse(self, general: Tensor, task: Tensor) -> Tensor:
+        rule = self.rule
+        return torch.where(
+            self.groups.shared,
+            (1 - rule.task_share) * general + rule.task_share * task,
+            torch.maximum(general, rule.task_weight * task),
+        )
 
 
 def _unit_rms(norms: Tensor) -> Tensor:

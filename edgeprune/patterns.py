@@ -34,29 +34,58 @@ class Pattern:
         return self.group is None or columns % self.group == 0
 
 
-def keep_mask(scores: Tensor, pattern: Pattern, sparsity: float) -> Tensor:
-    """Keep the weights with the largest scores.
+@dataclass(frozen=True)
+class Budget:
+    """How many weights of one matrix go, and where they may go.
 
-    Args:
-        scores: (out, in), larger is kept.
-        pattern: unstructured compares within each output row, as Wanda does; N:M within each
-            group of M consecutive inputs.
-        sparsity: share removed of each row, met exactly up to rounding to whole weights; an N:M
-            pattern fixes it and ignores this.
+    Attributes:
+        pattern: where zeros may stand.
+        zeros: weights removed from the whole matrix, met exactly; an N:M pattern fixes the number
+            and ignores this.
+    """
+
+    pattern: Pattern
+    zeros: int
+
+    def keep(self, scores: Tensor) -> Tensor:
+        """Keep the weights with the largest scores.
+
+        Args:
+            scores: (out, in), larger is kept. Unstructured pruning compares within each output
+                row, as Wanda does; N:M within each group of M consecutive inputs.
+
+        Returns:
+            (out, in) boolean, True is kept.
+
+        Raises:
+            ValueError: rows can't be cut into groups of M.
+        """
+        rows, columns = scores.shape
+        if not self.pattern.fits(columns):
+            raise ValueError(f"{columns} inputs do not divide into groups of {self.pattern.group}")
+        if self.pattern.group is not None:
+            groups = scores.reshape(-1, self.pattern.group)
+            return _largest(groups, self.pattern.kept or 0).reshape(rows, columns)
+        fewest, rest = divmod(self.zeros, rows)
+        if rest == 0:
+            return _largest(scores, columns - fewest)
+        mask = torch.empty_like(scores, dtype=torch.bool)
+        one_more = spread(self.zeros, rows, scores.device) > fewest
+        mask[one_more] = _largest(scores[one_more], columns - fewest - 1)
+        mask[~one_more] = _largest(scores[~one_more], columns - fewest)
+        return mask
+
+
+def spread(total: int, parts: int, device: torch.device | str = "cpu") -> Tensor:
+    """Cut ``total`` into ``parts`` whole numbers that differ by at most one, evenly interleaved.
 
     Returns:
-        (out, in) boolean, True is kept.
-
-    Raises:
-        ValueError: rows can't be cut into groups of M.
+        (parts,) int64 that add up to ``total``.
     """
-    rows, columns = scores.shape
-    if not pattern.fits(columns):
-        raise ValueError(f"{columns} inputs do not divide into groups of {pattern.group}")
-    if pattern.group is None:
-        grouped, kept = scores, columns - round(columns * sparsity)
-    else:
-        grouped, kept = scores.reshape(rows, -1, pattern.group), pattern.kept or 0
-    best = grouped.topk(kept, dim=-1, sorted=False).indices
-    mask = torch.zeros_like(grouped, dtype=torch.bool).scatter_(-1, best, True)
-    return mask.reshape(rows, columns)
+    ends = torch.arange(parts + 1, device=device) * total // parts
+    return ends.diff()
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    best = scores.topk(count, dim=-1, sorted=False).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)

@@ -148,7 +148,7 @@ def _claim(folder: Path) -> None:
 
 
 def _say_what_fusion_does(recipe: Recipe, progress: Progress) -> None:
-    if not METHODS[recipe.method].sees_data and recipe.sparsity:
+    if METHODS[recipe.method].sees == "nothing" and recipe.sparsity:
         progress.note(
             f"{recipe.method} sees no data: fusion '{recipe.fusion}' and the calibration streams "
             "make no difference to what is pruned."

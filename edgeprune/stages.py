@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporters.artifact import Model
     from runtime_tests.accuracy import Item
 
-_PRUNE_VERSION = 1
+_PRUNE_VERSION = 2
 _EXPORT_VERSION = 1
 _MEASURE_VERSION = 1
 
@@ -48,8 +48,7 @@ def prune_stage(
         write_json(work / "rows.json", used)
     data.refuse_overlap(used)
     if pruned is None:
-        tokens = {name: stream.tokens for name, stream in streams.items()}
-        pruned = prune(checkpoint, tokens, _pruning(recipe), work, progress, recipe.device)
+        pruned = prune(checkpoint, streams, _pruning(recipe), work, progress, recipe.device)
     for stale in (folder / "work").glob("prune-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
@@ -106,7 +105,7 @@ def _pruning(recipe: Recipe) -> Any:
         recipe.fusion_task_weight,
     )
     pattern = Pattern.parse(recipe.pattern)
-    return Pruning(recipe.method, rule, pattern, recipe.sparsity, recipe.prune_head)
+    return Pruning(recipe.method, rule, pattern, recipe.sparsity, head=recipe.prune_head)
 
 
 def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:

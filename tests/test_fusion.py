@@ -3,12 +3,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.fusion import FusionRule, channel_groups, fused_score
+from edgeprune.fusion import FusionRule, TwoStreams
 from edgeprune.methods import METHODS
 from edgeprune.methods.statistics import InputStatistics, mix
 from edgeprune.recipe import FUSION_MODES
 
 WANDA = METHODS["wanda"].score
+
+
+def channel_groups(general, task, rule):
+    return TwoStreams({"general": general, "task": task}, rule).groups
+
+
+def fused_score(score, weight, general, task, rule):
+    return TwoStreams({"general": general, "task": task}, rule).score(lambda s: score(weight, s))
 
 
 def example(seed: int, channels: int = 24):

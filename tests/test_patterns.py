@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.patterns import Pattern, keep_mask
+from edgeprune.patterns import Budget, Pattern, spread
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 12))
 
@@ -13,11 +13,14 @@ def scores_of(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 
 @given(shapes, st.floats(0, 0.99), st.integers(0, 99))
-def test_unstructured_removes_the_exact_share_of_every_row(shape, sparsity, seed):
+def test_unstructured_removes_the_exact_number_evenly_over_rows(shape, sparsity, seed):
     rows, columns = shape[0], 4 * shape[1]
     scores = scores_of(rows, columns, seed)
-    mask = keep_mask(scores, Pattern(), sparsity)
-    assert ((~mask).sum(1) == round(columns * sparsity)).all()
+    zeros = round(rows * columns * sparsity)
+    mask = Budget(Pattern(), zeros).keep(scores)
+    per_row = (~mask).sum(1)
+    assert per_row.sum() == zeros
+    assert per_row.max() - per_row.min() <= 1
     for row, kept in zip(scores, mask, strict=True):
         if kept.any() and not kept.all():
             assert row[kept].min() >= row[~kept].max()
@@ -28,7 +31,7 @@ def test_n_of_m_holds_in_every_group_and_keeps_the_best(shape, text, seed):
     pattern = Pattern.parse(text)
     assert str(pattern) == text
     scores = scores_of(shape[0], pattern.group * shape[1], seed)
-    mask = keep_mask(scores, pattern, 0.0)
+    mask = Budget(pattern, 0).keep(scores)
     groups = mask.reshape(shape[0], -1, pattern.group)
     assert (groups.sum(-1) == pattern.kept).all()
     values = scores.reshape(groups.shape)
@@ -38,10 +41,17 @@ def test_n_of_m_holds_in_every_group_and_keeps_the_best(shape, text, seed):
 
 
 def test_ties_still_give_exact_counts():
-    assert (keep_mask(torch.zeros(3, 8), Pattern(), 0.5).sum(1) == 4).all()
-    assert (keep_mask(torch.zeros(3, 8), Pattern.parse("2:4"), 0.5).sum(1) == 4).all()
+    assert (Budget(Pattern(), 12).keep(torch.zeros(3, 8)).sum(1) == 4).all()
+    assert (Budget(Pattern.parse("2:4"), 0).keep(torch.zeros(3, 8)).sum(1) == 4).all()
+
+
+@given(st.integers(0, 1000), st.integers(1, 50))
+def test_spreading_is_exact_and_even(total, parts):
+    numbers = spread(total, parts)
+    assert numbers.sum() == total
+    assert numbers.max() - numbers.min() <= 1
 
 
 def test_rows_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="do not divide"):
-        keep_mask(torch.rand(2, 6), Pattern.parse("2:4"), 0.5)
+        Budget(Pattern.parse("2:4"), 0).keep(torch.rand(2, 6))

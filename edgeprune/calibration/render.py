@@ -47,6 +47,11 @@ class Renderer:
             return self.prompt(row) + ROW_END
         return self.prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
 
+    def answer_span(self, row: Row) -> range:
+        """Characters of `calibration_text` that are the answer; of plain text, all."""
+        end = len(self.calibration_text(row)) - len(ROW_END)
+        return range(0 if self._task.kind == "text" else len(self.prompt(row)), end)
+
     def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)

@@ -1,7 +1,7 @@
 """Token streams: rows in a seeded order, packed into sequences of one length."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.calibration.render import Renderer
@@ -19,11 +19,13 @@ class Stream:
 
     Attributes:
         tokens: (samples, length) int64.
+        answers: (samples, length) boolean, tokens of an answer; of plain text, all.
         rows: the rows they came from, in order.
     """
 
     tokens: "Tensor"
-    rows: list[Row]
+    answers: "Tensor"
+    rows: list[Row] = field(default_factory=list)
 
 
 def pack(
@@ -42,11 +44,15 @@ def pack(
     random.Random(seed).shuffle(ordered)
     renderer = Renderer(task)
     tokens: list[int] = []
+    answers: list[bool] = []
     used: list[Row] = []
     for row in ordered:
         if len(tokens) >= samples * length:
             break
-        tokens += tokenizer(renderer.calibration_text(row), add_special_tokens=False).input_ids
+        text, answer = renderer.calibration_text(row), renderer.answer_span(row)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens += encoded.input_ids
+        answers += [answer.start < end <= answer.stop for _, end in encoded.offset_mapping]
         used.append(row)
     full = min(samples, len(tokens) // length)
     if full == 0:
@@ -55,4 +61,8 @@ def pack(
             f"sequence of {length}.",
             "Give more rows or a smaller --length.",
         )
-    return Stream(torch.tensor(tokens[: full * length]).view(full, length), used)
+    shape = (full, length)
+    size = full * length
+    return Stream(
+        torch.tensor(tokens[:size]).view(shape), torch.tensor(answers[:size]).view(shape), used
+    )

@@ -1,52 +1,30 @@
 """The sequential loop: gather statistics of a block, prune it, push both streams through it."""
 
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.engine.capture import BlockCall, head_input, record_calls
-from edgeprune.engine.device import compute_dtype, pick_device
+from edgeprune.calibration.streams import Stream
+from edgeprune.engine import parallel
+from edgeprune.engine.device import pick_device
+from edgeprune.engine.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, TensorRecord
+from edgeprune.engine.walk import Walk
+from edgeprune.engine.weights import token_weights
 from edgeprune.errors import InputError
 from edgeprune.files import read_json, write_json
-from edgeprune.fusion import FusionRule, channel_groups, fused_score
-from edgeprune.methods import METHODS
-from edgeprune.methods.statistics import Accumulator, InputStatistics
+from edgeprune.fusion import TwoStreams
+from edgeprune.matrix import Pruning, prune_matrix
+from edgeprune.methods.statistics import InputStatistics
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.hf import load_model
-from edgeprune.models.layers import decoder_blocks, linear_layers
-from edgeprune.patterns import Pattern, keep_mask
+from edgeprune.models.layers import Matrix, weight_matrices
+from edgeprune.patterns import Budget
 from edgeprune.progress import Progress
 from edgeprune.sparsity.weights import Weights
-
-# Tokens per forward pass: enough to keep matrix products efficient, few enough to stay in memory.
-_TOKENS_PER_BATCH = 4096
-# The attention sink carries activations far above all others and would drown the statistics.
-_SINK_POSITIONS = 1
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """How to prune.
-
-    Attributes:
-        method: name in `edgeprune.methods.METHODS`.
-        fusion: how the streams' scores are joined.
-        pattern: where zeros may stand.
-        sparsity: share of zeros in each pruned matrix; 0 prunes nothing.
-        head: whether the output head is pruned too.
-    """
-
-    method: str = "wanda"
-    fusion: FusionRule = field(default_factory=FusionRule)
-    pattern: Pattern = field(default_factory=Pattern)
-    sparsity: float = 0.5
-    head: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +48,7 @@ class PrunedCheckpoint:
 
 def prune(
     checkpoint: Checkpoint,
-    streams: dict[str, Tensor],
+    streams: dict[str, Stream],
     pruning: Pruning,
     folder: Path,
     progress: Progress,
@@ -78,9 +56,12 @@ def prune(
 ) -> PrunedCheckpoint:
     """Prune a model, one block at a time.
 
+    In a `torch.distributed` process group every process takes its share of the sequences and
+    returns the same result; the folder must be one that all of them see.
+
     Args:
         checkpoint: the dense model.
-        streams: ``general`` and ``task`` tokens, each (samples, length) int64.
+        streams: ``general`` and ``task`` tokens.
         pruning: how.
         folder: keeps finished blocks; a run that was killed goes on from the last one, so the
             folder must belong to this model, these streams and this ``pruning`` alone.
@@ -96,25 +77,34 @@ def prune(
     store = BlockStore(folder)
     model = load_model(checkpoint)
     _check_length(model, streams)
-    name, blocks = decoder_blocks(model)
-    run = _Run(model, blocks, streams, pruning, pick_device(device))
-    start, hidden = store.resume()
-    total = len(blocks) + pruning.head
+    walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
+    run = _Run(walk, pruning, folder, progress)
+    start, hidden = store.resume(walk.shapes)
+    if parallel.agree(start) != start:
+        start, hidden = 0, {}
+    total = len(walk.blocks) + pruning.head
+    first = parallel.world()[0] == 0
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
-        hidden = hidden or run.first_hidden()
-        for index in range(start, len(blocks)):
-            tensors, records = run.prune_block(index, f"{name}.{index}", hidden)
-            store.save_block(index, tensors, records)
-            store.save_hidden(index, hidden)
+        hidden = hidden or walk.first_hidden()
+        for index in range(start, len(walk.blocks)):
+            following = store.new_hidden(index, walk.shapes)
+            tensors, records = run.prune_block(index, hidden, following)
+            if first:
+                store.save_block(index, tensors, records)
+            store.keep_hidden(index, walk.shapes)
+            hidden = following
             stage.advance()
         if pruning.head:
-            tensors, records = run.prune_head(
-                _head_name(checkpoint, model.config.tie_word_embeddings), hidden
-            )
-            store.save_block(len(blocks), tensors, records)
+            name = _head_name(checkpoint, model.config.tie_word_embeddings)
+            tensors, records = run.prune_head(name, hidden)
+            if first:
+                store.save_block(len(walk.blocks), tensors, records)
             stage.advance()
-    write_json(folder / "done.json", {"files": total})
+    if first:
+        write_json(folder / "done.json", {"files": total})
+    parallel.wait()
+    run.clean_up()
     store.drop_hidden()
     return _collect(checkpoint, store, total)
 
@@ -128,8 +118,8 @@ def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
     return _collect(checkpoint, store, done["files"])
 
 
-def _check_length(model: Any, streams: dict[str, Tensor]) -> None:
-    length = next(iter(streams.values())).shape[1]
+def _check_length(model: Any, streams: dict[str, Stream]) -> None:
+    length = next(iter(streams.values())).tokens.shape[1]
     limit = getattr(model.config, "max_position_embeddings", length)
     if length > limit:
         raise InputError(
@@ -160,57 +150,49 @@ def _head_name(checkpoint: Checkpoint, tied: bool) -> str:
     )
 
 
-@dataclass
 class _Run:
-    """One model and its two streams on their way through the blocks."""
+    """Prunes the blocks of one walk."""
 
-    model: Any
-    blocks: nn.ModuleList
-    streams: dict[str, Tensor]
-    pruning: Pruning
-    device: torch.device
-
-    def __post_init__(self) -> None:
-        self.dtype = compute_dtype(self.device)
-        length = next(iter(self.streams.values())).shape[1]
-        self.batch = max(1, _TOKENS_PER_BATCH // length)
-        self._calls: dict[int, list[BlockCall]] = {}
-
-    def first_hidden(self) -> dict[str, Tensor]:
-        """Input of the first block for both streams, (samples, length, width) each."""
-        return {
-            name: torch.cat(
-                [
-                    record_calls(self.model, self.blocks, part)[0]
-                    for part in tokens.split(self.batch)
-                ]
-            ).to(self.dtype)
-            for name, tokens in self.streams.items()
+    def __init__(self, walk: Walk, pruning: Pruning, folder: Path, progress: Progress):
+        self._walk = walk
+        self._pruning = pruning
+        self._fisher_file = folder / "fisher.safetensors"
+        self._fisher: Fisher | None = None
+        if pruning.how.gradient == "model":
+            self._fisher = gather_fisher(
+                walk.model, walk.blocks, walk.streams, walk.dtype, self._fisher_file, progress
+            )
+        self._weights = {
+            name: token_weights(
+                stream, pruning.answer_weight, pruning.surprising_weight, walk.model
+            )
+            for name, stream in walk.streams.items()
         }
+
+    def clean_up(self) -> None:
+        """Remove what is only needed to go on."""
+        self._fisher_file.unlink(missing_ok=True)
 
     @torch.no_grad()
     def prune_block(
-        self, index: int, prefix: str, hidden: dict[str, Tensor]
+        self, index: int, hidden: dict[str, Tensor], following: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[TensorRecord]]:
-        """Prune one block and replace ``hidden`` by what the pruned block makes of it."""
-        source = linear_layers(self.blocks[index])
-        block = copy.deepcopy(self.blocks[index]).to(self.device, self.dtype)
-        layers = linear_layers(block)
-        statistics = {
-            name: self._gather(index, block, layers, states) for name, states in hidden.items()
-        }
+        """Prune one block and fill ``following`` with what the pruned block makes of ``hidden``."""
+        source, block = self._walk.blocks[index], self._walk.load(index)
+        matrices = weight_matrices(source)
+        inputs = self._inputs(index, block, matrices, hidden)
         tensors, records = {}, []
-        for name, layer in source.items():
-            full_name = f"{prefix}.{name}.weight"
-            pruned, record = self._prune_matrix(
-                full_name, layer.weight, statistics["general"][name], statistics["task"][name]
-            )
-            layers[name].weight.copy_(pruned)
-            tensors[full_name] = pruned
+        for name, matrix in matrices.items():
+            full_name = f"{self._walk.prefix}.{index}.{name}"
+            pruned, record = self._prune_matrix(full_name, matrix.read(source), inputs[name])
+            matrix.write(source, pruned)
+            matrix.write(block, pruned)
             records.append(record)
-        for states in hidden.values():
-            for output, part in self._outputs(index, block, states):
-                part.copy_(output)
+        names = {matrix.parameter for matrix in matrices.values()}
+        for name in sorted(names):
+            tensors[f"{self._walk.prefix}.{index}.{name}"] = source.get_parameter(name).data
+        for stream, states in hidden.items():
+            self._walk.advance(index, block, states, following[stream])
         return tensors, records
 
     @torch.no_grad()
@@ -218,76 +200,97 @@ class _Run:
         self, name: str, hidden: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[TensorRecord]]:
         """Prune the output head by the statistics of its input."""
-        weight = self.model.get_output_embeddings().weight
-        statistics = {}
-        for stream, states in hidden.items():
-            accumulator = Accumulator(weight.shape[1], self.device)
-            tokens = self.streams[stream]
-            for ids, part in zip(tokens.split(self.batch), states.split(self.batch), strict=True):
-                inputs = head_input(self.model, self.blocks, ids, part.to(weight.dtype))
-                accumulator.add(inputs[:, _SINK_POSITIONS:].to(self.device))
-            statistics[stream] = accumulator.statistics()
-        pruned, record = self._prune_matrix(name, weight, statistics["general"], statistics["task"])
+        if self._pruning.how.gradient:
+            raise InputError(
+                f"Method '{self._pruning.method}' has no gradients of the output head.",
+                "Leave prune_head out, or choose another --method.",
+            )
+        seen = {
+            stream: self._walk.head_statistics(
+                stream, states, self._weights[stream], self._pruning.needs_gram
+            )
+            for stream, states in hidden.items()
+        }
+        inputs = self._join(seen)
+        weight = self._walk.model.get_output_embeddings().weight
+        pruned, record = self._prune_matrix(name, weight, inputs)
         return {name: pruned}, [record]
 
+    def _inputs(
+        self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]
+    ) -> dict[str, TwoStreams]:
+        """What both streams put into each matrix; matrices that read one input share it."""
+        seen = {
+            stream: self._walk.statistics(
+                index, block, matrices, states, self._weights[stream], self._pruning.needs_gram
+            )
+            for stream, states in hidden.items()
+        }
+        shared: dict[tuple[int, ...], TwoStreams] = {}
+        inputs = {}
+        for name in matrices:
+            own = {stream: statistics[name] for stream, statistics in seen.items()}
+            key = tuple(map(id, own.values()))
+            inputs[name] = shared.setdefault(key, self._join(own))
+        if self._pruning.how.gradient is None:
+            return inputs
+        gradients = {
+            stream: self._gradients(index, block, matrices, stream, states)
+            for stream, states in hidden.items()
+        }
+        return {
+            name: two.with_gradients({s: of[name] for s, of in gradients.items()})
+            for name, two in inputs.items()
+        }
+
+    def _join(self, seen: dict[str, InputStatistics]) -> TwoStreams:
+        return TwoStreams(seen, self._pruning.fusion)
+
+    def _gradients(
+        self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
+    ) -> dict[str, Tensor]:
+        if self._fisher is None:
+            with torch.enable_grad():
+                return self._walk.gradients(index, block, matrices, stream, states)
+        prefix = f"{self._walk.prefix}.{index}."
+        return {
+            name: matrix.view(self._fisher.read(stream, prefix + matrix.parameter)).to(
+                self._walk.device
+            )
+            for name, matrix in matrices.items()
+        }
+
     def _prune_matrix(
-        self, name: str, weight: Tensor, general: InputStatistics, task: InputStatistics
+        self, name: str, weight: Tensor, inputs: TwoStreams
     ) -> tuple[Tensor, TensorRecord]:
         if not torch.isfinite(weight).all():
             raise InputError(f"The weight {name} holds NaN or infinite values.", "Check the model.")
-        pruning = self.pruning
+        pruning = self._pruning
         if not pruning.pattern.fits(weight.shape[1]):
             raise InputError(
                 f"{name} has {weight.shape[1]} inputs, which do not divide into groups of "
                 f"{pruning.pattern.group}.",
                 "Choose another --pattern.",
             )
-        dense = weight.to(self.device)
-        scores = fused_score(
-            METHODS[pruning.method].score, dense.float(), general, task, pruning.fusion
-        )
-        mask = keep_mask(scores, pruning.pattern, pruning.sparsity)
-        pruned = torch.where(mask, dense, torch.zeros_like(dense)).cpu()
-        groups = channel_groups(general, task, pruning.fusion)
+        dense = weight.to(self._walk.device).float()
+        budget = Budget(pruning.pattern, round(pruning.sparsity * weight.numel()))
+        pruned = prune_matrix(dense, inputs, pruning, budget)
+        error = None
+        if inputs.joint.gram is not None:
+            error = relative_error(dense, pruned, inputs.joint.gram.matrix)
+        pruned = pruned.to(weight.dtype).cpu()
         rows, columns = weight.shape
         return pruned, TensorRecord(
             name=name,
             shape=(rows, columns),
             nonzeros=int(torch.count_nonzero(pruned)),
-            exclusive_general=groups.general.float().mean().item(),
-            exclusive_task=groups.task.float().mean().item(),
+            exclusive=inputs.exclusive_shares(),
+            error=error,
         )
 
-    def _gather(
-        self, index: int, block: nn.Module, layers: dict[str, nn.Linear], states: Tensor
-    ) -> dict[str, InputStatistics]:
-        sums = {name: Accumulator(layer.in_features, self.device) for name, layer in layers.items()}
 
-        def hook(name: str) -> Any:
-            return lambda _layer, args: sums[name].add(args[0][:, _SINK_POSITIONS:])
-
-        hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-        try:
-            for _ in self._outputs(index, block, states):
-                pass
-        finally:
-            for handle in hooks:
-                handle.remove()
-        return {name: accumulator.statistics() for name, accumulator in sums.items()}
-
-    def _outputs(
-        self, index: int, block: nn.Module, states: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each batch's output beside the part of ``states`` it came from."""
-        for part in states.split(self.batch):
-            call = self._call(index, part)
-            yield call.run(block, part.to(self.device)), part
-
-    def _call(self, index: int, part: Tensor) -> BlockCall:
-        size = part.shape[0]
-        if size not in self._calls:  # calls depend on a batch's shape, not on its tokens
-            tokens = next(iter(self.streams.values()))
-            ids = tokens[:1].expand(size, -1)
-            _, calls = record_calls(self.model, self.blocks, ids)
-            self._calls[size] = [call.to(self.device, self.dtype) for call in calls]
-        return self._calls[size][index]
+def relative_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:
+    """``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)``: share of a layer's output power that pruning changed."""
+    change = dense - pruned
+    lost = ((change @ gram) * change).sum()
+    return (lost / ((dense @ gram) * dense).sum().clamp_min(1e-30)).item()

@@ -1,18 +1,22 @@
-"""Finished blocks on disk, so that a killed run goes on from the last of them.
+"""Finished blocks and the streams' hidden states on disk, so that a killed run goes on.
 
 Order of writing per block: its weights and records, then the hidden states after it. A set of
-hidden states on disk therefore means that every block before it is complete. Both are stored
-exactly, so that a resumed run computes the same bits as one that was never stopped.
+hidden states under its final name therefore means that every block before it is complete.
+
+Hidden states live in memory-mapped files from the start: what memory there is serves as their
+cache, what there isn't is the system's to write back, and nothing is copied to be kept.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from edgeprune.engine.parallel import world
 from edgeprune.files import atomic_path
 from edgeprune.sparsity.weights import save_tensors
 
@@ -25,20 +29,41 @@ class TensorRecord:
         name: as in the checkpoint.
         shape: (out, in).
         nonzeros: weights left.
-        exclusive_general: share of input channels that the general stream uses more.
-        exclusive_task: share of input channels that the task stream uses more.
+        exclusive: shares of input channels that the general and the task stream use more; None if
+            only one stream was looked at.
+        error: relative output error ``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`` on the joined streams; None if
+            the method gathers no Gram matrix.
     """
 
     name: str
     shape: tuple[int, int]
     nonzeros: int
-    exclusive_general: float
-    exclusive_task: float
+    exclusive: tuple[float, float] | None = None
+    error: float | None = None
 
     @property
     def sparsity(self) -> float:
         """Share of zeros."""
         return 1 - self.nonzeros / (self.shape[0] * self.shape[1])
+
+
+@dataclass(frozen=True)
+class HiddenShape:
+    """What a stream's hidden states look like; files of another size are not its.
+
+    Attributes:
+        shape: (samples, length, width).
+        dtype: of the states.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        samples, length, width = self.shape
+        return samples * length * width * self.dtype.itemsize
 
 
 class BlockStore:
@@ -63,7 +88,8 @@ class BlockStore:
         """What was done to a finished block's tensors."""
         with safe_open(self.block_file(index), framework="pt") as file:
             rows = json.loads(file.metadata()["records"])
-        return [TensorRecord(**{**row, "shape": tuple(row["shape"])}) for row in rows]
+        return [TensorRecord(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+                for row in rows]  # fmt: skip
 
     def save_block(
         self, index: int, tensors: dict[str, Tensor], records: list[TensorRecord]
@@ -73,29 +99,60 @@ class BlockStore:
         with atomic_path(self.block_file(index)) as path:
             save_tensors(path, tensors, metadata)
 
-    def save_hidden(self, index: int, hidden: dict[str, Tensor]) -> None:
-        """Keep the streams' hidden states after block ``index``, and drop older ones."""
-        target = self._hidden_file(index)
-        with atomic_path(target) as path:
-            save_tensors(path, hidden)
-        self.drop_hidden(keep=target)
+    def new_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> dict[str, Tensor]:
+        """Room for the hidden states that block ``index`` is about to give.
 
-    def drop_hidden(self, keep: Path | None = None) -> None:
-        """Remove hidden states, which are only needed to go on."""
-        for path in self._folder.glob("hidden-*.safetensors"):
-            if path != keep:
+        Raises:
+            OSError: the disk can't hold them.
+        """
+        hidden = {}
+        for stream, shape in shapes.items():
+            path = self._hidden_file(index, stream, ".part")
+            with path.open("wb") as file:  # a mapped file must not run out of disk later
+                os.posix_fallocate(file.fileno(), 0, shape.bytes)
+            hidden[stream] = _mapped(path, shape)
+        return hidden
+
+    def keep_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> None:
+        """Declare the hidden states after block ``index`` complete, and drop older ones."""
+        for stream in shapes:
+            path = self._hidden_file(index, stream, ".part")
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.replace(self._hidden_file(index, stream))
+        kept = {self._hidden_file(index, stream) for stream in shapes}
+        for path in self._folder.glob(f"hidden-*{_suffix()}"):
+            if path not in kept:
                 path.unlink()
 
-    def resume(self) -> tuple[int, dict[str, Tensor]]:
+    def drop_hidden(self) -> None:
+        """Remove hidden states, which are only needed to go on."""
+        for path in self._folder.glob(f"hidden-*{_suffix()}*"):
+            path.unlink()
+
+    def resume(self, shapes: dict[str, HiddenShape]) -> tuple[int, dict[str, Tensor]]:
         """Index of the next block to prune and the hidden states it sees; (0, {}) to begin."""
-        for path in sorted(self._folder.glob("hidden-*.safetensors"), reverse=True):
-            index = int(path.stem.partition("-")[2])
-            if all(self.block_file(i).is_file() for i in range(index + 1)):
-                try:
-                    return index + 1, load_file(path)
-                except (SafetensorError, OSError):
-                    continue
+        done = 0
+        while self.block_file(done).is_file():
+            done += 1
+        for index in reversed(range(done)):
+            paths = {stream: self._hidden_file(index, stream) for stream in shapes}
+            if all(
+                path.is_file() and path.stat().st_size == shapes[stream].bytes
+                for stream, path in paths.items()
+            ):
+                return index + 1, {s: _mapped(path, shapes[s]) for s, path in paths.items()}
         return 0, {}
 
-    def _hidden_file(self, index: int) -> Path:
-        return self._folder / f"hidden-{index:04d}.safetensors"
+    def _hidden_file(self, index: int, stream: str, ending: str = "") -> Path:
+        return self._folder / f"hidden-{index:04d}-{stream}{_suffix()}{ending}"
+
+
+def _suffix() -> str:
+    rank, size = world()
+    return f"-{rank}of{size}.bin" if size > 1 else ".bin"
+
+
+def _mapped(path: Path, shape: HiddenShape) -> Tensor:
+    count = shape.bytes // shape.dtype.itemsize
+    return torch.from_file(str(path), shared=True, size=count, dtype=shape.dtype).view(shape.shape)

@@ -2,37 +2,62 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from edgeprune.methods.gram import Gram
     from edgeprune.methods.statistics import InputStatistics
+    from edgeprune.patterns import Budget
 
     Score = Callable[[Tensor, InputStatistics], Tensor]
+    Solve = Callable[[Tensor, Gram, Budget], Tensor]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to score weights.
+    """A way to choose zeros, and what it must be told.
 
     Attributes:
-        module: holds ``score(weight, inputs)``; imported when used, so that names cost nothing.
-        sees_data: False if the score ignores the inputs; then fusion does nothing.
+        module: holds ``score(weight, inputs)``, importance of each weight, or
+            ``solve(weight, gram, budget)``, which moves the kept weights too. Imported when used,
+            so that names cost nothing.
+        sees: ``nothing`` of the data (then fusion does nothing), the inputs' second ``moments``, or
+            their whole ``gram`` matrix.
+        solves: whether the module holds ``solve``.
+        gradient: mean squared gradients the score needs: of one ``block``'s output, or of the
+            ``model``'s loss.
     """
 
     module: str
-    sees_data: bool
+    sees: Literal["nothing", "moments", "gram"]
+    solves: bool = False
+    gradient: Literal["block", "model"] | None = None
 
     @property
     def score(self) -> "Score":
         """Importance of each weight, larger is kept: (out, in) from (out, in)."""
         return import_module(self.module).score
 
+    @property
+    def solve(self) -> "Solve":
+        """Pruned weights, (out, in), from dense ones."""
+        return import_module(self.module).solve
+
 
 METHODS = {
-    "magnitude": Method("edgeprune.methods.magnitude", sees_data=False),
-    "wanda": Method("edgeprune.methods.wanda", sees_data=True),
+    "magnitude": Method("edgeprune.methods.magnitude", "nothing"),
+    "wanda": Method("edgeprune.methods.wanda", "moments"),
+    "ria": Method("edgeprune.methods.ria", "moments"),
+    "wanda_pp": Method("edgeprune.methods.wanda_pp", "moments", gradient="block"),
+    "fisher": Method("edgeprune.methods.fisher", "moments", gradient="model"),
+    "obs": Method("edgeprune.methods.obs", "gram"),
+    "isc": Method("edgeprune.methods.isc", "gram"),
+    "sparsegpt": Method("edgeprune.methods.sparsegpt", "gram", solves=True),
+    "rose": Method("edgeprune.methods.rose", "gram", solves=True),
+    "alps": Method("edgeprune.methods.alps", "gram", solves=True),
+    "alps_fast": Method("edgeprune.methods.alps_fast", "gram", solves=True),
 }

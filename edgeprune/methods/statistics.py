@@ -5,18 +5,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgeprune.methods.gram import Gram
+
+# Columns of a Gram matrix summed at once: small enough to skip half of it, large enough to be fast.
+_STRIP = 256
+
 
 @dataclass(frozen=True)
 class InputStatistics:
     """Moments of a linear layer's input over the tokens of one stream.
 
     Attributes:
-        second_moment: (in,) float32, mean over tokens of ``x_j²``.
-        tokens: how many tokens the mean is over.
+        second_moment: (in,) float32, weighted mean over tokens of ``x_j²``.
+        tokens: sum of the tokens' weights; their number, if all weigh 1.
+        gram: ``E[x xᵀ]``, where a method asks for it.
+        gradient: (out, in) float32, mean squared gradient of the weight, where a method asks for
+            it; unlike the rest it belongs to one matrix, not to every layer that reads the input.
     """
 
     second_moment: Tensor
-    tokens: int
+    tokens: float
+    gram: Gram | None = None
+    gradient: Tensor | None = None
 
     @property
     def rms(self) -> Tensor:
@@ -25,26 +35,52 @@ class InputStatistics:
 
 
 class Accumulator:
-    """Running sums of a layer's input; float32 whatever the compute type.
+    """Running sums of a layer's input.
+
+    On the CPU sums are float64, so that their order (batches, processes) can't be seen in the
+    float32 result; on a GPU they are float32.
 
     Args:
         channels: width of the layer's input.
         device: where the sums live.
+        gram: whether to sum ``x xᵀ`` too.
     """
 
-    def __init__(self, channels: int, device: torch.device):
-        self._sum = torch.zeros(channels, dtype=torch.float32, device=device)
-        self._tokens = 0
+    def __init__(self, channels: int, device: torch.device, gram: bool = False):
+        wide = torch.float64 if device.type == "cpu" else torch.float32
+        shape = (channels, channels) if gram else (channels,)
+        self._sum = torch.zeros(shape, dtype=wide, device=device)
+        self._tokens = torch.zeros((), dtype=wide, device=device)
 
-    def add(self, inputs: Tensor) -> None:
-        """Add the inputs of some tokens, (..., channels)."""
-        rows = inputs.reshape(-1, inputs.shape[-1]).float()
-        self._sum += rows.square().sum(dim=0)
-        self._tokens += rows.shape[0]
+    def add(self, inputs: Tensor, weights: Tensor) -> None:
+        """Add the inputs of some tokens.
+
+        Args:
+            inputs: (tokens, channels).
+            weights: (tokens,) how much each counts.
+        """
+        rows = inputs.float()
+        self._tokens += weights.sum()
+        if self._sum.dim() == 1:
+            self._sum += weights @ rows.square()
+            return
+        weighted = rows * weights[:, None]
+        for start in range(0, rows.shape[1], _STRIP):  # the lower triangle follows by symmetry
+            strip = slice(start, start + _STRIP)
+            self._sum[strip, start:] += weighted[:, strip].T @ rows[:, start:]
+
+    def sums(self) -> list[Tensor]:
+        """The sums, to be added up over processes in place."""
+        return [self._sum, self._tokens]
 
     def statistics(self) -> InputStatistics:
         """The moments so far."""
-        return InputStatistics(self._sum / max(self._tokens, 1), self._tokens)
+        mean = (self._sum / self._tokens.clamp_min(1e-12)).float()
+        tokens = self._tokens.item()
+        if mean.dim() == 2:
+            mean = mean.triu() + mean.triu(1).T
+            return InputStatistics(mean.diagonal().clone(), tokens, Gram(mean))
+        return InputStatistics(mean, tokens)
 
 
 def mix(general: InputStatistics, task: InputStatistics, task_share: float) -> InputStatistics:
@@ -52,12 +88,25 @@ def mix(general: InputStatistics, task: InputStatistics, task_share: float) -> I
 
     Dividing by the trace first keeps a louder stream from winning by its scale (DESIGN.md).
     """
+    share = (1 - task_share, task_share)
+    second = [_unit_sum(s.second_moment) for s in (general, task)]
+    gram = gradient = None
+    if general.gram is not None and task.gram is not None:
+        parts = (
+            weight * s.gram.matrix / _total(s.second_moment)
+            for weight, s in zip(share, (general, task), strict=True)
+        )
+        gram = Gram(sum(parts))
+    if general.gradient is not None and task.gradient is not None:
+        gradient = share[0] * _unit_sum(general.gradient) + share[1] * _unit_sum(task.gradient)
     return InputStatistics(
-        (1 - task_share) * _unit_trace(general.second_moment)
-        + task_share * _unit_trace(task.second_moment),
-        general.tokens + task.tokens,
+        share[0] * second[0] + share[1] * second[1], general.tokens + task.tokens, gram, gradient
     )
 
 
-def _unit_trace(moment: Tensor) -> Tensor:
-    return moment / moment.sum().clamp_min(torch.finfo(moment.dtype).tiny)
+def _unit_sum(values: Tensor) -> Tensor:
+    return values / _total(values)
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.sum().clamp_min(torch.finfo(values.dtype).tiny)

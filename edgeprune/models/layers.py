@@ -1,8 +1,37 @@
-"""The decoder blocks of a model and the linear layers inside them."""
+"""The decoder blocks of a model and the weight matrices inside them."""
 
-from torch import nn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
 
 from edgeprune.errors import InputError
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix of a block, wherever the block keeps it.
+
+    Attributes:
+        module: name of the module that holds it.
+        parameter: name of the parameter inside the block.
+    """
+
+    module: str
+    parameter: str
+
+    def read(self, block: nn.Module) -> Tensor:
+        """The matrix as (out, in); a view of the block's own."""
+        return self.view(block.get_parameter(self.parameter))
+
+    def write(self, block: nn.Module, values: Tensor) -> None:
+        """Replace the matrix by (out, in) values."""
+        self.read(block).data.copy_(values)
+
+    def view(self, parameter: Tensor) -> Tensor:
+        """This matrix, (out, in), inside a tensor of the parameter's shape."""
+        return parameter
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -26,18 +55,19 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
-def linear_layers(block: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of a block by name inside it.
+def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
+    """The weight matrices of a block that can be pruned, by a name of their own.
 
     Raises:
-        InputError: the block holds weight matrices in other layers, which would stay dense unseen.
+        InputError: the block holds matrices in other layers, which would stay dense unseen.
     """
-    layers = {
-        name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)
+    matrices = {
+        f"{name}.weight": Matrix(name, f"{name}.weight")
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
     }
-    covered = {f"{name}.weight" for name in layers}
-    others = [name for name, p in block.named_parameters() if p.dim() > 1 and name not in covered]
-    if others or not layers:
+    others = [name for name, p in block.named_parameters() if p.dim() > 1 and name not in matrices]
+    if others or not matrices:
         what = (
             f"weight matrices outside linear layers ({', '.join(others[:3])})"
             if others
@@ -47,4 +77,25 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Linear]:
             f"A block of type {type(block).__name__} holds {what}.",
             "Fused and mixture-of-experts layers are not supported yet.",
         )
-    return layers
+    return matrices
+
+
+# Told of a matrix' name, the inputs it multiplies, (n, in), and which of the batch's tokens they
+# are, (n,); None means all of them in order.
+Watcher = Callable[[str, Tensor, Tensor | None], None]
+
+
+def watch(block: nn.Module, matrices: dict[str, Matrix], watcher: Watcher) -> list[Any]:
+    """Tell ``watcher`` of every input of the matrices while the block runs.
+
+    Returns:
+        Handles; call ``remove()`` on each when done.
+    """
+
+    def hook(name: str) -> Any:
+        return lambda _module, args: watcher(name, args[0], None)
+
+    return [
+        block.get_submodule(matrix.module).register_forward_pre_hook(hook(name))
+        for name, matrix in matrices.items()
+    ]

@@ -48,8 +48,8 @@ def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
     """Share of exclusive input channels by block, mean over its matrices."""
     blocks: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for tensor in tensors:
-        if match := _MATRIX.search(tensor["name"]):
-            blocks[int(match[1])].append((tensor["exclusive_general"], tensor["exclusive_task"]))
+        if (match := _MATRIX.search(tensor["name"])) and tensor["exclusive"]:
+            blocks[int(match[1])].append(tensor["exclusive"])
     numbers = sorted(blocks)
     general, task = (
         [sum(pair[side] for pair in blocks[n]) / len(blocks[n]) for n in numbers] for side in (0, 1)

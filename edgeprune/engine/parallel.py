@@ -1,0 +1,42 @@
+"""Data parallelism: each process of a `torch.distributed` group sees its share of the sequences.
+
+Statistics are summed over processes at block borders, so every process prunes alike and only the
+first one writes. Outside such a group there is one process with everything.
+"""
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share(tensor: Tensor) -> Tensor:
+    """This process's part of the sequences, (samples, ...)."""
+    rank, size = world()
+    return tensor.tensor_split(size)[rank]
+
+
+def add_up(tensors: list[Tensor]) -> None:
+    """Sum tensors over all processes, in place."""
+    if world()[1] > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def agree(number: int) -> int:
+    """The number if every process has the same, else 0."""
+    numbers = [number] * world()[1]
+    if len(numbers) > 1:
+        dist.all_gather_object(numbers, number)
+    return number if len(set(numbers)) == 1 else 0
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if world()[1] > 1:
+        dist.barrier()

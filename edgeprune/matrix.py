@@ -1,0 +1,93 @@
+"""One weight matrix: what both streams say of its input goes in, pruned weights come out."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from edgeprune.fusion import FusionRule, TwoStreams
+from edgeprune.methods import METHODS, Method, obs
+from edgeprune.methods.resolve import resolve
+from edgeprune.methods.swaps import refine
+from edgeprune.patterns import Budget, Pattern
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How to prune.
+
+    Attributes:
+        method: name in `edgeprune.methods.METHODS`.
+        fusion: how the streams are joined.
+        pattern: where zeros may stand.
+        sparsity: share of zeros over all pruned matrices; 0 prunes nothing.
+        swaps: whether a mask is refined by swaps before anything is repaired.
+        resolve: whether kept weights are solved for once the mask stands.
+        permute: whether an N:M pattern may reorder the channels inside a feed-forward network.
+        head: whether the output head is pruned too.
+        answer_weight: weight in the statistics of positions that predict a token of an answer.
+        surprising_weight: factor at positions whose next token the dense model finds hard.
+    """
+
+    method: str = "wanda"
+    fusion: FusionRule = field(default_factory=FusionRule)
+    pattern: Pattern = field(default_factory=Pattern)
+    sparsity: float = 0.5
+    swaps: bool = False
+    resolve: bool = False
+    permute: bool = False
+    head: bool = False
+    answer_weight: float = 1.0
+    surprising_weight: float = 1.0
+
+    @property
+    def how(self) -> Method:
+        """The method and what it must be told."""
+        return METHODS[self.method]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that are looked at."""
+        if self.how.sees == "nothing":
+            return ("general",)
+        both = ("general", "task")
+        return (self.fusion.mode,) if self.fusion.mode in both else both
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether whole Gram matrices must be gathered."""
+        return self.how.sees == "gram" or self.swaps or self.resolve
+
+
+def scores(weight: Tensor, inputs: TwoStreams, method: Method) -> Tensor:
+    """Fused scores, (out, in); of methods that solve, the saliency their first step is made of."""
+    score = obs.score if method.solves else method.score
+    return inputs.score(lambda statistics: score(weight, statistics))
+
+
+def prune_matrix(weight: Tensor, inputs: TwoStreams, pruning: Pruning, budget: Budget) -> Tensor:
+    """Prune one matrix.
+
+    Args:
+        weight: (out, in) float32.
+        inputs: of the layer, with whatever the method must be told.
+        pruning: how.
+        budget: how many weights go, and where.
+
+    Returns:
+        (out, in) float32, zeros where pruned.
+    """
+    method = pruning.how
+    masked = inputs.rule.mode == "fused" and inputs.rule.hessian == "masked"
+    if method.solves and not masked:
+        pruned = method.solve(weight, inputs.hessian, budget)
+        if not (pruning.swaps or pruning.resolve):
+            return pruned
+        mask = pruned != 0
+    else:
+        mask = budget.keep(scores(weight, inputs, method))
+    if pruning.swaps:
+        mask = refine(weight, mask, inputs.joint.gram, budget.pattern)
+    if pruning.resolve or method.solves:
+        return resolve(weight, mask, inputs.joint.gram)
+    return torch.where(mask, weight, 0)

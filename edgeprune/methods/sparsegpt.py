@@ -1,0 +1,83 @@
+"""SparseGPT (arXiv 2301.00774): column by column, each removal repaired by the columns to come."""
+
+import torch
+from torch import Tensor
+
+from edgeprune.methods.gram import Gram
+from edgeprune.patterns import Budget, spread
+
+_BLOCK = 128
+
+
+def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
+    """Choose zeros block by block and push each error onto the weights not yet visited.
+
+    Within a block of 128 columns the weights with the least ``w² / U_jj²`` go, compared over all
+    rows; N:M groups are chosen when they are reached. ``U`` is the upper Cholesky factor of
+    ``H⁻¹``; removing column ``j`` moves the later ones by ``-(w_j / U_jj) U_j,j:``.
+
+    Args:
+        weight: (out, in) float32.
+        gram: of this layer's input.
+        budget: how many weights go, and where.
+
+    Returns:
+        (out, in), zeros where pruned.
+    """
+    return _solve(weight, gram.inverse_factor, budget)
+
+
+def solve_in_order(weight: Tensor, gram: Gram, budget: Budget, order: Tensor) -> Tensor:
+    """`solve` with columns visited in another order.
+
+    Args:
+        weight: (out, in) float32.
+        gram: of this layer's input.
+        budget: how many weights go, and where.
+        order: (in,) permutation of the columns; must keep N:M groups together.
+    """
+    reordered = Gram(gram.matrix[order][:, order])
+    result = torch.empty_like(weight)
+    result[:, order] = _solve(weight[:, order], reordered.inverse_factor, budget)
+    return result
+
+
+def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
+    weight = weight.clone()
+    columns = weight.shape[1]
+    group = budget.pattern.group
+    width = block_width(budget)
+    starts = range(0, columns, width)
+    taken = spread(budget.zeros, columns).cumsum(0).tolist()
+    for start in starts:
+        end = min(start + width, columns)
+        block = weight[:, start:end]
+        local = factor[start:end, start:end]
+        scale = local.diagonal()
+        mask = torch.ones_like(block, dtype=torch.bool)
+        if group is None:
+            zeros = taken[end - 1] - (taken[start - 1] if start else 0)
+            mask = _keep_all_but(block.square() / scale.square(), zeros)
+        errors = torch.zeros_like(block)
+        for j in range(end - start):
+            if group and j % group == 0:
+                part = slice(j, j + group)
+                mask[:, part] = budget.keep(block[:, part].square() / scale[part].square())
+            column = block[:, j]
+            errors[:, j] = torch.where(mask[:, j], 0, column) / scale[j]
+            block[:, j:] -= errors[:, j, None] * local[j, j:]
+        weight[:, end:] -= errors @ factor[start:end, end:]
+        weight[:, start:end] = block * mask
+    return weight
+
+
+def block_width(budget: Budget) -> int:
+    """Columns decided at once: 128, or the nearest number that no N:M group straddles."""
+    group = budget.pattern.group or 1
+    return max(_BLOCK // group, 1) * group
+
+
+def _keep_all_but(scores: Tensor, zeros: int) -> Tensor:
+    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(zeros, largest=False, sorted=False).indices] = False
+    return mask.view_as(scores)
