@@ -86,6 +86,10 @@ class TwoStreams:
             {name: replace(s, gradient=gradients[name]) for name, s in self.seen.items()}, self.rule
         )
 
+    def reordered(self, order: Tensor) -> "TwoStreams":
+        """The same input with its channels in another order, (in,) new place to old channel."""
+        return TwoStreams({name: s.reordered(order) for name, s in self.seen.items()}, self.rule)
+
     @cached_property
     def joint(self) -> InputStatistics:
         """What repair minimises: one stream alone, or ``(1-λ) G + λ T`` for ``mix`` and ``fused``.
@@ -153,6 +157,11 @@ class TwoStreams:
             _unit_mean(self.general.second_moment), _unit_mean(self.task.second_moment)
         )
         return self.joint.gram.scaled((fused / self.joint.second_moment.clamp_min(_TINY)).sqrt())
+
+    def damping(self) -> float:
+        """The highest damping that any Gram matrix of this input needed to be inverted."""
+        grams = [self.joint.gram, self.hessian, *(s.gram for s in self.seen.values())]
+        return max(gram.damping for gram in grams)
 
     def _fuse(self, general: Tensor, task: Tensor) -> Tensor:
         rule = self.rule

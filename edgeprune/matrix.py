@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from edgeprune.allocation import Allocation
 from edgeprune.fusion import FusionRule, TwoStreams
 from edgeprune.methods import METHODS, Method, obs
 from edgeprune.methods.resolve import resolve
@@ -21,10 +22,14 @@ class Pruning:
         fusion: how the streams are joined.
         pattern: where zeros may stand.
         sparsity: share of zeros over all pruned matrices; 0 prunes nothing.
+        allocation: how unstructured sparsity is spread over the matrices of the blocks.
         swaps: whether a mask is refined by swaps before anything is repaired.
         resolve: whether kept weights are solved for once the mask stands.
         permute: whether an N:M pattern may reorder the channels inside a feed-forward network.
         head: whether the output head is pruned too.
+        sink_positions: first positions of every sequence that no statistics count. They hold the
+            attention sink, whose activations are far above all others; yet leaving it out lets
+            repair damage it, which costs more than it wins (docs/peers.md).
         answer_weight: weight in the statistics of positions that predict a token of an answer.
         surprising_weight: factor at positions whose next token the dense model finds hard.
     """
@@ -33,10 +38,12 @@ class Pruning:
     fusion: FusionRule = field(default_factory=FusionRule)
     pattern: Pattern = field(default_factory=Pattern)
     sparsity: float = 0.5
+    allocation: Allocation = field(default_factory=Allocation)
     swaps: bool = False
     resolve: bool = False
     permute: bool = False
     head: bool = False
+    sink_positions: int = 0
     answer_weight: float = 1.0
     surprising_weight: float = 1.0
 
@@ -52,6 +59,13 @@ class Pruning:
             return ("general",)
         both = ("general", "task")
         return (self.fusion.mode,) if self.fusion.mode in both else both
+
+    @property
+    def sees_moments_alone(self) -> bool:
+        """Whether second moments of the inputs are all that is asked for."""
+        return self.how.sees == "moments" and not (
+            self.needs_gram or self.how.gradient or self.head
+        )
 
     @property
     def needs_gram(self) -> bool:

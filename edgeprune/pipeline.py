@@ -18,6 +18,7 @@ from edgeprune.models.checkpoint import locate
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
+from edgeprune.search import Search, search
 from edgeprune.stages import check_stage, export_stage, measure_stage, prune_stage
 
 if TYPE_CHECKING:
@@ -77,10 +78,14 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     checkpoint = open_checkpoint(recipe.model, progress)
     check_stage(recipe, checkpoint)
     _say_what_fusion_does(recipe, progress)
+    found = None
+    if recipe.max_loss:
+        found, data = search(recipe, checkpoint, data, folder / "work" / "search", progress)
+        recipe = recipe.model_copy(update={"sparsity": found.sparsity})
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
-    manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results)
+    manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
     if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
@@ -99,6 +104,7 @@ def _manifest(
     pruned: "PrunedCheckpoint | None",
     artifacts: dict[str, dict[str, Any]],
     results: dict[str, Any],
+    found: Search | None,
 ) -> dict[str, Any]:
     """Everything about a build, as JSON gives it back: what is returned is what is in the file."""
     this_machine = machine.describe()
@@ -118,6 +124,7 @@ def _manifest(
             asdict(record) | {"sparsity": record.sparsity}
             for record in (pruned.records if pruned else [])
         ],
+        "search": asdict(found) if found else None,
         "results": results,
         "gates": failures(recipe, results),
     }
@@ -126,14 +133,19 @@ def _manifest(
 
 def default_folder(recipe: Recipe) -> Path:
     """``builds/`` and a name that says what is in it."""
-    pattern = (
-        f"{round(100 * recipe.sparsity)}pct"
-        if recipe.pattern == UNSTRUCTURED
-        else recipe.pattern.replace(":", "of")
-    )
-    task, model = (_FILE_ENDING.sub("", Path(name).name) for name in (recipe.task, recipe.model))
+    pattern = recipe.pattern.replace(":", "of")
+    if recipe.max_loss:
+        pattern = f"loss{recipe.max_loss.replace('%', 'pct')}"
+    elif recipe.pattern == UNSTRUCTURED:
+        pattern = f"{round(100 * recipe.sparsity)}pct"
+    task, model = short_name(recipe.task), short_name(recipe.model)
     parts = (task, model, recipe.method, recipe.fusion, pattern, recipe.type)
     return Path("builds") / "-".join(parts)
+
+
+def short_name(source: str) -> str:
+    """A task or model as part of a file name."""
+    return _FILE_ENDING.sub("", Path(source).name)
 
 
 def _claim(folder: Path) -> None:

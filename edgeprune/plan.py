@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import MachineError
+from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
 from edgeprune.recipe import Recipe
@@ -16,6 +17,10 @@ _GIB = 1 << 30
 # torch, transformers and their buffers, whatever the model.
 _BASE_MEMORY = 0.8 * _GIB
 _TOKENS_PER_ROW = 250
+# Matrices that read one input, on average; products of a matrix with its Gram matrix in a solver.
+_READERS = 1.75
+_TRIALS = 6  # of a search by --max-loss
+_SOLVER_PRODUCTS = 20
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,26 @@ def plan(recipe: Recipe) -> BuildPlan:
     )  # dequantised weights are kept as float32
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
     hidden = 2 * recipe.samples * recipe.length * width * 2
-    calibration_flops = 2 * 2 * recipe.samples * recipe.length * 2 * prunable
+    tokens = 2 * recipe.samples * recipe.length
+    flops = 2 * tokens * 2 * prunable  # every block runs twice: to be seen, and once pruned
+    gram_bytes = 0
+    if METHODS[recipe.method].sees == "gram" or recipe.swaps or recipe.resolve:
+        matrices = [t for t in tensors if t.prunable]
+        inputs = sum(t.shape[1] ** 2 for t in matrices) / _READERS
+        flops += tokens * inputs  # half a Gram matrix
+        flops += sum(_SOLVER_PRODUCTS * 2 * t.shape[0] * t.shape[1] ** 2 for t in matrices)
+        gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
+    if recipe.max_loss:
+        flops *= 1 + _TRIALS
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(
         parameters=parameters,
         prunable=prunable,
         zeros=round(pruned * recipe.sparsity),
         artifact_bytes=size,
-        disk_bytes=2 * size + stored * pruned + hidden,
-        memory_bytes=round(_BASE_MEMORY + stored * parameters + 2 * hidden),
-        seconds=(calibration_flops + evaluation_tokens * 2 * parameters) / _flops_per_second(),
+        disk_bytes=2 * size + stored * pruned + 2 * hidden,
+        memory_bytes=round(_BASE_MEMORY + stored * parameters + 2 * hidden + gram_bytes),
+        seconds=(flops + evaluation_tokens * 2 * parameters) / _flops_per_second(),
     )
 
 

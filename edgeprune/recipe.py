@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import UsageError, unknown
 from edgeprune.methods import METHODS
 from edgeprune.resources import read_yaml
@@ -31,6 +32,7 @@ _NAMES: dict[str, Collection[str]] = {
     "type": GGUF_TYPES,
     "method": METHODS,
     "fusion": FUSION_MODES,
+    "allocation": ALLOCATIONS,
 }
 
 
@@ -54,7 +56,7 @@ class Recipe(BaseModel):
     type: str = Field("q8_0", description="weight type: " + ", ".join(GGUF_TYPES))
 
     # How it is pruned
-    method: str = Field("wanda", description="score: " + ", ".join(METHODS))
+    method: str = Field("alps_fast", description="method: " + ", ".join(METHODS))
     # `mix` because `fused` wins on one task and loses more on another: docs/fusion.md.
     fusion: str = Field("mix", description="streams: " + ", ".join(FUSION_MODES))
     sparsity: float = Field(0.5, ge=0, lt=1, description="share of zeros in pruned tensors")
@@ -70,9 +72,42 @@ class Recipe(BaseModel):
     )
     fusion_lambda: float = Field(0.5, ge=0, le=1, description="weight of the task stream")
     fusion_task_weight: float = Field(1.0, gt=0, description="w_T: the task in exclusive channels")
+    fusion_hessian: Literal["scaled", "masked"] = Field(
+        "scaled",
+        description="fused, with methods that solve: on a fused Gram matrix, or a fused mask with "
+        "weights repaired on the mix",
+    )
+    swaps: bool = Field(False, description="refine the mask by swaps")
+    resolve: bool = Field(False, description="solve for the kept weights once the mask stands")
+    permute: bool = Field(
+        False, description="N:M only: reorder channels inside feed-forward networks, undone exactly"
+    )
+    allocation: str = Field(
+        "uniform", description="sparsity over matrices: " + ", ".join(ALLOCATIONS)
+    )
+    allocation_spread: float = Field(
+        0.1, ge=0, lt=1, description="atp, owl, rank: how far matrices may be from the target"
+    )
+    allocation_map: dict[str, float] = Field(
+        {}, description="map: sparsity by a regular expression on the matrix' name"
+    )
+    sink_positions: int = Field(
+        0, ge=0, description="first positions of a sequence that statistics leave out"
+    )
+    answer_weight: float = Field(
+        1.0, gt=0, description="weight in the statistics of what predicts a token of an answer"
+    )
+    surprising_weight: float = Field(
+        1.0, ge=0, le=1, description="factor for tokens whose perplexity is above 2.5"
+    )
+    max_loss: str | None = Field(
+        None,
+        pattern=r"^\d+(\.\d+)?%$",
+        description="find the highest sparsity that costs the task at most this, such as 2%",
+    )
 
     # Calibration
-    samples: int = Field(32, ge=1, description="sequences per stream")
+    samples: int = Field(24, ge=1, description="sequences per stream")
     length: int = Field(512, ge=2, description="tokens per sequence")
     seed: int = Field(0, ge=0, description="order of calibration rows")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda")
@@ -98,7 +133,7 @@ class Recipe(BaseModel):
         None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
     )
 
-    @field_validator("target", "type", "method", "fusion")
+    @field_validator("target", "type", "method", "fusion", "allocation")
     @classmethod
     def _known_name(cls, value: str, info: ValidationInfo) -> str:
         names = _NAMES[str(info.field_name)]
@@ -122,6 +157,22 @@ class Recipe(BaseModel):
         if not match or not 0 < int(match[1]) < int(match[2]):
             raise ValueError(f"'{value}' is neither '{UNSTRUCTURED}' nor N:M with 0 < N < M")
         return value
+
+    @model_validator(mode="after")
+    def _options_fit_the_pattern(self) -> Self:
+        n_of_m = self.pattern != UNSTRUCTURED
+        if n_of_m and self.allocation != "uniform":
+            raise ValueError(
+                f"pattern {self.pattern} leaves every matrix the same sparsity: allocation "
+                f"'{self.allocation}' needs pattern '{UNSTRUCTURED}'"
+            )
+        if n_of_m and self.max_loss:
+            raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
+        if self.permute and not n_of_m:
+            raise ValueError("permute does nothing for unstructured pruning: set an N:M pattern")
+        if (self.allocation == "map") != bool(self.allocation_map):
+            raise ValueError("allocation 'map' and allocation_map go together")
+        return self
 
     @model_validator(mode="after")
     def _sparsity_follows_pattern(self) -> Self:

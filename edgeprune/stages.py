@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune import machine
 from edgeprune.calibration.data import Data
 from edgeprune.calibration.render import Renderer
+from edgeprune.calibration.rows import Row
 from edgeprune.files import read_json, sha256_file, sha256_json, write_json
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
@@ -20,8 +21,9 @@ from edgeprune.recipe import Recipe
 from edgeprune.sparsity.metadata import SparsityMetadata
 
 if TYPE_CHECKING:
+    import runtime_tests
     from edgeprune.calibration.streams import Stream
-    from edgeprune.engine import PrunedCheckpoint
+    from edgeprune.engine import PrunedCheckpoint, Pruning
     from exporters.artifact import Model
     from runtime_tests.accuracy import Item
 
@@ -31,14 +33,22 @@ _MEASURE_VERSION = 1
 
 
 def prune_stage(
-    recipe: Recipe, checkpoint: Checkpoint, data: Data, folder: Path, progress: Progress
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    data: Data,
+    folder: Path,
+    progress: Progress,
+    dense_statistics: Path | None = None,
 ) -> tuple["PrunedCheckpoint | None", dict[str, list[str]]]:
-    """The pruned checkpoint, and the ids of the rows each stream was made of."""
+    """The pruned checkpoint, and the ids of the rows each stream was made of.
+
+    ``dense_statistics`` is as in `edgeprune.engine.prune`.
+    """
     if recipe.sparsity == 0:
         return None, {"general": [], "task": []}
     from edgeprune.engine import finished, prune
 
-    key = _prune_key(recipe, checkpoint, data)
+    key = prune_key(recipe, checkpoint, data)
     work = folder / "work" / f"prune-{key[:16]}"
     used: dict[str, list[str]] = read_json(work / "rows.json") or {}
     pruned = finished(checkpoint, work) if used else None
@@ -48,7 +58,9 @@ def prune_stage(
         write_json(work / "rows.json", used)
     data.refuse_overlap(used)
     if pruned is None:
-        pruned = prune(checkpoint, streams, _pruning(recipe), work, progress, recipe.device)
+        pruned = prune(
+            checkpoint, streams, pruning(recipe), work, progress, recipe.device, dense_statistics
+        )
     for stale in (folder / "work").glob("prune-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
@@ -75,7 +87,8 @@ def _streams(
     return streams
 
 
-def _prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
+def prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
+    """Hash of everything the pruned weights are made from."""
     from edgeprune.engine.device import compute_dtype, pick_device
 
     device = pick_device(recipe.device)
@@ -86,26 +99,42 @@ def _prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
             "general": data.general.calibration_hash(),
             "task": data.task.calibration_hash(),
             "streams": [recipe.samples, recipe.length, recipe.seed],
-            "pruning": asdict(_pruning(recipe)),
+            "pruning": asdict(pruning(recipe)),
             "arithmetic": [str(device), str(compute_dtype(device))],
         }
     )
 
 
-def _pruning(recipe: Recipe) -> Any:
+def pruning(recipe: Recipe) -> "Pruning":
+    """How a recipe prunes, in the engine's terms."""
+    from edgeprune.allocation import Allocation
     from edgeprune.engine import Pruning
     from edgeprune.fusion import FusionRule
     from edgeprune.patterns import Pattern
 
-    rule = FusionRule(
-        recipe.fusion,
-        recipe.fusion_tau,
-        recipe.fusion_tau_mode,
-        recipe.fusion_lambda,
-        recipe.fusion_task_weight,
+    return Pruning(
+        method=recipe.method,
+        fusion=FusionRule(
+            mode=recipe.fusion,
+            tau=recipe.fusion_tau,
+            tau_mode=recipe.fusion_tau_mode,
+            task_share=recipe.fusion_lambda,
+            task_weight=recipe.fusion_task_weight,
+            hessian=recipe.fusion_hessian,
+        ),
+        pattern=Pattern.parse(recipe.pattern),
+        sparsity=recipe.sparsity,
+        allocation=Allocation(
+            recipe.allocation, recipe.allocation_spread, tuple(recipe.allocation_map.items())
+        ),
+        swaps=recipe.swaps,
+        resolve=recipe.resolve,
+        permute=recipe.permute,
+        head=recipe.prune_head,
+        sink_positions=recipe.sink_positions,
+        answer_weight=recipe.answer_weight,
+        surprising_weight=recipe.surprising_weight,
     )
-    pattern = Pattern.parse(recipe.pattern)
-    return Pruning(recipe.method, rule, pattern, recipe.sparsity, head=recipe.prune_head)
 
 
 def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -116,13 +145,31 @@ def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """
     import exporters
 
-    exporters.get(recipe.target).check(_dense_model(checkpoint), recipe.type)
+    exporters.get(recipe.target).check(dense_model(checkpoint), recipe.type)
 
 
-def _dense_model(checkpoint: Checkpoint) -> "Model":
+def dense_model(checkpoint: Checkpoint) -> "Model":
+    """The checkpoint as exporters see it."""
     from exporters.artifact import Model
 
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
+
+
+def pruned_model(recipe: Recipe, pruned: "PrunedCheckpoint") -> tuple["Model", SparsityMetadata]:
+    """A pruned checkpoint as exporters see it, and what its artifact says of itself."""
+    from exporters.artifact import Model
+
+    names = frozenset(record.name for record in pruned.records)
+    metadata = SparsityMetadata(
+        pattern=recipe.pattern,
+        target=recipe.sparsity,
+        method=recipe.method,
+        fusion=recipe.fusion,
+        task=recipe.task,
+        recipe=recipe.model_dump(),
+        base_sha256=pruned.base.sha256,
+    )
+    return Model(pruned.base.folder, pruned.weights(), names, pruned.base.gguf), metadata
 
 
 def export_stage(
@@ -133,24 +180,12 @@ def export_stage(
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """The artifact and its dense twin in the same type: facts about each file."""
-    from exporters.artifact import Model
-
-    dense = _dense_model(checkpoint)
+    dense = dense_model(checkpoint)
     artifacts = {
         "dense": _export_one(recipe, "dense", dense, None, checkpoint.sha256, folder, progress)
     }
     if pruned:
-        names = frozenset(record.name for record in pruned.records)
-        sparse = Model(checkpoint.folder, pruned.weights(), names, checkpoint.gguf)
-        metadata = SparsityMetadata(
-            pattern=recipe.pattern,
-            target=recipe.sparsity,
-            method=recipe.method,
-            fusion=recipe.fusion,
-            task=recipe.task,
-            recipe=recipe.model_dump(),
-            base_sha256=checkpoint.sha256,
-        )
+        sparse, metadata = pruned_model(recipe, pruned)
         key = sha256_json([asdict(metadata), pruned.files[0].parent.name])
         artifacts["pruned"] = _export_one(recipe, "pruned", sparse, metadata, key, folder, progress)
     return artifacts
@@ -168,17 +203,16 @@ def _export_one(
     import exporters
 
     target = exporters.get(recipe.target)
-    quantized_by = f"edgeprune {machine.describe()['versions']['edgeprune']}"
     is_result = name == "pruned" or recipe.sparsity == 0
     path = folder / "model.gguf" if is_result else folder / "work" / f"dense-{recipe.type}.gguf"
-    full_key = sha256_json([_EXPORT_VERSION, key, recipe.type, quantized_by, path.name])
+    full_key = sha256_json([_EXPORT_VERSION, key, recipe.type, quantized_by(), path.name])
 
     def export() -> dict[str, Any]:
         if is_result:  # what was said of the last artifact is not true of the next
             for name_of_old in ("manifest.json", "report.html"):
                 (folder / name_of_old).unlink(missing_ok=True)
         with progress.stage(f"export {name}", target.steps(model)) as stage:
-            artifact = target.export(model, recipe.type, path, metadata, quantized_by, stage)
+            artifact = target.export(model, recipe.type, path, metadata, quantized_by(), stage)
         return {
             "file": str(path.relative_to(folder)),
             "sha256": sha256_file(path),
@@ -194,6 +228,11 @@ def _export_one(
     )
 
 
+def quantized_by() -> str:
+    """What artifacts name as their maker."""
+    return f"edgeprune {machine.describe()['versions']['edgeprune']}"
+
+
 def measure_stage(
     recipe: Recipe,
     data: Data,
@@ -204,17 +243,7 @@ def measure_stage(
     """Measure the artifact beside its dense twin."""
     import runtime_tests
 
-    plan = runtime_tests.Plan(
-        items=_items(data),
-        metric=data.task.task.metric,
-        max_answer_tokens=data.task.task.max_answer_tokens,
-        general_text=data.general_text,
-        perplexity_tokens=recipe.perplexity_tokens,
-        prefill_tokens=recipe.prefill_tokens,
-        decode_tokens=recipe.decode_tokens,
-        rounds=recipe.rounds,
-        threads=recipe.threads or machine.cores(),
-    )
+    plan = measure_plan(recipe, data)
     hashes = {name: facts["sha256"] for name, facts in artifacts.items()}
     key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, machine.describe()])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
@@ -225,15 +254,32 @@ def measure_stage(
     )
 
 
-def _items(data: Data) -> list["Item"]:
-    """Evaluation rows as plain text: all that `runtime_tests` knows of a task."""
+def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "runtime_tests.Plan":
+    """What to measure on the evaluation rows, or on others of the same task."""
+    import runtime_tests
+
+    return runtime_tests.Plan(
+        items=_items(data, data.evaluation if rows is None else rows),
+        metric=data.task.task.metric,
+        max_answer_tokens=data.task.task.max_answer_tokens,
+        general_text=data.general_text,
+        perplexity_tokens=recipe.perplexity_tokens,
+        prefill_tokens=recipe.prefill_tokens,
+        decode_tokens=recipe.decode_tokens,
+        rounds=recipe.rounds,
+        threads=recipe.threads or machine.cores(),
+    )
+
+
+def _items(data: Data, rows: list[Row]) -> list["Item"]:
+    """Rows as plain text: all that `runtime_tests` knows of a task."""
     from runtime_tests.accuracy import Item
 
     renderer = Renderer(data.task.task)
     if data.task.task.kind == "text":
-        return [Item(row.id, "", (renderer.prompt(row),), 0) for row in data.evaluation]
+        return [Item(row.id, "", (renderer.prompt(row),), 0) for row in rows]
     items = []
-    for row in data.evaluation:
+    for row in rows:
         count = len(row.choices) or 1  # of a short answer's right answers, the first is scored
         continuations = tuple(renderer.answer(row, i) for i in range(count))
         items.append(

@@ -1,5 +1,5 @@
 """Proving an artifact in the runtime it is for: accuracy, likelihood, speed and memory."""
 
-from runtime_tests.run import Plan, run
+from runtime_tests.run import Plan, quality, run
 
-__all__ = ["Plan", "run"]
+__all__ = ["Plan", "quality", "run"]

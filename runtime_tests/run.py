@@ -88,14 +88,46 @@ def run(
                 **child.call("info"),
                 "file_bytes": artifacts[name].stat().st_size,
                 "peak_memory_bytes": memory[name],  # loaded and decoding, before any scoring
-                "accuracy": accuracy.accuracy_interval(answered[name]),
-                "nats_per_answer_token": accuracy.nats_per_token(answered[name]),
+                **_judged(answered[name]),
                 "general_perplexity": perplexities[name],
                 **timings[name],
             }
             for name, child in children.items()
         }
     return _summary(records, answered, plan)
+
+
+def quality(
+    artifact: Path, plan: Plan, progress: Callable[[str, int], AbstractContextManager[Stage]]
+) -> dict[str, Any]:
+    """Score one artifact on the task and on general text, without timing it.
+
+    Args:
+        artifact: the model file.
+        plan: what to measure; general text is skipped if ``perplexity_tokens`` is 0.
+        progress: begins a stage of so many steps.
+
+    Returns:
+        ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, and whether the accuracy is
+        near guessing; JSON-like.
+    """
+    with (
+        start(artifact, plan.threads) as child,
+        progress("evaluate", len(plan.items) + bool(plan.perplexity_tokens)) as stage,
+    ):
+        record = _judged(_answer({"model": child}, plan, stage)["model"])
+        if plan.perplexity_tokens:
+            record["general_perplexity"] = _perplexity(child, plan)
+            stage.advance()
+    line = accuracy.guessing_line(plan.items)
+    return record | {"near_guessing": accuracy.near_guessing(record["accuracy"], line)}
+
+
+def _judged(answered: list[Answered]) -> dict[str, Any]:
+    return {
+        "accuracy": accuracy.accuracy_interval(answered),
+        "nats_per_answer_token": accuracy.nats_per_token(answered),
+    }
 
 
 def _summary(

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from edgeprune.models import Checkpoint, open_checkpoint
 from exporters.artifact import Model
 from exporters.gguf.export import export
+
+hypothesis.settings.register_profile("shared-machine", deadline=None)  # time says nothing here
+hypothesis.settings.load_profile("shared-machine")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -106,3 +110,13 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return path
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks run in float32, to be compared with references."""
+    import torch
+
+    from edgeprune.engine import walk
+
+    monkeypatch.setattr(walk, "compute_dtype", lambda _device: torch.float32)

@@ -120,7 +120,7 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
     again = run("build", "--dry-run", "--json", "--task", "medqa", cwd=tmp_path)
     plan = json.loads(again.stdout)
     assert plan["plan"]["zeros"] == 53_084_160
-    assert plan["recipe"]["method"] == "wanda"
+    assert plan["recipe"]["method"] == "alps_fast"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,8 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.fusion import FusionRule, TwoStreams
+from edgeprune.matrix import Pruning, prune_matrix
 from edgeprune.methods import METHODS
+from edgeprune.methods.gram import Gram
+from edgeprune.methods.resolve import resolve
 from edgeprune.methods.statistics import InputStatistics, mix
+from edgeprune.patterns import Budget, Pattern
 from edgeprune.recipe import FUSION_MODES
 
 WANDA = METHODS["wanda"].score
@@ -98,3 +102,52 @@ def test_a_silent_layer_gives_finite_scores():
     silent = InputStatistics(torch.zeros(4), 1)
     for mode in FUSION_MODES:
         assert torch.isfinite(fused_score(WANDA, weight, silent, silent, FusionRule(mode))).all()
+
+
+def grams(seed: int, channels: int = 12):
+    generator = torch.Generator().manual_seed(seed)
+    seen = {}
+    for name in ("general", "task"):
+        inputs = torch.randn(40, channels, generator=generator) * torch.rand(channels) * 3
+        matrix = inputs.T @ inputs / 40
+        seen[name] = InputStatistics(matrix.diagonal().clone(), 40, Gram(matrix))
+    return seen
+
+
+@given(st.integers(0, 30))
+def test_the_fused_gram_matrix_is_positive_and_its_diagonal_is_the_fused_norms(seed):
+    seen = grams(seed)
+    inputs = TwoStreams(seen, FusionRule("fused"))
+    matrix = inputs.hessian.matrix
+    assert torch.linalg.eigvalsh(matrix.double()).min() > -1e-6
+    general, task = (unit(seen[name].second_moment) for name in ("general", "task"))
+    expected = torch.where(
+        inputs.groups.shared, 0.5 * general + 0.5 * task, torch.maximum(general, task)
+    )
+    torch.testing.assert_close(matrix.diagonal(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_solvers_run_on_the_joint_gram_matrix_unless_fused():
+    seen = grams(1)
+    for mode in ("general", "task", "mix"):
+        inputs = TwoStreams(seen, FusionRule(mode))
+        assert inputs.hessian is inputs.joint.gram
+    assert TwoStreams(seen, FusionRule("general")).hessian is seen["general"].gram
+
+
+def test_a_masked_hessian_takes_the_mask_from_fused_scores_and_repairs_on_the_mix():
+    seen = grams(2)
+    weight = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    inputs = TwoStreams(seen, FusionRule("fused", hessian="masked"))
+    budget = Budget(Pattern(), 24)
+    pruned = prune_matrix(weight, inputs, Pruning("alps"), budget)
+    expected = budget.keep(inputs.score(lambda s: METHODS["obs"].score(weight, s)))
+    assert torch.equal(pruned != 0, expected)
+    torch.testing.assert_close(pruned, resolve(weight, expected, inputs.joint.gram))
+
+
+def test_one_stream_alone_needs_no_other():
+    seen = {"general": grams(3)["general"]}
+    inputs = TwoStreams(seen, FusionRule("general"))
+    assert inputs.exclusive_shares() is None
+    assert inputs.joint is seen["general"]

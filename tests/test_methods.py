@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgeprune.errors import InputError
 from edgeprune.methods import METHODS, rose, sparsegpt
 from edgeprune.methods.gram import DAMPING, Gram
+from edgeprune.methods.permute import channel_order
 from edgeprune.methods.resolve import resolve
 from edgeprune.methods.statistics import Accumulator, mix
 from edgeprune.methods.swaps import refine
@@ -299,3 +300,20 @@ def test_uncorrelated_inputs_leave_nothing_to_repair(name):
     pruned = METHODS[name].solve(weight, Gram(torch.eye(64)), budget)
     limit = 1.02 if name.startswith("alps") else 1.0 + 1e-4
     assert loss(weight, pruned, torch.eye(64)) <= best * limit
+
+
+@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
+def test_channel_order_is_a_permutation_that_keeps_more(text):
+    pattern = Pattern.parse(text)
+    weight, statistics = example(8, 16, 64)
+    weight[:, :16] *= 4  # strong channels side by side, where a group can't keep them all
+    scores = METHODS["wanda"].score(weight, statistics)
+    order = channel_order(scores, pattern)
+    assert sorted(order.tolist()) == list(range(64))
+    before = (scores * Budget(pattern, 0).keep(scores)).sum()
+    after = (scores[:, order] * Budget(pattern, 0).keep(scores[:, order])).sum()
+    assert after > 1.02 * before
+
+
+def test_channel_order_of_equal_channels_stays():
+    assert torch.equal(channel_order(torch.ones(4, 8), Pattern.parse("2:4")), torch.arange(8))

@@ -11,7 +11,7 @@ from edgeprune.errors import InputError, MachineError, UsageError
 from edgeprune.models import open_checkpoint, packaged
 from edgeprune.models.hf import load_model, load_tokenizer
 from edgeprune.models.inventory import inventory
-from edgeprune.models.layers import decoder_blocks, linear_layers
+from edgeprune.models.layers import decoder_blocks, weight_matrices
 
 
 def test_the_packaged_model_opens_whole(real_checkpoint):
@@ -19,9 +19,9 @@ def test_the_packaged_model_opens_whole(real_checkpoint):
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     name, blocks = decoder_blocks(model)
     assert (name, len(blocks)) == ("model.layers", 30)
-    assert set(linear_layers(blocks[0])) == {
-        f"self_attn.{x}_proj" for x in "qkvo"
-    } | {f"mlp.{x}_proj" for x in ("gate", "up", "down")}  # fmt: skip
+    assert set(weight_matrices(blocks[0])) == {
+        f"self_attn.{x}_proj.weight" for x in "qkvo"
+    } | {f"mlp.{x}_proj.weight" for x in ("gate", "up", "down")}  # fmt: skip
     assert "<|im_start|>" in load_tokenizer(real_checkpoint).apply_chat_template(
         [{"role": "user", "content": "hello"}], tokenize=False
     )
@@ -59,7 +59,7 @@ def test_inventory_agrees_with_the_model(real_checkpoint, tiny_folder):
         tensors = inventory(source)
         assert sum(t.elements for t in tensors) == sum(p.numel() for p in model.parameters())
         prunable = sum(
-            layer.weight.numel() for block in blocks for layer in linear_layers(block).values()
+            m.read(block).numel() for block in blocks for m in weight_matrices(block).values()
         )
         assert sum(t.elements for t in tensors if t.prunable) == prunable
 

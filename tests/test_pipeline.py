@@ -123,14 +123,14 @@ def test_a_gate_that_does_not_hold_fails_after_the_report_is_written(tiny_build,
                                                                      tmp_path):  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(tiny_build.folder, out)
-    strict = tiny_recipe.model_copy(update={"min_decode_speed": 50.0})
-    with pytest.raises(CheckFailed, match="at least 50x required"):
+    strict = tiny_recipe.model_copy(update={"min_decode_speed": 5000.0})
+    with pytest.raises(CheckFailed, match="at least 5000x required"):
         build(strict, out)
     assert "failed" in (out / "report.html").read_text()
     done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--out", out,
-               "--set", "min_decode_speed=50", *settings())  # fmt: skip
+               "--set", "min_decode_speed=5000", *settings())  # fmt: skip
     assert done.returncode == 1
-    assert "50x required" in done.stderr
+    assert "5000x required" in done.stderr
     assert "failed" in done.stdout
 
 
@@ -313,10 +313,10 @@ def test_folders_appear_whole_or_not_at_all(tmp_path):
 
 def test_default_folders_say_what_is_in_them():
     assert str(default_folder(Recipe(task="medqa"))) == (
-        "builds/medqa-smollm2-135m-wanda-mix-50pct-q8_0"
+        "builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0"
     )
     recipe = Recipe(task="x/my.rows.jsonl", model="a/B-1.5B", pattern="2:4")
-    assert str(default_folder(recipe)) == "builds/my.rows-B-1.5B-wanda-mix-2of4-q8_0"
+    assert str(default_folder(recipe)) == "builds/my.rows-B-1.5B-alps_fast-mix-2of4-q8_0"
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_unknown_shipped_recipe_names_the_nearest():
 
 def test_flags_have_the_recipes_names_and_defaults():
     for flag, _, text in _OPTIONS:
-        field = recipes.Recipe.model_fields[flag.removeprefix("--")]
+        field = recipes.Recipe.model_fields[flag.removeprefix("--").replace("-", "_")]
         if field.default is not None and not field.is_required():
             assert f"[{field.default}]" in text
 

@@ -1,7 +1,7 @@
 """The rows of a build: what may be calibrated on, what is measured on."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeprune.calibration.guard import refuse_overlap
@@ -10,10 +10,15 @@ from edgeprune.calibration.rows import Row
 from edgeprune.calibration.sources import Split, load_split
 from edgeprune.calibration.streams import Stream, pack
 from edgeprune.calibration.task import Task, open_corpus, open_task
+from edgeprune.errors import InputError
 from edgeprune.files import sha256_json
 
 # Evaluation rows are the same whatever the calibration seed, so that builds can be compared.
 _EVALUATION_SEED = 0
+# A slice of the calibration rows that a search judges on; more rows would only cost time.
+_HELD_OUT_EVERY = 5
+_HELD_OUT_MOST = 200
+_HELD_OUT_LEAST = 10
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer needs
 
 
@@ -55,6 +60,29 @@ class Data:
             name: pack(source.task, source.split.calibration, tokenizer, samples, length, seed)
             for name, source in (("general", self.general), ("task", self.task))
         }
+
+    def hold_out(self) -> tuple["Data", list[Row]]:
+        """Take every fifth task row out of calibration, to judge on while the build is chosen.
+
+        Returns:
+            The data without them, and them.
+
+        Raises:
+            InputError: so few rows that nothing would be left to judge on.
+        """
+        rows = sorted(self.task.split.calibration, key=lambda row: row.id)
+        random.Random(_EVALUATION_SEED).shuffle(rows)
+        held_out = rows[::_HELD_OUT_EVERY][:_HELD_OUT_MOST]
+        if len(held_out) < _HELD_OUT_LEAST:
+            raise InputError(
+                f"'{self.task.task.name}' has {len(rows)} calibration rows; one in "
+                f"{_HELD_OUT_EVERY} is held out, and {_HELD_OUT_LEAST} of those are needed.",
+                "Give more rows, or a --sparsity instead of --max-loss.",
+            )
+        taken = {row.id for row in held_out}
+        rest = [row for row in self.task.split.calibration if row.id not in taken]
+        split = replace(self.task.split, calibration=rest)
+        return replace(self, task=replace(self.task, split=split)), held_out
 
     def refuse_overlap(self, used: dict[str, list[str]]) -> None:
         """Raise if rows that were calibrated on are measured on.

@@ -12,6 +12,7 @@ from edgeprune.errors import EXIT_INTERRUPTED, EdgepruneError, from_os_error
 _VERBS = {
     "build": ("edgeprune.cli.build", "Prune a model for a task, export it and measure it."),
     "plan": ("edgeprune.cli.plan", "Say what a build would need and give; does no work."),
+    "ablate": ("edgeprune.cli.ablate", "Compare methods, fusions and sparsities on one task."),
     "inspect": ("edgeprune.cli.inspect", "Show an artifact's metadata and count its zeros."),
     "chat": ("edgeprune.cli.chat", "Talk to a model on the terminal."),
     "tasks": ("edgeprune.cli.tasks", "List tasks, or show one."),

@@ -12,11 +12,18 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--general", str, "General text: shipped corpus, .yaml or .jsonl [boolq_passages]"),
     ("--target", str, "Artifact format [gguf]"),
     ("--type", str, "Weight type: f32, f16, bf16, q8_0, q4_0 [q8_0]"),
-    ("--method", str, "Score: wanda, magnitude [wanda]"),
+    (
+        "--method",
+        str,
+        "magnitude, wanda, ria, wanda_pp, fisher, obs, isc, sparsegpt, rose, alps_fast or alps "
+        "[alps_fast]",
+    ),
     ("--fusion", str, "Streams: general, task, mix, fused [mix]"),
     ("--sparsity", float, "Share of zeros in pruned matrices; 0 is a plain export [0.5]"),
     ("--pattern", str, "unstructured, or N:M such as 2:4 [unstructured]"),
-    ("--samples", int, "Calibration sequences per stream [32]"),
+    ("--allocation", str, "Sparsity over matrices: uniform, atp, owl, rank, map, evolve [uniform]"),
+    ("--max-loss", str, "Find the highest sparsity that costs the task at most this, e.g. 2%"),
+    ("--samples", int, "Calibration sequences per stream [24]"),
     ("--length", int, "Tokens per sequence [512]"),
     ("--seed", int, "Order of calibration rows [0]"),
     ("--device", str, "auto, cpu or cuda [auto]"),
@@ -43,5 +50,5 @@ def take_recipe(values: dict[str, Any]) -> Any:
     from edgeprune.recipe import resolve
 
     file, settings = values.pop("recipe_file"), values.pop("settings")
-    names = [flag.removeprefix("--") for flag, _, _ in _OPTIONS]
+    names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _OPTIONS]
     return resolve(file, settings, {name: values.pop(name) for name in names})

@@ -6,7 +6,7 @@ so that masks, rotary tables and whatever comes next are kept as the model made 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,15 +98,44 @@ def head_input(model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, hidden: 
     return seen[0]
 
 
+@torch.no_grad()
+def head_logits(
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    tokens: Tensor,
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The model's logits, given the last block's output and what stands in for the output head.
+
+    What a model does to logits after its head (scaling, soft capping) is thus its own doing.
+
+    Args:
+        model: a causal language model.
+        blocks: its decoder blocks.
+        tokens: (batch, length); only their shape matters.
+        hidden: (batch, length, width), output of the last block.
+        head: logits from (batch, length, width); it may leave positions out.
+    """
+    own_head = model.get_output_embeddings()  # type: ignore[operator]
+    with (
+        _replaced_forwards(blocks, lambda *_args, **_kwargs: hidden),
+        _replaced_forwards([own_head], head),
+    ):
+        return model(input_ids=tokens, use_cache=False).logits
+
+
 @contextlib.contextmanager
-def _replaced_forwards(blocks: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
-    for block in blocks:
-        block.forward = forward
+def _replaced_forwards(
+    modules: Iterable[nn.Module], forward: Callable[..., Tensor]
+) -> Iterator[None]:
+    for module in modules:
+        module.forward = forward
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for module in modules:
+            del module.forward
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

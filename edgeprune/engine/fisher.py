@@ -76,7 +76,7 @@ def _squared_gradients(
     for name, parameter in parameters.items():
 
         def add(p: Tensor, name: str = name) -> None:
-            sums[name] += p.grad.float().square()
+            sums[name] += p.grad.float().square()  # type: ignore[union-attr]
             p.grad = None
 
         handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(add))

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.engine.parallel import add_up
+from edgeprune.errors import InputError
 from edgeprune.methods.statistics import Accumulator, InputStatistics
 from edgeprune.models.layers import Matrix, watch
+
+# Tokens that an expert must see for statistics of its own: a few dozen rank its channels by noise.
+EXPERT_FLOOR = 256
 
 
 class _Seen(Exception):
@@ -25,17 +29,23 @@ class Gatherer:
         block: the block.
         matrices: its matrices.
         gram: whether whole Gram matrices are wanted.
+        as_routed: whether an expert is given the tokens routed to it; else it is given all.
     """
 
-    def __init__(self, block: nn.Module, matrices: dict[str, Matrix], gram: bool):
+    def __init__(
+        self, block: nn.Module, matrices: dict[str, Matrix], gram: bool, as_routed: bool = True
+    ):
         self._gram = gram
+        self._matrices = matrices
+        self._counts: dict[str, Tensor] = {}  # tokens routed to the expert of a matrix
+        self._total = torch.zeros((), dtype=torch.int64)
         self._sums: dict[str, Accumulator] = {}
         self._reads: dict[str, str] = {}  # matrix -> the first that reads the same input
         self._batch: list[tuple[str, Tensor]] = []
         self._last = ""
         self._first_batch = True
         self._weights = torch.empty(0)
-        self._handles = watch(block, matrices, self._see)
+        self._handles = watch(block, matrices, self._see, as_routed)
 
     def __enter__(self) -> "Gatherer":
         return self
@@ -52,17 +62,42 @@ class Gatherer:
         the block's output.
         """
         self._weights = weights.flatten()
+        self._total = self._total.to(weights.device) + self._weights.count_nonzero()
         with contextlib.suppress(_Seen):
             call()
         self._batch.clear()
         self._first_batch = False
 
     def statistics(self) -> dict[str, InputStatistics]:
-        """Of every matrix that was given anything, over all processes."""
+        """Of every matrix, over all processes.
+
+        Raises:
+            InputError: a matrix is never used.
+        """
+        if unused := [name for name in self._matrices if name not in self._reads]:
+            raise InputError(
+                f"The model never uses its weight {unused[0]}, so nothing can be said of it."
+            )
         for accumulator in self._sums.values():
             add_up(accumulator.sums())
         known = {name: accumulator.statistics() for name, accumulator in self._sums.items()}
         return {name: known[first] for name, first in self._reads.items()}
+
+    def starved(self) -> list[str]:
+        """Matrices of experts that were sent too few tokens, over all processes.
+
+        An expert's statistics come from the tokens routed to it, unless these are fewer than
+        `EXPERT_FLOOR`, or than there are where even all are fewer. Such an expert must be given
+        all tokens in place of its own. Tokens of weight 0 don't count.
+        """
+        if not self._counts:
+            return []
+        counts = torch.stack([*self._counts.values(), self._total])
+        add_up([counts])
+        *routed, total = counts.tolist()
+        floor = min(EXPERT_FLOOR, total)
+        few = {name for name, count in zip(self._counts, routed, strict=True) if count < floor}
+        return [name for name, first in self._reads.items() if first in few]
 
     def _see(self, name: str, inputs: Tensor, tokens: Tensor | None) -> None:
         if self._first_batch:
@@ -80,7 +115,16 @@ class Gatherer:
         rows = inputs.reshape(-1, inputs.shape[-1])
         if name not in self._sums:
             self._sums[name] = Accumulator(rows.shape[1], rows.device, self._gram)
-        weights = self._weights if tokens is None else self._weights[tokens]
+        weights = self._weights
+        if tokens is not None:
+            weights = weights[tokens]
+            self._counts[name] = self._counts.get(name, 0) + weights.count_nonzero()
+        elif len(rows) != len(weights):
+            raise InputError(
+                f"The model gives its weight {name} {len(rows)} of {len(weights)} tokens, and "
+                "edgeprune doesn't know which.",
+                "Experts are supported where they are stacked as Mixtral's are.",
+            )
         self._sums[name].add(rows, weights)
 
 

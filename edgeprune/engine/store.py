@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -45,6 +46,9 @@ class TensorRecord:
     def sparsity(self) -> float:
         """Share of zeros."""
         return 1 - self.nonzeros / (self.shape[0] * self.shape[1])
+
+
+_RECORDS = TypeAdapter(list[TensorRecord])
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,13 @@ class BlockStore:
         """Whether every block of a finished run is still there and whole."""
         try:
             return all(self.records(index) is not None for index in range(blocks))
-        except (SafetensorError, OSError, KeyError):
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return False
 
     def records(self, index: int) -> list[TensorRecord]:
         """What was done to a finished block's tensors."""
         with safe_open(self.block_file(index), framework="pt") as file:
-            rows = json.loads(file.metadata()["records"])
-        return [TensorRecord(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
-                for row in rows]  # fmt: skip
+            return _RECORDS.validate_json(file.metadata()["records"])
 
     def save_block(
         self, index: int, tensors: dict[str, Tensor], records: list[TensorRecord]
@@ -100,7 +102,7 @@ class BlockStore:
             save_tensors(path, tensors, metadata)
 
     def new_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> dict[str, Tensor]:
-        """Room for the hidden states that block ``index`` is about to give.
+        """Room for the hidden states that block ``index`` will read.
 
         Raises:
             OSError: the disk can't hold them.
@@ -114,7 +116,7 @@ class BlockStore:
         return hidden
 
     def keep_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> None:
-        """Declare the hidden states after block ``index`` complete, and drop older ones."""
+        """Declare the hidden states before block ``index`` complete, and drop older ones."""
         for stream in shapes:
             path = self._hidden_file(index, stream, ".part")
             with path.open("rb") as file:
@@ -131,17 +133,17 @@ class BlockStore:
             path.unlink()
 
     def resume(self, shapes: dict[str, HiddenShape]) -> tuple[int, dict[str, Tensor]]:
-        """Index of the next block to prune and the hidden states it sees; (0, {}) to begin."""
+        """Index of the next block to prune and the hidden states it reads, if they are there."""
         done = 0
         while self.block_file(done).is_file():
             done += 1
-        for index in reversed(range(done)):
+        for index in range(done, -1, -1):
             paths = {stream: self._hidden_file(index, stream) for stream in shapes}
             if all(
                 path.is_file() and path.stat().st_size == shapes[stream].bytes
                 for stream, path in paths.items()
             ):
-                return index + 1, {s: _mapped(path, shapes[s]) for s, path in paths.items()}
+                return index, {s: _mapped(path, shapes[s]) for s, path in paths.items()}
         return 0, {}
 
     def _hidden_file(self, index: int, stream: str, ending: str = "") -> Path:

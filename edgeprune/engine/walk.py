@@ -55,17 +55,11 @@ class Walk:
             for name, stream in self.streams.items()
         }
 
-    def first_hidden(self) -> dict[str, Tensor]:
-        """Input of the first block for each stream, (samples, length, width)."""
-        return {
-            name: torch.cat(
-                [
-                    record_calls(self.model, self.blocks, part)[0].to(self.dtype)
-                    for part in stream.tokens.split(self._batch)
-                ]
-            )
-            for name, stream in self.streams.items()
-        }
+    def embed(self, stream: str, into: Tensor) -> None:
+        """Write what the first block reads, (samples, length, width), into ``into``."""
+        tokens = self.streams[stream].tokens.split(self._batch)
+        for ids, place in zip(tokens, into.split(self._batch), strict=True):
+            place.copy_(record_calls(self.model, self.blocks, ids)[0])
 
     def load(self, index: int) -> nn.Module:
         """A copy of a block on the device, in the compute type."""
@@ -82,6 +76,8 @@ class Walk:
     ) -> dict[str, InputStatistics]:
         """What a stream puts into each matrix of a block; equal inputs share one object.
 
+        Experts that were sent too few tokens (`Gatherer.starved`) are given all in a second pass.
+
         Args:
             index: of the block.
             block: as `load` gave it.
@@ -90,13 +86,21 @@ class Walk:
             weights: (samples, length) of the tokens.
             gram: whether Gram matrices are wanted.
         """
-        with Gatherer(block, matrices, gram) as gatherer, torch.no_grad():
-            for part, weight in zip(
-                self._on_device(states), weights.split(self._batch), strict=True
-            ):
-                call = self._call(index, len(part))
-                gatherer.run(partial(call.run, block, part), weight.to(self.device))
-        return gatherer.statistics()
+
+        def gather(some: dict[str, Matrix], as_routed: bool) -> Gatherer:
+            with Gatherer(block, some, gram, as_routed) as gatherer, torch.no_grad():
+                for part, weight in zip(
+                    self._on_device(states), weights.split(self._batch), strict=True
+                ):
+                    call = self._call(index, len(part))
+                    gatherer.run(partial(call.run, block, part), weight.to(self.device))
+            return gatherer
+
+        seen = gather(matrices, as_routed=True)
+        statistics = seen.statistics()
+        if starved := {name: matrices[name] for name in seen.starved()}:
+            statistics |= gather(starved, as_routed=False).statistics()
+        return statistics
 
     def gradients(
         self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor

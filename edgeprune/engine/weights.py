@@ -6,33 +6,32 @@ import torch
 from torch import Tensor
 
 from edgeprune.calibration.streams import Stream
+from edgeprune.matrix import Pruning
 
-# The attention sink carries activations far above all others and would drown the statistics.
-_SINK_POSITIONS = 1
 # Tokens the dense model finds harder than this are "high perplexity" (arXiv 2501.14315).
 SURPRISING = 2.5
 
 
-def token_weights(
-    stream: Stream, answer: float, surprising: float, model: torch.nn.Module
-) -> Tensor:
+def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     """Weight of every position: of its input, which is what predicts the next token.
+
+    Positions that predict a token of an answer weigh ``answer_weight``, others 1; where the next
+    token has perplexity above 2.5 to the dense model, ``surprising_weight`` is a factor
+    (low-perplexity tokens, arXiv 2501.14315); a factor of 1 skips the pass that finds them.
 
     Args:
         stream: the tokens, and which of them are answers.
-        answer: weight of positions that predict a token of an answer; other positions weigh 1.
-        surprising: factor at positions whose next token has perplexity above 2.5 to the dense
-            model; 1 skips the pass that finds them (low-perplexity tokens, arXiv 2501.14315).
+        pruning: holds the weights.
         model: the dense model.
 
     Returns:
         (samples, length) float32; 0 where the attention sink sits.
     """
     weights = torch.ones(stream.tokens.shape)
-    weights[:, :-1][stream.answers[:, 1:]] = answer
-    if surprising != 1:
-        weights[:, :-1][_perplexity(model, stream.tokens) > SURPRISING] *= surprising
-    weights[:, :_SINK_POSITIONS] = 0
+    weights[:, :-1][stream.answers[:, 1:]] = pruning.answer_weight
+    if pruning.surprising_weight != 1:
+        weights[:, :-1][_perplexity(model, stream.tokens) > SURPRISING] *= pruning.surprising_weight
+    weights[:, : pruning.sink_positions] = 0
     return weights
 
 

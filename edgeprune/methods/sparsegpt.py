@@ -43,32 +43,27 @@ def solve_in_order(weight: Tensor, gram: Gram, budget: Budget, order: Tensor) ->
 
 
 def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
-    weight = weight.clone()
-    columns = weight.shape[1]
-    group = budget.pattern.group
-    width = block_width(budget)
-    starts = range(0, columns, width)
-    taken = spread(budget.zeros, columns).cumsum(0).tolist()
-    for start in starts:
-        end = min(start + width, columns)
-        block = weight[:, start:end]
-        local = factor[start:end, start:end]
-        scale = local.diagonal()
+    # Transposed, so that the column at work and those behind it are contiguous: (in, out).
+    columns = weight.T.clone(memory_format=torch.contiguous_format)
+    group, width = budget.pattern.group, block_width(budget)
+    taken = [0, *spread(budget.zeros, len(columns)).cumsum(0).tolist()]
+    for start in range(0, len(columns), width):
+        end = min(start + width, len(columns))
+        block, local = columns[start:end], factor[start:end, start:end]
+        scale = local.diagonal()[:, None]
         mask = torch.ones_like(block, dtype=torch.bool)
         if group is None:
-            zeros = taken[end - 1] - (taken[start - 1] if start else 0)
-            mask = _keep_all_but(block.square() / scale.square(), zeros)
+            mask = _keep_all_but(block.square() / scale.square(), taken[end] - taken[start])
         errors = torch.zeros_like(block)
-        for j in range(end - start):
+        for j in range(len(block)):
             if group and j % group == 0:
                 part = slice(j, j + group)
-                mask[:, part] = budget.keep(block[:, part].square() / scale[part].square())
-            column = block[:, j]
-            errors[:, j] = torch.where(mask[:, j], 0, column) / scale[j]
-            block[:, j:] -= errors[:, j, None] * local[j, j:]
-        weight[:, end:] -= errors @ factor[start:end, end:]
-        weight[:, start:end] = block * mask
-    return weight
+                mask[part] = budget.keep((block[part].square() / scale[part].square()).T).T
+            errors[j] = block[j].masked_fill(mask[j], 0) / scale[j]
+            block[j:].addr_(local[j, j:], errors[j], alpha=-1)
+        columns[end:] -= factor[start:end, end:].T @ errors
+        block *= mask
+    return columns.T.contiguous()
 
 
 def block_width(budget: Budget) -> int:

@@ -1,5 +1,6 @@
 """What the calibration data says about the input of one linear layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +26,23 @@ class InputStatistics:
 
     second_moment: Tensor
     tokens: float
-    gram: Gram | None = None
-    gradient: Tensor | None = None
+    # Only there where the method's line in the registry asks for it.
+    gram: Gram = None  # type: ignore[assignment]
+    gradient: Tensor = None  # type: ignore[assignment]
 
     @property
     def rms(self) -> Tensor:
         """(in,) root mean square of each channel, ``a[j]`` in DESIGN.md."""
         return self.second_moment.sqrt()
+
+    def reordered(self, order: Tensor) -> "InputStatistics":
+        """Of the same input with its channels in another order, (in,) new place to old channel."""
+        return InputStatistics(
+            self.second_moment[order],
+            self.tokens,
+            self.gram if self.gram is None else Gram(self.gram.matrix[order][:, order]),
+            self.gradient if self.gradient is None else self.gradient[:, order],
+        )
 
 
 class Accumulator:
@@ -88,25 +99,18 @@ def mix(general: InputStatistics, task: InputStatistics, task_share: float) -> I
 
     Dividing by the trace first keeps a louder stream from winning by its scale (DESIGN.md).
     """
-    share = (1 - task_share, task_share)
-    second = [_unit_sum(s.second_moment) for s in (general, task)]
-    gram = gradient = None
-    if general.gram is not None and task.gram is not None:
-        parts = (
-            weight * s.gram.matrix / _total(s.second_moment)
-            for weight, s in zip(share, (general, task), strict=True)
-        )
-        gram = Gram(sum(parts))
-    if general.gradient is not None and task.gradient is not None:
-        gradient = share[0] * _unit_sum(general.gradient) + share[1] * _unit_sum(task.gradient)
+    shares = [
+        (share / s.second_moment.sum().clamp_min(torch.finfo(torch.float32).tiny), s)
+        for share, s in ((1 - task_share, general), (task_share, task))
+    ]
+
+    def joined(of: Callable[[InputStatistics], Tensor]) -> Tensor:
+        (a, first), (b, second) = shares
+        return a * of(first) + b * of(second)
+
     return InputStatistics(
-        share[0] * second[0] + share[1] * second[1], general.tokens + task.tokens, gram, gradient
+        joined(lambda s: s.second_moment),
+        general.tokens + task.tokens,
+        Gram(joined(lambda s: s.gram.matrix)) if general.gram is not None else general.gram,
+        joined(lambda s: s.gradient) if general.gradient is not None else general.gradient,
     )
-
-
-def _unit_sum(values: Tensor) -> Tensor:
-    return values / _total(values)
-
-
-def _total(values: Tensor) -> Tensor:
-    return values.sum().clamp_min(torch.finfo(values.dtype).tiny)

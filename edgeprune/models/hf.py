@@ -1,5 +1,6 @@
-"""transformers, quiet, and never running code of a checkpoint."""
+"""transformers, quiet, never running code of a checkpoint; and the names it loads tensors by."""
 
+from collections.abc import Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,10 @@ from edgeprune.errors import InputError
 from edgeprune.extras import load
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from edgeprune.models.checkpoint import Checkpoint
+    from edgeprune.models.layers import Matrix
 
 
 def transformers() -> ModuleType:
@@ -30,6 +34,89 @@ def load_model(checkpoint: "Checkpoint", dtype: Any = "auto") -> Any:
 def load_tokenizer(checkpoint: "Checkpoint") -> Any:
     """The checkpoint's tokenizer."""
     return _open("AutoTokenizer", checkpoint)
+
+
+def stored_tensors(
+    model: Any, tensors: "dict[str, Tensor]", stored: Collection[str]
+) -> "dict[str, Tensor]":
+    """Tensors of a loaded model as its checkpoint has them: under its names, in its shapes.
+
+    transformers may load a checkpoint into other names and shapes than it is stored in, such as all
+    experts of a layer in one tensor. It remembers what it did and can undo it. It does not remember
+    that a checkpoint of the bare model lacked the prefix of the whole one (``transformer.`` of
+    GPT-2), so that is looked up here.
+
+    Args:
+        model: as `load_model` gave it.
+        tensors: by their names in the model.
+        stored: the names in the checkpoint.
+
+    Raises:
+        InputError: a tensor would get a name that the checkpoint doesn't hold, and be lost.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        undone = revert_weight_conversion(model, tensors)
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise InputError(
+            f"transformers can't store {type(model).__name__} as its checkpoint does: {error}",
+            "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
+        ) from None
+    prefix = f"{model.base_model_prefix}."
+    result = {}
+    for name, tensor in undone.items():
+        choices = (name, name.removeprefix(prefix), prefix + name)
+        known = next((choice for choice in choices if choice in stored), None)
+        if known is None:
+            raise InputError(
+                f"The checkpoint of {type(model).__name__} stores {name} under a name that "
+                "edgeprune can't find.",
+                "Convert the checkpoint with save_pretrained().",
+            )
+        result[known] = tensor
+    return result
+
+
+def stored_names(
+    model: Any,
+    prefix: str,
+    block: "nn.Module",
+    matrices: "dict[str, Matrix]",
+    stored: Collection[str],
+) -> dict[str, str]:
+    """What a block's matrices are called in the checkpoint.
+
+    A matrix that is no tensor of its own there, but a part of one, gets a name of the same kind.
+
+    Args:
+        model: as `load_model` gave it.
+        prefix: of the block's parameters in the model.
+        block: the block.
+        matrices: its matrices.
+        stored: the names in the checkpoint.
+
+    Raises:
+        InputError: as `stored_tensors`.
+    """
+    import torch
+
+    # Every weight is labelled with the number of its matrix, and the labels are stored.
+    parameters = {matrix.parameter for matrix in matrices.values()}
+    labels = {
+        parameter: torch.zeros(block.get_parameter(parameter).shape, dtype=torch.int16)
+        for parameter in sorted(parameters)
+    }
+    for number, matrix in enumerate(matrices.values()):
+        matrix.view(labels[matrix.parameter]).fill_(number)
+    names, sizes = list(matrices), [m.view(labels[m.parameter]).numel() for m in matrices.values()]
+    result = {name: prefix + name for name in names}
+    labelled = {prefix + parameter: label for parameter, label in labels.items()}
+    for name, label in stored_tensors(model, labelled, stored).items():
+        low, high = (int(number) for number in label.aminmax())
+        if low == high and label.numel() == sizes[low]:
+            result[names[low]] = name
+    return result
 
 
 def _open(kind: str, checkpoint: "Checkpoint", **options: Any) -> Any:

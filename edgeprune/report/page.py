@@ -25,11 +25,12 @@ def write(path: Path, manifest: dict[str, Any]) -> None:
         ("Latency", plots.latency(artifacts)),
         ("Size", plots.size(artifacts)),
     ]
+    if manifest["search"]:
+        figures.append(("How far it can be pruned", plots.search_curve(manifest["search"])))
     if tensors:
-        figures += [
-            ("Sparsity by layer", plots.sparsity_by_layer(tensors)),
-            ("Channels that only one stream needs", plots.exclusive_by_layer(tensors)),
-        ]
+        figures.append(("Sparsity by layer", plots.sparsity_by_layer(tensors)))
+    if any(tensor["exclusive"] for tensor in tensors):
+        figures.append(("Channels that only one stream needs", plots.exclusive_by_layer(tensors)))
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         manifest=manifest,
         results=results,

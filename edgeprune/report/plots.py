@@ -44,6 +44,48 @@ def sparsity_by_layer(tensors: list[dict[str, Any]]) -> str:
     return _svg(draw)
 
 
+def search_curve(search: dict[str, Any]) -> str:
+    """What every tried sparsity cost on the held-out rows, and the bound."""
+    probes = sorted(search["probes"], key=lambda probe: probe["sparsity"])
+
+    def draw(axes: Any) -> None:
+        axes.plot(
+            [0, *(p["sparsity"] for p in probes)],
+            [search["dense"], *(p["value"] for p in probes)],
+            marker="o", markersize=4, linewidth=1, color=_PRUNED,
+        )  # fmt: skip
+        axes.axhline(search["bound"], color=_DENSE, linestyle="--", linewidth=1, label="bound")
+        axes.set(xlabel="sparsity", ylabel=search["metric"].replace("_", " "))
+        axes.legend(fontsize=7)
+
+    return _svg(draw)
+
+
+def ablation_curves(records: list[dict[str, Any]]) -> str:
+    """Nats per answer token against general perplexity: down and left is better.
+
+    One marker a row of `edgeprune.ablation.ablate`, with its spread; lines join the sparsities of
+    one method and fusion.
+    """
+    lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        lines[f"{record['method']} {record['fusion']}".strip()].append(record["summary"])
+
+    def draw(axes: Any) -> None:
+        for label, points in lines.items():
+            known = [p for p in points if "general_perplexity" in p]
+            axes.errorbar(
+                [p["general_perplexity"]["value"] for p in known],
+                [p["nats_per_answer_token"]["value"] for p in known],
+                yerr=[p["nats_per_answer_token"]["spread"] or 0 for p in known],
+                marker="o", markersize=4, linewidth=1, capsize=2, label=label,
+            )  # fmt: skip
+        axes.set(xlabel="general perplexity", ylabel="nats per answer token", xscale="log")
+        axes.legend(ncols=2, fontsize=7)
+
+    return _svg(draw)
+
+
 def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
     """Share of exclusive input channels by block, mean over its matrices."""
     blocks: dict[int, list[tuple[float, float]]] = defaultdict(list)

@@ -31,6 +31,13 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
             f"{results['guessing_line']:.3f}): accuracy can't show what pruning cost. Read the "
             "likelihood of the right answer instead."
         )
+    if search := manifest["search"]:
+        words.append(
+            f"{search['sparsity']:.0%} is the highest sparsity tried whose "
+            f"{search['metric'].replace('_', ' ')} stayed within {search['bound']:.3f} (dense "
+            f"{search['dense']:.3f}) on {search['rows']} rows held out of calibration; the "
+            "figures below are on the evaluation rows."
+        )
     change = results.get("difference")
     if change:
         before, after = (results["artifacts"][n]["file_bytes"] for n in ("dense", "pruned"))

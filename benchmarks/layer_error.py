@@ -1,0 +1,123 @@
+"""Relative output error of each solver on the real model's layers: writes docs/layer-error.md.
+
+    EDGEPRUNE_DATA=../shared/data python benchmarks/layer_error.py
+
+Inputs are those of the dense model on both streams, mixed, so every method sees the same Gram
+matrix of every layer, and the errors can be set side by side.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+import click
+import torch
+
+from edgeprune.calibration.data import load_data
+from edgeprune.engine.device import pick_device
+from edgeprune.engine.prune import relative_error
+from edgeprune.engine.walk import Walk
+from edgeprune.engine.weights import token_weights
+from edgeprune.fusion import FusionRule, TwoStreams
+from edgeprune.machine import cores, describe
+from edgeprune.matrix import Pruning, prune_matrix
+from edgeprune.models import open_checkpoint
+from edgeprune.models.hf import load_model, load_tokenizer
+from edgeprune.models.layers import weight_matrices
+from edgeprune.patterns import Budget, Pattern
+
+_METHODS = {
+    "wanda": Pruning("wanda"),
+    "wanda + resolve": Pruning("wanda", resolve=True),
+    "wanda + swaps + resolve": Pruning("wanda", swaps=True, resolve=True),
+    "sparsegpt": Pruning("sparsegpt"),
+    "rose": Pruning("rose"),
+    "alps_fast": Pruning("alps_fast"),
+    "alps": Pruning("alps"),
+}
+_RULE = FusionRule("mix")
+
+
+@click.command()
+@click.option("--task", default="arc_easy")
+@click.option("--samples", default=24)
+@click.option("--every", default=5, help="measure every n-th block")
+@click.option("--sparsities", default="0.5,0.6,0.7")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/layer-error.md"))
+def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> None:
+    torch.set_num_threads(cores())
+    checkpoint = open_checkpoint("smollm2-135m")
+    data = load_data(task, "wikitext2", 1, 512)
+    streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
+    walk = Walk(load_model(checkpoint), streams, pick_device("auto"))
+    weights = {name: token_weights(s, Pruning(), walk.model) for name, s in walk.streams.items()}
+    hidden = {n: torch.empty(s.shape, dtype=s.dtype) for n, s in walk.shapes.items()}
+    for name, states in hidden.items():
+        walk.embed(name, states)
+    errors: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for index in range(len(walk.blocks)):
+        block = walk.load(index)
+        if index % every == 0:
+            matrices = weight_matrices(block)
+            seen = {
+                name: walk.statistics(index, block, matrices, states, weights[name], gram=True)
+                for name, states in hidden.items()
+            }
+            for name, matrix in matrices.items():
+                dense = matrix.read(walk.blocks[index]).detach().float()
+                inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
+                for amount in sparsities.split(","):
+                    budget = Budget(Pattern(), round(float(amount) * dense.numel()))
+                    for label, pruning in _METHODS.items():
+                        pruned = prune_matrix(dense, inputs, pruning, budget)
+                        error = relative_error(dense, pruned, inputs.joint.gram.matrix)
+                        errors[label, amount].append(error)
+        for states in hidden.values():
+            walk.advance(index, block, states, states)
+        click.echo(f"block {index}", err=True)
+    out.write_text(_page(errors, sparsities.split(","), every, samples, task), encoding="utf-8")
+    click.echo(out.read_text(encoding="utf-8"))
+
+
+def _page(
+    errors: dict[tuple[str, str], list[float]],
+    amounts: list[str],
+    every: int,
+    samples: int,
+    task: str,
+) -> str:
+    machine = describe()
+    count = len(errors["alps", amounts[0]])
+    lines = [
+        "# Output error layer by layer, measured",
+        "",
+        "Written by `benchmarks/layer_error.py`: `tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`, mean over "
+        f"{count} matrices of SmolLM2-135M-Instruct (every {every}th block), with `H` from "
+        f"{samples} × 512 tokens each of general text and of {task}, mixed half and half; dense "
+        "inputs, unstructured, uniform sparsity.",
+        "",
+        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
+        f"{machine['versions']['edgeprune']}, torch {machine['versions'].get('torch')}.",
+        "",
+        "| method | " + " | ".join(f"{float(a):.0%}" for a in amounts) + " |",
+        "|" + " --- |" * (len(amounts) + 1),
+    ]
+    for label in _METHODS:
+        cells = [f"{mean(errors[label, a]):.4f}" for a in amounts]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for a in amounts:
+        triples = list(
+            zip(errors["alps", a], errors["sparsegpt", a], errors["wanda", a], strict=True)
+        )
+        ordered = sum(x < y < z for x, y, z in triples)
+        lines.append(
+            f"At {float(a):.0%}, ALPS is below SparseGPT and SparseGPT below Wanda on {ordered} of "
+            f"{count} matrices."
+        )
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

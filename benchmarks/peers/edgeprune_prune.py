@@ -1,0 +1,67 @@
+"""Our side of the pruning benchmark: the same tokens, the same JSON line as llmcompressor_prune.py.
+
+    .venv/bin/python benchmarks/peers/edgeprune_prune.py --model FOLDER --tokens FILE \
+        --method wanda --sparsity 0.5 --pattern 0:0 --out FOLDER
+
+One general stream only, since that is all the peer can see. ``--as-peer`` takes over the setting
+in which the peer differs: blocks run in float32.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from edgeprune.calibration.streams import Stream
+from edgeprune.engine import Pruning, prune, walk
+from edgeprune.fusion import FusionRule
+from edgeprune.machine import cores, describe
+from edgeprune.models import open_checkpoint
+from edgeprune.patterns import Pattern
+from edgeprune.progress import Quiet
+from edgeprune.sparsity.weights import save_tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tokens", type=Path, required=True, help="safetensors with 'general'")
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--pattern", default="0:0", help="0:0 is unstructured, else N:M")
+    parser.add_argument("--as-peer", action="store_true")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    if options.as_peer:
+        walk.compute_dtype = lambda _device: torch.float32
+    tokens = load_file(options.tokens)["general"]
+    pattern = Pattern() if options.pattern == "0:0" else Pattern.parse(options.pattern)
+    pruning = Pruning(options.method, FusionRule("general"), pattern, options.sparsity)
+    streams = {"general": Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))}
+    checkpoint = open_checkpoint(options.model)
+    start = time.perf_counter()
+    pruned = prune(checkpoint, streams, pruning, options.out / "work", Quiet())
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    weights = pruned.weights()
+    tensors = {name: weights.read(name) for name in weights.names()}
+    save_tensors(options.out / "model.safetensors", tensors, {"format": "pt"})
+    print(
+        json.dumps(
+            {
+                "method": options.method, "sparsity": options.sparsity, "pattern": options.pattern,
+                "seconds": round(seconds, 2), "peak_rss": peak, "threads": torch.get_num_threads(),
+                "dtype": str(walk.compute_dtype(torch.device("cpu"))).removeprefix("torch."),
+                "versions": describe()["versions"],
+            }
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

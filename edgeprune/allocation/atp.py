@@ -1,0 +1,16 @@
+"""ATP (arXiv 2502.14770): sparsity rises along a straight line over depth."""
+
+
+def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
+    """``s_l = p - a + 2 a l / (L - 1)``: early blocks, whose errors travel furthest, keep more.
+
+    The paper's slope is ``β = 2 a / (L - 1)``.
+
+    Args:
+        steps: number of blocks, L.
+        sparsity: p.
+        spread: a.
+    """
+    if steps == 1:
+        return [sparsity]
+    return [sparsity - spread + 2 * spread * step / (steps - 1) for step in range(steps)]

@@ -1,0 +1,78 @@
+"""`edgeprune ablate`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli.options import recipe_options, take_recipe
+
+_EPILOG = """\b
+Examples:
+  edgeprune ablate --task arc_easy
+  edgeprune ablate --task medqa --methods wanda,alps --sparsities 0.4,0.5,2:4 --seeds 3
+  edgeprune ablate --task mine.jsonl --fusions mix --methods alps --sparsities 0.3,0.5,0.7
+
+\b
+Every row is pruned, exported and scored in the real runtime. The same command again goes on where
+it stopped and only tries what is missing. The folder gets ablation.json, .md and .svg.
+"""
+
+
+@click.command("ablate", epilog=_EPILOG)
+@recipe_options
+@click.option("--methods", default="wanda,alps", show_default=True, help="Methods, with commas.")
+@click.option(
+    "--fusions", default="general,task,mix,fused", show_default=True, help="Fusions, with commas."
+)
+@click.option("--sparsities", default="0.5", show_default=True, help="Sparsities and N:M patterns.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True,
+    help="Calibration seeds a row; spreads need at least 3.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder [ablations/<task>-<model>]")
+@click.option("--dry-run", is_flag=True, help="List the rows, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+def command(
+    methods: str,
+    fusions: str,
+    sparsities: str,
+    seeds: int,
+    out: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Compare methods, fusions and sparsities on one task."""
+    from edgeprune import ablation
+
+    recipe = take_recipe(values)
+    split = [[part.strip() for part in text.split(",")] for text in (methods, fusions, sparsities)]
+    rows = list(ablation.variants(*split))
+    for row in rows:
+        row.recipe(recipe, 0)  # every mistake is said before any work
+    if dry_run:
+        for row in rows:
+            click.echo(f"{row.method:12} {row.fusion or '-':8} {row.amount}")
+        click.echo(f"{len(rows)} rows, {seeds} seeds each, and the dense model")
+        return
+    from edgeprune.pipeline import short_name
+    from edgeprune.progress import Bars
+    from edgeprune.report.plots import ablation_curves
+
+    folder = out or Path("ablations") / f"{short_name(recipe.task)}-{short_name(recipe.model)}"
+    records = ablation.ablate(recipe, rows, list(range(seeds)), folder, Bars())
+    (folder / "ablation.md").write_text(ablation.markdown(records), encoding="utf-8")
+    (folder / "ablation.svg").write_text(ablation_curves(records), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(records))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*ablation.HEADINGS, title=f"{recipe.task}, {recipe.model}, {recipe.type}")
+    for record in records:
+        table.add_row(*ablation.cells(record))
+    Console().print(table)
+    click.echo(f"{folder / 'ablation.svg'}")

@@ -1,0 +1,133 @@
+"""How far can a model be pruned for a task? Bisection on a held-out slice (arXiv 2505.18350)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.calibration.data import Data
+from edgeprune.errors import CheckFailed
+from edgeprune.models import Checkpoint
+from edgeprune.progress import Progress
+from edgeprune.recipe import Recipe
+from edgeprune.stages import prune_key, pruning
+from edgeprune.trial import trial
+
+# Sparsities are tried on a grid of 2 %, up to 90 %.
+_STEPS = 46
+_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One sparsity that was tried.
+
+    Attributes:
+        sparsity: as asked for.
+        value: the metric on the held-out rows.
+        holds: whether it is within the bound.
+    """
+
+    sparsity: float
+    value: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """The outcome of a search.
+
+    Attributes:
+        sparsity: the highest that held.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near guessing or there
+            is none.
+        dense: the dense model's value.
+        bound: the worst value allowed.
+        rows: how many held-out rows it was judged on.
+        probes: what was tried, in order.
+    """
+
+    sparsity: float
+    metric: str
+    dense: float
+    bound: float
+    rows: int
+    probes: list[Probe]
+
+
+def search(
+    recipe: Recipe, checkpoint: Checkpoint, data: Data, folder: Path, progress: Progress
+) -> tuple[Search, Data]:
+    """Find the highest sparsity whose task metric stays within ``recipe.max_loss``.
+
+    Accuracy may fall, or nats per answer token rise, by that share of the dense model's value. The
+    metric is taken to fall with sparsity, as bisection must. Methods that see moments alone are
+    tried on statistics gathered once, from the dense model; the others, and the outcome, are pruned
+    block by block as a build does.
+
+    Args:
+        recipe: with ``max_loss`` set; its own sparsity is not looked at.
+        checkpoint: the dense model.
+        data: the rows of the build.
+        folder: keeps every trial, so that a killed search goes on.
+        progress: told of every stage.
+
+    Returns:
+        What was found, and the data without the held-out rows, to calibrate on.
+
+    Raises:
+        CheckFailed: not even the lowest sparsity is within the bound.
+    """
+    rest, held_out = data.hold_out()
+    quick = {"perplexity_tokens": 512, "max_loss": None}
+
+    once = None
+    if pruning(recipe).sees_moments_alone and recipe.allocation == "uniform":
+        once = folder / f"dense-{prune_key(recipe, checkpoint, rest)[:16]}.safetensors"
+
+    def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
+        tried = recipe.model_copy(update={**quick, "sparsity": sparsity})
+        return trial(tried, checkpoint, rest, folder, progress, held_out, dense_statistics)
+
+    dense = measure(0.0, None)
+    by_accuracy = dense["accuracy"] is not None and not dense["near_guessing"]
+    metric = "accuracy" if by_accuracy else "nats_per_answer_token"
+    start = dense[metric]["value"]
+    loss = float(str(recipe.max_loss).rstrip("%")) / 100
+    bound = start * (1 - loss) if by_accuracy else start * (1 + loss)
+
+    def probe(step: int, dense_statistics: Path | None = once) -> Probe:
+        sparsity = round(step * _STEP, 2)
+        value = measure(sparsity, dense_statistics)[metric]["value"]
+        found = Probe(sparsity, value, value >= bound if by_accuracy else value <= bound)
+        progress.note(
+            f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f} "
+            f"({'within' if found.holds else 'beyond'} {bound:.3f})"
+        )
+        return found
+
+    best, probes = bisect(probe, _STEPS)
+    while once and best:  # what the build will do is not quite what was tried: it must hold too
+        probes.append(probe(best, None))
+        if probes[-1].holds:
+            break
+        best -= 1
+    if best == 0:
+        raise CheckFailed(
+            f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
+            f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows.",
+            "Allow a larger --max-loss, or give more calibration rows.",
+        )
+    found = Search(round(best * _STEP, 2), metric, start, bound, len(held_out), probes)
+    return found, rest
+
+
+def bisect(probe: Callable[[int], Probe], steps: int) -> tuple[int, list[Probe]]:
+    """The largest step below ``steps`` that holds, 0 if none does, and everything tried."""
+    low, high = 0, steps
+    probes = []
+    while high - low > 1:
+        middle = (low + high) // 2
+        probes.append(probe(middle))
+        low, high = (middle, high) if probes[-1].holds else (low, middle)
+    return low, probes

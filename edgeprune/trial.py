@@ -1,0 +1,78 @@
+"""One point of a search or an ablation: prune, export, score; done once and remembered."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgeprune.calibration.data import Data
+from edgeprune.calibration.rows import Row
+from edgeprune.files import read_json, sha256_json, write_json
+from edgeprune.models import Checkpoint
+from edgeprune.progress import Progress
+from edgeprune.recipe import Recipe
+from edgeprune.stages import (
+    dense_model,
+    measure_plan,
+    prune_key,
+    prune_stage,
+    pruned_model,
+    quantized_by,
+)
+
+
+def trial(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    data: Data,
+    folder: Path,
+    progress: Progress,
+    rows: list[Row] | None = None,
+    dense_statistics: Path | None = None,
+) -> dict[str, Any]:
+    """Quality of the artifact that a recipe gives; the artifact itself isn't kept.
+
+    Args:
+        recipe: what to try; sparsity 0 is the dense model in the recipe's type.
+        checkpoint: the dense model.
+        data: the rows of the build.
+        folder: keeps one small record a trial, and the pruning at work, which a killed run resumes.
+        progress: told of every stage.
+        rows: what to score on; by default the evaluation rows.
+        dense_statistics: as in `edgeprune.engine.prune`.
+
+    Returns:
+        What `runtime_tests.quality` gives, and ``sparsity`` of the pruned tensors as it came out.
+    """
+    import exporters
+    import runtime_tests
+
+    plan = measure_plan(recipe, data, rows)
+    key = sha256_json(
+        [
+            prune_key(recipe, checkpoint, data) if recipe.sparsity else checkpoint.sha256,
+            [recipe.target, recipe.type, quantized_by()],
+            [(item.id, item.prompt, item.continuations) for item in plan.items],
+            [plan.metric, plan.perplexity_tokens, plan.general_text],
+            dense_statistics is not None,
+        ]
+    )
+    record = folder / f"trial-{key[:16]}.json"
+    if known := read_json(record):
+        return known
+    work = folder / "trial"
+    pruned, _ = prune_stage(recipe, checkpoint, data, work, progress, dense_statistics)
+    model, metadata = pruned_model(recipe, pruned) if pruned else (dense_model(checkpoint), None)
+    target = exporters.get(recipe.target)
+    path = work / "model.gguf"
+    with progress.stage("export", target.steps(model)) as stage:
+        target.export(model, recipe.type, path, metadata, quantized_by(), stage)
+    result = runtime_tests.quality(path, plan, progress.stage)
+    result["sparsity"] = 0.0
+    if pruned:
+        sizes = [rows * columns for rows, columns in (record.shape for record in pruned.records)]
+        result["sparsity"] = 1 - sum(r.nonzeros for r in pruned.records) / sum(sizes)
+        errors = [r.error for r in pruned.records if r.error is not None]
+        result["layer_error"] = sum(errors) / len(errors) if errors else None
+    write_json(record, result)
+    shutil.rmtree(work)
+    return result
