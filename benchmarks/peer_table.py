@@ -119,7 +119,7 @@ def _page(results: list[dict[str, Any]], samples: int, rows: int) -> str:
         "*Peer settings*: blocks run in float32 as llm-compressor's do; ours run in bfloat16 where "
         "the CPU is faster in it. Masks are compared with the peer's of the same row. "
         "llm-compressor is given the blocks as targets: with `targets=['Linear'], "
-        "ignore=['lm_head']` its version 0.14 prunes the tied head, hence the embedding, too, which "
+        "ignore=['lm_head']` its version 0.14 prunes the tied head too, hence the embedding, which "
         "takes perplexity above 100. SparseGPT's masks depend on rounding through 30 blocks: by a "
         "check outside this script the peer agrees with itself at another batch size in 98.6 % of "
         "weights.",
