@@ -66,7 +66,7 @@ def plan(recipe: Recipe) -> BuildPlan:
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
     hidden = 2 * recipe.samples * recipe.length * width * 2
     tokens = 2 * recipe.samples * recipe.length
-    flops = 2 * tokens * 2 * prunable  # every block runs twice: to be seen, and once pruned
+    flops = 2.0 * tokens * 2 * prunable  # every block runs twice: to be seen, and once pruned
     gram_bytes = 0
     if METHODS[recipe.method].sees == "gram" or recipe.swaps or recipe.resolve:
         matrices = [t for t in tensors if t.prunable]
