@@ -102,7 +102,6 @@ class Recipe(BaseModel):
     )
     max_loss: str | None = Field(
         None,
-        pattern=r"^\d+(\.\d+)?%$",
         description="find the highest sparsity that costs the task at most this, such as 2%",
     )
 
@@ -156,6 +155,13 @@ class Recipe(BaseModel):
         match = re.fullmatch(r"(\d+):(\d+)", value)
         if not match or not 0 < int(match[1]) < int(match[2]):
             raise ValueError(f"'{value}' is neither '{UNSTRUCTURED}' nor N:M with 0 < N < M")
+        return value
+
+    @field_validator("max_loss")
+    @classmethod
+    def _a_percentage(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+(\.\d+)?%", value):
+            raise ValueError(f"max_loss '{value}' is not a percentage such as 2%")
         return value
 
     @model_validator(mode="after")

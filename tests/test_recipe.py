@@ -125,3 +125,27 @@ def test_shipped_finds_every_promised_task():
         "boolq gsm8k"
     )
     assert set(promised.split()) <= set(shipped("tasks"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_loss": "2"}, "a percentage such as 2%"),
+        ({"max_loss": "2%", "pattern": "2:4"}, "fixes the sparsity"),
+        ({"allocation": "atp", "pattern": "2:4"}, "the same sparsity"),
+        ({"allocation": "owls"}, "did you mean owl"),
+        ({"allocation": "map"}, "go together"),
+        ({"allocation_map": {"q_proj": 0.4}}, "go together"),
+        ({"permute": True}, "set an N:M pattern"),
+    ],
+)
+def test_options_that_do_not_fit_together(values, message):
+    with pytest.raises(UsageError, match=message):
+        recipes.make({"task": "medqa", **values})
+
+
+def test_an_allocation_map_from_the_command_line():
+    made = recipes.resolve(
+        None, ("allocation=map", "allocation_map={q_proj: 0.4}"), {"task": "medqa"}
+    )
+    assert made.allocation_map == {"q_proj": 0.4}

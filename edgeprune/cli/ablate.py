@@ -57,14 +57,15 @@ def command(
             click.echo(f"{row.method:12} {row.fusion or '-':8} {row.amount}")
         click.echo(f"{len(rows)} rows, {seeds} seeds each, and the dense model")
         return
+    from edgeprune.files import write_text
     from edgeprune.pipeline import short_name
     from edgeprune.progress import Bars
     from edgeprune.report.plots import ablation_curves
 
     folder = out or Path("ablations") / f"{short_name(recipe.task)}-{short_name(recipe.model)}"
     records = ablation.ablate(recipe, rows, list(range(seeds)), folder, Bars())
-    (folder / "ablation.md").write_text(ablation.markdown(records), encoding="utf-8")
-    (folder / "ablation.svg").write_text(ablation_curves(records), encoding="utf-8")
+    write_text(folder / "ablation.md", ablation.markdown(records))
+    write_text(folder / "ablation.svg", ablation_curves(records))
     if as_json:
         click.echo(json.dumps(records))
         return

@@ -110,8 +110,11 @@ class BlockStore:
         hidden = {}
         for stream, shape in shapes.items():
             path = self._hidden_file(index, stream, ".part")
-            with path.open("wb") as file:  # a mapped file must not run out of disk later
-                os.posix_fallocate(file.fileno(), 0, shape.bytes)
+            with path.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):  # a mapped file must not run out of disk later
+                    os.posix_fallocate(file.fileno(), 0, shape.bytes)
+                else:  # macOS, Windows
+                    file.truncate(shape.bytes)
             hidden[stream] = _mapped(path, shape)
         return hidden
 

@@ -144,11 +144,19 @@ class Walk:
         if self.device.type == "cpu":
             yield from parts
             return
-        coming = parts[0].pin_memory().to(self.device, non_blocking=True)
+        side, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+
+        def fetch(part: Tensor) -> Tensor:
+            with torch.cuda.stream(side):
+                return part.pin_memory().to(self.device, non_blocking=True)
+
+        coming = fetch(parts[0])
         for following in (*parts[1:], None):
+            main.wait_stream(side)
             here = coming
+            here.record_stream(main)
             if following is not None:
-                coming = following.pin_memory().to(self.device, non_blocking=True)
+                coming = fetch(following)
             yield here
 
     def _call(self, index: int, size: int) -> BlockCall:
