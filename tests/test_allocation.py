@@ -204,7 +204,7 @@ def pruned_alone(model, name: str, zeros: int, tokens: torch.Tensor) -> torch.Te
     """Logits of the whole model with one matrix pruned by Wanda on dense activations."""
     module = model.get_submodule(name.removesuffix(".weight"))
     seen: list[torch.Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0][:, 1:]))
+    hook = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     model(tokens, use_cache=False)
     hook.remove()
     dense = module.weight.clone()
