@@ -16,6 +16,7 @@ import torch
 from edgeprune.calibration.data import load_data
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.prune import relative_error
+from edgeprune.engine.trials import first_states
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
 from edgeprune.fusion import FusionRule, TwoStreams
@@ -51,9 +52,7 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
     streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
     walk = Walk(load_model(checkpoint), streams, pick_device("auto"))
     weights = {name: token_weights(s, Pruning(), walk.model) for name, s in walk.streams.items()}
-    hidden = {n: torch.empty(s.shape, dtype=s.dtype) for n, s in walk.shapes.items()}
-    for name, states in hidden.items():
-        walk.embed(name, states)
+    hidden = first_states(walk)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     for index in range(len(walk.blocks)):
         block = walk.load(index)

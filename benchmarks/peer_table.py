@@ -49,7 +49,7 @@ def main(peer: str | None, samples: int, rows: int, out: Path) -> None:
     save_tensors(tokens, {"general": streams["general"].tokens})
     results = []
     for who, method, sparsity, pattern, extra in _runs():
-        python = peer if who == "peer" else sys.executable
+        python = peer if who == "peer" else peer and sys.executable
         name = f"{who}-{method}-{sparsity}-{pattern.replace(':', 'of')}{''.join(extra)}"
         folder = _WORK / f"{name}-{samples}"
         command = [

@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from edgeprune.engine.trials import first_states
 from edgeprune.engine.walk import Walk
 from edgeprune.files import atomic_path
 from edgeprune.methods.statistics import InputStatistics
@@ -45,10 +46,7 @@ def gather_dense(
     """
     if path.is_file():
         return DenseStatistics(path)
-    hidden = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in walk.shapes.items()}
-    for stream, states in hidden.items():
-        walk.embed(stream, states)
-    moments = {}
+    hidden, moments = first_states(walk), {}
     with progress.stage("dense statistics", len(walk.blocks)) as stage:
         for index in range(len(walk.blocks)):
             block = walk.load(index)
