@@ -42,6 +42,6 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
         grown = 1 - (1 - min(iteration / _GROWING, 1)) ** 3
         mask = replace(budget, zeros=round(budget.zeros * grown)).keep(state.abs())
         right = torch.where(mask, state, -state).mul_(_PENALTY).add_(target)
-        state = right @ inverse + state.masked_fill(mask, 0)
+        state = torch.addmm(state.masked_fill(mask, 0), right, inverse)
     mask = budget.keep(state.abs())
     return resolve(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
