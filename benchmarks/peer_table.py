@@ -27,7 +27,7 @@ from edgeprune.progress import Quiet
 from edgeprune.recipe import make
 from edgeprune.sparsity.weights import Weights, save_tensors
 from edgeprune.stages import measure_plan
-from exporters.artifact import Model
+from exporters.artifact import Model, Storage
 from exporters.gguf.export import export, steps
 
 _HERE = Path(__file__).parent / "peers"
@@ -77,8 +77,9 @@ def _runs() -> Iterator[tuple[str, str, str, str, tuple[str, ...]]]:
         for method in methods:
             yield "peer", method, sparsity, pattern, ()
             yield "ours", method, sparsity, pattern, ()
-            if sparsity == "0.5":
+            if (sparsity, pattern) == ("0.5", "0:0"):
                 yield "ours", method, sparsity, pattern, ("--as-peer",)
+        yield "ours", "alps_fast", sparsity, pattern, ()
 
 
 def _quality(
@@ -88,7 +89,7 @@ def _quality(
     model = Model(checkpoint.folder, Weights([file]), gguf=checkpoint.gguf)
     path = folder / "model.gguf"
     with Quiet().stage("export", steps(model)) as stage:
-        export(model, "q8_0", path, None, "benchmark", stage)
+        export(model, Storage("q8_0"), path, None, "benchmark", stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Quiet().stage)
     path.unlink()
     return {"quality": found}

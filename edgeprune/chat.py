@@ -8,7 +8,8 @@ from jinja2 import TemplateError
 from edgeprune.errors import InputError
 from edgeprune.extras import load
 from edgeprune.machine import cores
-from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.runtime import enable
+from edgeprune.sparsity.packed_file import open_any
 
 
 class Chat:
@@ -23,9 +24,10 @@ class Chat:
     """
 
     def __init__(self, path: Path, context: int):
-        if open_gguf(path).get_field("tokenizer.chat_template") is None:
+        if "tokenizer.chat_template" not in open_any(path):
             raise InputError(f"{path} holds no chat template.", "Give an instruction-tuned model.")
         llama_cpp = load("llama_cpp")
+        enable()
         try:
             self._llama = llama_cpp.Llama(
                 str(path), n_ctx=context, n_threads=cores(), verbose=False

@@ -12,6 +12,7 @@ _EXTRA_OF = {
     "transformers": "prune",
     "accelerate": "prune",
     "huggingface_hub": "prune",
+    "tokenizers": "prune",
     "llama_cpp": "gguf",
     "datasets": "eval",
     "scipy": "eval",

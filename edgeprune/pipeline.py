@@ -19,7 +19,7 @@ from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
 from edgeprune.search import Search, search
-from edgeprune.stages import check_stage, export_stage, measure_stage, prune_stage
+from edgeprune.stages import check_stage, export_stage, measure_stage, pack_stage, prune_stage
 
 if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
@@ -72,7 +72,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
 def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
 
-    for leftover in (".model.gguf.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
+    for leftover in (".model.*gguf.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
         sweep(folder, leftover)
     check_disk(recipe, folder)
     checkpoint = open_checkpoint(recipe.model, progress)
@@ -84,8 +84,10 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
         recipe = recipe.model_copy(update={"sparsity": found.sparsity})
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
+    packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
     manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
+    manifest["packed"] = packed
     if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:

@@ -12,6 +12,7 @@ from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
 from edgeprune.recipe import Recipe
+from edgeprune.sparsity.types import TYPES, WeightType
 
 _GIB = 1 << 30
 # torch, transformers and their buffers, whatever the model.
@@ -59,7 +60,7 @@ def plan(recipe: Recipe) -> BuildPlan:
     pruned = prunable + (
         sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0
     )
-    size = sum(_stored_bytes(t, recipe.type) for t in tensors)
+    size = sum(_stored_bytes(t, TYPES[recipe.type]) for t in tensors)
     stored = (
         4 if locate(recipe.model)[0] == "gguf" else 2
     )  # dequantised weights are kept as float32
@@ -104,14 +105,18 @@ def check_disk(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _stored_bytes(tensor: TensorShape, type_name: str) -> int:
-    from gguf import GGML_QUANT_SIZES
+def _stored_bytes(tensor: TensorShape, kind: WeightType) -> int:
+    """By the type of most matrices; a mix is a little larger."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    from exporters.gguf.plan import TYPES
+    from exporters.gguf.mixes import fitting, storage_type
 
     if len(tensor.shape) < 2:
         return 4 * tensor.elements
-    block, block_bytes = GGML_QUANT_SIZES[TYPES[type_name][tensor.embedding]]
+    stored = fitting(GGMLQuantizationType[kind.base], tensor.shape[1])
+    if tensor.embedding:
+        stored = storage_type(kind, "token_embd.weight", tensor.shape[1], 0, tied=True)
+    block, block_bytes = GGML_QUANT_SIZES[stored]
     return tensor.elements // block * block_bytes
 
 

@@ -20,16 +20,15 @@ from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import UsageError, unknown
 from edgeprune.methods import METHODS
 from edgeprune.resources import read_yaml
+from edgeprune.sparsity.types import TYPES
 
 TARGETS = ("gguf",)
-# Types of which an exact zero survives quantisation (DESIGN.md, "Sparsity metadata").
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 UNSTRUCTURED = "unstructured"
 _NAMES: dict[str, Collection[str]] = {
     "target": TARGETS,
-    "type": GGUF_TYPES,
+    "type": TYPES,
     "method": METHODS,
     "fusion": FUSION_MODES,
     "allocation": ALLOCATIONS,
@@ -53,7 +52,19 @@ class Recipe(BaseModel):
 
     # What comes out
     target: str = Field("gguf", description="artifact format")
-    type: str = Field("q8_0", description="weight type: " + ", ".join(GGUF_TYPES))
+    type: str = Field("q8_0", description="weight type: " + ", ".join(TYPES))
+    type_map: dict[str, str] = Field(
+        {}, description="other types for some tensors, by a regular expression on the file's name"
+    )
+    allow_lossy_zeros: bool = Field(
+        False, description="go on with a type that cannot hold exact zeros, and report the loss"
+    )
+    pack: bool = Field(False, description="also write model.packed.gguf, without the zeros")
+    rounding: Literal["auto", "nearest", "feedback"] = Field(
+        "auto",
+        description="feedback: round column by column, each error repaired by weights to come, on "
+        "the calibration data (q8_0, q5_0, q4_0); auto: where a type has fewer than 8 bits",
+    )
 
     # How it is pruned
     method: str = Field("alps_fast", description="method: " + ", ".join(METHODS))
@@ -141,6 +152,19 @@ class Recipe(BaseModel):
             raise ValueError(str(unknown(str(info.field_name), value, names)))
         return value
 
+    @field_validator("type_map")
+    @classmethod
+    def _known_types(cls, value: dict[str, str]) -> dict[str, str]:
+        for expression, name in value.items():
+            if name.lower() not in TYPES or TYPES[name.lower()].mix:
+                singles = [known for known in TYPES if not TYPES[known].mix]
+                raise ValueError(str(unknown("type", name, singles)))
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(f"'{expression}' is not a regular expression: {error}") from None
+        return {expression: name.lower() for expression, name in value.items()}
+
     @field_validator("pattern", mode="before")
     @classmethod
     def _pattern_that_yaml_read_as_a_number(cls, value: Any) -> Any:
@@ -163,6 +187,18 @@ class Recipe(BaseModel):
         if value is not None and not re.fullmatch(r"\d+(\.\d+)?%", value):
             raise ValueError(f"max_loss '{value}' is not a percentage such as 2%")
         return value
+
+    @model_validator(mode="after")
+    def _type_keeps_zeros(self) -> Self:
+        for name in (self.type, *self.type_map.values()):
+            kind = TYPES[name]
+            if self.sparsity and not kind.keeps_zeros and not self.allow_lossy_zeros:
+                raise ValueError(
+                    f"type '{name}' can't hold exact zeros: nearly every pruned weight would come "
+                    f"back as a small number, and the sparsity would be lost. '{kind.instead}' is "
+                    "the nearest type that keeps them; allow_lossy_zeros goes on all the same"
+                )
+        return self
 
     @model_validator(mode="after")
     def _options_fit_the_pattern(self) -> Self:

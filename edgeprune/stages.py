@@ -15,21 +15,26 @@ from edgeprune.calibration.data import Data
 from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.rows import Row
 from edgeprune.files import read_json, sha256_file, sha256_json, write_json
+from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.sparsity.metadata import SparsityMetadata
+from edgeprune.sparsity.weights import Weights
 
 if TYPE_CHECKING:
     import runtime_tests
     from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint, Pruning
-    from exporters.artifact import Model
+    from edgeprune.quantization.grid import Grid
+    from exporters.artifact import Model, Storage
     from runtime_tests.accuracy import Item
 
-_PRUNE_VERSION = 2
-_EXPORT_VERSION = 1
+_PRUNE_VERSION = 3
+_EXPORT_VERSION = 2
 _MEASURE_VERSION = 1
+# The highest code of a grid with 8 bits.
+_EIGHT_BITS = 127
 
 
 def prune_stage(
@@ -42,9 +47,11 @@ def prune_stage(
 ) -> tuple["PrunedCheckpoint | None", dict[str, list[str]]]:
     """The pruned checkpoint, and the ids of the rows each stream was made of.
 
-    ``dense_statistics`` is as in `edgeprune.engine.prune`.
+    ``dense_statistics`` is as in `edgeprune.engine.prune`; with it nothing is rounded yet. A dense
+    model whose weights are rounded on the calibration data comes out as pruned by nothing.
     """
-    if recipe.sparsity == 0:
+    grids = {} if dense_statistics else rounding_grids(recipe, checkpoint)
+    if recipe.sparsity == 0 and not grids:
         return None, {"general": [], "task": []}
     from edgeprune.engine import finished, prune
 
@@ -59,8 +66,9 @@ def prune_stage(
     data.refuse_overlap(used)
     if pruned is None:
         pruned = prune(
-            checkpoint, streams, pruning(recipe), work, progress, recipe.device, dense_statistics
-        )
+            checkpoint, streams, pruning(recipe), work, progress, recipe.device, dense_statistics,
+            grids,
+        )  # fmt: skip
     for stale in (folder / "work").glob("prune-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
@@ -100,6 +108,7 @@ def prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
             "task": data.task.calibration_hash(),
             "streams": [recipe.samples, recipe.length, recipe.seed],
             "pruning": asdict(pruning(recipe)),
+            "grids": {n: asdict(g) for n, g in rounding_grids(recipe, checkpoint).items()},
             "arithmetic": [str(device), str(compute_dtype(device))],
         }
     )
@@ -145,7 +154,33 @@ def check_stage(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """
     import exporters
 
-    exporters.get(recipe.target).check(dense_model(checkpoint), recipe.type)
+    exporters.get(recipe.target).check(dense_model(checkpoint), storage(recipe))
+
+
+def storage(recipe: Recipe) -> "Storage":
+    """The types that a recipe asks for."""
+    from exporters.artifact import Storage
+
+    return Storage(recipe.type, recipe.type_map, recipe.allow_lossy_zeros or not recipe.sparsity)
+
+
+def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
+    """What the engine rounds tensors to; empty where the exporter rounds each weight by itself.
+
+    Rounding with calibration data is worth its time below 8 bits, and is asked for else. It needs a
+    method that looks at data.
+    """
+    import exporters
+
+    alone = recipe.rounding == "nearest" or METHODS[recipe.method].sees == "nothing"
+    if alone or (recipe.rounding == "auto" and not recipe.sparsity):
+        return {}
+    grids = exporters.get(recipe.target).grids(dense_model(checkpoint), storage(recipe))
+    return {
+        name: grid
+        for name, grid in grids.items()
+        if recipe.rounding == "feedback" or grid.high < _EIGHT_BITS
+    }
 
 
 def dense_model(checkpoint: Checkpoint) -> "Model":
@@ -155,10 +190,16 @@ def dense_model(checkpoint: Checkpoint) -> "Model":
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
 
 
-def pruned_model(recipe: Recipe, pruned: "PrunedCheckpoint") -> tuple["Model", SparsityMetadata]:
+def pruned_model(
+    recipe: Recipe, pruned: "PrunedCheckpoint"
+) -> tuple["Model", SparsityMetadata | None]:
     """A pruned checkpoint as exporters see it, and what its artifact says of itself."""
     from exporters.artifact import Model
 
+    calibration = Weights(pruned.calibration)
+    base, weights = pruned.base, pruned.weights()
+    if not recipe.sparsity:  # only rounded
+        return Model(base.folder, weights, gguf=base.gguf, calibration=calibration), None
     names = frozenset(record.name for record in pruned.records)
     metadata = SparsityMetadata(
         pattern=recipe.pattern,
@@ -167,9 +208,9 @@ def pruned_model(recipe: Recipe, pruned: "PrunedCheckpoint") -> tuple["Model", S
         fusion=recipe.fusion,
         task=recipe.task,
         recipe=recipe.model_dump(),
-        base_sha256=pruned.base.sha256,
+        base_sha256=base.sha256,
     )
-    return Model(pruned.base.folder, pruned.weights(), names, pruned.base.gguf), metadata
+    return Model(base.folder, weights, names, base.gguf, calibration), metadata
 
 
 def export_stage(
@@ -180,39 +221,45 @@ def export_stage(
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """The artifact and its dense twin in the same type: facts about each file."""
+    twin = folder / "work" / f"dense-{recipe.type}.gguf" if pruned else None
     dense = dense_model(checkpoint)
     artifacts = {
-        "dense": _export_one(recipe, "dense", dense, None, checkpoint.sha256, folder, progress)
+        "dense": _export_one(
+            recipe, "dense", dense, None, checkpoint.sha256, twin, folder, progress
+        )
     }
     if pruned:
         sparse, metadata = pruned_model(recipe, pruned)
-        key = sha256_json([asdict(metadata), pruned.files[0].parent.name])
-        artifacts["pruned"] = _export_one(recipe, "pruned", sparse, metadata, key, folder, progress)
+        key = sha256_json([metadata and asdict(metadata), pruned.files[0].parent.name])
+        artifacts["pruned"] = _export_one(
+            recipe, "pruned", sparse, metadata, key, None, folder, progress
+        )
     return artifacts
 
 
 def _export_one(
     recipe: Recipe,
     name: str,
-    model: Any,
+    model: "Model",
     metadata: SparsityMetadata | None,
     key: str,
+    twin: Path | None,
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
+    """Write the build's result, or the ``twin`` that it is measured against."""
     import exporters
 
-    target = exporters.get(recipe.target)
-    is_result = name == "pruned" or recipe.sparsity == 0
-    path = folder / "model.gguf" if is_result else folder / "work" / f"dense-{recipe.type}.gguf"
-    full_key = sha256_json([_EXPORT_VERSION, key, recipe.type, quantized_by(), path.name])
+    target, stored = exporters.get(recipe.target), storage(recipe)
+    path = twin or folder / "model.gguf"
+    full_key = sha256_json([_EXPORT_VERSION, key, asdict(stored), quantized_by(), path.name])
 
     def export() -> dict[str, Any]:
-        if is_result:  # what was said of the last artifact is not true of the next
+        if not twin:  # what was said of the last artifact is not true of the next
             for name_of_old in ("manifest.json", "report.html"):
                 (folder / name_of_old).unlink(missing_ok=True)
         with progress.stage(f"export {name}", target.steps(model)) as stage:
-            artifact = target.export(model, recipe.type, path, metadata, quantized_by(), stage)
+            artifact = target.export(model, stored, path, metadata, quantized_by(), stage)
         return {
             "file": str(path.relative_to(folder)),
             "sha256": sha256_file(path),
@@ -224,6 +271,30 @@ def _export_one(
         folder / "work" / f"export-{name}.json",
         full_key,
         export,
+        still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
+    )
+
+
+def pack_stage(
+    recipe: Recipe, artifact: dict[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any] | None:
+    """The packed file beside the artifact and its sizes, if the recipe asks for one."""
+    from edgeprune.sparsity.packed_file import pack
+
+    path = folder / "model.packed.gguf"
+    if not recipe.pack:
+        path.unlink(missing_ok=True)  # of an earlier build, not of this artifact
+        return None
+
+    def write() -> dict[str, Any]:
+        with progress.stage("pack", artifact["bytes"]) as stage:
+            sizes = pack(folder / artifact["file"], path, stage.advance)
+        return {"file": path.name, "sha256": sha256_file(path)} | sizes
+
+    return _reuse(
+        folder / "work" / "pack.json",
+        artifact["sha256"],
+        write,
         still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
     )
 

@@ -1,6 +1,7 @@
 """One point of a search or an ablation: prune, export, score; done once and remembered."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from edgeprune.stages import (
     prune_stage,
     pruned_model,
     quantized_by,
+    rounding_grids,
+    storage,
 )
 
 
@@ -47,10 +50,11 @@ def trial(
     import runtime_tests
 
     plan = measure_plan(recipe, data, rows)
+    prunes = recipe.sparsity or rounding_grids(recipe, checkpoint)
     key = sha256_json(
         [
-            prune_key(recipe, checkpoint, data) if recipe.sparsity else checkpoint.sha256,
-            [recipe.target, recipe.type, quantized_by()],
+            prune_key(recipe, checkpoint, data) if prunes else checkpoint.sha256,
+            [recipe.target, asdict(storage(recipe)), quantized_by()],
             [(item.id, item.prompt, item.continuations) for item in plan.items],
             [plan.metric, plan.perplexity_tokens, plan.general_text],
             dense_statistics is not None,
@@ -65,7 +69,7 @@ def trial(
     target = exporters.get(recipe.target)
     path = work / "model.gguf"
     with progress.stage("export", target.steps(model)) as stage:
-        target.export(model, recipe.type, path, metadata, quantized_by(), stage)
+        target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
     result = runtime_tests.quality(path, plan, progress.stage)
     result["sparsity"] = 0.0
     if pruned:

@@ -1,10 +1,27 @@
 """What every exporter is given and gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.weights import Weights
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How weights are stored.
+
+    Attributes:
+        type: a key of `edgeprune.sparsity.types.TYPES`.
+        overrides: other types for some tensors, by a regular expression on the name in the file;
+            the first that matches counts.
+        lossy_zeros: whether zeros that a type can't hold may be lost; the loss is counted.
+    """
+
+    type: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    lossy_zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -16,12 +33,16 @@ class Model:
         weights: what to write.
         pruned: names of the pruned tensors, whose zeros must survive.
         gguf: the GGUF file the model was converted from, if it was; its tokenizer is kept.
+        calibration: what calibration left for the export, if there was one: ``<tensor>.importance``
+            (in,), mean squares of the input; ``<tensor>.scales`` (out, blocks), of weights that
+            stand on a grid already.
     """
 
     folder: Path
     weights: Weights
     pruned: frozenset[str] = frozenset()
     gguf: Path | None = None
+    calibration: Weights = field(default_factory=lambda: Weights([]))
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class TensorFacts:
         pruned: whether its zeros were promised.
         nonzeros: non-zero weights after dequantisation.
         rounded_to_zero: kept weights that quantisation turned into zeros.
+        lost_zeros: pruned weights that are not zero in the file; 0 unless lossy zeros are allowed.
     """
 
     name: str
@@ -47,6 +69,7 @@ class TensorFacts:
     pruned: bool
     nonzeros: int
     rounded_to_zero: int
+    lost_zeros: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from edgeprune.runtime import load_model
+
 _CONTEXT = 4096
 _BATCH = 2048
 _MAX_SEQUENCES = 64
@@ -51,9 +53,7 @@ class LlamaCpp:
         api.llama_log_set(self._callback, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
-        self._model = api.llama_model_load_from_file(
-            str(path).encode(), api.llama_model_default_params()
-        )
+        self._model = load_model(path, api.llama_model_default_params())
         if not self._model:
             raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
         self.load_seconds = time.perf_counter() - start

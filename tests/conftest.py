@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from edgeprune.models import Checkpoint, open_checkpoint
-from exporters.artifact import Model
+from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
 
 hypothesis.settings.register_profile("shared-machine", deadline=None)  # time says nothing here
@@ -43,7 +43,7 @@ def dense_model(checkpoint: Checkpoint) -> Model:
 def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model exported without any loss."""
     path = tmp_path_factory.mktemp("dense") / "dense-f32.gguf"
-    export(dense_model(real_checkpoint), "f32", path, None, "test", Counter())
+    export(dense_model(real_checkpoint), Storage("f32"), path, None, "test", Counter())
     return path
 
 

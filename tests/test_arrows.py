@@ -14,12 +14,21 @@ FORBIDDEN = {
     "edgeprune/fusion.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
     "edgeprune/patterns.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
     "edgeprune/models/**/*.py": ("edgeprune.calibration", "edgeprune.engine", "exporters"),
+    "edgeprune/quantization/**/*.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
+    "edgeprune/runtime/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
     "edgeprune/sparsity/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
     "exporters/**/*.py": ("runtime_tests",),
     "runtime_tests/**/*.py": ("exporters",),
 }
 # The two outer packages see nothing else of edgeprune.
-ALLOWED = ("edgeprune.sparsity", "edgeprune.errors", "edgeprune.files")
+ALLOWED = (
+    "edgeprune.sparsity",
+    "edgeprune.quantization.grid",
+    "edgeprune.runtime",
+    "edgeprune.errors",
+    "edgeprune.extras",
+    "edgeprune.files",
+)
 
 
 def imports_of(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.cli import _VERBS
+from exporters.artifact import Storage
 from tests.conftest import Counter, dense_model
 from tests.test_gguf_export import export, metadata
 
@@ -128,7 +129,9 @@ def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
     from edgeprune.models import open_checkpoint
 
     path = tmp_path / "m.gguf"
-    export(dense_model(open_checkpoint(str(tiny_folder))), "q8_0", path, None, "t", Counter())
+    export(
+        dense_model(open_checkpoint(str(tiny_folder))), Storage("q8_0"), path, None, "t", Counter()
+    )
     done = run("inspect", path)
     assert done.returncode == 0
     assert "blk.0.attn_q.weight" in done.stdout

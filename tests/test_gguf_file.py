@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
-from edgeprune.sparsity.gguf_file import field, open_gguf
+from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.inspection import inspect_gguf
 from edgeprune.sparsity.metadata import read_gguf
 
@@ -40,8 +40,8 @@ def opened(data: bytes, folder: Path):
 
 def test_a_good_file_opens(small_file, tmp_path):
     reader = opened(small_file, tmp_path)
-    assert field(reader, "general.name") == "small"
-    assert field(reader, "absent", 7) == 7
+    assert reader.get("general.name") == "small"
+    assert reader.get("absent", 7) == 7
     assert read_gguf(reader) is None
     found = inspect_gguf(tmp_path / "case.gguf")
     assert not found["sparse"]

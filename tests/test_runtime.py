@@ -12,6 +12,7 @@ from edgeprune.calibration.sources import load_split
 from edgeprune.calibration.task import open_task
 from edgeprune.errors import MachineError
 from edgeprune.models.hf import load_model, load_tokenizer
+from exporters.artifact import Storage
 from exporters.gguf.export import export
 from runtime_tests import Plan, run
 from runtime_tests.accuracy import (
@@ -138,7 +139,7 @@ def test_a_whole_run_measures_both_and_their_difference(
     real_checkpoint, dense_f32, tmp_path, questions
 ):
     small = tmp_path / "q4.gguf"
-    export(dense_model(real_checkpoint), "q4_0", small, None, "t", Counter())
+    export(dense_model(real_checkpoint), Storage("q4_0"), small, None, "t", Counter())
     items = [
         Item(str(i), q["prompt"], tuple(q["continuations"]), 0, (1, 1, 1, 1))
         for i, q in enumerate(questions)

@@ -14,6 +14,8 @@ _VERBS = {
     "plan": ("edgeprune.cli.plan", "Say what a build would need and give; does no work."),
     "ablate": ("edgeprune.cli.ablate", "Compare methods, fusions and sparsities on one task."),
     "inspect": ("edgeprune.cli.inspect", "Show an artifact's metadata and count its zeros."),
+    "pack": ("edgeprune.cli.pack", "Leave the zeros out of a GGUF file; it still runs."),
+    "unpack": ("edgeprune.cli.pack", "Restore the file that a packed one was made from."),
     "chat": ("edgeprune.cli.chat", "Talk to a model on the terminal."),
     "tasks": ("edgeprune.cli.tasks", "List tasks, or show one."),
     "recipes": ("edgeprune.cli.recipes", "List, copy and check recipes."),
@@ -37,7 +39,8 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        return importlib.import_module(_VERBS[cmd_name][0]).command
+        module = importlib.import_module(_VERBS[cmd_name][0])
+        return getattr(module, cmd_name, None) or module.command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in _VERBS:

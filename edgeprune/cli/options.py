@@ -11,7 +11,13 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--task", str, "Shipped task, or a .yaml or .jsonl file (see `edgeprune tasks`)"),
     ("--general", str, "General text: shipped corpus, .yaml or .jsonl [boolq_passages]"),
     ("--target", str, "Artifact format [gguf]"),
-    ("--type", str, "Weight type: f32, f16, bf16, q8_0, q4_0 [q8_0]"),
+    (
+        "--type",
+        str,
+        "Weight type: q8_0, z4_m, q4_0, f16, ... [q8_0]; docs/gguf.md says which keep zeros",
+    ),
+    ("--allow-lossy-zeros", bool, "Go on with a type that can't hold exact zeros; say the loss"),
+    ("--pack", bool, "Also write model.packed.gguf, without the zeros"),
     (
         "--method",
         str,
@@ -41,7 +47,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Recipe file, or the name of a shipped one; flags win over it.",
     )(command)  # fmt: skip
     for flag, kind, text in reversed(_OPTIONS):
-        command = click.option(flag, type=kind, default=None, help=text)(command)
+        is_flag = kind is bool
+        command = click.option(flag, type=kind, default=None, help=text, is_flag=is_flag)(command)
     return command
 
 

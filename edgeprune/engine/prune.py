@@ -1,6 +1,7 @@
 """The sequential loop: gather statistics of a block, prune it, push both streams through it."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from edgeprune.models.hf import load_model, stored_names, stored_tensors
 from edgeprune.models.layers import Matrix, weight_matrices
 from edgeprune.patterns import Budget
 from edgeprune.progress import Progress
+from edgeprune.quantization.feedback import round_to_grid
+from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.weights import Weights
 
 
@@ -41,11 +44,15 @@ class PrunedCheckpoint:
         base: what was pruned.
         files: safetensors files with the pruned tensors.
         records: one for each pruned tensor.
+        calibration: safetensors files with what calibration left for the export:
+            ``<tensor>.importance``, (in,), mean squares of the input, and ``<tensor>.scales``,
+            (out, blocks), where weights were rounded to a grid.
     """
 
     base: Checkpoint
     files: list[Path]
     records: list[TensorRecord]
+    calibration: list[Path]
 
     def weights(self) -> Weights:
         """All weights, pruned ones in place of the base's."""
@@ -60,6 +67,7 @@ def prune(
     progress: Progress,
     device: str = "auto",
     dense_statistics: Path | None = None,
+    grids: Mapping[str, Grid] | None = None,
 ) -> PrunedCheckpoint:
     """Prune a model, one block at a time.
 
@@ -78,6 +86,8 @@ def prune(
             there. With it every block is pruned by what it sees in the dense model, not behind
             pruned blocks: a little worse, and no pass over the streams is needed for the next
             sparsity. For methods that see moments alone (`Pruning.sees_moments_alone`).
+        grids: what to round the kept weights to, by the tensor's name in the checkpoint; blocks
+            behind see rounded weights. Not together with ``dense_statistics``.
 
     Raises:
         InputError: the architecture is unknown, a weight is not finite, or a row does not divide
@@ -91,7 +101,7 @@ def prune(
     walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
     stored = frozenset(checkpoint.weights().names())
     zeros = allocate(walk, streams, pruning, stored, folder, progress)
-    run = _Run(walk, pruning, zeros, stored, folder, progress, dense_statistics)
+    run = _Run(walk, pruning, zeros, stored, folder, progress, dense_statistics, grids or {})
     start, hidden = store.resume(walk.shapes)
     if parallel.agree(start) != start:
         start, hidden = 0, {}
@@ -105,9 +115,9 @@ def prune(
                 walk.embed(stream, states)
             store.keep_hidden(0, walk.shapes)
         for index in range(start, len(walk.blocks)):
-            block, tensors, records = run.prune_block(index, hidden)
+            block, tensors, records, calibration = run.prune_block(index, hidden)
             if first:
-                store.save_block(index, tensors, records)
+                store.save_block(index, tensors, records, calibration)
             if hidden and index + 1 < total:  # nothing reads what the last one makes
                 following = store.new_hidden(index + 1, walk.shapes)
                 for stream, states in hidden.items():
@@ -116,9 +126,9 @@ def prune(
                 hidden = following
             stage.advance()
         if pruning.head:
-            tensors, records = run.prune_head(_head_name(model, stored), hidden)
+            tensors, records, calibration = run.prune_head(_head_name(model, stored), hidden)
             if first:
-                store.save_block(len(walk.blocks), tensors, records)
+                store.save_block(len(walk.blocks), tensors, records, calibration)
             stage.advance()
     if first:
         write_json(folder / "done.json", {"files": total})
@@ -153,6 +163,7 @@ def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedChe
         checkpoint,
         [store.block_file(i) for i in indices],
         [record for i in indices for record in store.records(i)],
+        [store.calibration_file(i) for i in indices],
     )
 
 
@@ -184,12 +195,15 @@ class _Run:
         folder: Path,
         progress: Progress,
         dense_statistics: Path | None,
+        grids: Mapping[str, Grid],
     ):
         self._walk = walk
         self._pruning = pruning
         self._zeros = zeros
         self._stored = stored
         self._progress = progress
+        self._grids = grids
+        self._needs_gram = pruning.needs_gram or bool(grids)
         self._fisher_file = folder / "fisher.safetensors"
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
@@ -211,10 +225,10 @@ class _Run:
     @torch.no_grad()
     def prune_block(
         self, index: int, hidden: dict[str, Tensor]
-    ) -> tuple[nn.Module, dict[str, Tensor], list[TensorRecord]]:
+    ) -> tuple[nn.Module, dict[str, Tensor], list[TensorRecord], dict[str, Tensor]]:
         """Prune one block: the block to go on with, the tensors to keep, and what was done.
 
-        Tensors and records are named as in the checkpoint.
+        Tensors, records and what calibration leaves are named as in the checkpoint.
         """
         source, block = self._walk.blocks[index], self._walk.load(index)
         model, prefix = self._walk.model, f"{self._walk.prefix}.{index}."
@@ -224,20 +238,24 @@ class _Run:
         moved: list[str] = []
         if self._pruning.permute:
             inputs, moved = self._permute(source, block, matrices, inputs)
-        records = []
+        records: list[TensorRecord] = []
+        calibration: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            pruned, record = self._prune_matrix(names[name], matrix.read(source), inputs[name])
+            pruned, record, left = self._prune_matrix(
+                names[name], matrix.read(source), inputs[name]
+            )
             matrix.write(source, pruned)
             matrix.write(block, pruned)
             records.append(record)
+            calibration |= left
         parameters = sorted({matrix.parameter for matrix in matrices.values()} | set(moved))
         tensors = {prefix + name: source.get_parameter(name).data for name in parameters}
-        return block, stored_tensors(model, tensors, self._stored), records
+        return block, stored_tensors(model, tensors, self._stored), records, calibration
 
     @torch.no_grad()
     def prune_head(
         self, name: str, hidden: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], list[TensorRecord]]:
+    ) -> tuple[dict[str, Tensor], list[TensorRecord], dict[str, Tensor]]:
         """Prune the output head by the statistics of its input."""
         if self._pruning.how.gradient:
             raise InputError(
@@ -246,14 +264,14 @@ class _Run:
             )
         seen = {
             stream: self._walk.head_statistics(
-                stream, states, self._weights[stream], self._pruning.needs_gram
+                stream, states, self._weights[stream], self._needs_gram
             )
             for stream, states in hidden.items()
         }
         inputs = self._join(seen)
         weight = self._walk.model.get_output_embeddings().weight
-        pruned, record = self._prune_matrix(name, weight, inputs)
-        return {name: pruned}, [record]
+        pruned, record, left = self._prune_matrix(name, weight, inputs)
+        return {name: pruned}, [record], left
 
     def _inputs(
         self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]
@@ -264,7 +282,7 @@ class _Run:
         else:
             seen = {
                 stream: self._walk.statistics(
-                    index, block, matrices, states, self._weights[stream], self._pruning.needs_gram
+                    index, block, matrices, states, self._weights[stream], self._needs_gram
                 )
                 for stream, states in hidden.items()
             }
@@ -332,7 +350,7 @@ class _Run:
 
     def _prune_matrix(
         self, name: str, weight: Tensor, inputs: TwoStreams
-    ) -> tuple[Tensor, TensorRecord]:
+    ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
         if not torch.isfinite(weight).all():
             raise InputError(f"The weight {name} holds NaN or infinite values.", "Check the model.")
         pruning = self._pruning
@@ -346,6 +364,10 @@ class _Run:
         uniform = round(pruning.sparsity * weight.numel())  # what the output head gets
         budget = Budget(pruning.pattern, self._zeros.get(name, uniform))
         pruned = prune_matrix(dense, inputs, pruning, budget)
+        left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
+        if grid := self._grids.get(name):
+            pruned, scales = round_to_grid(pruned, inputs.joint.gram, grid)
+            left[f"{name}.scales"] = scales.half().cpu()
         error = None
         if inputs.joint.gram is not None:
             error = relative_error(dense, pruned, inputs.joint.gram.matrix)
@@ -356,13 +378,14 @@ class _Run:
                 )
         pruned = pruned.to(weight.dtype).cpu()
         rows, columns = weight.shape
-        return pruned, TensorRecord(
+        record = TensorRecord(
             name=name,
             shape=(rows, columns),
             nonzeros=int(torch.count_nonzero(pruned)),
             exclusive=inputs.exclusive_shares(),
             error=error,
         )
+        return pruned, record, left
 
 
 def relative_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:

@@ -81,10 +81,17 @@ class BlockStore:
         """Pruned weights of a block."""
         return self._folder / f"block-{index:04d}.safetensors"
 
+    def calibration_file(self, index: int) -> Path:
+        """What calibration left for the export of a block's tensors."""
+        return self._folder / f"calibration-{index:04d}.safetensors"
+
     def complete(self, blocks: int) -> bool:
         """Whether every block of a finished run is still there and whole."""
         try:
-            return all(self.records(index) is not None for index in range(blocks))
+            return all(
+                self.records(index) is not None and self.calibration_file(index).is_file()
+                for index in range(blocks)
+            )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return False
 
@@ -94,10 +101,16 @@ class BlockStore:
             return _RECORDS.validate_json(file.metadata()["records"])
 
     def save_block(
-        self, index: int, tensors: dict[str, Tensor], records: list[TensorRecord]
+        self,
+        index: int,
+        tensors: dict[str, Tensor],
+        records: list[TensorRecord],
+        calibration: dict[str, Tensor],
     ) -> None:
-        """Keep a pruned block."""
+        """Keep a pruned block, and what calibration found for its export."""
         metadata = {"records": json.dumps([asdict(record) for record in records])}
+        with atomic_path(self.calibration_file(index)) as path:
+            save_tensors(path, calibration)
         with atomic_path(self.block_file(index)) as path:
             save_tensors(path, tensors, metadata)
 

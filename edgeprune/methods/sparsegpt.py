@@ -1,9 +1,12 @@
 """SparseGPT (arXiv 2301.00774): column by column, each removal repaired by the columns to come."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from edgeprune.methods.gram import Gram
+from edgeprune.methods.sweep import sweep
 from edgeprune.patterns import Budget, spread
 
 _BLOCK = 128
@@ -14,7 +17,7 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
     Within a block of 128 columns the weights with the least ``w² / U_jj²`` go, compared over all
     rows; N:M groups are chosen when they are reached. ``U`` is the upper Cholesky factor of
-    ``H⁻¹``; removing column ``j`` moves the later ones by ``-(w_j / U_jj) U_j,j:``.
+    ``H⁻¹``; `edgeprune.methods.sweep` pushes the errors on.
 
     Args:
         weight: (out, in) float32.
@@ -43,27 +46,24 @@ def solve_in_order(weight: Tensor, gram: Gram, budget: Budget, order: Tensor) ->
 
 
 def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
-    # Transposed, so that the column at work and those behind it are contiguous: (in, out).
-    columns = weight.T.clone(memory_format=torch.contiguous_format)
     group, width = budget.pattern.group, block_width(budget)
-    taken = [0, *spread(budget.zeros, len(columns)).cumsum(0).tolist()]
-    for start in range(0, len(columns), width):
-        end = min(start + width, len(columns))
-        block, local = columns[start:end], factor[start:end, start:end]
-        scale = local.diagonal()[:, None]
+    taken = [0, *spread(budget.zeros, weight.shape[1]).cumsum(0).tolist()]
+
+    def decide(start: int, block: Tensor, diagonal: Tensor) -> Callable[[int], Tensor]:
         mask = torch.ones_like(block, dtype=torch.bool)
         if group is None:
-            mask = _keep_all_but(block.square() / scale.square(), taken[end] - taken[start])
-        errors = torch.zeros_like(block)
-        for j in range(len(block)):
+            zeros = taken[start + len(block)] - taken[start]
+            mask = _keep_all_but(block.square() / diagonal.square(), zeros)
+
+        def value(j: int) -> Tensor:
             if group and j % group == 0:
                 part = slice(j, j + group)
-                mask[part] = budget.keep((block[part].square() / scale[part].square()).T).T
-            errors[j] = block[j].masked_fill(mask[j], 0) / scale[j]
-            block[j:].addr_(local[j, j:], errors[j], alpha=-1)
-        columns[end:] -= factor[start:end, end:].T @ errors
-        block *= mask
-    return columns.T.contiguous()
+                mask[part] = budget.keep((block[part].square() / diagonal[part].square()).T).T
+            return block[j] * mask[j]
+
+        return value
+
+    return sweep(weight, factor, width, decide)
 
 
 def block_width(budget: Budget) -> int:

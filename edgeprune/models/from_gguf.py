@@ -8,7 +8,7 @@ from edgeprune.extras import need
 from edgeprune.files import atomic_folder
 from edgeprune.models.hf import transformers
 from edgeprune.progress import Progress
-from edgeprune.sparsity.gguf_file import field, open_gguf
+from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.weights import save_tensors
 
 
@@ -31,7 +31,10 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
             tokenizer = hf.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
             stage.advance()
             model = hf.AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.float32, trust_remote_code=False
+                **source,
+                config=_config(hf, path, source),
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
             stage.advance()
         except (ValueError, KeyError, IndexError, TypeError, RuntimeError, OSError) as error:
@@ -57,12 +60,29 @@ def _weights(model: Any) -> dict[str, Any]:
     return tensors
 
 
+def _config(hf: Any, path: Path, source: dict[str, str]) -> Any:
+    """The configuration as transformers reads it, with the widths of a head that it overlooks."""
+    config = hf.AutoConfig.from_pretrained(**source, trust_remote_code=False)
+    file = open_gguf(path)
+    prefix = file.get("general.architecture")
+    width = file.get(f"{prefix}.attention.key_length")
+    rotated = file.get(f"{prefix}.rope.dimension_count")
+    whole = width or config.hidden_size // config.num_attention_heads
+    if rotated and rotated != whole:
+        config.rope_parameters["partial_rotary_factor"] = rotated / whole
+    if width and hasattr(config, "head_dim"):
+        config.head_dim = width
+        if hasattr(config, "query_pre_attn_scalar"):  # llama.cpp scales attention by the width
+            config.query_pre_attn_scalar = width
+    return config
+
+
 def _refuse_rope_scaling(path: Path) -> None:
     """Transformers' GGUF loader drops rope scaling without a word."""
-    reader = open_gguf(path)
-    architecture = field(reader, "general.architecture", "")
-    scaling = field(reader, f"{architecture}.rope.scaling.type", "none")
-    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    file = open_gguf(path)
+    architecture = file.get("general.architecture", "")
+    scaling = file.get(f"{architecture}.rope.scaling.type", "none")
+    factors = [tensor.name for tensor in file.tensors if tensor.name.startswith("rope_")]
     if scaling != "none" or factors:
         raise InputError(
             f"{path} uses rope scaling ({scaling}), which is lost when a GGUF is opened.",

@@ -55,8 +55,7 @@ def inventory(model: str) -> list[TensorShape]:
     """
     kind, place = locate(model)
     if kind == "gguf":
-        tensors = open_gguf(Path(place)).tensors
-        return [TensorShape(t.name, tuple(int(n) for n in reversed(t.shape))) for t in tensors]
+        return [TensorShape(t.name, t.shape) for t in open_gguf(Path(place)).tensors]
     if kind == "hub" and (cached := cached_folder(place)):
         kind, place = "folder", str(cached)
     if kind == "folder":

@@ -46,6 +46,21 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
                 "GGUF stores a zero in as many bytes as any weight: the file is no smaller than "
                 "the dense one."
             )
+        if packed := manifest["packed"]:
+            words.append(
+                f"{packed['file']} leaves the zeros out: {size_text(packed['packed_bytes'])}, "
+                f"{packed['packed_bytes'] / before:.0%} of the dense file. It unpacks to the same "
+                "bytes (checked), and edgeprune chat and inspect take it as it is."
+            )
+        tensors = [t for t in manifest["artifact"]["tensors"] if t["pruned"]]
+        if lost := sum(t["lost_zeros"] for t in tensors):
+            pruned = sum(t["shape"][0] * t["shape"][1] - t["nonzeros"] for t in tensors) + lost
+            worst = max(tensors, key=lambda t: t["lost_zeros"])
+            words.append(
+                f"{lost:,} of {pruned:,} pruned weights are no longer zero in the file, as was "
+                f"allowed: {manifest['recipe']['type']} can't hold them. {worst['name']} "
+                f"({worst['type']}) lost {worst['lost_zeros']:,}; the manifest has every tensor."
+            )
         speed = change["decode_speed"]
         if 0.95 < speed < 1.05:
             words.append(

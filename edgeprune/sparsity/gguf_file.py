@@ -1,24 +1,31 @@
-"""Opening GGUF files that may come from anyone.
+"""Reading GGUF files that may come from anyone.
 
-The `gguf` package reads what a header claims without asking whether the file can hold it. This
-module walks the header first, in bounded time and memory, and only then hands the file over.
+The `gguf` package's reader makes an object of every token of a vocabulary, which takes seconds, and
+believes what a header claims. Here the header is walked once, in bounded time and memory, every
+length is held against the file's size, and values are read when they are asked for.
 Layout: ggml-org/ggml, docs/gguf.md.
 """
 
 import mmap
 import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from edgeprune.errors import InputError
 
-if TYPE_CHECKING:
-    from gguf import GGUFReader
-
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_STRING, _ARRAY = 8, 9
-_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+_SCALARS = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8",
+    11: "<i8", 12: "<f8",
+}  # fmt: skip
+_SCALAR_BYTES = {kind: np.dtype(text).itemsize for kind, text in _SCALARS.items()}
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 20
 _MAX_NAME_BYTES = 1 << 16
@@ -26,154 +33,241 @@ _MAX_DIMENSIONS = 4
 _MAX_ALIGNMENT = 1 << 16
 
 
-def open_gguf(path: Path, mode: str = "r") -> "GGUFReader":
-    """Open a GGUF file after its header has been checked against the file's size.
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of a file.
+
+    Attributes:
+        name: in the file.
+        type: how its values are stored.
+        shape: slowest dimension first, as in numpy: (out, in) for a matrix.
+        offset: of its first byte in the file.
+        size: in bytes.
+    """
+
+    name: str
+    type: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    _read: "ReadTensor" = field(repr=False, compare=False)
+
+    @property
+    def data(self) -> np.ndarray:
+        """Its bytes, (..., bytes of a row) uint8."""
+        flat = self._read(self)
+        return flat.reshape(*self.shape[:-1], -1) if self.size else flat
+
+    def values(self) -> np.ndarray:
+        """Its values, dequantised to float32.
+
+        Raises:
+            NotImplementedError: of a type that `gguf` can't dequantise.
+        """
+        if not self.size:
+            return np.zeros(self.shape, np.float32)
+        return quants.dequantize(self.data, self.type).reshape(self.shape)
+
+
+ReadTensor = Callable[[GgufTensor], np.ndarray]
+
+
+class GgufFile:
+    """The header of a GGUF file, and where its values stand.
 
     Args:
-        path: the file.
-        mode: ``r``, or ``r+`` to change values in place.
+        data: the file, or its header alone.
+        size: of the whole file in bytes; by default, that of the data.
+        read: gives a tensor's bytes, (size,) uint8; by default, they are in the data.
+
+    Attributes:
+        tensors: in the order of the file.
+        data_start: where the tensors' data begin.
+
+    Raises:
+        BrokenHeader: the header cannot be right.
+    """
+
+    def __init__(self, data: memoryview, size: int | None = None, read: ReadTensor | None = None):
+        self._data = data
+        self._read = read or self._read_data
+        self._size = len(data) if size is None else size
+        self._places: dict[str, tuple[int, int]] = {}  # key -> its type, where its value begins
+        self._position = 0
+        self.tensors: list[GgufTensor] = []
+        self.data_start = 0
+        self._walk()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a metadata key, or a default.
+
+        Raises:
+            InputError: a text is not UTF-8.
+        """
+        if key not in self._places:
+            return default
+        kind, self._position = self._places[key]
+        try:
+            return self._value(kind)
+        except UnicodeDecodeError as error:
+            raise InputError(f"The GGUF metadata key {key!r} is damaged: {error}.") from None
+
+    def types(self, key: str) -> tuple[int, int | None]:
+        """GGUF's type numbers of a key's value, and of its items if it is an array."""
+        kind, self._position = self._places[key]
+        return kind, self._number("<I") if kind == _ARRAY else None
+
+    def place(self, key: str) -> tuple[int, int]:
+        """First byte and size of a text's or an array of scalars' content, to change it there."""
+        kind, self._position = self._places[key]
+        if kind == _STRING:
+            size = self._number("<Q")
+        else:
+            item, length = self._number("<I"), self._number("<Q")
+            size = length * _SCALAR_BYTES[item]
+        return self._position, size
+
+    def _walk(self) -> None:
+        if bytes(self._take(4, "the magic")) != _MAGIC:
+            raise BrokenHeader("it does not begin with 'GGUF'")
+        version = self._number("<I")
+        if version not in _VERSIONS:
+            raise BrokenHeader(f"version {version}, expected one of {_VERSIONS}")
+        tensors, keys = self._number("<Q"), self._number("<Q")
+        if tensors > _MAX_TENSORS or keys > _MAX_KEYS:
+            raise BrokenHeader(f"it claims {tensors} tensors and {keys} metadata keys")
+        for _ in range(keys):
+            key = self._name("a metadata key")
+            if key in self._places:
+                raise BrokenHeader(f"the key {key!r} stands in it twice")
+            kind = self._number("<I")
+            self._places[key] = kind, self._position
+            self._skip_value(kind, depth=0)
+        infos = [self._tensor_info() for _ in range(tensors)]
+        if len({name for name, *_ in infos}) < tensors:
+            raise BrokenHeader("a tensor stands in it twice")
+        end_of_infos = self._position
+        alignment = self._alignment()
+        self.data_start = -(-end_of_infos // alignment) * alignment
+        for name, kind, shape, offset, size in infos:
+            end = self.data_start + offset + size
+            if offset % alignment or end > self._size:
+                raise BrokenHeader(f"tensor {name!r} ends at byte {end} of {self._size}")
+            self.tensors.append(
+                GgufTensor(name, kind, shape, self.data_start + offset, size, self._read)
+            )
+
+    def _read_data(self, tensor: GgufTensor) -> np.ndarray:
+        return np.frombuffer(self._data, np.uint8, tensor.size, tensor.offset)
+
+    def _alignment(self) -> int:
+        alignment = self.get("general.alignment", 32)
+        if (
+            not isinstance(alignment, int)
+            or not 0 < alignment <= _MAX_ALIGNMENT
+            or alignment & (alignment - 1)
+        ):
+            raise BrokenHeader(
+                f"alignment {alignment} is not a power of two up to {_MAX_ALIGNMENT}"
+            )
+        return alignment
+
+    def _tensor_info(self) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int, int]:
+        name = self._name("a tensor name")
+        dimensions = self._number("<I")
+        if dimensions > _MAX_DIMENSIONS:
+            raise BrokenHeader(f"tensor {name!r} has {dimensions} dimensions")
+        shape = tuple(self._number("<Q") for _ in range(dimensions))[::-1]
+        number, offset = self._number("<I"), self._number("<Q")
+        try:
+            kind = GGMLQuantizationType(number)
+            block, block_bytes = GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError):
+            raise BrokenHeader(f"tensor {name!r} has the unknown type {number}") from None
+        if shape and shape[-1] % block:
+            raise BrokenHeader(f"tensor {name!r} has rows of {shape[-1]}, not of whole blocks")
+        elements = 1
+        for extent in shape:
+            elements *= extent
+        return name, kind, shape, offset, elements // block * block_bytes
+
+    def _skip_value(self, kind: int, depth: int) -> None:
+        if kind == _STRING:
+            self._take(self._number("<Q"), "a metadata value")
+        elif kind == _ARRAY:
+            if depth > 2:
+                raise BrokenHeader("arrays are nested too deeply")
+            item, length = self._number("<I"), self._number("<Q")
+            if item in _SCALAR_BYTES:
+                self._take(length * _SCALAR_BYTES[item], "an array")
+                return
+            if length > len(self._data) // 8:  # every item takes eight bytes at least
+                raise BrokenHeader(f"it claims an array of {length} items")
+            for _ in range(length):
+                self._skip_value(item, depth + 1)
+        elif kind in _SCALAR_BYTES:
+            self._take(_SCALAR_BYTES[kind], "a metadata value")
+        else:
+            raise BrokenHeader(f"unknown metadata type {kind}")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return bytes(self._take(self._number("<Q"), "a metadata value")).decode("utf-8")
+        if kind == _ARRAY:
+            item, length = self._number("<I"), self._number("<Q")
+            if item in _SCALARS:
+                found = np.frombuffer(self._data, _SCALARS[item], length, self._position).tolist()
+                return [bool(x) for x in found] if item == _BOOL else found
+            return [self._value(item) for _ in range(length)]
+        number = np.frombuffer(self._data, _SCALARS[kind], 1, self._position)[0].item()
+        self._position += _SCALAR_BYTES[kind]
+        return bool(number) if kind == _BOOL else number
+
+    def _name(self, what: str) -> str:
+        length = self._number("<Q")
+        if length > _MAX_NAME_BYTES:
+            raise BrokenHeader(f"{what} claims {length} bytes")
+        try:
+            return bytes(self._take(length, what)).decode("utf-8")
+        except UnicodeDecodeError:
+            raise BrokenHeader(f"{what} is not UTF-8") from None
+
+    def _number(self, form: str) -> int:
+        return struct.unpack(form, self._take(struct.calcsize(form), "a number"))[0]
+
+    def _take(self, size: int, what: str) -> memoryview:
+        start, self._position = self._position, self._position + size
+        if self._position > len(self._data):
+            raise BrokenHeader(f"it ends inside {what}")
+        return self._data[start : self._position]
+
+
+class BrokenHeader(Exception):
+    """A header that cannot be right; says why."""
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Open a GGUF file; it is mapped, not read.
 
     Raises:
         InputError: missing, not GGUF, truncated, or claiming what it cannot hold.
     """
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise InputError(f"No such GGUF file: {path}.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty, expected a GGUF file.")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            _HeaderWalk(data).check()
-        except _Broken as broken:
-            raise InputError(
-                f"{path} is not a usable GGUF file: {broken}.",
-                "Fetch or build it again; a partial download is the usual cause.",
-            ) from None
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        return GGUFReader(path, mode)
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
-        raise InputError(f"{path} is not a usable GGUF file: {error}.") from None
-
-
-def field(reader: "GGUFReader", key: str, default: Any = None) -> Any:
-    """The value of a metadata key, or a default.
-
-    Raises:
-        InputError: the value is not what its type says, such as text that is not UTF-8.
-    """
-    found = reader.get_field(key)
-    if found is None:
-        return default
-    try:
-        return found.contents()
-    except (ValueError, TypeError, IndexError, KeyError) as error:
-        raise InputError(f"The GGUF metadata key {key!r} is damaged: {error}.") from None
-
-
-class _Broken(Exception):
-    """The header cannot be right."""
-
-
-class _HeaderWalk:
-    """Reads a header as ggml does, refusing every length that the file cannot hold."""
-
-    def __init__(self, data: mmap.mmap):
-        self._data = data
-        self._position = 0
-
-    def check(self) -> None:
-        if self._take(4, "the magic") != _MAGIC:
-            raise _Broken("it does not begin with 'GGUF'")
-        (version,) = struct.unpack("<I", self._take(4, "the version"))
-        if version not in _VERSIONS:
-            raise _Broken(f"version {version}, expected one of {_VERSIONS}")
-        tensors, keys = self._u64(), self._u64()
-        if tensors > _MAX_TENSORS or keys > _MAX_KEYS:
-            raise _Broken(f"it claims {tensors} tensors and {keys} metadata keys")
-        alignment = 32
-        seen: set[bytes] = set()
-        for _ in range(keys):
-            key = self._string("a metadata key", _MAX_NAME_BYTES)
-            if key in seen:
-                raise _Broken(f"the key {key!r} stands in it twice")
-            seen.add(key)
-            kind = self._u32()
-            if key == b"general.alignment" and kind == 4:
-                alignment = self._u32()
-            else:
-                self._skip_value(kind, depth=0)
-        if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-            raise _Broken(f"alignment {alignment} is not a power of two up to {_MAX_ALIGNMENT}")
-        extents = self._tensor_extents(tensors)
-        start = -(-self._position // alignment) * alignment
-        for name, offset, size in extents:
-            if offset % alignment or start + offset + size > len(self._data):
-                raise _Broken(
-                    f"tensor {name!r} ends at byte {start + offset + size} of {len(self._data)}"
-                )
-
-    def _tensor_extents(self, count: int) -> list[tuple[str, int, int]]:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-        extents: list[tuple[str, int, int]] = []
-        names: set[str] = set()
-        for _ in range(count):
-            name = self._string("a tensor name", _MAX_NAME_BYTES).decode("utf-8", "replace")
-            if name in names:
-                raise _Broken(f"tensor {name!r} stands in it twice")
-            names.add(name)
-            dimensions = self._u32()
-            if dimensions > _MAX_DIMENSIONS:
-                raise _Broken(f"tensor {name!r} has {dimensions} dimensions")
-            elements = 1
-            for _ in range(dimensions):
-                elements *= self._u64()
-            kind, offset = self._u32(), self._u64()
-            try:
-                block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-            except (ValueError, KeyError):
-                raise _Broken(f"tensor {name!r} has the unknown type {kind}") from None
-            extents.append((name, offset, -(-elements // block) * block_bytes))
-        return extents
-
-    def _skip_value(self, kind: int, depth: int) -> None:
-        if kind == _STRING:
-            self._string("a metadata value", len(self._data))
-        elif kind == _ARRAY:
-            if depth > 2:
-                raise _Broken("arrays are nested too deeply")
-            item, length = self._u32(), self._u64()
-            if item in _SCALAR_BYTES:
-                self._skip(length * _SCALAR_BYTES[item], "an array")
-            else:
-                if length > len(self._data) // 8:  # every item takes eight bytes at least
-                    raise _Broken(f"it claims an array of {length} items")
-                for _ in range(length):
-                    self._skip_value(item, depth + 1)
-        elif kind in _SCALAR_BYTES:
-            self._skip(_SCALAR_BYTES[kind], "a metadata value")
-        else:
-            raise _Broken(f"unknown metadata type {kind}")
-
-    def _string(self, what: str, limit: int) -> bytes:
-        length = self._u64()
-        if length > limit:
-            raise _Broken(f"{what} claims {length} bytes")
-        return self._take(length, what)
-
-    def _u32(self) -> int:
-        return int.from_bytes(self._take(4, "a number"), "little")
-
-    def _u64(self) -> int:
-        return int.from_bytes(self._take(8, "a number"), "little")
-
-    def _skip(self, size: int, what: str) -> None:
-        if size > len(self._data) - self._position:
-            raise _Broken(f"it ends inside {what}")
-        self._position += size
-
-    def _take(self, size: int, what: str) -> bytes:
-        start = self._position
-        self._skip(size, what)
-        return self._data[start : self._position]
+        return GgufFile(memoryview(data))
+    except BrokenHeader as broken:
+        raise InputError(
+            f"{path} is not a usable GGUF file: {broken}.",
+            "Fetch or build it again; a partial download is the usual cause.",
+        ) from None

@@ -5,7 +5,7 @@ from typing import Any
 
 from edgeprune.errors import InputError
 from edgeprune.sparsity import metadata as sparsity_metadata
-from edgeprune.sparsity.gguf_file import field, open_gguf
+from edgeprune.sparsity.packed_file import open_any
 
 # Longer arrays (tokens, merges) are shown by their length.
 _MAX_SHOWN_ITEMS = 8
@@ -23,35 +23,32 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
         InputError: the file can't be used.
     """
     import numpy as np
-    from gguf import quants
 
-    reader = open_gguf(path)
-    sparse = sparsity_metadata.read_gguf(reader)
+    file = open_any(path)
+    sparse = sparsity_metadata.read_gguf(file)
     declared = sparse.nonzeros if sparse else {}
     tensors = []
-    for tensor in reader.tensors:
+    for tensor in file.tensors:
         try:
-            values = quants.dequantize(tensor.data, tensor.tensor_type)
+            values = tensor.values()
         except NotImplementedError:
             raise InputError(
-                f"{path}: zeros of type {tensor.tensor_type.name} can't be counted."
+                f"{path}: zeros of type {tensor.type.name} can't be counted."
             ) from None
-        nonzeros, elements = int(np.count_nonzero(values)), int(tensor.n_elements)
+        nonzeros, elements = int(np.count_nonzero(values)), values.size
         tensors.append(
             {
                 "name": tensor.name,
-                "type": tensor.tensor_type.name,
-                "shape": [int(n) for n in reversed(tensor.shape)],
-                "bytes": int(tensor.n_bytes),
+                "type": tensor.type.name,
+                "shape": list(tensor.shape),
+                "bytes": tensor.size,
                 "nonzeros": nonzeros,
                 "sparsity": 1 - nonzeros / elements if elements else 0.0,
                 "declared_nonzeros": declared.get(tensor.name),
             }
         )
     return {
-        "metadata": {
-            key: _shown(field(reader, key)) for key in reader.fields if not key.startswith("GGUF.")
-        },
+        "metadata": {key: _shown(file.get(key)) for key in file},
         "sparse": sparse is not None,
         "tensors": tensors,
     }

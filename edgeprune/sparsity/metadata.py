@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from edgeprune.sparsity.gguf_file import GgufFile
 
 SCHEMA = 1
 
@@ -41,15 +41,14 @@ class SparsityMetadata:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
 
 
-def read_gguf(reader: "GGUFReader") -> SparsityMetadata | None:
+def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
     """The sparsity metadata of a GGUF file; None if edgeprune did not write it.
 
     Raises:
         InputError: the metadata is there and makes no sense.
     """
-    from edgeprune.sparsity.gguf_file import field as value
-
-    schema = value(reader, "edgeprune.schema")
+    value = file.get
+    schema = value("edgeprune.schema")
     if schema is None:
         return None
     if schema != SCHEMA:
@@ -58,16 +57,16 @@ def read_gguf(reader: "GGUFReader") -> SparsityMetadata | None:
             "Upgrade edgeprune.",
         )
     try:
-        names = value(reader, "edgeprune.sparsity.tensors", [])
-        counts = value(reader, "edgeprune.sparsity.nonzeros", [])
+        names = value("edgeprune.sparsity.tensors", [])
+        counts = value("edgeprune.sparsity.nonzeros", [])
         return SparsityMetadata(
-            pattern=value(reader, "edgeprune.sparsity.pattern"),
-            target=float(value(reader, "edgeprune.sparsity.target")),
-            method=value(reader, "edgeprune.method"),
-            fusion=value(reader, "edgeprune.fusion"),
-            task=value(reader, "edgeprune.task"),
-            recipe=json.loads(value(reader, "edgeprune.recipe")),
-            base_sha256=value(reader, "edgeprune.base.sha256"),
+            pattern=value("edgeprune.sparsity.pattern"),
+            target=float(value("edgeprune.sparsity.target")),
+            method=value("edgeprune.method"),
+            fusion=value("edgeprune.fusion"),
+            task=value("edgeprune.task"),
+            recipe=json.loads(value("edgeprune.recipe")),
+            base_sha256=value("edgeprune.base.sha256"),
             nonzeros=dict(zip(names, map(int, counts), strict=True)),
         )
     except (TypeError, ValueError) as error:

@@ -65,6 +65,9 @@ class Weights:
         """Names of all tensors."""
         return list(self._file_of)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return tuple(self._slice(name).get_shape())

@@ -1,14 +1,26 @@
-"""What llama.cpp needs to know about each supported architecture."""
+"""What llama.cpp needs to know about each supported architecture.
+
+llama.cpp keeps some facts in its code rather than in the file (Gemma 3's pattern of windows,
+SmolLM3's layers without rotary embedding); a model in which they differ is refused.
+"""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
+from exporters.gguf.rope import read_rope, write_rope
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+
+Config = dict[str, Any]
+
+
+def _nothing(_config: Config) -> None:
+    """Nothing beyond what all architectures are checked for."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +31,49 @@ class Architecture:
         gguf: llama.cpp's name for it.
         permutes_rotary: llama.cpp rotates neighbouring pairs, transformers rotates halves: rows
             of the query and key projections are interleaved to match.
+        norm_shift: what is added to the weights of norms, where transformers adds it in its code.
+        windows: whether llama.cpp knows sliding-window attention here.
+        check: refuses what llama.cpp can't do, by a message.
     """
 
     gguf: str
-    permutes_rotary: bool
+    permutes_rotary: bool = False
+    norm_shift: float = 0.0
+    windows: bool = False
+    check: Callable[[Config], str | None] = _nothing
+
+
+def _check_gemma3(config: Config) -> str | None:
+    kinds = [
+        "full_attention" if (i + 1) % 6 == 0 else "sliding_attention"
+        for i in range(config["num_hidden_layers"])
+    ]
+    if config.get("layer_types", kinds) != kinds:
+        return "windows other than in five of six layers"
+    if config.get("query_pre_attn_scalar", head_dim(config)) != head_dim(config):
+        return "attention scaled by another number than the width of a head"
+    soft_caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    return next((f"{name}" for name in soft_caps if config.get(name)), None)
+
+
+def _check_smollm3(config: Config) -> str | None:
+    layers = range(config["num_hidden_layers"])
+    every_fourth = [int((i + 1) % 4 != 0) for i in layers]
+    if config.get("no_rope_layers", every_fourth) != every_fourth:
+        return "layers without rotary embedding other than every fourth"
+    return None
 
 
 # transformers' model_type -> what llama.cpp makes of it
 ARCHITECTURES = {
     "llama": Architecture("llama", permutes_rotary=True),
     "mistral": Architecture("llama", permutes_rotary=True),
+    "qwen2": Architecture("qwen2"),
+    "qwen3": Architecture("qwen3"),
+    "gemma3_text": Architecture("gemma3", norm_shift=1.0, windows=True, check=_check_gemma3),
+    "phi3": Architecture("phi3", windows=True),
+    "smollm3": Architecture("smollm3", permutes_rotary=True, check=_check_smollm3),
 }
-
 
 _REQUIRED = (
     "hidden_size",
@@ -43,7 +86,7 @@ _REQUIRED = (
 )
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any], Architecture]:
+def read_config(folder: Path) -> tuple[Config, Architecture]:
     """A checkpoint's configuration and its architecture.
 
     Raises:
@@ -61,18 +104,18 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Architecture]:
         )
     if missing := [name for name in _REQUIRED if name not in config]:
         raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
-    rope = _rope(config)
-    if rope["type"] != "default":
-        raise InputError(f"The GGUF exporter doesn't know rope scaling '{rope['type']}' yet.")
-    if config.get("sliding_window"):
-        raise InputError("The GGUF exporter doesn't know sliding-window attention yet.")
-    return config, ARCHITECTURES[kind]
+    architecture = ARCHITECTURES[kind]
+    read_rope(config)
+    if not architecture.windows and _has_windows(config):
+        raise InputError(f"llama.cpp has no sliding-window attention for {kind} models.")
+    if problem := architecture.check(config):
+        raise InputError(f"llama.cpp doesn't know {kind} models with {problem}.")
+    return config, architecture
 
 
-def write_hyperparameters(writer: "GGUFWriter", config: dict[str, Any]) -> None:
+def write_hyperparameters(writer: "GGUFWriter", config: Config, architecture: Architecture) -> None:
     """Write the keys that llama.cpp builds its graph from."""
     heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -80,19 +123,21 @@ def write_hyperparameters(writer: "GGUFWriter", config: dict[str, Any]) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(_rope(config)["theta"])
-    writer.add_rope_dimension_count(head_dim)
     writer.add_vocab_size(config["vocab_size"])
-    if head_dim * heads != config["hidden_size"]:
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
+    if head_dim(config) * heads != config["hidden_size"] or architecture.gguf == "gemma3":
+        writer.add_key_length(head_dim(config))
+        writer.add_value_length(head_dim(config))
+    if architecture.windows:
+        writer.add_sliding_window(config.get("sliding_window") or 0)
+    write_rope(writer, config, head_dim(config))
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters, in transformers 5's form or the older one."""
-    new = config.get("rope_parameters") or {}
-    old = config.get("rope_scaling") or {}
-    return {
-        "type": new.get("rope_type") or old.get("rope_type") or old.get("type") or "default",
-        "theta": float(new.get("rope_theta") or config.get("rope_theta") or 10000.0),
-    }
+def head_dim(config: Config) -> int:
+    """Width of an attention head."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def _has_windows(config: Config) -> bool:
+    if "layer_types" in config:
+        return "sliding_attention" in config["layer_types"]
+    return bool(config.get("sliding_window")) and config.get("use_sliding_window", True)

@@ -5,10 +5,14 @@ from typing import Protocol
 
 from edgeprune.errors import CheckFailed
 from edgeprune.files import atomic_path
+from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.metadata import SparsityMetadata
-from exporters.artifact import Artifact, Model
+from exporters.artifact import Artifact, Model, Storage
 from exporters.gguf.architectures import read_config
+from exporters.gguf.grids import GRIDS
+from exporters.gguf.imatrix import write_imatrix
 from exporters.gguf.plan import plan_tensors
+from exporters.gguf.same_ids import check_same_ids
 from exporters.gguf.tokenizer import check_tokenizer
 from exporters.gguf.verify import verify
 from exporters.gguf.write import write
@@ -21,16 +25,26 @@ class Stage(Protocol):
         """Say that some steps are done."""
 
 
-def check(model: Model, type_name: str) -> None:
+def check(model: Model, storage: Storage) -> None:
     """Refuse a model that can't be exported, from its configuration and headers alone.
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
     """
     config, architecture = read_config(model.folder)
-    plan_tensors(model, config, architecture, type_name)
+    plan_tensors(model, config, architecture, storage)
     if not model.gguf:
         check_tokenizer(model.folder)
+
+
+def grids(model: Model, storage: Storage) -> dict[str, Grid]:
+    """The tensors whose rounding calibration may choose, by name in the checkpoint."""
+    config, architecture = read_config(model.folder)
+    return {
+        tensor.source: GRIDS[tensor.type.name]
+        for tensor in plan_tensors(model, config, architecture, storage)
+        if tensor.type.name in GRIDS
+    }
 
 
 def steps(model: Model) -> int:
@@ -40,7 +54,7 @@ def steps(model: Model) -> int:
 
 def export(
     model: Model,
-    type_name: str,
+    storage: Storage,
     path: Path,
     metadata: SparsityMetadata | None,
     quantized_by: str,
@@ -48,9 +62,11 @@ def export(
 ) -> Artifact:
     """Write ``path`` and prove what it holds; it appears only if every check passed.
 
+    Where calibration left what it saw, ``<name>.imatrix.gguf`` is written beside it.
+
     Args:
         model: what to export.
-        type_name: a key of `exporters.gguf.plan.TYPES`.
+        storage: the types.
         path: the ``.gguf`` file.
         metadata: facts about the zeros, without their counts; None for a dense model.
         quantized_by: written to ``general.quantized_by``.
@@ -58,10 +74,11 @@ def export(
 
     Raises:
         InputError: the architecture or the tokenizer is not supported.
-        CheckFailed: zeros were lost, or the file is not what was planned.
+        CheckFailed: zeros were lost, the file is not what was planned, or llama.cpp cuts text into
+            other tokens than the checkpoint's tokenizer.
     """
     config, architecture = read_config(model.folder)
-    tensors = plan_tensors(model, config, architecture, type_name)
+    tensors = plan_tensors(model, config, architecture, storage)
     if left_out := model.pruned - {tensor.source for tensor in tensors}:
         raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
     with atomic_path(path) as temporary:
@@ -71,10 +88,15 @@ def export(
             config,
             architecture,
             tensors,
-            type_name,
+            storage,
             metadata,
             quantized_by,
             stage.advance,
         )
-        facts = verify(temporary, model, tensors, stage.advance)
+        if not model.gguf:
+            check_same_ids(temporary, model.folder)
+        facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
+    if metadata:
+        beside = path.with_name(f"{path.stem}.imatrix.gguf")
+        write_imatrix(beside, model, tensors, [metadata.task])
     return Artifact(path, facts, written)

@@ -1,5 +1,6 @@
 """Which tensors go into the file, under which names, in which types. Nothing is read yet."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,25 +8,20 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, LlamaFileType, TensorNameMap
 
 from edgeprune.errors import InputError
-from exporters.artifact import Model
-from exporters.gguf.architectures import Architecture
+from edgeprune.sparsity.types import TYPES
+from exporters.artifact import Model, Storage
+from exporters.gguf.architectures import Architecture, head_dim
+from exporters.gguf.mixes import fitting, storage_type
+from exporters.gguf.rope import rope_tensors
 
-# Type asked for -> (matrices in blocks, embedding and head). A 4-bit head costs more than it saves.
-TYPES = {
-    "f32": (GGMLQuantizationType.F32, GGMLQuantizationType.F32),
-    "f16": (GGMLQuantizationType.F16, GGMLQuantizationType.F16),
-    "bf16": (GGMLQuantizationType.BF16, GGMLQuantizationType.BF16),
-    "q8_0": (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q8_0),
-    "q4_0": (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0),
+# File types whose names don't follow from the weight type's.
+_FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "Q3_K": LlamaFileType.MOSTLY_Q3_K_M,
+    "Q4_K": LlamaFileType.MOSTLY_Q4_K_S,
+    "Q5_K": LlamaFileType.MOSTLY_Q5_K_S,
+    "MXFP4": LlamaFileType.MOSTLY_MXFP4_MOE,
 }
-FILE_TYPES = {
-    "f32": LlamaFileType.ALL_F32,
-    "f16": LlamaFileType.MOSTLY_F16,
-    "bf16": LlamaFileType.MOSTLY_BF16,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "q4_0": LlamaFileType.MOSTLY_Q4_0,
-}
-_HEADS = ("token_embd.weight", "output.weight")
 
 
 @dataclass(frozen=True)
@@ -38,13 +34,17 @@ class PlannedTensor:
         shape: as in the checkpoint, (out, in) or (n,).
         type: storage type.
         heads: attention heads whose rows are interleaved for llama.cpp's rotary order; 0: none.
+        shift: what is added to its values.
+        given: its values, where they come from the configuration; ``source`` is empty then.
     """
 
     name: str
     source: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
-    heads: int
+    heads: int = 0
+    shift: float = 0.0
+    given: np.ndarray | None = None
 
     @property
     def bytes(self) -> int:
@@ -54,7 +54,7 @@ class PlannedTensor:
 
 
 def plan_tensors(
-    model: Model, config: dict[str, Any], architecture: Architecture, type_name: str
+    model: Model, config: dict[str, Any], architecture: Architecture, storage: Storage
 ) -> list[PlannedTensor]:
     """Lay out the file: embedding first, then the blocks in order, as llama.cpp's converter does.
 
@@ -77,12 +77,16 @@ def plan_tensors(
                 name,
                 source,
                 shape,
-                _type(name, shape, type_name),
+                _type(name, shape, storage, config),
                 _heads(source, config) if architecture.permutes_rotary else 0,
+                architecture.norm_shift if source.endswith("norm.weight") else 0.0,
             )
         )
     if not any(tensor.name == "token_embd.weight" for tensor in planned):
         raise InputError("The checkpoint holds no token embedding.", "Fetch it again.")
+    for name, values in rope_tensors(config, head_dim(config)).items():
+        kind = GGMLQuantizationType.F32
+        planned.append(PlannedTensor(name, "", values.shape, kind, given=values))
     return sorted(planned, key=_file_order)
 
 
@@ -90,12 +94,23 @@ def _arch(architecture: Architecture) -> MODEL_ARCH:
     return MODEL_ARCH[architecture.gguf.upper()]
 
 
-def _type(name: str, shape: tuple[int, ...], type_name: str) -> GGMLQuantizationType:
+def _type(
+    name: str, shape: tuple[int, ...], storage: Storage, config: dict[str, Any]
+) -> GGMLQuantizationType:
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
-    wanted = TYPES[type_name][name in _HEADS]
-    block, _ = GGML_QUANT_SIZES[wanted]
-    return wanted if shape[-1] % block == 0 else GGMLQuantizationType.F16
+    for expression, other in storage.overrides.items():
+        if re.search(expression, name):
+            return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
+    tied = bool(config.get("tie_word_embeddings"))
+    return storage_type(TYPES[storage.type], name, shape[-1], config["num_hidden_layers"], tied)
+
+
+def file_type(storage: Storage) -> LlamaFileType:
+    """What ``general.file_type`` says: the type of most matrices, or the mix."""
+    kind = TYPES[storage.type]
+    name = f"MOSTLY_{kind.mix if kind.mix and not kind.keeps_zeros else kind.base}"
+    return LlamaFileType.__members__.get(name) or _FILE_TYPES.get(kind.base, LlamaFileType.GUESSED)
 
 
 def _heads(source: str, config: dict[str, Any]) -> int:
@@ -119,8 +134,15 @@ def read_rows(model: Model, tensor: PlannedTensor) -> np.ndarray:
 
     Rows are moved whole, so that zeros and N:M groups, which run along the input, stay as they are.
     """
-    values = model.weights.read(tensor.source).float().numpy()
+    if tensor.given is not None:
+        return tensor.given
+    values = model.weights.read(tensor.source).float()
+    return in_file_order((values + tensor.shift if tensor.shift else values).numpy(), tensor)
+
+
+def in_file_order(rows: np.ndarray, tensor: PlannedTensor) -> np.ndarray:
+    """Whatever there is of each row of a tensor, (out, ...), in llama.cpp's row order."""
     if not tensor.heads:
-        return values
-    halves = values.reshape(tensor.heads, 2, -1, *values.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+        return rows
+    halves = rows.reshape(tensor.heads, 2, -1, *rows.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)

@@ -1,34 +1,40 @@
 """Tokenizer and chat template, complete enough that llama.cpp gives the same token ids."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
-from edgeprune.sparsity.gguf_file import field
+from edgeprune.sparsity.gguf_file import GgufFile
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader, GGUFWriter
+    from gguf import GGUFWriter
 
 _DIGITS = {"type": "Digits", "individual_digits": True}
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# How text is cut before merging -> llama.cpp's name for it.
+_SPLITS = {
+    _CONTRACTIONS + r"|\p{N}{1,3}" + _REST: "llama-bpe",
+    _CONTRACTIONS + r"|\p{N}" + _REST: "qwen2",
+}
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_NEVER_MERGED = -1e6
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>$")
 
 
 def copy_fields(
-    writer: "GGUFWriter", source: "GGUFReader", prefix: str, except_for: tuple[str, ...] = ()
+    writer: "GGUFWriter", source: GgufFile, prefix: str, except_for: tuple[str, ...] = ()
 ) -> None:
     """Copy all metadata under a prefix as it stands in another GGUF file, arrays included."""
     from gguf import GGUFValueType
 
-    for key, found in source.fields.items():
+    for key in source:
         if key.startswith(prefix) and key not in except_for:
-            kind = found.types[0]
-            item = found.types[-1] if kind == GGUFValueType.ARRAY else None
-            writer.add_key_value(key, field(source, key), kind, item)
+            kind, item = source.types(key)
+            item_type = None if item is None else GGUFValueType(item)
+            writer.add_key_value(key, source.get(key), GGUFValueType(kind), item_type)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -37,11 +43,13 @@ def check_tokenizer(folder: Path) -> None:
     Raises:
         InputError: as `write_from_folder`.
     """
-    _pre_tokenizer_name(_read(folder), folder)
+    tokenizer = _read(folder)
+    if not _is_sentencepiece(tokenizer):
+        _pre_tokenizer_name(tokenizer, folder)
 
 
 def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> None:
-    """Write the tokenizer of a transformers folder (byte-level BPE).
+    """Write the tokenizer of a transformers folder: byte-level BPE, or SentencePiece's BPE.
 
     Raises:
         InputError: another kind of tokenizer, or a pre-tokenizer llama.cpp has no name for.
@@ -49,13 +57,43 @@ def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> No
     from gguf import SpecialVocab
 
     tokenizer = _read(folder)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer_name(tokenizer, folder))
     tokens, types = _tokens(tokenizer, vocab_size)
+    sentencepiece = _is_sentencepiece(tokenizer)
+    if sentencepiece:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(_scores(tokenizer, tokens))
+        writer.add_add_space_prefix(_adds_space(tokenizer))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_pre_tokenizer_name(tokenizer, folder))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    special = SpecialVocab(folder, load_merges=True, n_vocab=len(tokens))
+    special = SpecialVocab(folder, load_merges=not sentencepiece, n_vocab=len(tokens))
     special.add_to_gguf(writer, quiet=True)
+
+
+def _is_sentencepiece(tokenizer: dict[str, Any]) -> bool:
+    """Whether it came from SentencePiece: unknown characters fall back to bytes."""
+    return bool(tokenizer["model"].get("byte_fallback"))
+
+
+def _scores(tokenizer: dict[str, Any], tokens: list[str]) -> list[float]:
+    """What llama.cpp merges by: the earlier a token is made, the higher it scores."""
+    rank: dict[str, int] = {}
+    for index, merge in enumerate(tokenizer["model"]["merges"]):
+        made = "".join(merge.split(" ") if isinstance(merge, str) else merge)
+        rank.setdefault(made, index)
+    return [float(-rank[token]) if token in rank else _NEVER_MERGED for token in tokens]
+
+
+def _adds_space(tokenizer: dict[str, Any]) -> bool:
+    """Whether a space is put before the text, by the normaliser or by the pre-tokenizer."""
+    normalizer = tokenizer.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    metaspace = tokenizer.get("pre_tokenizer") or {}
+    prepends = metaspace.get("type") == "Metaspace" and metaspace.get("prepend_scheme") != "never"
+    return prepends or any(step.get("type") == "Prepend" for step in steps)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -65,7 +103,7 @@ def _read(folder: Path) -> dict[str, Any]:
         kind = tokenizer["model"]["type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} can't be read as a tokenizer: {error}.") from None
-    if kind != "BPE" or tokenizer["model"].get("byte_fallback"):
+    if kind != "BPE":
         raise InputError(f"{path}: the GGUF exporter doesn't know this {kind} tokenizer yet.")
     return tokenizer
 
@@ -80,21 +118,27 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any], folder: Path) -> str:
     if _DIGITS in parts and any(part.get("type") == "ByteLevel" for part in parts):
         return "smollm"
     patterns = [part.get("pattern", {}).get("Regex") for part in parts]
-    if patterns[0] == _LLAMA3_SPLIT:
-        return "llama-bpe"
+    if patterns[0] in _SPLITS:
+        return _SPLITS[patterns[0]]
     if len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
         return "gpt-2"
     raise InputError(
         f"{folder / 'tokenizer.json'}: llama.cpp has no known name for this pre-tokenizer.",
-        "Known: GPT-2's, SmolLM's and Llama 3's. Or give the model as a .gguf file, whose "
-        "tokenizer is kept.",
+        "Known: GPT-2's, SmolLM's, Llama 3's, Qwen 2's and SentencePiece's. Or give the model as "
+        "a .gguf file, whose tokenizer is kept.",
     )
 
 
 def _tokens(tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
-    by_id = {index: (token, _NORMAL) for token, index in tokenizer["model"]["vocab"].items()}
+    model = tokenizer["model"]
+    by_id = {index: (token, _NORMAL) for token, index in model["vocab"].items()}
+    if _is_sentencepiece(tokenizer):
+        by_id |= {
+            index: (token, _BYTE) for index, (token, _) in by_id.items() if _BYTE_TOKEN.match(token)
+        }
     for added in tokenizer.get("added_tokens", []):
         kind = _CONTROL if added.get("special") else _USER_DEFINED
+        kind = _UNKNOWN if added["content"] == model.get("unk_token") else kind
         by_id[added["id"]] = (added["content"], kind)
     size = max(vocab_size, max(by_id) + 1)
     rows = [by_id.get(index, (f"[PAD{index}]", _UNUSED)) for index in range(size)]

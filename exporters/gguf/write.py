@@ -1,19 +1,22 @@
-"""Writing the file, tensor by tensor."""
+"""Writing the file, one tensor at a time."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, Metadata, quants, size_label
-from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType
+from gguf import GGUFValueType, GGUFWriter, Metadata, quants, size_label
+from gguf.constants import GGML_QUANT_VERSION
 
-from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.metadata import SCHEMA, SparsityMetadata
-from exporters.artifact import Model
+from exporters.artifact import Model, Storage
 from exporters.gguf.architectures import Architecture, write_hyperparameters
-from exporters.gguf.plan import FILE_TYPES, PlannedTensor, read_rows
+from exporters.gguf.ggml import quantize
+from exporters.gguf.grids import GRIDS, on_grid
+from exporters.gguf.plan import PlannedTensor, file_type, in_file_order, read_rows
 from exporters.gguf.tokenizer import copy_fields, write_from_folder
 
 # Keys of a source GGUF that describe how it was stored, not what the model is.
@@ -32,59 +35,73 @@ def write(
     config: dict[str, Any],
     architecture: Architecture,
     tensors: list[PlannedTensor],
-    type_name: str,
+    storage: Storage,
     metadata: SparsityMetadata | None,
     quantized_by: str,
     advance: Callable[[], None],
 ) -> SparsityMetadata | None:
     """Write a GGUF file; returns the metadata with the non-zeros that were written.
 
-    The header holds those counts and stands before the data, so the data waits in the writer's
-    spool (memory up to 256 MB, then a temporary file) until all of it is known.
+    One tensor is in memory at a time. The header stands before the data and holds counts that are
+    known after it, so it is written with counts that can only be too large, and set right in place.
     """
-    writer = GGUFWriter(path, architecture.gguf, use_temp_file=True)
-    nonzeros: dict[str, int] = {}
-    for tensor in tensors:
-        data = quantize(read_rows(model, tensor), tensor.type)
-        if tensor.source in model.pruned:
-            nonzeros[tensor.name] = int(np.count_nonzero(quants.dequantize(data, tensor.type)))
-        writer.add_tensor(tensor.name, data, raw_dtype=tensor.type)
-        advance()
+    writer = GGUFWriter(path, architecture.gguf)
     source = open_gguf(model.gguf) if model.gguf else None
     parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     _write_general(writer, model.folder, source, parameters)
     writer.add_quantized_by(quantized_by)
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_file_type(FILE_TYPES[type_name])
-    write_hyperparameters(writer, config)
+    writer.add_file_type(file_type(storage))
+    write_hyperparameters(writer, config, architecture)
     if source:
         copy_fields(writer, source, "tokenizer.")
     else:
         write_from_folder(writer, model.folder, config["vocab_size"])
-    written = None
     if metadata:
-        written = SparsityMetadata(**{**vars(metadata), "nonzeros": nonzeros})
-        _write_sparsity(writer, written)
+        most = {t.name: int(np.prod(t.shape)) for t in tensors if t.source in model.pruned}
+        _write_sparsity(writer, replace(metadata, nonzeros=most))
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    nonzeros: dict[str, int] = {}
+    for tensor in tensors:
+        data = encode(model, tensor)
+        if tensor.source in model.pruned:
+            nonzeros[tensor.name] = int(np.count_nonzero(quants.dequantize(data, tensor.type)))
+        writer.write_tensor_data(data)
+        advance()
     writer.close()
+    if not metadata:
+        return None
+    written = replace(metadata, nonzeros=nonzeros)
+    _set_counts(path, written)
     return written
 
 
-def quantize(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Float32 values as the bytes of a GGUF type."""
-    return values if kind == GGMLQuantizationType.F32 else quants.quantize(values, kind)
+def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
+    """A tensor's bytes: on the grid it stands on already, else as ggml quantises it."""
+    values = read_rows(model, tensor)
+    found = model.calibration
+    if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
+        return on_grid(values, in_file_order(found.read(key).float().numpy(), tensor), tensor.type)
+    importance = None
+    if (key := f"{tensor.source}.importance") in found:
+        importance = found.read(key).float().numpy()
+    return quantize(values, tensor.type, importance)
 
 
 def _write_general(
-    writer: GGUFWriter, folder: Path, source: GGUFReader | None, parameters: int
+    writer: GGUFWriter, folder: Path, source: GgufFile | None, parameters: int
 ) -> None:
     """What the model is: as its GGUF file says, or as llama.cpp's converter reads a folder."""
     label = size_label(parameters, 0, 0, 0)
     if source:
         copy_fields(writer, source, "general.", except_for=_STORAGE_KEYS)
-        if "general.size_label" not in source.fields:
+        if "general.size_label" not in source:
             writer.add_size_label(label)
     else:
         described = Metadata.load(model_path=folder, total_params=parameters)
@@ -110,3 +127,14 @@ def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
     writer.add_string("edgeprune.recipe", json.dumps(metadata.recipe, sort_keys=True))
     writer.add_string("edgeprune.base.sha256", metadata.base_sha256)
     writer.add_string("edgeprune.manifest", metadata.to_json())
+
+
+def _set_counts(path: Path, metadata: SparsityMetadata) -> None:
+    """Set the counts in a finished file to those of ``metadata``, whose text is no longer."""
+    file = open_gguf(path)
+    counts, room = file.place("edgeprune.sparsity.nonzeros"), file.place("edgeprune.manifest")
+    with path.open("r+b") as raw:
+        raw.seek(counts[0])
+        raw.write(np.array(list(metadata.nonzeros.values()), "<u8").tobytes())
+        raw.seek(room[0])
+        raw.write(metadata.to_json().encode().ljust(room[1]))

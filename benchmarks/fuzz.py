@@ -1,0 +1,138 @@
+"""Hostile GGUF files: mutate good ones, plain and packed, and read them every way there is.
+
+    python benchmarks/fuzz.py --files 20000
+
+Each file is opened, inspected and, where it is packed, unpacked. Whatever happens must be a result
+or one of edgeprune's errors, within a second and within bounded memory. The first file that breaks
+that is kept, and its seed is printed: a test is made of it.
+"""
+
+import random
+import resource
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.sparsity import packed_file
+from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.metadata import read_gguf
+
+_SECONDS = 1.0
+_MEMORY = 256 << 20  # above what is in use when it starts
+_LIES = (0, 1, 7, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 64) - 1)
+
+
+@click.command()
+@click.option("--files", default=20000)
+@click.option("--seed", default=0)
+def main(files: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        good = [path.read_bytes() for path in seeds(folder)]
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+        slowest, refused = 0.0, 0
+        for index in range(seed, seed + files):
+            data = mutate(random.Random(index), good)
+            path = folder / "case.gguf"
+            path.write_bytes(data)
+            start = time.perf_counter()
+            try:
+                refused += not read(path)
+            except BaseException:
+                keep(data, index)
+                raise
+            seconds = time.perf_counter() - start
+            slowest = max(slowest, seconds)
+            if seconds > _SECONDS:
+                keep(data, index)
+                raise SystemExit(f"seed {index} took {seconds:.1f} s")
+    click.echo(
+        f"{files} mutated files from seed {seed}: {refused} refused, {files - refused} read, "
+        f"slowest {1000 * slowest:.0f} ms, at most {_MEMORY >> 20} MiB allowed; no crash, no hang."
+    )
+
+
+def seeds(folder: Path) -> list[Path]:
+    """A small pruned GGUF file and its packed form."""
+    plain, packed = folder / "plain.gguf", folder / "packed.gguf"
+    writer = GGUFWriter(plain, "llama")
+    writer.add_string("general.name", "small")
+    writer.add_uint32("general.alignment", 32)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b", "c"])
+    writer.add_array("some.numbers", [1, 2, 3])
+    writer.add_uint32("edgeprune.schema", 1)
+    for name in ("sparsity.pattern", "method", "fusion", "task", "base.sha256"):
+        writer.add_string(f"edgeprune.{name}", "x")
+    writer.add_string("edgeprune.recipe", "{}")
+    writer.add_float32("edgeprune.sparsity.target", 0.5)
+    writer.add_array("edgeprune.sparsity.tensors", ["blk.0.Q8_0.weight"])
+    writer.add_array("edgeprune.sparsity.nonzeros", [128])
+    values = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    values[:, ::2] = 0
+    for kind in ("Q8_0", "Q4_0", "F16"):
+        data = quants.quantize(values, GGMLQuantizationType[kind])
+        writer.add_tensor(f"blk.0.{kind}.weight", data, raw_dtype=GGMLQuantizationType[kind])
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    packed_file.pack(plain, packed)
+    return [plain, packed]
+
+
+def mutate(chance: random.Random, good: list[bytes]) -> bytes:
+    """A good file with a few bytes, numbers or lengths changed, or cut, or with parts repeated."""
+    data = bytearray(chance.choice(good))
+    for _ in range(chance.randint(1, 4)):
+        kind, at = chance.randrange(6), chance.randrange(len(data))
+        if kind == 0:
+            data[at] = chance.randrange(256)
+        elif kind == 1:
+            data[at : at + 8] = struct.pack("<Q", chance.choice(_LIES))
+        elif kind == 2:
+            data[at : at + 4] = struct.pack("<I", chance.choice(_LIES) & 0xFFFFFFFF)
+        elif kind == 3:
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 4 and len(data) > 64:
+            del data[at:]
+        else:
+            end = min(len(data), at + chance.randint(1, 64))
+            data[at:at] = data[at:end]
+        if not data:
+            break
+    return bytes(data)
+
+
+def read(path: Path) -> bool:
+    """Read a file every way there is; whether it was taken."""
+    try:
+        file = open_gguf(path)
+        for key in file:
+            file.get(key)
+        read_gguf(file)
+        inspect_gguf(path)
+        if packed_file.is_packed(path):
+            packed_file.unpack(path, path.with_suffix(".out"))
+        else:
+            packed_file.pack(path, path.with_suffix(".out"))
+    except EdgepruneError:
+        return False
+    return True
+
+
+def keep(data: bytes, seed: int) -> None:
+    Path("fuzz-finding.gguf").write_bytes(data)
+    click.echo(f"seed {seed}: kept as fuzz-finding.gguf", err=True)
+
+
+if __name__ == "__main__":
+    main()

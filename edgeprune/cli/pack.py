@@ -1,0 +1,65 @@
+"""`edgeprune pack` and `edgeprune unpack`."""
+
+import json
+from pathlib import Path
+
+import click
+
+_PACKED = ".packed.gguf"
+
+
+@click.command(
+    "pack",
+    epilog="""\b
+Examples:
+  edgeprune pack model.gguf                 # writes model.packed.gguf
+  edgeprune chat model.packed.gguf          # runs without being unpacked
+  edgeprune unpack model.packed.gguf        # writes model.gguf again, bit for bit
+""",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[<name>.packed.gguf]")
+@click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
+def command(model: Path, out: Path | None, as_json: bool) -> None:
+    """Leave the zeros out of a pruned GGUF file: about two thirds of its size at 50 %."""
+    from edgeprune.progress import Bars
+    from edgeprune.report.words import size_text
+    from edgeprune.sparsity import packed_file
+
+    target = out or model.with_name(model.name.removesuffix(".gguf") + _PACKED)
+    packed_file.is_packed(model)  # a wrong file is said before a bar is drawn
+    with Bars().stage("pack", model.stat().st_size) as stage:
+        sizes = packed_file.pack(model, target, stage.advance)
+    if as_json:
+        click.echo(json.dumps({"file": str(target)} | sizes))
+        return
+    click.echo(
+        f"{target}: {size_text(sizes['packed_bytes'])} of {size_text(sizes['bytes'])} "
+        f"({sizes['packed_bytes'] / sizes['bytes']:.0%}); {sizes['tensors']} tensors at "
+        f"{sizes['packed_tensor_bytes'] / sizes['tensor_bytes']:.0%} of their size. It unpacks to "
+        "the same bytes: checked."
+    )
+
+
+@click.command(
+    "unpack",
+    epilog="""\b
+Example:
+  edgeprune unpack model.packed.gguf --out model.gguf
+""",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[<name>.gguf]")
+def unpack(model: Path, out: Path | None) -> None:
+    """Restore the file that a packed one was made from, bit for bit, for stock tools."""
+    from edgeprune.errors import UsageError
+    from edgeprune.progress import Bars
+    from edgeprune.sparsity import packed_file
+
+    target = out or model.with_name(model.name.removesuffix(_PACKED) + ".gguf")
+    if target == model or (out is None and target.exists()):
+        raise UsageError(f"{target} is there already.", "Say where with --out.")
+    size = packed_file.PackedFile(model).size
+    with Bars().stage("unpack", size) as stage:
+        packed_file.unpack(model, target, stage.advance)
+    click.echo(f"{target}: the bytes that were packed, by their SHA-256.")

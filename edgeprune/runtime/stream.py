@@ -1,0 +1,89 @@
+"""A C ``FILE *`` whose bytes Python makes as they are read (glibc's and musl's fopencookie)."""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Reads below this come through the C library's buffer, which is made as large.
+_BUFFER = 1 << 20
+_FULLY_BUFFERED = 0
+
+_READ = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_SEEK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64), ctypes.c_int
+)
+
+
+class _Functions(ctypes.Structure):
+    _fields_ = (
+        ("read", _READ),
+        ("write", ctypes.c_void_p),
+        ("seek", _SEEK),
+        ("close", ctypes.c_void_p),
+    )
+
+
+@dataclass
+class CFile:
+    """An open stream.
+
+    Attributes:
+        pointer: the ``FILE *``.
+        failure: what ``read`` raised, if it did; C only saw a failed read.
+    """
+
+    pointer: int = 0
+    failure: Exception | None = None
+
+
+def available() -> bool:
+    """Whether the C library can make such streams; macOS' and Windows' can't."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "fopencookie")
+
+
+@contextmanager
+def as_c_file(size: int, read: Callable[[int, int], bytes]) -> Iterator[CFile]:
+    """Open a stream for reading.
+
+    Args:
+        size: of the content in bytes.
+        read: bytes from an offset on, as many as asked for or to the end.
+    """
+    library = ctypes.CDLL(None)
+    library.fopencookie.restype = ctypes.c_void_p
+    library.fopencookie.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _Functions]
+    library.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    library.fclose.argtypes = [ctypes.c_void_p]
+    opened, position = CFile(), 0
+
+    def on_read(_cookie: int, buffer: int, count: int) -> int:
+        nonlocal position
+        try:
+            data = read(position, count)
+        except Exception as error:  # must not pass through C
+            opened.failure = error
+            return -1
+        ctypes.memmove(buffer, data, len(data))
+        position += len(data)
+        return len(data)
+
+    def on_seek(_cookie: int, offset: "ctypes._Pointer[ctypes.c_int64]", whence: int) -> int:
+        nonlocal position
+        wanted = offset[0] + (0, position, size)[whence]
+        if not 0 <= wanted <= size:
+            return -1
+        position = offset[0] = wanted
+        return 0
+
+    functions = _Functions(_READ(on_read), None, _SEEK(on_seek), None)
+    pointer = library.fopencookie(None, b"rb", functions)
+    if not pointer:
+        raise MemoryError("the C library has no memory for a stream")
+    opened.pointer = pointer
+    library.setvbuf(pointer, None, _FULLY_BUFFERED, _BUFFER)
+    try:
+        yield opened
+    finally:
+        library.fclose(pointer)

@@ -1,0 +1,101 @@
+"""ggml's own quantisers, called in the library that llama-cpp-python ships.
+
+`ggml_quantize_chunk` is what llama-quantize calls for each tensor: same bytes, no file in between,
+every type, and an importance for every input channel.
+"""
+
+import ctypes
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from edgeprune.errors import MachineError
+
+_LIBRARIES = ("libggml-base.so.0", "libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+# Weights that one thread quantises at a time.
+_CHUNK = 1 << 20
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+
+
+def quantize(
+    values: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None
+) -> np.ndarray:
+    """Float32 rows as the bytes of a GGUF type.
+
+    Args:
+        values: (rows, columns) float32; columns divide by the type's block size.
+        kind: the type.
+        importance: (columns,) weight of each input channel's squared error; None: all alike.
+
+    Returns:
+        (rows, bytes) uint8, or the values themselves for F32.
+
+    Raises:
+        MachineError: the type needs llama-cpp-python, which is not installed, or an importance.
+    """
+    if kind == GGMLQuantizationType.F32:
+        return values
+    if kind in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16):
+        return quants.quantize(values, kind)
+    library = find()
+    if library is None:
+        return _in_numpy(values, kind)
+    if importance is None and library.ggml_quantize_requires_imatrix(int(kind)):
+        importance = np.ones(values.shape[-1], np.float32)
+    rows, columns = values.reshape(-1, values.shape[-1]).shape
+    values = np.ascontiguousarray(values, np.float32)
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    result = np.empty((rows, columns // block * block_bytes), np.uint8)
+    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    library.ggml_quantize_init(int(kind))
+    step = max(1, _CHUNK // columns)
+
+    def chunk(start: int) -> None:
+        library.ggml_quantize_chunk(
+            int(kind),
+            values.ctypes.data_as(_FLOATS),
+            result.ctypes.data,
+            start * columns,
+            min(step, rows - start),
+            columns,
+            None if weights is None else weights.ctypes.data_as(_FLOATS),
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ctypes lets go of the interpreter's lock
+        list(pool.map(chunk, range(0, rows, step)))
+    return result.reshape(*values.shape[:-1], -1)
+
+
+@cache
+def find() -> ctypes.CDLL | None:
+    """The base library of ggml; None where llama-cpp-python is not installed."""
+    package = importlib.util.find_spec("llama_cpp")
+    if package is None or package.origin is None:
+        return None
+    folder = Path(package.origin).parent / "lib"
+    path = next((folder / name for name in _LIBRARIES if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int, _FLOATS, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
+        _FLOATS,
+    ]  # fmt: skip
+    library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+    return library
+
+
+def _in_numpy(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    try:
+        return quants.quantize(values, kind)
+    except NotImplementedError:
+        raise MachineError(
+            f"Quantising to {kind.name} needs ggml, which comes with llama-cpp-python.",
+            "pip install 'edgeprune[gguf]'",
+        ) from None
