@@ -1,9 +1,10 @@
-"""Relative output error of each solver on the real model's layers: writes docs/layer-error.md.
+"""Relative output error of solvers and roundings on the real model: writes docs/layer-error.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/layer_error.py
 
 Inputs are those of the dense model on both streams, mixed, so every method sees the same Gram
-matrix of every layer, and the errors can be set side by side.
+matrix of every layer, and the errors can be set side by side. Rounding is measured on every matrix,
+pruned to 50 % by the default method and dense.
 """
 
 from collections import defaultdict
@@ -12,6 +13,7 @@ from statistics import mean
 
 import click
 import torch
+from gguf import GGMLQuantizationType, quants
 
 from edgeprune.calibration.data import load_data
 from edgeprune.engine.device import pick_device
@@ -22,10 +24,14 @@ from edgeprune.engine.weights import token_weights
 from edgeprune.fusion import FusionRule, TwoStreams
 from edgeprune.machine import cores, describe
 from edgeprune.matrix import Pruning, prune_matrix
+from edgeprune.methods.gram import Gram
 from edgeprune.models import open_checkpoint
 from edgeprune.models.hf import load_model, load_tokenizer
 from edgeprune.models.layers import weight_matrices
 from edgeprune.patterns import Budget, Pattern
+from edgeprune.quantization.feedback import round_to_grid
+from exporters.gguf.ggml import quantize
+from exporters.gguf.grids import GRIDS
 
 _METHODS = {
     "wanda": Pruning("wanda"),
@@ -54,17 +60,23 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
     weights = {name: token_weights(s, Pruning(), walk.model) for name, s in walk.streams.items()}
     hidden = first_states(walk)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
+    rounding: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for index in range(len(walk.blocks)):
         block = walk.load(index)
-        if index % every == 0:
-            matrices = weight_matrices(block)
-            seen = {
-                name: walk.statistics(index, block, matrices, states, weights[name], gram=True)
-                for name, states in hidden.items()
-            }
-            for name, matrix in matrices.items():
-                dense = matrix.read(walk.blocks[index]).detach().float()
-                inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
+        matrices = weight_matrices(block)
+        seen = {
+            name: walk.statistics(index, block, matrices, states, weights[name], gram=True)
+            for name, states in hidden.items()
+        }
+        for name, matrix in matrices.items():
+            dense = matrix.read(walk.blocks[index]).detach().float()
+            inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
+            half = Budget(Pattern(), dense.numel() // 2)
+            pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
+            for what, weight in (("dense", dense), ("50 %", pruned)):
+                for (kind, how), error in _rounding_errors(weight, inputs.joint.gram).items():
+                    rounding[kind, what, how].append(error)
+            if index % every == 0:
                 for amount in sparsities.split(","):
                     budget = Budget(Pattern(), round(float(amount) * dense.numel()))
                     for label, pruning in _METHODS.items():
@@ -74,8 +86,52 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
         for states in hidden.values():
             walk.advance(index, block, states, states)
         click.echo(f"block {index}", err=True)
-    out.write_text(_page(errors, sparsities.split(","), every, samples, task), encoding="utf-8")
+    page = _page(errors, sparsities.split(","), every, samples, task) + _rounding_page(rounding)
+    out.write_text(page, encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
+
+
+def _rounding_errors(weight: torch.Tensor, gram: Gram) -> dict[tuple[str, str], float]:
+    """Output error that rounding alone adds, by type and way."""
+    found = {}
+    for kind, grid in GRIDS.items():
+        stored = GGMLQuantizationType[kind]
+        values, importance = weight.numpy(), gram.norms.square().numpy()
+        plain = quants.dequantize(quantize(values, stored), stored)
+        weighted = quants.dequantize(quantize(values, stored, importance), stored)
+        ways = {
+            "plain": torch.from_numpy(plain),
+            "importance": torch.from_numpy(weighted),
+            "feedback": round_to_grid(weight, gram, grid)[0],
+        }
+        for how, rounded in ways.items():
+            found[kind, how] = relative_error(weight, rounded, gram.matrix)
+    return found
+
+
+def _rounding_page(rounding: dict[tuple[str, str, str], list[float]]) -> str:
+    lines = [
+        "",
+        "## Rounding",
+        "",
+        "The same error, added by rounding alone: plainly by ggml, by ggml's scale search with the "
+        "calibration data's importances, and with fitted scales and error feedback. Mean over all "
+        "matrices; *lower* counts those where feedback is below plain.",
+        "",
+        "| type | weights | plain | importance | feedback | lower |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in GRIDS:
+        for what in ("dense", "50 %"):
+            plain, weighted, fed = (
+                rounding[kind, what, how] for how in ("plain", "importance", "feedback")
+            )
+            lower = sum(a < b for a, b in zip(fed, plain, strict=True))
+            lines.append(
+                f"| {kind} | {what} | {mean(plain):.6f} | {mean(weighted):.6f} | {mean(fed):.6f} "
+                f"| {lower} of {len(plain)} |"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _page(

@@ -16,8 +16,12 @@ _OPTIONS: list[tuple[str, Any, str]] = [
         str,
         "Weight type: q8_0, z4_m, q4_0, f16, ... [q8_0]; docs/gguf.md says which keep zeros",
     ),
-    ("--allow-lossy-zeros", bool, "Go on with a type that can't hold exact zeros; say the loss"),
-    ("--pack", bool, "Also write model.packed.gguf, without the zeros"),
+    (
+        "--allow-lossy-zeros",
+        bool,
+        "Go on with a type that can't hold exact zeros; say the loss [False]",
+    ),
+    ("--pack", bool, "Also write model.packed.gguf, without the zeros [False]"),
     (
         "--method",
         str,

@@ -1,5 +1,6 @@
 """Statistics of the dense model, gathered once, for pruning at many sparsities."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from edgeprune.engine.trials import first_states
 from edgeprune.engine.walk import Walk
 from edgeprune.files import atomic_path
 from edgeprune.methods.statistics import InputStatistics
-from edgeprune.models.layers import weight_matrices
+from edgeprune.models.layers import Matrix, weight_matrices
 from edgeprune.progress import Progress
 from edgeprune.sparsity.weights import save_tensors
 
@@ -33,6 +34,30 @@ class DenseStatistics:
 
 
 @torch.no_grad()
+def dense_moments(
+    walk: Walk, blocks: list[dict[str, Matrix]], weights: dict[str, Tensor]
+) -> Iterator[dict[str, dict[str, InputStatistics]]]:
+    """Second moments of what each stream puts into each matrix, block by block.
+
+    Args:
+        walk: the dense model.
+        blocks: matrices of each block, by whatever name.
+        weights: of each stream's tokens, (samples, length).
+
+    Yields:
+        By stream and matrix.
+    """
+    hidden = first_states(walk)
+    for index, matrices in enumerate(blocks):
+        block = walk.load(index)
+        yield {
+            name: walk.statistics(index, block, matrices, states, weights[name], gram=False)
+            for name, states in hidden.items()
+        }
+        for states in hidden.values():
+            walk.advance(index, block, states, states)
+
+
 def gather_dense(
     walk: Walk, weights: dict[str, Tensor], path: Path, progress: Progress
 ) -> DenseStatistics:
@@ -46,16 +71,13 @@ def gather_dense(
     """
     if path.is_file():
         return DenseStatistics(path)
-    hidden, moments = first_states(walk), {}
-    with progress.stage("dense statistics", len(walk.blocks)) as stage:
-        for index in range(len(walk.blocks)):
-            block = walk.load(index)
-            matrices = weight_matrices(block)
-            for stream, states in hidden.items():
-                found = walk.statistics(index, block, matrices, states, weights[stream], gram=False)
+    blocks = [weight_matrices(block) for block in walk.blocks]
+    moments = {}
+    with progress.stage("dense statistics", len(blocks)) as stage:
+        for index, seen in enumerate(dense_moments(walk, blocks, weights)):
+            for stream, found in seen.items():
                 for name, statistics in found.items():
                     moments[f"{index}:{stream}:{name}"] = statistics.second_moment.cpu().clone()
-                walk.advance(index, block, states, states)
             stage.advance()
     with atomic_path(path) as temporary:
         save_tensors(temporary, moments)

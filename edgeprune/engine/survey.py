@@ -7,8 +7,9 @@ from torch import Tensor
 
 from edgeprune.allocation.owl import OUTLIER
 from edgeprune.calibration.streams import Stream
+from edgeprune.engine.dense import dense_moments
 from edgeprune.engine.parallel import world
-from edgeprune.engine.trials import Trials, first_states
+from edgeprune.engine.trials import Trials
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
 from edgeprune.fusion import TwoStreams
@@ -75,25 +76,16 @@ class Survey:
         }
         return Trials(self._few, self._blocks, inputs), self._shares
 
-    @torch.no_grad()
     def _statistics(self, walk: Walk) -> list[dict[str, dict[str, InputStatistics]]]:
         """What each stream puts into each matrix of the dense model: block, stream, matrix."""
         weights = {
             name: token_weights(stream, self._pruning, walk.model)
             for name, stream in walk.streams.items()
         }
-        hidden, seen = first_states(walk), []
+        seen = []
         with self._progress.stage("survey the dense model", len(self._blocks)) as stage:
-            for index, matrices in enumerate(self._blocks):
-                block = walk.load(index)
-                seen.append(
-                    {
-                        name: walk.statistics(index, block, matrices, states, weights[name], False)
-                        for name, states in hidden.items()
-                    }
-                )
-                for states in hidden.values():
-                    walk.advance(index, block, states, states)
+            for of_block in dense_moments(walk, self._blocks, weights):
+                seen.append(of_block)
                 stage.advance()
         return seen
 
