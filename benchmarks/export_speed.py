@@ -24,6 +24,7 @@ from typing import Any
 import click
 import psutil
 
+_silence: Any = None
 _TYPES = ("f16", "q8_0", "q4_0")
 
 
@@ -93,8 +94,9 @@ def _llama_cpp(source: str, kind: str, target: Path) -> tuple[float, int]:
     import llama_cpp
     from llama_cpp import llama_cpp as api
 
-    silence = api.llama_log_callback(lambda *_: None)
-    api.llama_log_set(silence, ctypes.c_void_p(0))
+    global _silence  # noqa: PLW0603  # llama.cpp calls it until the process ends
+    _silence = api.llama_log_callback(lambda *_: None)
+    api.llama_log_set(_silence, ctypes.c_void_p(0))
     params = api.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
     watch = _Peak()

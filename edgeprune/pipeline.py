@@ -88,6 +88,9 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     results = measure_stage(recipe, data, artifacts, folder, progress)
     manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
     manifest["packed"] = packed
+    manifest["rounded_with_data"] = sum(
+        record.rounded_to_zero is not None for record in (pruned.records if pruned else [])
+    )
     if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
@@ -124,7 +127,7 @@ def _manifest(
         "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
         "pruned_tensors": [
             asdict(record) | {"sparsity": record.sparsity}
-            for record in (pruned.records if pruned else [])
+            for record in (pruned.records if pruned and recipe.sparsity else [])
         ],
         "search": asdict(found) if found else None,
         "results": results,

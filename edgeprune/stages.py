@@ -14,6 +14,7 @@ from edgeprune import machine
 from edgeprune.calibration.data import Data
 from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.rows import Row
+from edgeprune.errors import UsageError
 from edgeprune.files import read_json, sha256_file, sha256_json, write_json
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint
@@ -161,7 +162,8 @@ def storage(recipe: Recipe) -> "Storage":
     """The types that a recipe asks for."""
     from exporters.artifact import Storage
 
-    return Storage(recipe.type, recipe.type_map, recipe.allow_lossy_zeros or not recipe.sparsity)
+    overrides = tuple(recipe.type_map.items())
+    return Storage(recipe.type, overrides, recipe.allow_lossy_zeros or not recipe.sparsity)
 
 
 def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
@@ -172,15 +174,23 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     """
     import exporters
 
-    alone = recipe.rounding == "nearest" or METHODS[recipe.method].sees == "nothing"
-    if alone or (recipe.rounding == "auto" and not recipe.sparsity):
+    blind = METHODS[recipe.method].sees == "nothing"
+    if recipe.rounding == "feedback" and blind:
+        raise UsageError(f"rounding 'feedback' needs data, and {recipe.method} sees none.")
+    if blind or recipe.rounding == "nearest" or (recipe.rounding == "auto" and not recipe.sparsity):
         return {}
     grids = exporters.get(recipe.target).grids(dense_model(checkpoint), storage(recipe))
-    return {
+    chosen = {
         name: grid
         for name, grid in grids.items()
         if recipe.rounding == "feedback" or grid.high < _EIGHT_BITS
     }
+    if recipe.rounding == "feedback" and not chosen:
+        raise UsageError(
+            f"rounding 'feedback' has no grid for type '{recipe.type}'.",
+            "It knows q8_0, q5_0 and q4_0, and the mixes made of them.",
+        )
+    return chosen
 
 
 def dense_model(checkpoint: Checkpoint) -> "Model":
@@ -282,21 +292,25 @@ def pack_stage(
     from edgeprune.sparsity.packed_file import pack
 
     path = folder / "model.packed.gguf"
-    if not recipe.pack:
-        path.unlink(missing_ok=True)  # of an earlier build, not of this artifact
-        return None
 
     def write() -> dict[str, Any]:
+        path.unlink(missing_ok=True)  # of an earlier build, not of this artifact
         with progress.stage("pack", artifact["bytes"]) as stage:
             sizes = pack(folder / artifact["file"], path, stage.advance)
         return {"file": path.name, "sha256": sha256_file(path)} | sizes
 
-    return _reuse(
-        folder / "work" / "pack.json",
-        artifact["sha256"],
-        write,
-        still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
-    )
+    try:
+        if recipe.pack:
+            return _reuse(
+                folder / "work" / "pack.json",
+                artifact["sha256"],
+                write,
+                still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
+            )
+    except UsageError as nothing_to_gain:
+        progress.note(f"Not packed: {nothing_to_gain}")
+    path.unlink(missing_ok=True)
+    return None
 
 
 def quantized_by() -> str:

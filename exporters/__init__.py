@@ -7,5 +7,5 @@ _TARGETS = {"gguf": "exporters.gguf"}
 
 
 def get(target: str) -> ModuleType:
-    """A target's package; it has ``check``, ``steps`` and ``export``. Imported when used."""
+    """A target's package, imported when used: ``check``, ``grids``, ``steps`` and ``export``."""
     return import_module(_TARGETS[target])

@@ -1,6 +1,5 @@
 """What every exporter is given and gives back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +13,13 @@ class Storage:
 
     Attributes:
         type: a key of `edgeprune.sparsity.types.TYPES`.
-        overrides: other types for some tensors, by a regular expression on the name in the file;
-            the first that matches counts.
+        overrides: pairs of a regular expression on the name in the file and the type of tensors
+            that match; the first that matches counts.
         lossy_zeros: whether zeros that a type can't hold may be lost; the loss is counted.
     """
 
     type: str
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[tuple[str, str], ...] = ()
     lossy_zeros: bool = False
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from edgeprune.errors import CheckFailed, InputError
 from edgeprune.models import open_checkpoint
+from edgeprune.sparsity.gguf_file import open_gguf
 from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.architectures import read_config
@@ -203,10 +204,18 @@ def changed(case_folder, tmp_path, **values):
             "scaling 'dynamic'",
         ),
         ("llama", {"rope_parameters": YARN | {"beta_fast": 16}}, "no word for beta_fast"),
-        ("llama", {"layer_types": ["sliding_attention"] * 2}, "no sliding-window attention"),
-        ("mistral", {"sliding_window": 64}, "no sliding-window attention"),
-        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "no sliding-window attention"),
+        ("llama", {"layer_types": ["sliding_attention"] * 2}, "has windows, but no sliding_window"),
+        ("llama", {"rope_parameters": LONG}, "rope scaling 'longrope' of llama models"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling 'llama3' of qwen2 models"),
+        ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "lacks long_factor, short_factor"),
+        (
+            "phi3",
+            {"rope_parameters": LONG | {"long_factor": [1.0] * 3}},
+            "one for each of 8 frequencies",
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "'linear' lacks factor"),
         ("gemma3_text", {"layer_types": ["full_attention"] * 2}, "windows other than"),
+        ("gemma3_text", {"sliding_window_pattern": 4}, "windows other than"),
         ("gemma3_text", {"query_pre_attn_scalar": 99}, "attention scaled by another number"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "other than every fourth"),
@@ -220,6 +229,30 @@ def test_what_llama_cpp_cannot_do_is_refused(kind, values, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | values))
     with pytest.raises(InputError, match=message):
         read_config(tmp_path)
+
+
+def test_the_context_ends_with_a_window_that_llama_cpp_does_not_know(tiny_folder, tmp_path):
+    """Mistral's first models, Phi 3: up to the window it makes no difference."""
+    folder = changed(tiny_folder, tmp_path, model_type="mistral", sliding_window=128)
+    export(
+        dense_model(open_checkpoint(str(folder))), Storage("q8_0"), tmp_path / "m.gguf", None, "t",
+        Counter(),
+    )  # fmt: skip
+    assert open_gguf(tmp_path / "m.gguf").get("llama.context_length") == 128
+
+
+def test_tokens_without_a_row_of_the_embedding_are_left_out(tiny_folder, tmp_path):
+    """Gemma 3's text models have a token for images that they can't read."""
+    folder = changed(tiny_folder, tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    extra = tokenizer["added_tokens"][0] | {"id": 49152, "content": "<image>"}
+    tokenizer["added_tokens"].append(extra)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    path = tmp_path / "m.gguf"
+    checkpoint = open_checkpoint(str(folder))
+    export(dense_model(checkpoint), Storage("q8_0"), path, None, "t", Counter())
+    assert len(open_gguf(path).get("tokenizer.ggml.tokens")) == 49152
+    assert LlamaCpp(path, 2)
 
 
 def test_other_token_ids_fail_the_export(real_checkpoint, tiny_folder, tmp_path, monkeypatch):
@@ -238,7 +271,7 @@ def test_a_gguf_goes_in_and_out_with_the_same_logits(case, tmp_path, monkeypatch
     checkpoint = open_checkpoint(str(case))
     export(dense_model(checkpoint), Storage("f32"), first, None, "t", Counter())
     config, _ = read_config(case)
-    scaled = read_rope(config).kind != "default"
+    scaled = read_rope(config, 16).kind != "default"
     if scaled or config["model_type"] in REFUSED_AS_GGUF:
         with pytest.raises(InputError, match=r"rope scaling|can't read"):
             open_checkpoint(str(first))

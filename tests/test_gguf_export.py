@@ -218,7 +218,7 @@ def test_a_folders_tokenizer_gives_the_same_ids_in_llama_cpp(tiny_folder, tmp_pa
     [
         ({"model_type": "mamba"}, "doesn't know the architecture 'mamba'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' lacks factor"),
-        ({"sliding_window": 128}, "sliding-window"),
+        ({"layer_types": ["sliding_attention"] * 2}, "no sliding_window"),
     ],
 )
 def test_what_is_not_supported_is_refused(tiny_folder, tmp_path, change, message):

@@ -100,6 +100,24 @@ def string(text: bytes) -> bytes:
             "unknown type 250",
         ),
         (
+            claims(tensors=1, body=string(b"t") + struct.pack("<IQQIQ", 2, 0, 1 << 62, 0, 0)),
+            "is empty",
+        ),
+        (
+            claims(tensors=2, body=string(b"a") + struct.pack("<IQIQ", 1, 8, 0, 0)
+                   + string(b"b") + struct.pack("<IQIQ", 1, 8, 0, 0) + bytes(96)),
+            "lies on another",
+        ),
+        (
+            claims(tensors=1, body=string(b"t") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(96)),
+            "not of whole blocks",
+        ),
+        (
+            claims(keys=1, body=string(b"general.alignment") + struct.pack("<IIQ", 9, 0, 99)
+                   + bytes(99)),
+            "alignment 0",
+        ),
+        (
             claims(tensors=2, body=(string(b"t") + struct.pack("<IQIQ", 1, 8, 0, 0)) * 2),
             "twice",
         ),
@@ -108,6 +126,36 @@ def string(text: bytes) -> bytes:
 def test_lies_are_named(data, message, tmp_path):
     with pytest.raises(InputError, match=message):
         opened(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("edgeprune.schema", ["x"]),
+        ("edgeprune.sparsity.nonzeros", [float("inf")]),
+        ("edgeprune.recipe", "[" * 100_000),
+        ("edgeprune.task", 7),
+    ],
+)
+def test_metadata_that_makes_no_sense_is_one_error(key, value, tmp_path):
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    facts = {
+        "edgeprune.schema": 1, "edgeprune.sparsity.pattern": "2:4", "edgeprune.method": "m",
+        "edgeprune.sparsity.target": 0.5, "edgeprune.fusion": "mix", "edgeprune.task": "t",
+        "edgeprune.recipe": "{}", "edgeprune.base.sha256": "0", "edgeprune.sparsity.nonzeros": [1],
+        "edgeprune.sparsity.tensors": ["x"],
+    }  # fmt: skip
+    for name, fact in (facts | {key: value}).items():
+        add = {int: writer.add_uint32, str: writer.add_string, float: writer.add_float32,
+               list: writer.add_array}[type(fact)]  # fmt: skip
+        add(name, fact)
+    writer.add_tensor("x", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="sparsity metadata is damaged"):
+        inspect_gguf(tmp_path / "m.gguf")
 
 
 @settings(

@@ -101,6 +101,39 @@ def test_only_what_changed_is_redone(tiny_build, tiny_recipe, tmp_path):
     assert other.manifest["artifact"]["sha256"] != changed.manifest["artifact"]["sha256"]
 
 
+def test_a_packed_four_bit_build_is_rounded_with_the_data(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"type": "z4_m", "pack": True})
+    found = build(recipe, tmp_path / "out")
+    packed = found.manifest["packed"]
+    assert packed["packed_bytes"] == (tmp_path / "out" / packed["file"]).stat().st_size
+    assert "leaves the zeros out" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "model.imatrix.gguf").is_file()
+    assert all(t["lost_zeros"] == 0 for t in found.manifest["artifact"]["tensors"])
+    plain = build(recipe.model_copy(update={"rounding": "nearest", "pack": False}),
+                  tmp_path / "out")  # fmt: skip
+    assert plain.manifest["artifact"]["sha256"] != found.manifest["artifact"]["sha256"]
+    assert plain.manifest["packed"] is None
+    assert not (tmp_path / "out" / "model.packed.gguf").exists()
+
+
+def test_allowed_losses_are_reported(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.model_copy(update={"type": "q4_1", "allow_lossy_zeros": True})
+    found = build(recipe, tmp_path / "out")
+    lost = sum(t["lost_zeros"] for t in found.manifest["artifact"]["tensors"])
+    assert lost > 0
+    assert f"{lost:,} of" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_dense_model_can_be_rounded_with_the_data(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.model_copy(
+        update={"type": "q4_0", "sparsity": 0.0, "rounding": "feedback"}
+    )
+    found = build(recipe, tmp_path / "out")
+    assert not any(t["pruned"] for t in found.manifest["artifact"]["tensors"])
+    twin = (tmp_path / "out" / "work" / "dense-q4_0.gguf").read_bytes()
+    assert found.artifact.read_bytes() != twin
+
+
 def test_a_lost_or_damaged_block_is_pruned_again(tiny_build, tiny_recipe, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(tiny_build.folder, out)

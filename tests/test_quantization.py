@@ -184,8 +184,12 @@ def test_what_stands_on_a_grid_comes_back_from_the_bytes(name, whole, scales):
     assert (back == values).all()
 
 
-@given(arrays.arrays(np.float32, (32, 3), elements=finite), st.sampled_from(sorted(GRIDS)))
-def test_scales_are_half_numbers_and_never_worse_than_the_plain_ones(weight, name):
+@given(
+    arrays.arrays(np.float32, (32, 3), elements=finite), st.sampled_from(sorted(GRIDS)),
+    st.integers(-6, 1),
+)  # fmt: skip
+def test_scales_are_half_numbers_and_never_worse_than_the_plain_ones(weight, name, exponent):
+    weight = (weight * 10.0**exponent).astype(np.float32)
     grid, values = GRIDS[name], torch.from_numpy(weight)
     scales = fit(grid, values, (values != 0).float())
     assert (scales.half().float() == scales).all()

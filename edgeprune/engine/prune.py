@@ -364,10 +364,12 @@ class _Run:
         uniform = round(pruning.sparsity * weight.numel())  # what the output head gets
         budget = Budget(pruning.pattern, self._zeros.get(name, uniform))
         pruned = prune_matrix(dense, inputs, pruning, budget)
+        nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
         left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
         if grid := self._grids.get(name):
             pruned, scales = round_to_grid(pruned, inputs.joint.gram, grid)
             left[f"{name}.scales"] = scales.half().cpu()
+            rounded_to_zero = nonzeros - int(torch.count_nonzero(pruned))
         error = None
         if inputs.joint.gram is not None:
             error = relative_error(dense, pruned, inputs.joint.gram.matrix)
@@ -381,9 +383,10 @@ class _Run:
         record = TensorRecord(
             name=name,
             shape=(rows, columns),
-            nonzeros=int(torch.count_nonzero(pruned)),
+            nonzeros=nonzeros,
             exclusive=inputs.exclusive_shares(),
             error=error,
+            rounded_to_zero=rounded_to_zero,
         )
         return pruned, record, left
 

@@ -29,11 +29,13 @@ class TensorRecord:
     Attributes:
         name: as in the checkpoint.
         shape: (out, in).
-        nonzeros: weights left.
+        nonzeros: weights that pruning left.
         exclusive: shares of input channels that the general and the task stream use more; None if
             only one stream was looked at.
         error: relative output error ``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`` on the joined streams; None if
             the method gathers no Gram matrix.
+        rounded_to_zero: of the weights left, those that rounding with the calibration data made
+            zero; None if it did not round them.
     """
 
     name: str
@@ -41,10 +43,11 @@ class TensorRecord:
     nonzeros: int
     exclusive: tuple[float, float] | None = None
     error: float | None = None
+    rounded_to_zero: int | None = None
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros."""
+        """Share of zeros that pruning made."""
         return 1 - self.nonzeros / (self.shape[0] * self.shape[1])
 
 
@@ -88,10 +91,11 @@ class BlockStore:
     def complete(self, blocks: int) -> bool:
         """Whether every block of a finished run is still there and whole."""
         try:
-            return all(
-                self.records(index) is not None and self.calibration_file(index).is_file()
-                for index in range(blocks)
-            )
+            for index in range(blocks):
+                self.records(index)
+                with safe_open(self.calibration_file(index), framework="pt"):
+                    pass
+            return True
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return False
 

@@ -16,6 +16,8 @@ from edgeprune.models.hub import download
 from edgeprune.progress import Progress, Quiet
 from edgeprune.sparsity.weights import Weights
 
+# Raised whenever a GGUF file would be converted to another folder than before.
+_CONVERSION = 2
 # Weight files whose loading can run code; never read.
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -156,7 +158,7 @@ def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
     from edgeprune.sparsity.gguf_file import open_gguf
 
     digest = sha256_file(path)
-    folder = cache_folder() / "models" / digest[:16]
+    folder = cache_folder() / "models" / f"{digest[:16]}-{_CONVERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():

@@ -11,6 +11,11 @@ from edgeprune.progress import Progress
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.weights import save_tensors
 
+# What transformers raises at files it doesn't understand.
+_FAILURES = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OSError,
+)  # fmt: skip
+
 
 def convert(path: Path, folder: Path, progress: Progress) -> None:
     """Write ``folder`` from the GGUF file ``path``: float32 weights, config and tokenizer.
@@ -37,7 +42,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
                 trust_remote_code=False,
             )
             stage.advance()
-        except (ValueError, KeyError, IndexError, TypeError, RuntimeError, OSError) as error:
+        except _FAILURES as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise InputError(
                 f"transformers can't read {path}: {reason}",

@@ -9,6 +9,7 @@ from edgeprune.quantization.grid import Grid
 # measurement on SmolLM2's layers a finer or wider list wins less than 0.5 % of the error.
 _COARSE = (0.9, 0.96, 1.0, 1.04, 1.09, 1.15, 1.22, 1.3, 1.4)
 _FINE = (0.99, 1.0, 1.01)
+_LEAST_HALF = 2.0**-24  # float16's smallest subnormal, which ggml stores too
 
 
 def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
@@ -58,6 +59,5 @@ def _errors(grid: Grid, weight: Tensor, importance: Tensor, scales: Tensor) -> T
 
 def _half(scales: Tensor) -> Tensor:
     """Rounded to float16, as files hold them, but never to 0 or infinity."""
-    limits = torch.finfo(torch.float16)
-    size = scales.abs().clamp(limits.smallest_normal, limits.max)
+    size = scales.abs().clamp(_LEAST_HALF, torch.finfo(torch.float16).max)
     return torch.where(scales == 0, 0, scales.sign() * size).half().float()

@@ -69,10 +69,16 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
             )
         rise = change["nats_per_answer_token"]
         if rise["low"] > 0:
+            done = "Pruning" if manifest["recipe"]["sparsity"] else "Rounding with the data"
             words.append(
-                f"Pruning cost {rise['value']:.2f} nats per answer token "
-                f"({rise['low']:.2f} to {rise['high']:.2f}): the pruned model is worse at the task "
-                "than the dense one."
+                f"{done} cost {rise['value']:.2f} nats per answer token "
+                f"({rise['low']:.2f} to {rise['high']:.2f}): the model is worse at the task than "
+                "the dense one."
+            )
+        if manifest["rounded_with_data"]:
+            words.append(
+                f"{manifest['rounded_with_data']} tensors were rounded with the calibration data; "
+                "the dense model beside them is rounded weight by weight, as ggml does it."
             )
     if manifest["data"]["task"]["warning"]:
         words.append(manifest["data"]["task"]["warning"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from edgeprune.errors import InputError
 from edgeprune.extras import load
 from edgeprune.runtime import stream
 from edgeprune.sparsity.packed_file import PackedFile, is_packed, unpack
@@ -47,7 +48,7 @@ def load_model(path: Path, params: Any) -> Any:
     """
     api = load("llama_cpp").llama_cpp
     stock = getattr(api, _MARK, api.llama_model_load_from_file)
-    if not is_gguf(path) or not is_packed(path):
+    if not _is_packed(path):
         return stock(str(path).encode(), params)
     file = PackedFile(path)
     params.load_mode = api.LLAMA_LOAD_MODE_NONE
@@ -55,6 +56,8 @@ def load_model(path: Path, params: Any) -> Any:
         with stream.as_c_file(file.size, file.read) as opened:
             model = api.llama_model_load_from_file_ptr(opened.pointer, params)
         if opened.failure:
+            if model:
+                api.llama_model_free(model)
             raise opened.failure
         return model
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
@@ -64,10 +67,9 @@ def load_model(path: Path, params: Any) -> Any:
         return stock(str(plain).encode(), params)
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do; what else it is, llama.cpp may say."""
+def _is_packed(path: Path) -> bool:
+    """Whether it is ours to open; whatever else a file is, llama.cpp may say."""
     try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
+        return is_packed(path)
+    except InputError:
         return False

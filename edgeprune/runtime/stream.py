@@ -31,11 +31,11 @@ class CFile:
 
     Attributes:
         pointer: the ``FILE *``.
-        failure: what ``read`` raised, if it did; C only saw a failed read.
+        failure: what ``read`` raised, if it did (Ctrl-C, too); C only saw a failed read.
     """
 
     pointer: int = 0
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 def available() -> bool:
@@ -62,7 +62,7 @@ def as_c_file(size: int, read: Callable[[int, int], bytes]) -> Iterator[CFile]:
         nonlocal position
         try:
             data = read(position, count)
-        except Exception as error:  # must not pass through C
+        except BaseException as error:  # nothing may pass through C
             opened.failure = error
             return -1
         ctypes.memmove(buffer, data, len(data))

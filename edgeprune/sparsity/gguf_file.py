@@ -6,6 +6,7 @@ length is held against the file's size, and values are read when they are asked 
 Layout: ggml-org/ggml, docs/gguf.md.
 """
 
+import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from edgeprune.errors import InputError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_BOOL, _STRING, _ARRAY = 7, 8, 9
+_U32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 _SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8",
     11: "<i8", 12: "<f8",
@@ -30,6 +31,7 @@ _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 20
 _MAX_NAME_BYTES = 1 << 16
 _MAX_DIMENSIONS = 4
+_MAX_ITEMS = 1 << 22  # texts in arrays; a vocabulary of 262,144 with its merges has a fifth
 _MAX_ALIGNMENT = 1 << 16
 
 
@@ -56,7 +58,7 @@ class GgufTensor:
     def data(self) -> np.ndarray:
         """Its bytes, (..., bytes of a row) uint8."""
         flat = self._read(self)
-        return flat.reshape(*self.shape[:-1], -1) if self.size else flat
+        return flat.reshape(*self.shape[:-1], -1)
 
     def values(self) -> np.ndarray:
         """Its values, dequantised to float32.
@@ -64,8 +66,6 @@ class GgufTensor:
         Raises:
             NotImplementedError: of a type that `gguf` can't dequantise.
         """
-        if not self.size:
-            return np.zeros(self.shape, np.float32)
         return quants.dequantize(self.data, self.type).reshape(self.shape)
 
 
@@ -94,6 +94,7 @@ class GgufFile:
         self._size = len(data) if size is None else size
         self._places: dict[str, tuple[int, int]] = {}  # key -> its type, where its value begins
         self._position = 0
+        self._items = 0
         self.tensors: list[GgufTensor] = []
         self.data_start = 0
         self._walk()
@@ -117,6 +118,14 @@ class GgufFile:
             return self._value(kind)
         except UnicodeDecodeError as error:
             raise InputError(f"The GGUF metadata key {key!r} is damaged: {error}.") from None
+
+    def length(self, key: str) -> int | None:
+        """How many items an array has; None if the value is none."""
+        kind, self._position = self._places[key]
+        if kind != _ARRAY:
+            return None
+        self._number("<I")
+        return self._number("<Q")
 
     def types(self, key: str) -> tuple[int, int | None]:
         """GGUF's type numbers of a key's value, and of its items if it is an array."""
@@ -155,6 +164,11 @@ class GgufFile:
         end_of_infos = self._position
         alignment = self._alignment()
         self.data_start = -(-end_of_infos // alignment) * alignment
+        behind = 0
+        for name, _, _, offset, size in sorted(infos, key=lambda info: info[3]):
+            if offset < behind:
+                raise BrokenHeader(f"tensor {name!r} lies on another")
+            behind = offset + size
         for name, kind, shape, offset, size in infos:
             end = self.data_start + offset + size
             if offset % alignment or end > self._size:
@@ -167,12 +181,9 @@ class GgufFile:
         return np.frombuffer(self._data, np.uint8, tensor.size, tensor.offset)
 
     def _alignment(self) -> int:
-        alignment = self.get("general.alignment", 32)
-        if (
-            not isinstance(alignment, int)
-            or not 0 < alignment <= _MAX_ALIGNMENT
-            or alignment & (alignment - 1)
-        ):
+        kind, _ = self._places.get("general.alignment", (_U32, 0))
+        alignment = self.get("general.alignment", 32) if kind == _U32 else 0
+        if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
             raise BrokenHeader(
                 f"alignment {alignment} is not a power of two up to {_MAX_ALIGNMENT}"
             )
@@ -190,12 +201,11 @@ class GgufFile:
             block, block_bytes = GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError):
             raise BrokenHeader(f"tensor {name!r} has the unknown type {number}") from None
+        if 0 in shape:
+            raise BrokenHeader(f"tensor {name!r} is empty")
         if shape and shape[-1] % block:
             raise BrokenHeader(f"tensor {name!r} has rows of {shape[-1]}, not of whole blocks")
-        elements = 1
-        for extent in shape:
-            elements *= extent
-        return name, kind, shape, offset, elements // block * block_bytes
+        return name, kind, shape, offset, math.prod(shape) // block * block_bytes
 
     def _skip_value(self, kind: int, depth: int) -> None:
         if kind == _STRING:
@@ -207,7 +217,8 @@ class GgufFile:
             if item in _SCALAR_BYTES:
                 self._take(length * _SCALAR_BYTES[item], "an array")
                 return
-            if length > len(self._data) // 8:  # every item takes eight bytes at least
+            self._items += length
+            if length > len(self._data) // 8 or self._items > _MAX_ITEMS:  # eight bytes each
                 raise BrokenHeader(f"it claims an array of {length} items")
             for _ in range(length):
                 self._skip_value(item, depth + 1)

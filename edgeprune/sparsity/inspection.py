@@ -5,6 +5,7 @@ from typing import Any
 
 from edgeprune.errors import InputError
 from edgeprune.sparsity import metadata as sparsity_metadata
+from edgeprune.sparsity.gguf_file import GgufFile
 from edgeprune.sparsity.packed_file import open_any
 
 # Longer arrays (tokens, merges) are shown by their length.
@@ -48,13 +49,14 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
             }
         )
     return {
-        "metadata": {key: _shown(file.get(key)) for key in file},
+        "metadata": {key: _shown(file, key) for key in file},
         "sparse": sparse is not None,
         "tensors": tensors,
     }
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, list) and len(value) > _MAX_SHOWN_ITEMS:
-        return f"[{len(value)} items]"
-    return value
+def _shown(file: GgufFile, key: str) -> Any:
+    length = file.length(key)
+    if length is not None and length > _MAX_SHOWN_ITEMS:
+        return f"[{length} items]"
+    return file.get(key)

@@ -38,7 +38,7 @@ class SparsityMetadata:
 
     def to_json(self) -> str:
         """Everything as one JSON text, for readers that show no arrays."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
+        return json.dumps({"schema": SCHEMA, **asdict(self)})
 
 
 def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
@@ -51,12 +51,17 @@ def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
     schema = value("edgeprune.schema")
     if schema is None:
         return None
+    if not isinstance(schema, int):
+        raise InputError("The sparsity metadata is damaged: its schema is no number.")
     if schema != SCHEMA:
         raise InputError(
             f"The sparsity metadata has schema {schema}, this edgeprune reads {SCHEMA}.",
             "Upgrade edgeprune.",
         )
     try:
+        texts = ("sparsity.pattern", "method", "fusion", "task", "recipe", "base.sha256")
+        if not all(isinstance(value(f"edgeprune.{name}"), str) for name in texts):
+            raise TypeError(f"{', '.join(texts)} must be texts")
         names = value("edgeprune.sparsity.tensors", [])
         counts = value("edgeprune.sparsity.nonzeros", [])
         return SparsityMetadata(
@@ -69,5 +74,5 @@ def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
             base_sha256=value("edgeprune.base.sha256"),
             nonzeros=dict(zip(names, map(int, counts), strict=True)),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"The sparsity metadata is damaged: {error}.") from None

@@ -6,6 +6,7 @@ be read at any offset without being written anywhere.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -45,17 +46,20 @@ class PackedFile:
             raise InputError(f"{path} is not a packed GGUF file.", "edgeprune pack makes one.")
         schema = self._container.get("edgeprune.packed.schema")
         if schema != _SCHEMA:
+            said = schema if isinstance(schema, int) else "?"
             raise InputError(
-                f"{path} is packed by schema {schema}, this edgeprune reads {_SCHEMA}.",
+                f"{path} is packed by schema {said}, this edgeprune reads {_SCHEMA}.",
                 "Upgrade edgeprune.",
             )
         self.size = self._container.get("edgeprune.packed.size")
         self.sha256 = self._container.get("edgeprune.packed.sha256")
         self._runs = {tensor.name: tensor for tensor in self._container.tensors}
-        self._packed = self._container.get("edgeprune.packed.tensors", [])
-        known = isinstance(self._packed, list) and _HEADER in self._runs
+        packed = self._container.get("edgeprune.packed.tensors", [])
+        known = isinstance(packed, list) and all(isinstance(name, str) for name in packed)
+        known = known and _HEADER in self._runs
         if not (known and isinstance(self.size, int) and isinstance(self.sha256, str)):
             raise self._damaged("it lacks what unpacking needs")
+        self._packed = frozenset(packed)
         header = self._runs[_HEADER].data.reshape(-1)
         try:
             self.original = GgufFile(header.data, self.size, self._tensor_bytes)
@@ -99,7 +103,7 @@ class PackedFile:
         if tensor.name not in self._packed:
             return data
         try:
-            return packing.unpack(tensor.type.name, data, int(np.prod(tensor.shape)))
+            return packing.unpack(tensor.type.name, data, math.prod(tensor.shape))
         except ValueError as error:
             raise self._damaged(f"{tensor.name}: {error}") from None
 
@@ -147,13 +151,16 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         their size as ``tensor_bytes`` and what is left of it as ``packed_tensor_bytes``.
 
     Raises:
-        UsageError: the source is packed already, or holds no zeros worth packing.
+        UsageError: the source is packed already, holds no zeros worth packing, or a tensor of a
+            reserved name.
         InputError: it is not a GGUF file.
         CheckFailed: the source has bytes between its tensors that GGUF has no word for.
     """
     if is_packed(source):
         raise UsageError(f"{source} is packed already.")
     file = open_gguf(source)
+    if any(tensor.name == _HEADER for tensor in file.tensors):
+        raise UsageError(f"{source} has a tensor of the reserved name {_HEADER}.")
     sizes = {tensor.name: _packed_size(tensor) for tensor in file.tensors}
     packed = [tensor for tensor in file.tensors if sizes[tensor.name] < tensor.size]
     if not packed:
@@ -240,7 +247,7 @@ def _packed_size(tensor: GgufTensor) -> int:
     if len(tensor.shape) < 2 or not tensor.size or not packing.packable(kind):
         return tensor.size
     kept = packing.count_kept(kind, tensor.data.reshape(-1))
-    return min(tensor.size, packing.packed_size(kind, int(np.prod(tensor.shape)), kept))
+    return min(tensor.size, packing.packed_size(kind, math.prod(tensor.shape), kept))
 
 
 def _announce(writer: GGUFWriter, name: str, size: int) -> None:

@@ -32,7 +32,9 @@ class Architecture:
         permutes_rotary: llama.cpp rotates neighbouring pairs, transformers rotates halves: rows
             of the query and key projections are interleaved to match.
         norm_shift: what is added to the weights of norms, where transformers adds it in its code.
-        windows: whether llama.cpp knows sliding-window attention here.
+        windows: whether llama.cpp knows sliding-window attention here. Where it doesn't, the
+            context ends with the window: up to there it makes no difference.
+        rope: kinds of rotary scaling that llama.cpp reads here.
         check: refuses what llama.cpp can't do, by a message.
     """
 
@@ -40,6 +42,7 @@ class Architecture:
     permutes_rotary: bool = False
     norm_shift: float = 0.0
     windows: bool = False
+    rope: tuple[str, ...] = ("default", "linear", "yarn")
     check: Callable[[Config], str | None] = _nothing
 
 
@@ -48,12 +51,12 @@ def _check_gemma3(config: Config) -> str | None:
         "full_attention" if (i + 1) % 6 == 0 else "sliding_attention"
         for i in range(config["num_hidden_layers"])
     ]
-    if config.get("layer_types", kinds) != kinds:
+    if config.get("layer_types", kinds) != kinds or config.get("sliding_window_pattern", 6) != 6:
         return "windows other than in five of six layers"
     if config.get("query_pre_attn_scalar", head_dim(config)) != head_dim(config):
         return "attention scaled by another number than the width of a head"
     soft_caps = ("attn_logit_softcapping", "final_logit_softcapping")
-    return next((f"{name}" for name in soft_caps if config.get(name)), None)
+    return next((name for name in soft_caps if config.get(name)), None)
 
 
 def _check_smollm3(config: Config) -> str | None:
@@ -64,14 +67,18 @@ def _check_smollm3(config: Config) -> str | None:
     return None
 
 
+_LLAMA_ROPE = ("default", "linear", "yarn", "llama3")
+
 # transformers' model_type -> what llama.cpp makes of it
 ARCHITECTURES = {
-    "llama": Architecture("llama", permutes_rotary=True),
-    "mistral": Architecture("llama", permutes_rotary=True),
+    "llama": Architecture("llama", permutes_rotary=True, rope=_LLAMA_ROPE),
+    "mistral": Architecture("llama", permutes_rotary=True, rope=_LLAMA_ROPE),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
-    "gemma3_text": Architecture("gemma3", norm_shift=1.0, windows=True, check=_check_gemma3),
-    "phi3": Architecture("phi3", windows=True),
+    "gemma3_text": Architecture(
+        "gemma3", norm_shift=1.0, windows=True, rope=("default", "linear"), check=_check_gemma3
+    ),
+    "phi3": Architecture("phi3", rope=("default", "longrope")),
     "smollm3": Architecture("smollm3", permutes_rotary=True, check=_check_smollm3),
 }
 
@@ -105,9 +112,11 @@ def read_config(folder: Path) -> tuple[Config, Architecture]:
     if missing := [name for name in _REQUIRED if name not in config]:
         raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
     architecture = ARCHITECTURES[kind]
-    read_rope(config)
-    if not architecture.windows and _has_windows(config):
-        raise InputError(f"llama.cpp has no sliding-window attention for {kind} models.")
+    rope = read_rope(config, head_dim(config))
+    if rope.kind not in architecture.rope:
+        raise InputError(f"llama.cpp doesn't know rope scaling '{rope.kind}' of {kind} models.")
+    if _has_windows(config) and not config.get("sliding_window"):
+        raise InputError(f"{folder / 'config.json'} has windows, but no sliding_window.")
     if problem := architecture.check(config):
         raise InputError(f"llama.cpp doesn't know {kind} models with {problem}.")
     return config, architecture
@@ -117,7 +126,10 @@ def write_hyperparameters(writer: "GGUFWriter", config: Config, architecture: Ar
     """Write the keys that llama.cpp builds its graph from."""
     heads = config["num_attention_heads"]
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
+    context = config["max_position_embeddings"]
+    if _has_windows(config) and not architecture.windows:
+        context = min(context, config["sliding_window"])
+    writer.add_context_length(context)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
@@ -128,7 +140,9 @@ def write_hyperparameters(writer: "GGUFWriter", config: Config, architecture: Ar
         writer.add_key_length(head_dim(config))
         writer.add_value_length(head_dim(config))
     if architecture.windows:
-        writer.add_sliding_window(config.get("sliding_window") or 0)
+        writer.add_sliding_window(config["sliding_window"])
+    if architecture.gguf == "phi3":
+        writer.add_sliding_window(0)  # llama.cpp asks for the key and knows no windows here
     write_rope(writer, config, head_dim(config))
 
 

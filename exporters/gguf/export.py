@@ -96,7 +96,7 @@ def export(
         if not model.gguf:
             check_same_ids(temporary, model.folder)
         facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
-    if metadata:
-        beside = path.with_name(f"{path.stem}.imatrix.gguf")
-        write_imatrix(beside, model, tensors, [metadata.task])
+    beside = path.with_name(f"{path.stem}.imatrix.gguf")
+    if not write_imatrix(beside, model, tensors, [metadata.task if metadata else "calibration"]):
+        beside.unlink(missing_ok=True)  # of an earlier export
     return Artifact(path, facts, written)

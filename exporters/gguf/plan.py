@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, LlamaFileType, TensorNameMap
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, UsageError
 from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
 from exporters.gguf.architectures import Architecture, head_dim
@@ -82,6 +82,12 @@ def plan_tensors(
                 architecture.norm_shift if source.endswith("norm.weight") else 0.0,
             )
         )
+    for expression, _ in storage.overrides:
+        if not any(re.search(expression, tensor.name) for tensor in planned):
+            raise UsageError(
+                f"type_map: '{expression}' matches no tensor of the file.",
+                f"Names look like {planned[-1].name}.",
+            )
     if not any(tensor.name == "token_embd.weight" for tensor in planned):
         raise InputError("The checkpoint holds no token embedding.", "Fetch it again.")
     for name, values in rope_tensors(config, head_dim(config)).items():
@@ -99,7 +105,7 @@ def _type(
 ) -> GGMLQuantizationType:
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
-    for expression, other in storage.overrides.items():
+    for expression, other in storage.overrides:
         if re.search(expression, name):
             return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
     tied = bool(config.get("tie_word_embeddings"))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 # Parameters of each kind of scaling; others would be lost, so they are refused.
-_KNOWN = {
+_KNOWN: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
@@ -46,11 +46,16 @@ class Rope:
     local_theta: float | None = None
 
 
-def read_rope(config: Config) -> Rope:
+def read_rope(config: Config, head_dim: int) -> Rope:
     """Rotary parameters, in transformers 5's form or the older one.
 
+    Args:
+        config: of the model.
+        head_dim: width of an attention head.
+
     Raises:
-        InputError: a kind of scaling, or a parameter of it, that llama.cpp doesn't take.
+        InputError: a kind of scaling, or a parameter of it, that llama.cpp doesn't take, or that
+            makes no sense.
     """
     found = config.get("rope_parameters") or {}
     local = found.get("sliding_attention") or {}
@@ -64,11 +69,10 @@ def read_rope(config: Config) -> Rope:
         raise InputError(
             f"llama.cpp has no word for {', '.join(sorted(unknown))} of rope scaling '{kind}'."
         )
-    if kind in ("linear", "yarn", "llama3") and (
-        missing := [name for name in sorted(_KNOWN[kind]) if settings.get(name) is None]
-    ):
+    needed = _KNOWN[kind] - {"attention_factor"} - ({"factor"} if kind == "longrope" else set())
+    if missing := [name for name in sorted(needed) if settings.get(name) is None]:
         raise InputError(f"Rope scaling '{kind}' lacks {', '.join(missing)} in config.json.")
-    return Rope(
+    rope = Rope(
         kind=kind,
         theta=float(found.get("rope_theta") or config.get("rope_theta") or 10000.0),
         share=float(
@@ -82,13 +86,21 @@ def read_rope(config: Config) -> Rope:
         settings=settings,
         local_theta=local.get("rope_theta") or config.get("rope_local_base_freq"),
     )
+    if kind == "longrope":
+        lengths = {len(settings[name]) for name in ("short_factor", "long_factor")}
+        if lengths != {int(rope.share * head_dim) // 2}:
+            raise InputError(
+                f"Rope scaling 'longrope' has {sorted(lengths)} factors, expected one for each of "
+                f"{int(rope.share * head_dim) // 2} frequencies."
+            )
+    return rope
 
 
 def write_rope(writer: "GGUFWriter", config: Config, head_dim: int) -> None:
     """Write the keys."""
     from gguf import RopeScalingType
 
-    rope = read_rope(config)
+    rope = read_rope(config, head_dim)
     writer.add_rope_freq_base(rope.theta)
     writer.add_rope_dimension_count(int(rope.share * head_dim))
     if rope.local_theta:
@@ -108,7 +120,7 @@ def write_rope(writer: "GGUFWriter", config: Config, head_dim: int) -> None:
 
 def rope_tensors(config: Config, head_dim: int) -> dict[str, np.ndarray]:
     """Tensors that carry what keys can't: divisors of each frequency, (rotated width / 2,)."""
-    rope = read_rope(config)
+    rope = read_rope(config, head_dim)
     if rope.kind == "longrope":
         return {
             f"rope_factors_{length}.weight": np.array(rope.settings[f"{length}_factor"], np.float32)

@@ -27,11 +27,11 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>$")
 def copy_fields(
     writer: "GGUFWriter", source: GgufFile, prefix: str, except_for: tuple[str, ...] = ()
 ) -> None:
-    """Copy all metadata under a prefix as it stands in another GGUF file, arrays included."""
+    """Copy all metadata under a prefix as it stands in another GGUF file, but for empty arrays."""
     from gguf import GGUFValueType
 
     for key in source:
-        if key.startswith(prefix) and key not in except_for:
+        if key.startswith(prefix) and key not in except_for and source.length(key) != 0:
             kind, item = source.types(key)
             item_type = None if item is None else GGUFValueType(item)
             writer.add_key_value(key, source.get(key), GGUFValueType(kind), item_type)
@@ -140,6 +140,7 @@ def _tokens(tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list
         kind = _CONTROL if added.get("special") else _USER_DEFINED
         kind = _UNKNOWN if added["content"] == model.get("unk_token") else kind
         by_id[added["id"]] = (added["content"], kind)
-    size = max(vocab_size, max(by_id) + 1)
-    rows = [by_id.get(index, (f"[PAD{index}]", _UNUSED)) for index in range(size)]
+    # As many as the embedding has rows: llama.cpp holds one against the other. Gemma 3's text
+    # models have a token for images beyond their last row.
+    rows = [by_id.get(index, (f"[PAD{index}]", _UNUSED)) for index in range(vocab_size)]
     return [token for token, _ in rows], [kind for _, kind in rows]

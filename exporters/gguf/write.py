@@ -56,7 +56,8 @@ def write(
     if source:
         copy_fields(writer, source, "tokenizer.")
     else:
-        write_from_folder(writer, model.folder, config["vocab_size"])
+        rows = next(t.shape[0] for t in tensors if t.name == "token_embd.weight")
+        write_from_folder(writer, model.folder, rows)
     if metadata:
         most = {t.name: int(np.prod(t.shape)) for t in tensors if t.source in model.pruned}
         _write_sparsity(writer, replace(metadata, nonzeros=most))
@@ -124,7 +125,7 @@ def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
     writer.add_string("edgeprune.method", metadata.method)
     writer.add_string("edgeprune.fusion", metadata.fusion)
     writer.add_string("edgeprune.task", metadata.task)
-    writer.add_string("edgeprune.recipe", json.dumps(metadata.recipe, sort_keys=True))
+    writer.add_string("edgeprune.recipe", json.dumps(metadata.recipe))
     writer.add_string("edgeprune.base.sha256", metadata.base_sha256)
     writer.add_string("edgeprune.manifest", metadata.to_json())
 
