@@ -6,6 +6,7 @@ SmolLM2-135M, dense and pruned to 50 % by the default method, exported in every 
 measured before is only read. Writes docs/gguf.md.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
 from edgeprune.sparsity import packed_file
+from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.types import TYPES
 from edgeprune.sparsity.weights import Weights
 from edgeprune.stages import dense_model, measure_plan, prune_stage, pruned_model, storage
@@ -32,45 +34,59 @@ from exporters.gguf.ggml import quantize
 from exporters.gguf.mixes import fitting
 
 _WORK = Path("ablations/gguf-types")
-# Types of which a whole model is scored; the others are only held against zeros.
-_SCORED = (
-    "f16", "q8_0", "q6_k", "q5_0", "q4_0", "q3_k", "mxfp4", "z5_m", "z4_m", "z3_m", "q5_k_m",
-    "q4_k_m", "q3_k_m",
-)  # fmt: skip
-_ROUNDED = ("q8_0", "q5_0", "q4_0")
+# What is scored, the most telling first, so that a run cut short still gives a page.
+_ROWS = [
+    *(("q4_0", how) for how in ("dense", "dense, feedback", "50 %", "50 %, feedback")),
+    *(("q8_0", how) for how in ("dense", "50 %")),
+    *((name, how) for name in ("q4_k_m", "z4_m") for how in ("dense", "50 %")),
+    ("z4_m", "50 %, feedback"),
+    ("q4_0", "50 %, importance"),
+    *((name, "50 %") for name in ("q5_0", "q6_k", "q3_k_m", "z3_m", "mxfp4", "f16")),
+    *((name, "dense") for name in ("q5_0", "q3_k_m", "z3_m", "mxfp4", "f16")),
+    *((name, "50 %, feedback") for name in ("q5_0", "q8_0")),
+]
 
 
 @click.command()
+@click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--rows", default=150)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/gguf.md"))
-def main(rows: int, out: Path) -> None:
+def main(minutes: float, rows: int, out: Path) -> None:
     base = make(
         {"task": "arc_easy", "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,
          "allow_lossy_zeros": True, "rounding": "nearest"}
     )  # fmt: skip
     checkpoint = open_checkpoint(base.model)
     data = load_data(base.task, base.general, rows, base.perplexity_tokens)
-    pruned = _prune(base, checkpoint, data)
+    deadline = time.monotonic() + 60 * minutes
     scored = {}
-    for name in _SCORED:
-        recipe = base.model_copy(update={"type": name})
-        dense = dense_model(checkpoint)
-        sparse, _ = pruned_model(recipe, pruned)
-        plain = replace(sparse, calibration=Weights([]))
-        for what, model in (("dense", dense), ("50 %, plain", plain), ("50 %, importance", sparse)):
-            scored[name, what] = _score(recipe, model, data, f"{name}-{what}")
-    for name in _ROUNDED:
-        for sparsity in (0.0, 0.5):
+    for name, what in _ROWS:
+        record = read_json(_WORK / f"{name}-{what}.json")
+        if record is None and time.monotonic() < deadline:
             recipe = base.model_copy(
-                update={"type": name, "sparsity": sparsity, "rounding": "feedback"}
+                update={
+                    "type": name,
+                    "sparsity": 0.0 if what.startswith("dense") else 0.5,
+                    "rounding": "feedback" if what.endswith("feedback") else "nearest",
+                }
             )
-            key = f"{name}-{sparsity}-feedback"
-            known = read_json(_WORK / f"{key}.json")
-            model = None if known else pruned_model(recipe, _prune(recipe, checkpoint, data))[0]
-            what = "50 %, feedback" if sparsity else "dense, feedback"
-            scored[name, what] = known or _score(recipe, model, data, key)
-    out.write_text(_page(_zeros(pruned), scored, rows), encoding="utf-8")
+            model, metadata = _model(recipe, what, checkpoint, data)
+            record = _score(recipe, model, metadata, data)
+            write_json(_WORK / f"{name}-{what}.json", record)
+        if record:
+            scored[name, what] = record
+    zeros = _zeros(_prune(base, checkpoint, data))
+    out.write_text(_page(zeros, scored, rows), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
+
+
+def _model(
+    recipe: Recipe, what: str, checkpoint: Checkpoint, data: Data
+) -> tuple[Model, SparsityMetadata | None]:
+    if what == "dense":
+        return dense_model(checkpoint), None
+    model, metadata = pruned_model(recipe, _prune(recipe, checkpoint, data))
+    return (replace(model, calibration=Weights([])) if what == "50 %" else model), metadata
 
 
 def _prune(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> PrunedCheckpoint:
@@ -80,13 +96,12 @@ def _prune(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> PrunedCheckpoi
     return pruned
 
 
-def _score(recipe: Recipe, model: Model | None, data: Data, key: str) -> dict[str, Any]:
-    record = _WORK / f"{key}.json"
-    if (known := read_json(record)) or model is None:
-        return known
+def _score(
+    recipe: Recipe, model: Model, metadata: SparsityMetadata | None, data: Data
+) -> dict[str, Any]:
     path, packed = _WORK / "model.gguf", _WORK / "model.packed.gguf"
-    with Bars().stage(f"export {key}", steps(model)) as stage:
-        artifact = export(model, storage(recipe), path, None, "benchmark", stage)
+    with Bars().stage(f"export {recipe.type}", steps(model)) as stage:
+        artifact = export(model, storage(recipe), path, metadata, "benchmark", stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     found["bytes"] = path.stat().st_size
     matrices = [t for t in artifact.tensors if t.name.startswith("blk") and len(t.shape) == 2]
@@ -97,7 +112,6 @@ def _score(recipe: Recipe, model: Model | None, data: Data, key: str) -> dict[st
         found["packed"] = packed_file.pack(path, packed)
         packed.unlink()
     path.unlink()
-    write_json(record, found)
     return found
 
 
@@ -154,8 +168,9 @@ def _page(zeros: dict[str, float], scored: dict[Any, dict[str, Any]], rows: int)
         "",
         "## Size and quality",
         "",
-        "*Packed* is the file that `edgeprune pack` makes, and in brackets its pruned matrices' "
-        "bytes as a share of the dense ones'. *Importance*: ggml's scale search weighted by the "
+        "*50 %* alone: each weight is rounded by itself. *Packed* is the file that `edgeprune "
+        "pack` makes, and in brackets its pruned matrices' bytes as a share of the dense ones'. "
+        "*Importance*: ggml's scale search weighted by the "
         "calibration data's mean squares. *Feedback*: scales fitted to kept weights and each "
         "rounding error repaired by the weights to come, on the calibration data.",
         "",
