@@ -164,7 +164,7 @@ def _page(zeros: dict[str, float], scored: dict[Any, dict[str, Any]], rows: int)
         "The `z` mixes follow llama.cpp's K mixes tensor by tensor, with Q4_0 for Q4_K and Q5_0 "
         "for Q5_K: the same size, and zeros survive. SmolLM2's rows of 576 don't divide into K "
         "blocks of 256, so K types fall back as in llama.cpp (Q4_K to Q5_0, Q6_K to Q8_0) in all "
-        "matrices but the down projections.",
+        "matrices but the down projections, and K mixes come out larger here than `z` mixes.",
         "",
         "## Size and quality",
         "",

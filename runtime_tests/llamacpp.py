@@ -23,6 +23,13 @@ _BATCH = 2048
 _MAX_SEQUENCES = 64
 _PERPLEXITY_WINDOW = 512
 
+_LOG: deque[str] = deque(maxlen=8)
+
+
+@api.llama_log_callback  # llama.cpp calls it until the process ends: it must live as long
+def _keep_log(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
+    _LOG.append(text.decode("utf-8", "replace").strip())
+
 
 @dataclass(frozen=True)
 class _Token:
@@ -46,11 +53,8 @@ class LlamaCpp:
     """
 
     def __init__(self, path: Path, threads: int):
-        self._log: deque[str] = deque(maxlen=8)
-        self._callback = api.llama_log_callback(  # kept, or it would be collected under its caller
-            lambda _level, text, _data: self._log.append(text.decode("utf-8", "replace").strip())
-        )
-        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self._log = _LOG
+        api.llama_log_set(_keep_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
         self._model = load_model(path, api.llama_model_default_params())

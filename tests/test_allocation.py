@@ -65,7 +65,8 @@ def test_sparsities_that_meet_the_total_stay(sizes, sparsity):
     named = {str(place): size for place, size in enumerate(sizes)}
     zeros = exact(dict.fromkeys(named, sparsity), named, sparsity)
     for name, size in named.items():
-        assert abs(zeros[name] - sparsity * size) <= 1 + 1e-6
+        # Half a weight because the total is whole, one because this number is.
+        assert abs(zeros[name] - sparsity * size) <= 1.5 + 1e-6
 
 
 def test_atp_is_a_line_over_depth():
@@ -301,8 +302,8 @@ def test_a_run_that_goes_on_reuses_its_allocation(tiny_folder, tmp_path, monkeyp
     whole = prune(checkpoint, streams_of(), pruning, tmp_path / "whole", Quiet())
     saved = BlockStore.save_block
 
-    def save_then_stop(self, index, tensors, records):
-        saved(self, index, tensors, records)
+    def save_then_stop(self, *what):
+        saved(self, *what)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(BlockStore, "save_block", save_then_stop)

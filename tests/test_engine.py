@@ -269,7 +269,7 @@ def test_damaged_hidden_states_begin_anew(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
     whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())
     store = BlockStore(tmp_path / "b")
-    store.save_block(0, {"x": torch.zeros(1)}, [])
+    store.save_block(0, {"x": torch.zeros(1)}, [], {})
     for stream in ("general", "task"):
         (tmp_path / "b" / f"hidden-0000-{stream}.bin").write_bytes(b"cut short")
     again = prune(checkpoint, streams_of(), Pruning(), tmp_path / "b", Quiet())

@@ -44,7 +44,7 @@ def command(model: Path, out: Path | None, as_json: bool) -> None:
 @click.command(
     "unpack",
     epilog="""\b
-Example:
+Examples:
   edgeprune unpack model.packed.gguf --out model.gguf
 """,
 )
