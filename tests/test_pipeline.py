@@ -232,9 +232,11 @@ def test_models_that_cannot_be_exported_are_refused_before_pruning(tiny_recipe, 
                                                                    tmp_path):  # fmt: skip
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
-    config = json.loads((folder / "config.json").read_text()) | {"sliding_window": 64}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "layer_types": ["sliding_attention"] * 2
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="sliding-window"):
+    with pytest.raises(InputError, match="no sliding_window"):
         build(tiny_recipe.model_copy(update={"model": str(folder)}), tmp_path / "out")
     assert not list((tmp_path / "out" / "work").glob("prune-*"))
 

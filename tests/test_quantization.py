@@ -135,7 +135,7 @@ def test_our_mixes_are_as_large_as_the_ones_they_stand_for(wide, tmp_path, name)
 
 
 def test_overrides_win_over_the_type(wide, tmp_path):
-    storage = Storage("q8_0", {r"blk\.0\.ffn_down": "q6_k", "attn_v": "f16"})
+    storage = Storage("q8_0", ((r"blk\.0\.ffn_down", "q6_k"), ("attn_v", "f16")))
     artifact = export(dense_model(wide), storage, tmp_path / "m.gguf", None, "t", Counter())
     types = {t.name: t.type for t in artifact.tensors}
     assert types["blk.0.ffn_down.weight"] == "Q6_K"
