@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from edgeprune.machine import cores, describe
+from edgeprune.machine import cores, sentence
 
 # Width, feed-forward width, query and key heads, blocks of the whole model, blocks built here.
 _SHAPES = {
@@ -108,7 +108,6 @@ def _draw(path: Path, panels: list[tuple[str, Any, list[dict[str, Any]]]]) -> No
 
 
 def _page(method: str, points: list[dict[str, Any]]) -> str:
-    machine = describe()
     lines = [
         "# How cost grows, measured",
         "",
@@ -117,8 +116,7 @@ def _page(method: str, points: list[dict[str, Any]]) -> str:
         "seconds per block times the whole model's blocks, not a measurement. Peak memory holds "
         "the libraries (about 0.5 GB) and the blocks built, not a whole model.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
-        f"{machine['versions']['edgeprune']}, torch {machine['versions'].get('torch')}.",
+        sentence(),
         "",
         "![time and memory against samples, length and width](cost.svg)",
         "",

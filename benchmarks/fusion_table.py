@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from edgeprune.machine import describe
+from edgeprune.machine import sentence
 from edgeprune.pipeline import build
 from edgeprune.progress import Bars
 from edgeprune.recipe import FUSION_MODES, make
@@ -47,7 +47,6 @@ def _measure(task: str, fusion: str, seed: int, rows: int) -> dict[str, Any]:
 
 
 def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str:
-    machine = describe()
     lines = [
         "# The four fusions, measured",
         "",
@@ -57,9 +56,7 @@ def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str
         f"template. Measured on up to {rows} evaluation rows and 8,192 tokens of WikiText-2 test. "
         "Mean ± standard deviation over calibration seeds; the evaluation rows are the same.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; "
-        + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-        + ".",
+        sentence(),
     ]
     for task in dict.fromkeys(task for task, _, _ in results):
         any_run = next(r for (t, _, _), r in results.items() if t == task)

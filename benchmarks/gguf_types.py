@@ -19,7 +19,7 @@ import runtime_tests
 from edgeprune.calibration.data import Data, load_data
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.files import read_json, write_json
-from edgeprune.machine import describe
+from edgeprune.machine import sentence
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
@@ -136,7 +136,6 @@ def _zeros(pruned: PrunedCheckpoint) -> dict[str, float]:
 
 
 def _page(zeros: dict[str, float], scored: dict[Any, dict[str, Any]], rows: int) -> str:
-    machine = describe()
     lines = [
         "# GGUF types: zeros, size, quality",
         "",
@@ -144,8 +143,7 @@ def _page(zeros: dict[str, float], scored: dict[Any, dict[str, Any]], rows: int)
         f"pruned to 50 % for arc_easy by the default method. {rows} rows of arc_easy, 6,144 tokens "
         "of WikiText-2 test, scored in stock llama.cpp.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
-        f"{machine['versions']['edgeprune']}.",
+        sentence(),
         "",
         "## Which types keep exact zeros",
         "",

@@ -22,7 +22,7 @@ from edgeprune.engine.trials import first_states
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
 from edgeprune.fusion import FusionRule, TwoStreams
-from edgeprune.machine import cores, describe
+from edgeprune.machine import cores, sentence
 from edgeprune.matrix import Pruning, prune_matrix
 from edgeprune.methods.gram import Gram
 from edgeprune.models import open_checkpoint
@@ -141,7 +141,6 @@ def _page(
     samples: int,
     task: str,
 ) -> str:
-    machine = describe()
     count = len(errors["alps", amounts[0]])
     lines = [
         "# Output error layer by layer, measured",
@@ -151,8 +150,7 @@ def _page(
         f"{samples} × 512 tokens each of general text and of {task}, mixed half and half; dense "
         "inputs, unstructured, uniform sparsity.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
-        f"{machine['versions']['edgeprune']}, torch {machine['versions'].get('torch')}.",
+        sentence(),
         "",
         "| method | " + " | ".join(f"{float(a):.0%}" for a in amounts) + " |",
         "|" + " --- |" * (len(amounts) + 1),

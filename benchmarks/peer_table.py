@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import runtime_tests
 from edgeprune.calibration.data import Data, load_data
 from edgeprune.files import read_json, write_json
-from edgeprune.machine import describe
+from edgeprune.machine import sentence
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.hf import load_tokenizer
 from edgeprune.progress import Quiet
@@ -107,7 +107,6 @@ def _agreement(one: Path, other: Path) -> float:
 
 
 def _page(results: list[dict[str, Any]], samples: int, rows: int) -> str:
-    machine = describe()
     lines = [
         "# Beside llm-compressor, measured",
         "",
@@ -125,8 +124,7 @@ def _page(results: list[dict[str, Any]], samples: int, rows: int) -> str:
         "check outside this script the peer agrees with itself at another batch size in 98.6 % of "
         "weights.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
-        f"{machine['versions']['edgeprune']}.",
+        sentence(),
         "",
         "| method | sparsity | side | seconds | peak GB | general perplexity | nats / answer token "
         "| accuracy | same mask |",

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgeprune.ablation import Variant, ablate, markdown
-from edgeprune.machine import describe
+from edgeprune.machine import sentence
 from edgeprune.progress import Bars
 from edgeprune.recipe import make
 
@@ -66,7 +66,6 @@ def _steps() -> list[tuple[str, Variant, int]]:
 
 
 def _page(found: dict[str, dict[Variant, dict[str, Any]]], samples: int, rows: int) -> str:
-    machine = describe()
     lines = [
         "# Methods and sparsities, measured",
         "",
@@ -77,8 +76,7 @@ def _page(found: dict[str, dict[Variant, dict[str, Any]]], samples: int, rows: i
         "WikiText-2 test. ± is the 95 % interval over rows for one seed, the standard deviation "
         "over seeds for more.",
         "",
-        f"Machine: {machine['processor']}, {machine['cores']} cores; edgeprune "
-        f"{machine['versions']['edgeprune']}.",
+        sentence(),
     ]
     for task, records in found.items():
         if records:

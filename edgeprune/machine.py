@@ -22,6 +22,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def sentence() -> str:
+    """The machine and what ran on it, as pages of measurements say it."""
+    found = describe()
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
+    return f"Machine: {found['processor']}, {found['cores']} cores; {versions}."
+
+
 def cores() -> int:
     """Cores this process may use."""
     process = psutil.Process()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.store import BlockStore
+from edgeprune.engine.store import BlockStore, PrunedTensors
 from edgeprune.engine.weights import token_weights
 from edgeprune.errors import InputError, MachineError
 from edgeprune.fusion import FusionRule
@@ -269,7 +269,7 @@ def test_damaged_hidden_states_begin_anew(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
     whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())
     store = BlockStore(tmp_path / "b")
-    store.save_block(0, {"x": torch.zeros(1)}, [], {})
+    store.save_block(0, PrunedTensors({"x": torch.zeros(1)}, [], {}))
     for stream in ("general", "task"):
         (tmp_path / "b" / f"hidden-0000-{stream}.bin").write_bytes(b"cut short")
     again = prune(checkpoint, streams_of(), Pruning(), tmp_path / "b", Quiet())

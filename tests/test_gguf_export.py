@@ -1,5 +1,6 @@
 """The exporter against independent readers: gguf's own, transformers, stock llama.cpp."""
 
+import importlib
 import json
 import shutil
 
@@ -24,27 +25,10 @@ from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
 from exporters.gguf import write as gguf_write
 from exporters.gguf.export import export, steps
+from exporters.gguf.same_ids import TEXTS
 from runtime_tests.llamacpp import LlamaCpp, _Token
 from tests.conftest import Counter, dense_model, make_tiny
 from tests.test_engine import streams_of
-
-TEXTS = [
-    "Question: Which vitamin?\nAnswer: vitamin B12, 1984 or 3.14159",
-    "The patient’s blood pressure is 132/76 mmHg; temperature 97.7°F.",
-    "def f(x):\n\treturn {'a': x ** 2}  # comment\n\n\n    pass",
-    "Straße, café, naïve, Übung",
-    "Привет, как дела?",
-    "Γειά σου Κόσμε",
-    "日本語のテキスト、漢字とかな",
-    "中文文本，没有空格",
-    "한국어 문장입니다",
-    "مرحبا بالعالم",
-    "שלום עולם",
-    "नमस्ते दुनिया",
-    "สวัสดีชาวโลก",
-    "emoji 👩‍⚕️🩺 and   spaces   \t tabs",
-]
-
 
 SAFE = [name for name, kind in TYPES.items() if kind.keeps_zeros and not name.startswith("tq")]
 
@@ -125,13 +109,14 @@ def test_lost_zeros_fail_the_export_and_leave_no_file(pruned_tiny, tmp_path, mon
 
 
 def test_wrong_counts_fail_the_export(pruned_tiny, tmp_path, monkeypatch):
-    honest = gguf_write._set_counts
+    module = importlib.import_module("exporters.gguf.export")
+    honest = module.set_counts
 
     def lie(path, found):
         counts = {name: count + 1 for name, count in found.nonzeros.items()}
         honest(path, SparsityMetadata(**{**vars(found), "nonzeros": counts}))
 
-    monkeypatch.setattr(gguf_write, "_set_counts", lie)
+    monkeypatch.setattr(module, "set_counts", lie)
     with pytest.raises(CheckFailed, match="non-zero counts are not those of its bytes"):
         export(pruned_tiny, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "test", Counter())
 
@@ -169,7 +154,7 @@ def test_top_tokens_of_the_real_model_equal_transformers(real_checkpoint, dense_
     """Real prompts, float32 on both sides; only near-ties may fall the other way."""
     task = open_task("medqa")
     renderer = Renderer(task)
-    prompts = [renderer.calibration_text(r) for r in load_split(task).evaluation[:6]] + TEXTS
+    prompts = [renderer.calibration_text(r) for r in load_split(task).evaluation[:6]] + [*TEXTS]
     tokenizer = load_tokenizer(real_checkpoint)
     model = load_model(real_checkpoint, torch.float32)
     runner = LlamaCpp(dense_f32, 2)

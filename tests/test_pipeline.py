@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -395,19 +396,30 @@ def test_killed_builds_of_the_real_model_go_on_and_give_the_same_file(tmp_path):
     }
 
 
+# A process that pytest starts counts pytest's own memory as its peak (Linux carries it over exec),
+# so a small one in between starts the command and asks for the peak of its children.
+_PEAK = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 @pytest.mark.slow
 def test_make_demo_in_its_limits_and_again_at_once(tmp_path):
     """The README's promise: under 8 minutes and 4 GB; unchanged, under 20 seconds."""
-    command = ["/usr/bin/env", str(EDGEPRUNE), "build", "--task", "medqa", "--target", "gguf"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     seconds, peaks = [], []
     for _ in range(2):
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        command = [sys.executable, "-c", _PEAK, EDGEPRUNE, "build", "--task", "medqa"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, check=False, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
         seconds.append(time.perf_counter() - start)
-        peaks.append(usage.ru_maxrss * 1024)
+        peaks.append(int(done.stdout.split()[-1]) * 1024)
     assert seconds[0] < 8 * 60
     assert max(peaks) < 4e9
     assert seconds[1] < 20

@@ -15,7 +15,7 @@ from edgeprune.engine.allocate import allocate
 from edgeprune.engine.dense import DenseStatistics, gather_dense
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.fisher import Fisher, gather_fisher
-from edgeprune.engine.store import BlockStore, TensorRecord
+from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
 from edgeprune.errors import InputError
@@ -115,9 +115,9 @@ def prune(
                 walk.embed(stream, states)
             store.keep_hidden(0, walk.shapes)
         for index in range(start, len(walk.blocks)):
-            block, tensors, records, calibration = run.prune_block(index, hidden)
+            block, pruned = run.prune_block(index, hidden)
             if first:
-                store.save_block(index, tensors, records, calibration)
+                store.save_block(index, pruned)
             if hidden and index + 1 < total:  # nothing reads what the last one makes
                 following = store.new_hidden(index + 1, walk.shapes)
                 for stream, states in hidden.items():
@@ -126,9 +126,9 @@ def prune(
                 hidden = following
             stage.advance()
         if pruning.head:
-            tensors, records, calibration = run.prune_head(_head_name(model, stored), hidden)
+            pruned = run.prune_head(_head_name(model, stored), hidden)
             if first:
-                store.save_block(len(walk.blocks), tensors, records, calibration)
+                store.save_block(len(walk.blocks), pruned)
             stage.advance()
     if first:
         write_json(folder / "done.json", {"files": total})
@@ -223,13 +223,8 @@ class _Run:
         self._fisher_file.unlink(missing_ok=True)
 
     @torch.no_grad()
-    def prune_block(
-        self, index: int, hidden: dict[str, Tensor]
-    ) -> tuple[nn.Module, dict[str, Tensor], list[TensorRecord], dict[str, Tensor]]:
-        """Prune one block: the block to go on with, the tensors to keep, and what was done.
-
-        Tensors, records and what calibration leaves are named as in the checkpoint.
-        """
+    def prune_block(self, index: int, hidden: dict[str, Tensor]) -> tuple[nn.Module, PrunedTensors]:
+        """Prune one block: the block to go on with, and what to keep."""
         source, block = self._walk.blocks[index], self._walk.load(index)
         model, prefix = self._walk.model, f"{self._walk.prefix}.{index}."
         matrices = weight_matrices(source)
@@ -250,12 +245,11 @@ class _Run:
             calibration |= left
         parameters = sorted({matrix.parameter for matrix in matrices.values()} | set(moved))
         tensors = {prefix + name: source.get_parameter(name).data for name in parameters}
-        return block, stored_tensors(model, tensors, self._stored), records, calibration
+        kept = stored_tensors(model, tensors, self._stored)
+        return block, PrunedTensors(kept, records, calibration)
 
     @torch.no_grad()
-    def prune_head(
-        self, name: str, hidden: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], list[TensorRecord], dict[str, Tensor]]:
+    def prune_head(self, name: str, hidden: dict[str, Tensor]) -> PrunedTensors:
         """Prune the output head by the statistics of its input."""
         if self._pruning.how.gradient:
             raise InputError(
@@ -271,7 +265,7 @@ class _Run:
         inputs = self._join(seen)
         weight = self._walk.model.get_output_embeddings().weight
         pruned, record, left = self._prune_matrix(name, weight, inputs)
-        return {name: pruned}, [record], left
+        return PrunedTensors({name: pruned}, [record], left)
 
     def _inputs(
         self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]

@@ -51,6 +51,21 @@ class TensorRecord:
         return 1 - self.nonzeros / (self.shape[0] * self.shape[1])
 
 
+@dataclass(frozen=True)
+class PrunedTensors:
+    """What pruning made of a block, or of the head; all named as in the checkpoint.
+
+    Attributes:
+        tensors: what stands in for the checkpoint's own.
+        records: one for each weight matrix.
+        calibration: what the export wants to know, see `edgeprune.engine.PrunedCheckpoint`.
+    """
+
+    tensors: dict[str, Tensor]
+    records: list[TensorRecord]
+    calibration: dict[str, Tensor]
+
+
 _RECORDS = TypeAdapter(list[TensorRecord])
 
 
@@ -104,19 +119,13 @@ class BlockStore:
         with safe_open(self.block_file(index), framework="pt") as file:
             return _RECORDS.validate_json(file.metadata()["records"])
 
-    def save_block(
-        self,
-        index: int,
-        tensors: dict[str, Tensor],
-        records: list[TensorRecord],
-        calibration: dict[str, Tensor],
-    ) -> None:
-        """Keep a pruned block, and what calibration found for its export."""
-        metadata = {"records": json.dumps([asdict(record) for record in records])}
+    def save_block(self, index: int, pruned: PrunedTensors) -> None:
+        """Keep a pruned block; the file with its weights comes last, and says that all is there."""
+        metadata = {"records": json.dumps([asdict(record) for record in pruned.records])}
         with atomic_path(self.calibration_file(index)) as path:
-            save_tensors(path, calibration)
+            save_tensors(path, pruned.calibration)
         with atomic_path(self.block_file(index)) as path:
-            save_tensors(path, tensors, metadata)
+            save_tensors(path, pruned.tensors, metadata)
 
     def new_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> dict[str, Tensor]:
         """Room for the hidden states that block ``index`` will read.

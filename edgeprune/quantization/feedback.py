@@ -31,15 +31,11 @@ def round_to_grid(weight: Tensor, gram: Gram, grid: Grid) -> tuple[Tensor, Tenso
     Returns:
         (out, in) on the grid, and the scales, (out, in / block).
     """
-    kept = (weight != 0).T
-    importance = gram.norms.square()[:, None] * kept
-    pushed = _round(weight, gram.inverse_factor, importance, kept, grid)
-    alone = _round(weight, None, importance, kept, grid)
-    worse = (_losses(weight, pushed[0], gram) > _losses(weight, alone[0], gram))[:, None]
-    return (
-        torch.where(worse, alone[0], pushed[0]),
-        torch.where(worse, alone[1], pushed[1]),
-    )
+    importance = gram.norms.square()[:, None] * (weight != 0).T  # norms are never 0
+    pushed, pushed_scales = with_feedback(weight, gram.inverse_factor, importance, grid)
+    alone, scales = one_by_one(weight, importance, grid)
+    better = (_losses(weight, pushed, gram) <= _losses(weight, alone, gram))[:, None]
+    return torch.where(better, pushed, alone), torch.where(better, pushed_scales, scales)
 
 
 def _losses(weight: Tensor, rounded: Tensor, gram: Gram) -> Tensor:
@@ -47,26 +43,30 @@ def _losses(weight: Tensor, rounded: Tensor, gram: Gram) -> Tensor:
     return ((change @ gram.damped) * change).sum(dim=1)
 
 
-def _round(
-    weight: Tensor, factor: Tensor | None, importance: Tensor, kept: Tensor, grid: Grid
+def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Fit scales and round each weight by itself; ``importance`` is (in, out)."""
+    columns, scales = [], []
+    blocks = zip(weight.T.split(grid.block), importance.split(grid.block), strict=True)
+    for block, own in blocks:
+        scales.append(fit(grid, block, own))
+        columns.append(codes(grid, block, scales[-1]) * scales[-1])
+    return torch.cat(columns).T.contiguous(), torch.stack(scales, dim=1)
+
+
+def with_feedback(
+    weight: Tensor, factor: Tensor, importance: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
+    """Round column by column, each error pushed on by `edgeprune.methods.sweep`."""
+    kept = importance > 0
     scales = torch.empty(weight.shape[1] // grid.block, len(weight), device=weight.device)
-    if factor is None:
-        columns = weight.T.contiguous()
-        for index, block in enumerate(columns.split(grid.block)):
-            rows = slice(index * grid.block, (index + 1) * grid.block)
-            scales[index] = fit(grid, block, importance[rows])
-            block.copy_(codes(grid, block, scales[index]) * scales[index])
-        return columns.T.contiguous(), scales.T.contiguous()
 
     def decide(start: int, block: Tensor, _diagonal: Tensor) -> Callable[[int], Tensor]:
         def value(j: int) -> Tensor:
-            column = start + j
-            index = column // grid.block
-            if column % grid.block == 0:
-                rows = slice(column, column + grid.block)
+            index, place = divmod(start + j, grid.block)
+            if place == 0:
+                rows = slice(start + j, start + j + grid.block)
                 scales[index] = fit(grid, block[j : j + grid.block], importance[rows])
-            return codes(grid, block[j], scales[index]) * scales[index] * kept[column]
+            return codes(grid, block[j], scales[index]) * scales[index] * kept[start + j]
 
         return value
 

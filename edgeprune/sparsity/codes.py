@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 Array = np.ndarray
 
@@ -124,6 +124,4 @@ CODES = {
 
 def block_bytes(kind: str) -> tuple[int, int]:
     """Weights and bytes of a block of a type, one weight for plain numbers."""
-    from gguf import GGMLQuantizationType
-
     return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

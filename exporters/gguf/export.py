@@ -1,5 +1,6 @@
 """From a checkpoint to a verified GGUF file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,8 @@ from exporters.gguf.imatrix import write_imatrix
 from exporters.gguf.plan import plan_tensors
 from exporters.gguf.same_ids import check_same_ids
 from exporters.gguf.tokenizer import check_tokenizer
-from exporters.gguf.verify import verify
-from exporters.gguf.write import write
+from exporters.gguf.verify import check_counts, verify
+from exporters.gguf.write import set_counts, write
 
 
 class Stage(Protocol):
@@ -82,7 +83,7 @@ def export(
     if left_out := model.pruned - {tensor.source for tensor in tensors}:
         raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
     with atomic_path(path) as temporary:
-        written = write(
+        write(
             temporary,
             model,
             config,
@@ -96,7 +97,12 @@ def export(
         if not model.gguf:
             check_same_ids(temporary, model.folder)
         facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
+        if metadata:
+            counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
+            metadata = replace(metadata, nonzeros=counted)
+            set_counts(temporary, metadata)
+        check_counts(temporary, facts)
     beside = path.with_name(f"{path.stem}.imatrix.gguf")
     if not write_imatrix(beside, model, tensors, [metadata.task if metadata else "calibration"]):
         beside.unlink(missing_ok=True)  # of an earlier export
-    return Artifact(path, facts, written)
+    return Artifact(path, facts, metadata)

@@ -22,8 +22,7 @@ def verify(
     """Compare a written file with what was planned and with the pruned checkpoint.
 
     Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file, unless ``lossy_zeros`` has them only counted; the
-    metadata must give the counted non-zeros.
+    pruned tensor must be a zero of the file, unless ``lossy_zeros`` has them only counted.
 
     Raises:
         CheckFailed: naming the first tensor that does not hold.
@@ -52,11 +51,19 @@ def verify(
             )
         facts.append(fact)
         advance()
-    metadata = sparsity_metadata.read_gguf(file)
+    return facts
+
+
+def check_counts(path: Path, facts: list[TensorFacts]) -> None:
+    """Hold the non-zeros that a file's metadata gives against those counted in its bytes.
+
+    Raises:
+        CheckFailed: they differ.
+    """
+    metadata = sparsity_metadata.read_gguf(open_gguf(path))
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
         raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
-    return facts
 
 
 def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType, GGUFWriter, Metadata, quants, size_label
+from gguf import GGUFValueType, GGUFWriter, Metadata, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
 from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
@@ -39,11 +39,11 @@ def write(
     metadata: SparsityMetadata | None,
     quantized_by: str,
     advance: Callable[[], None],
-) -> SparsityMetadata | None:
-    """Write a GGUF file; returns the metadata with the non-zeros that were written.
+) -> None:
+    """Write a GGUF file, one tensor in memory at a time.
 
-    One tensor is in memory at a time. The header stands before the data and holds counts that are
-    known after it, so it is written with counts that can only be too large, and set right in place.
+    The header stands before the data and holds counts of non-zeros that are known after it: they
+    are written as large as they can be, for `set_counts` to correct.
     """
     writer = GGUFWriter(path, architecture.gguf)
     source = open_gguf(model.gguf) if model.gguf else None
@@ -68,19 +68,10 @@ def write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    nonzeros: dict[str, int] = {}
     for tensor in tensors:
-        data = encode(model, tensor)
-        if tensor.source in model.pruned:
-            nonzeros[tensor.name] = int(np.count_nonzero(quants.dequantize(data, tensor.type)))
-        writer.write_tensor_data(data)
+        writer.write_tensor_data(encode(model, tensor))
         advance()
     writer.close()
-    if not metadata:
-        return None
-    written = replace(metadata, nonzeros=nonzeros)
-    _set_counts(path, written)
-    return written
 
 
 def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
@@ -130,7 +121,7 @@ def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
     writer.add_string("edgeprune.manifest", metadata.to_json())
 
 
-def _set_counts(path: Path, metadata: SparsityMetadata) -> None:
+def set_counts(path: Path, metadata: SparsityMetadata) -> None:
     """Set the counts in a finished file to those of ``metadata``, whose text is no longer."""
     file = open_gguf(path)
     counts, room = file.place("edgeprune.sparsity.nonzeros"), file.place("edgeprune.manifest")
