@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both are fast the second time.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+NATIVE := hatch_build.py $(wildcard edgeprune/runtime/native/*)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test check clean
@@ -22,10 +23,10 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.demo: pyproject.toml | $(BIN)/python
+.venv/.demo: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/pip install -e '.[prune,gguf,eval,report,demo]'
 	touch $@
 
-.venv/.test: pyproject.toml | $(BIN)/python
+.venv/.test: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/pip install -e '.[all,dev]'
 	touch $@

@@ -57,7 +57,12 @@ def _steps() -> list[tuple[str, Variant, int]]:
     first += [("sciq", Variant(m, f, "0.5"), 1) for m, f in _MAIN[:3]]
     first += [("arc_easy", Variant(m, f, "0.5"), 3) for m, f in _MAIN[:3]]
     first += [("arc_easy", Variant(m, f, "0.5"), 1) for m, f in _FUSIONS]
-    second = [("arc_easy", Variant(m, f, a), 1) for a in _AMOUNTS for m, f in _MAIN[:3]]
+    second = [
+        (task, Variant(m, f, amount), 1)
+        for amount in _AMOUNTS
+        for task in ("arc_easy", "sciq")
+        for m, f in _MAIN[:3]
+    ]
     third = [("arc_easy", Variant(m, f, "0.5"), 1) for m, f in _OTHERS]
     seeds = [("arc_easy", Variant(m, f, "0.5"), 3) for m, f in _FUSIONS]
     rest = [("sciq", Variant(m, f, a), 1) for a in _AMOUNTS for m, f in (*_MAIN, *_FUSIONS)]

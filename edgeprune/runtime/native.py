@@ -1,0 +1,139 @@
+"""The kernel library (``native/``), called by ctypes: packing, products, which kernels run.
+
+Signatures are those of ``native/edgeprune_kernels.h``, which says what each function does.
+"""
+
+import ctypes
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import MachineError
+from edgeprune.machine import cores
+
+TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
+SPARSE, DENSE = 0, 1
+
+_SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+_LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
+
+
+class Shape(ctypes.Structure):
+    """``ep_shape``: type, layout, rows (outputs) and columns (inputs) of a matrix."""
+
+    _fields_ = (
+        ("type", ctypes.c_int32),
+        ("layout", ctypes.c_int32),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+    )
+
+
+@lru_cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once.
+
+    Raises:
+        MachineError: it was not compiled when edgeprune was installed, or can't be loaded.
+    """
+    if not _LIBRARY.exists():
+        raise MachineError(
+            "The kernel library is not installed: no C++17 compiler was found when edgeprune was.",
+            "Install a C++ compiler, then edgeprune again: pip install --force-reinstall edgeprune",
+        )
+    try:
+        found = ctypes.CDLL(str(_LIBRARY))
+    except OSError as error:
+        raise MachineError(f"The kernel library can't be loaded: {error}.") from None
+    shape, pointer, size = ctypes.POINTER(Shape), ctypes.c_void_p, ctypes.c_size_t
+    number, whole = ctypes.c_int64, ctypes.c_int
+    for name, result, arguments in (
+        ("ep_packable", whole, (shape,)),
+        ("ep_count", number, (shape, pointer, whole)),
+        ("ep_packed_size", size, (shape, pointer, whole)),
+        ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
+        ("ep_unpack", None, (shape, pointer, pointer, whole)),
+        (
+            "ep_matmul",
+            None,
+            (shape, pointer, pointer, number, pointer, number, number, whole),
+        ),
+        ("ep_kernels", ctypes.c_char_p, ()),
+        ("ep_use", whole, (ctypes.c_char_p,)),
+        ("ep_in_use", ctypes.c_char_p, ()),
+        ("ep_break_even", ctypes.c_float, (whole,)),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def kernels() -> list[str]:
+    """Names of the kernels that this processor can run, best first."""
+    return library().ep_kernels().decode().split()
+
+
+def in_use() -> str:
+    """Name of the kernels in use."""
+    return library().ep_in_use().decode()
+
+
+def use(name: str = "") -> None:
+    """Use kernels by name, or the best. ``EDGEPRUNE_KERNEL`` in the environment does it, too.
+
+    Raises:
+        MachineError: this processor can't run them, or there are none of that name.
+    """
+    if library().ep_use(name.encode()):
+        raise MachineError(f"No kernels '{name}' here.", f"There are: {', '.join(kernels())}.")
+
+
+class PackedMatrix:
+    """A matrix without its zeros, ready for products.
+
+    Args:
+        kind: ggml's name of its type: a key of `TYPES`.
+        data: the bytes of a GGUF tensor, uint8.
+        shape: (out, in); in is a multiple of 32.
+        layout: `SPARSE`, or `DENSE`: the same kernels with the zeros left in, to compare with.
+
+    Attributes:
+        packed: its bytes, (bytes,) uint8; ``native/layout.h`` says what they are.
+    """
+
+    def __init__(self, kind: str, data: np.ndarray, shape: tuple[int, int], layout: int = SPARSE):
+        self.shape = Shape(TYPES[kind], layout, *shape)
+        if not library().ep_packable(self.shape):
+            raise ValueError(f"a {kind} matrix of shape {shape} can't be packed")
+        self._source_bytes = data.nbytes
+        source, threads = np.ascontiguousarray(data).ctypes.data, cores()
+        size = library().ep_packed_size(self.shape, source, threads)
+        self.packed = np.empty(size, np.uint8)
+        if library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads):
+            raise AssertionError("packing took more than it had said")
+
+    def times(self, x: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Outputs for activations.
+
+        Args:
+            x: (tokens, in) float32.
+            threads: threads to work on it.
+
+        Returns:
+            (tokens, out) float32.
+        """
+        x = np.ascontiguousarray(x, np.float32)
+        y = np.empty((len(x), self.shape.rows), np.float32)
+        library().ep_matmul(
+            self.shape, self.packed.ctypes.data, x.ctypes.data, x.shape[1], y.ctypes.data,
+            y.shape[1], len(x), threads,
+        )  # fmt: skip
+        return y
+
+    def unpack(self) -> np.ndarray:
+        """The bytes of the GGUF tensor again, (bytes,) uint8."""
+        data = np.empty(self._source_bytes, np.uint8)
+        library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores())
+        return data

@@ -1,0 +1,71 @@
+/* Products of sparse matrices with vectors: the kernel library's C interface.
+ *
+ * A matrix is packed from the rows of a GGUF tensor (Q8_0, Q4_0, F16 or BF16) into tiles of 16 rows
+ * without its zeros; layout.h says how. All functions are safe to call from several threads at once,
+ * ep_use excepted. Nothing here knows llama.cpp; llama_adapter.cpp puts it there.
+ */
+#ifndef EDGEPRUNE_KERNELS_H
+#define EDGEPRUNE_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How values are stored; the numbers are ggml's. */
+enum ep_type { EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
+
+/* EP_DENSE keeps zeros: the same tiles and the same kernels without masks, to compare with. */
+enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1 };
+
+typedef struct {
+    int32_t type;   /* ep_type */
+    int32_t layout; /* ep_layout */
+    int64_t rows;   /* outputs, any number */
+    int64_t cols;   /* inputs, a multiple of 32 */
+} ep_shape;
+
+#define EP_API __attribute__((visibility("default")))
+
+/* Whether a matrix of this shape can be packed at all. */
+EP_API int ep_packable(const ep_shape *shape);
+
+/* Weights in `data`, the bytes of a GGUF tensor, that are not exactly zero. */
+EP_API int64_t ep_count(const ep_shape *shape, const void *data, int threads);
+
+/* Bytes of the packed matrix, its padding for wide loads included; 0 if it can't be packed. */
+EP_API size_t ep_packed_size(const ep_shape *shape, const void *data, int threads);
+
+/* Pack `data` into `packed`, which holds `size` bytes; 0, or -1 if that is not enough. */
+EP_API int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads);
+
+/* The bytes of the GGUF tensor again; a negative zero of a 16-bit type comes back positive. */
+EP_API void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);
+
+/* Bytes that ep_matmul_part needs to work with. */
+EP_API size_t ep_work_size(const ep_shape *shape, int64_t tokens, int threads);
+
+/* y = x Wᵀ for several tokens: x (tokens, cols) and y (tokens, rows) in float32, with strides in
+ * floats. Activations are rounded to 8 bits per 32, as llama.cpp does, for Q8_0 and Q4_0. */
+EP_API void ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride,
+               float *y, int64_t y_stride, int64_t tokens, int threads);
+
+/* The kernels this library has for this processor, best first, separated by spaces. */
+EP_API const char *ep_kernels(void);
+
+/* Use kernels by name from here on; "" or NULL: the best. 0, or -1 if there are none of that name.
+ * The environment variable EDGEPRUNE_KERNEL decides before the first call. */
+EP_API int ep_use(const char *name);
+
+/* The kernels in use. */
+EP_API const char *ep_in_use(void);
+
+/* The density above which a matrix is better left to llama.cpp, measured; 0: always better. */
+EP_API float ep_break_even(int type);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

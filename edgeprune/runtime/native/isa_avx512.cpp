@@ -1,0 +1,95 @@
+// AVX-512 with VBMI2 (expansion of bytes and words) and VNNI (dot products of bytes): Intel from Ice
+// Lake servers on, AMD from Zen 4 on.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "tiles.h"
+
+namespace edgeprune {
+namespace {
+
+struct Avx512 {
+    using Chunk = __m512i;
+    using Sums = __m512i;
+    using Half = __m512i;
+    using Row = __m512;
+    struct Pair {
+        __m512 first, second;
+    };
+    static constexpr int kTokens = 8;
+    template <int Type>
+    static constexpr bool kUnsigned = true;
+
+    static EP_INLINE Chunk load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+    static EP_INLINE Chunk expand(const uint8_t *&p, uint64_t mask, int fill) {
+        const Chunk next = load(p);
+        p += __builtin_popcountll(mask);
+        return _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(fill)), mask, next);
+    }
+    static EP_INLINE Chunk low(Chunk c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
+    static EP_INLINE Chunk high(Chunk c) { return low(_mm512_srli_epi16(c, 4)); }
+    static EP_INLINE void store(Chunk c, uint8_t *p) { _mm512_storeu_si512(p, c); }
+
+    static EP_INLINE Sums start(int32_t value) { return _mm512_set1_epi32(value); }
+    static EP_INLINE Sums add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
+    template <int Type>
+    static EP_INLINE void dot(Sums &sums, Chunk codes, const int8_t *activations) {
+        int32_t four;
+        std::memcpy(&four, activations, 4);
+        sums = _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(four));
+    }
+
+    static EP_INLINE Row zero() { return _mm512_setzero_ps(); }
+    static EP_INLINE Row add(Row a, Row b) { return _mm512_add_ps(a, b); }
+    static EP_INLINE void accumulate(Row &row, Sums sums, const uint8_t *scales, float scale) {
+        const __m512 both = _mm512_mul_ps(
+            _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(scales))),
+            _mm512_set1_ps(scale));
+        row = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), both, row);
+    }
+    static EP_INLINE void store(Row row, float *y) { _mm512_storeu_ps(y, row); }
+
+    static EP_INLINE Half load16(const uint8_t *p) { return _mm512_loadu_si512(p); }
+    static EP_INLINE Half expand16(const uint8_t *&p, uint32_t mask) {
+        const Half next = load16(p);
+        p += 2 * __builtin_popcount(mask);
+        return _mm512_maskz_expand_epi16(mask, next);
+    }
+    static EP_INLINE void store16(Half h, uint8_t *p) { _mm512_storeu_si512(p, h); }
+    template <int Type>
+    static EP_INLINE Pair widen(Half half) {
+        const __m256i first = _mm512_castsi512_si256(half);
+        const __m256i second = _mm512_extracti64x4_epi64(half, 1);
+        if constexpr (Type == EP_F16) return {_mm512_cvtph_ps(first), _mm512_cvtph_ps(second)};
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(first), 16)),
+                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16))};
+    }
+    static EP_INLINE void fma(Row &row, Row &other, Pair pair, float a, float b) {
+        row = _mm512_fmadd_ps(pair.first, _mm512_set1_ps(a), row);
+        other = _mm512_fmadd_ps(pair.second, _mm512_set1_ps(b), other);
+    }
+    template <int Type>
+    static EP_INLINE void fma16(Row &row, Row &other, Half half, float a, float b) {
+        fma(row, other, widen<Type>(half), a, b);
+    }
+};
+
+bool runs_here() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi2");
+}
+
+uint64_t compress(const uint8_t *codes, uint8_t zero, uint8_t *out) {
+    const __m512i all = _mm512_loadu_si512(codes);
+    const uint64_t mask = _mm512_cmpneq_epi8_mask(all, _mm512_set1_epi8(static_cast<char>(zero)));
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi8(mask, all));
+    return mask;
+}
+
+}  // namespace
+
+const Kernels kAvx512 = table<Avx512>("avx512", runs_here, compress, {0.9F, 0.9F, 0.9F, 0.9F});
+
+}  // namespace edgeprune
+#endif

@@ -1,0 +1,133 @@
+// Plain C++ for any processor; the reference that others are read beside.
+#include "tiles.h"
+
+namespace edgeprune {
+namespace {
+
+EP_INLINE float from_f16(uint16_t bits) {
+    const uint32_t sign = (bits & 0x8000U) << 16, exponent = bits >> 10 & 31, digits = bits & 1023;
+    uint32_t word = sign | (exponent + 112) << 23 | digits << 13;
+    if (exponent == 31) word = sign | 0x7F800000 | digits << 13;
+    float value;
+    if (exponent == 0) {  // zero and subnormal numbers
+        value = static_cast<float>(digits) * 0x1p-24F;
+        return sign ? -value : value;
+    }
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+EP_INLINE float from_bf16(uint16_t bits) {
+    const uint32_t word = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+struct Portable {
+    struct Chunk {
+        uint8_t at[64];
+    };
+    struct Sums {
+        int32_t at[16];
+    };
+    struct Half {
+        uint16_t at[32];
+    };
+    struct Row {
+        float at[16];
+    };
+    struct Pair {
+        Row first, second;
+    };
+    static constexpr int kTokens = 4;
+    template <int Type>
+    static constexpr bool kUnsigned = true;
+
+    static EP_INLINE Chunk load(const uint8_t *p) {
+        Chunk chunk;
+        std::memcpy(&chunk, p, 64);
+        return chunk;
+    }
+    static EP_INLINE Chunk expand(const uint8_t *&p, uint64_t mask, int fill) {
+        Chunk chunk;
+        std::memset(&chunk, fill, 64);
+        for (; mask; mask &= mask - 1) chunk.at[__builtin_ctzll(mask)] = *p++;
+        return chunk;
+    }
+    static EP_INLINE Chunk low(Chunk c) {
+        for (auto &code : c.at) code &= 15;
+        return c;
+    }
+    static EP_INLINE Chunk high(Chunk c) {
+        for (auto &code : c.at) code >>= 4;
+        return c;
+    }
+    static EP_INLINE void store(const Chunk &c, uint8_t *p) { std::memcpy(p, &c, 64); }
+
+    static EP_INLINE Sums start(int32_t value) {
+        Sums sums;
+        for (auto &sum : sums.at) sum = value;
+        return sums;
+    }
+    static EP_INLINE Sums add(Sums a, const Sums &b) {
+        for (int i = 0; i < 16; i++) a.at[i] += b.at[i];
+        return a;
+    }
+    template <int Type>
+    static EP_INLINE void dot(Sums &sums, const Chunk &codes, const int8_t *a) {
+        for (int i = 0; i < 64; i++) sums.at[i / 4] += codes.at[i] * a[i % 4];
+    }
+
+    static EP_INLINE Row zero() { return Row{}; }
+    static EP_INLINE Row add(Row a, const Row &b) {
+        for (int i = 0; i < 16; i++) a.at[i] += b.at[i];
+        return a;
+    }
+    static EP_INLINE void accumulate(Row &row, const Sums &sums, const uint8_t *scales, float scale) {
+        for (int i = 0; i < 16; i++) {
+            uint16_t bits;
+            std::memcpy(&bits, scales + 2 * i, 2);
+            row.at[i] += static_cast<float>(sums.at[i]) * (from_f16(bits) * scale);
+        }
+    }
+    static EP_INLINE void store(const Row &row, float *y) { std::memcpy(y, &row, 64); }
+
+    static EP_INLINE Half load16(const uint8_t *p) {
+        Half half;
+        std::memcpy(&half, p, 64);
+        return half;
+    }
+    static EP_INLINE Half expand16(const uint8_t *&p, uint32_t mask) {
+        Half half{};
+        for (; mask; mask &= mask - 1, p += 2) std::memcpy(&half.at[__builtin_ctz(mask)], p, 2);
+        return half;
+    }
+    static EP_INLINE void store16(const Half &half, uint8_t *p) { std::memcpy(p, &half, 64); }
+    template <int Type>
+    static EP_INLINE Pair widen(const Half &half) {
+        Pair pair;
+        for (int i = 0; i < 16; i++) {
+            pair.first.at[i] = Type == EP_F16 ? from_f16(half.at[i]) : from_bf16(half.at[i]);
+            pair.second.at[i] =
+                Type == EP_F16 ? from_f16(half.at[16 + i]) : from_bf16(half.at[16 + i]);
+        }
+        return pair;
+    }
+    static EP_INLINE void fma(Row &row, Row &other, const Pair &pair, float a, float b) {
+        for (int i = 0; i < 16; i++) row.at[i] += pair.first.at[i] * a;
+        for (int i = 0; i < 16; i++) other.at[i] += pair.second.at[i] * b;
+    }
+    template <int Type>
+    static EP_INLINE void fma16(Row &row, Row &other, const Half &half, float a, float b) {
+        fma(row, other, widen<Type>(half), a, b);
+    }
+};
+
+bool runs_here() { return true; }
+
+}  // namespace
+
+const Kernels kPortable = table<Portable>("portable", runs_here, compress_plainly, {});
+
+}  // namespace edgeprune

@@ -1,0 +1,61 @@
+// The functions that each processor has its own version of, and how work is cut into parts.
+#pragma once
+
+#include "layout.h"
+
+namespace edgeprune {
+
+// One token times tiles [from, to): `x` is the token's codes, or its floats for 16-bit types.
+using MatVec = void (*)(const Matrix &, int64_t from, int64_t to, const void *x, float *y);
+
+// Several tokens times tiles [from, to): one token every `x_stride` bytes. `scratch` holds one tile
+// with its zeros: kTileRows * cols codes or 16-bit values.
+using MatMul = void (*)(const Matrix &, int64_t from, int64_t to, const void *x, int64_t x_stride,
+                        float *y, int64_t y_stride, int64_t tokens, uint8_t *scratch);
+
+// Write the codes of a chunk that are not `zero` to `out`, where 64 bytes may be touched; their mask.
+using Compress = uint64_t (*)(const uint8_t *codes, uint8_t zero, uint8_t *out);
+
+struct Products {
+    MatVec matvec;
+    MatMul matmul;
+};
+
+struct Kernels {
+    const char *name;
+    bool (*runs_here)();
+    void (*quantize)(const float *x, int64_t cols, Token token);
+    Compress compress;
+    struct OfType {
+        Products by_layout[2];
+        float break_even;  // see ep_break_even
+    } f16, q4_0, q8_0, bf16;
+
+    const OfType &of(int32_t type) const;
+};
+
+extern const Kernels kPortable, kAvx2, kAvx512, kNeon;
+
+const Kernels &kernels();  // those in use
+
+// y = x W': rows of x and y are `x_stride` and `y_stride` floats apart.
+struct Product {
+    Matrix matrix;
+    const float *x;
+    int64_t x_stride;
+    float *y;
+    int64_t y_stride;
+    int64_t tokens;
+};
+
+// Where all threads that work on a product wait for each other.
+struct Meeting {
+    void (*meet)(void *);
+    void *with;
+};
+
+// Do one of `parts` equal shares of a product. `work` holds ep_work_size bytes, aligned to 64, and is
+// common to all parts; a single token makes nobody wait.
+void multiply_part(const Product &product, int part, int parts, uint8_t *work, Meeting meeting);
+
+}  // namespace edgeprune

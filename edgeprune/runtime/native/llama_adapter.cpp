@@ -1,0 +1,248 @@
+// A buffer type for llama.cpp's CPU backend whose weights stand without their zeros.
+#include "llama_adapter.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "kernels.h"
+#include "llama_internals.h"
+
+namespace {
+
+constexpr int32_t kFloat32 = 0;
+constexpr int kSuccess = 0;
+constexpr int kOperations = 64;  // where its number is looked for
+constexpr uintptr_t kAlign = 64;
+
+struct Claim {
+    ep_shape shape;
+    size_t packed_size;  // 0: nothing is claimed
+};
+
+// What this process has: llama.cpp's buffer types and functions are global, too.
+struct State {
+    ep_llama_functions functions{};
+    int32_t matrix_product = -1;  // llama.cpp's number of the operation
+    std::mutex mutex;             // of what follows
+    std::unordered_map<std::string, Claim> claims;
+    int threads = 1;
+    ep_llama_report report{};
+};
+
+State &state() {
+    static auto *all = new State;  // llama.cpp may free buffers when the process ends
+    return *all;
+}
+
+size_t dense_bytes(const ep_shape &shape) {
+    const size_t block = shape.type == EP_Q8_0 ? 34 : shape.type == EP_Q4_0 ? 18 : 64;
+    return shape.rows * shape.cols / edgeprune::kBlock * block;
+}
+
+Claim claim_of(const llama::Tensor *t) {
+    const std::lock_guard lock(state().mutex);
+    const auto found = state().claims.find(t->name);
+    if (found == state().claims.end()) return {};
+    const ep_shape &shape = found->second.shape;
+    const bool same = t->type == shape.type && t->ne[0] == shape.cols && t->ne[1] == shape.rows &&
+                      t->ne[2] == 1 && t->ne[3] == 1;
+    return same ? found->second : Claim{};
+}
+
+// A packed weight; llama.cpp keeps it as the tensor's `extra`, and calls it for its products.
+class Weight : public llama::TensorTraits {
+  public:
+    Weight(const Claim &claim, void *data) : claim_(claim), data_(data) {}
+
+    bool work_size(int threads, const llama::Tensor *op, size_t &size) override {
+        const llama::Tensor *x = op->src[1];
+        const int64_t tokens = x->ne[1] * x->ne[2] * x->ne[3];
+        size = ep_work_size(&claim_.shape, tokens, threads) + kAlign;
+        // A batch of single tokens is worked on token by token.
+        size = std::max(size, ep_work_size(&claim_.shape, 1, threads) + kAlign);
+        return true;
+    }
+
+    bool compute_forward(llama::ComputeParams *params, llama::Tensor *op) override {
+        const llama::Tensor *x = op->src[1];
+        const auto begin = reinterpret_cast<uintptr_t>(params->wdata);
+        auto *work = reinterpret_cast<uint8_t *>((begin + kAlign - 1) / kAlign * kAlign);
+        const edgeprune::Meeting meeting{state().functions.barrier, params->threadpool};
+        // Rows at equal distances are one product, others one for each slice.
+        const bool even = x->nb[2] == x->nb[1] * x->ne[1] && x->nb[3] == x->nb[2] * x->ne[2];
+        const int64_t slices = even ? 1 : x->ne[2] * x->ne[3];
+        const int64_t tokens = x->ne[1] * x->ne[2] * x->ne[3] / slices;
+        for (int64_t i = 0; i < slices; i++) {
+            if (i > 0) meeting.meet(meeting.with);  // all are done with the work space
+            const size_t offset = i % x->ne[2] * x->nb[2] + i / x->ne[2] * x->nb[3];
+            const auto *from = static_cast<const uint8_t *>(x->data) + (even ? 0 : offset);
+            const edgeprune::Product product{
+                edgeprune::Matrix(claim_.shape, data_),
+                reinterpret_cast<const float *>(from),
+                static_cast<int64_t>(x->nb[1] / sizeof(float)),
+                static_cast<float *>(op->data) + i * tokens * claim_.shape.rows,
+                claim_.shape.rows,
+                tokens};
+            edgeprune::multiply_part(product, params->ith, params->nth, work, meeting);
+        }
+        return true;
+    }
+
+    void set(const void *source, size_t size) {
+        const std::lock_guard lock(state().mutex);
+        ep_llama_report &report = state().report;
+        if (size != dense_bytes(claim_.shape) ||
+            ep_pack(&claim_.shape, source, data_, claim_.packed_size, state().threads) != 0) {
+            report.failures++;
+            std::memset(data_, 0, claim_.packed_size);  // no values, and safe to read
+            return;
+        }
+        report.tensors++;
+        report.packed_bytes += claim_.packed_size;
+        report.dense_bytes += size;
+    }
+
+    void get(void *target, size_t offset, size_t size) const {
+        std::vector<uint8_t> whole(dense_bytes(claim_.shape));
+        ep_unpack(&claim_.shape, data_, whole.data(), 1);
+        std::memcpy(target, whole.data() + offset, size);
+    }
+
+  private:
+    const Claim claim_;
+    void *const data_;
+};
+
+// The CPU's own buffer, with other ways to set tensors. `context` stays the memory's address, which
+// the CPU's functions expect; the weights hang on the buffer's address.
+std::unordered_map<llama::Buffer *, std::vector<std::unique_ptr<Weight>>> &weights() {
+    static auto *all =
+        new std::unordered_map<llama::Buffer *, std::vector<std::unique_ptr<Weight>>>;
+    return *all;
+}
+
+void (*free_cpu_buffer)(llama::Buffer *);
+
+void free_buffer(llama::Buffer *buffer) {
+    {
+        const std::lock_guard lock(state().mutex);
+        weights().erase(buffer);
+    }
+    free_cpu_buffer(buffer);
+}
+
+int init_tensor(llama::Buffer *buffer, llama::Tensor *t) {
+    const Claim claim = claim_of(t);
+    if (claim.packed_size == 0) return kSuccess;
+    auto weight = std::make_unique<Weight>(claim, t->data);
+    t->extra = weight.get();
+    const std::lock_guard lock(state().mutex);
+    weights()[buffer].push_back(std::move(weight));
+    return kSuccess;
+}
+
+void set_tensor(llama::Buffer *, llama::Tensor *t, const void *data, size_t offset, size_t size) {
+    if (t->extra && offset == 0) static_cast<Weight *>(t->extra)->set(data, size);
+}
+
+void get_tensor(llama::Buffer *, const llama::Tensor *t, void *data, size_t offset, size_t size) {
+    if (t->extra) static_cast<const Weight *>(t->extra)->get(data, offset, size);
+}
+
+// Fewer and larger pages, where the system has them: weights are read from end to end.
+void ask_for_large_pages([[maybe_unused]] void *data, [[maybe_unused]] size_t size) {
+#if defined(__linux__)
+    constexpr uintptr_t kLarge = uintptr_t{1} << 21;
+    const auto begin = reinterpret_cast<uintptr_t>(data), end = begin + size;
+    const uintptr_t first = (begin + kLarge - 1) / kLarge * kLarge, last = end / kLarge * kLarge;
+    if (first < last) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+const char *get_name(llama::BufferType *) { return "EDGEPRUNE"; }
+
+llama::Buffer *alloc_buffer(llama::BufferType *type, size_t size) {
+    const ep_llama_functions &f = state().functions;
+    auto *buffer = static_cast<llama::Buffer *>(f.alloc_buffer(f.cpu_buffer_type(), size));
+    if (!buffer) return nullptr;
+    if (size > 0) ask_for_large_pages(buffer->iface.get_base(buffer), size);
+    if (buffer->iface.free_buffer) free_cpu_buffer = buffer->iface.free_buffer;
+    buffer->buft = type;
+    if (buffer->iface.free_buffer) buffer->iface.free_buffer = free_buffer;
+    buffer->iface.init_tensor = init_tensor;
+    buffer->iface.set_tensor = set_tensor;
+    buffer->iface.get_tensor = get_tensor;
+    buffer->iface.set_tensor_2d = nullptr;
+    buffer->iface.get_tensor_2d = nullptr;
+    buffer->iface.cpy_tensor = nullptr;
+    return buffer;
+}
+
+size_t get_alignment(llama::BufferType *) { return kAlign; }
+
+size_t get_alloc_size(llama::BufferType *, const llama::Tensor *t) {
+    const Claim claim = claim_of(t);
+    return claim.packed_size ? claim.packed_size : kAlign;
+}
+
+class Placement : public llama::ExtraBufferType {
+  public:
+    // Asked while weights are placed (a claim decides), and of every operation of a graph.
+    bool supports_op(llama::Device *, const llama::Tensor *op) override {
+        const llama::Tensor *weight = op->src[0], *x = op->src[1];
+        if (op->op != state().matrix_product || !weight || !x || x->type != kFloat32) return false;
+        if (x->nb[0] != sizeof(float)) return false;
+        return weight->extra ? true : claim_of(weight).packed_size > 0;
+    }
+
+    llama::TensorTraits *get_tensor_traits(const llama::Tensor *op) override {
+        const llama::Tensor *weight = op->src[0];
+        if (op->op != state().matrix_product || !weight || !weight->buffer) return nullptr;
+        if (weight->buffer->iface.set_tensor != set_tensor) return nullptr;
+        return static_cast<Weight *>(weight->extra);
+    }
+};
+
+}  // namespace
+
+int ep_llama_attach(const ep_llama_functions *functions) {
+    State &all = state();
+    for (int op = 0; op < kOperations && all.matrix_product < 0; op++) {
+        const char *name = functions->op_name(op);
+        if (!name) break;
+        if (std::strcmp(name, "MUL_MAT") == 0) all.matrix_product = op;
+    }
+    if (all.matrix_product < 0) return -1;
+    all.functions = *functions;
+    static Placement placement;
+    static llama::BufferType type{
+        {get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr},
+        static_cast<llama::Device *>(functions->reg_dev_get(functions->cpu_reg(), 0)),
+        &placement};
+    auto &types = *static_cast<std::vector<llama::BufferType *> *>(functions->extra_buffer_types());
+    types.insert(types.begin(), &type);
+    return 0;
+}
+
+void ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
+    const std::lock_guard lock(state().mutex);
+    state().claims.clear();
+    state().threads = threads;
+    state().report = {};
+    for (size_t i = 0; i < count; i++)
+        state().claims[tensors[i].name] = {tensors[i].shape, tensors[i].packed_size};
+}
+
+ep_llama_report ep_llama_reported() {
+    const std::lock_guard lock(state().mutex);
+    return state().report;
+}

@@ -1,0 +1,311 @@
+// Products over tiles, written once for all processors.
+//
+// Each isa_*.cpp includes this file and gives a type P with the operations of its vectors:
+//
+//   Chunk   64 codes            load, low and high nibbles, store; expand: the next kept codes to their
+//                               places, `fill` to all others
+//   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row)
+//   Half    32 values, 16 bit   load16, expand16, store16; widen: two columns of 16 floats
+//   Row     16 floats           zero, accumulate (sums times scales), fma and fma16, store
+//
+// P::kTokens is how many tokens share one pass over a tile; P::kUnsigned<type> says whether `dot`
+// takes codes as they are stored (then the zero point is taken off by where the sums start).
+//
+// All of it is local to the including file: see EP_INLINE.
+#pragma once
+
+#include "kernels.h"
+
+namespace edgeprune {
+namespace {
+
+template <int Type>
+constexpr uint8_t kZero = Type == EP_Q8_0 ? 128 : 8;
+
+EP_INLINE uint64_t mask64(const uint8_t *masks, int64_t i) {
+    uint64_t mask;
+    std::memcpy(&mask, masks + 8 * i, 8);
+    return mask;
+}
+
+EP_INLINE uint32_t mask32(const uint8_t *masks, int64_t i) {
+    uint32_t mask;
+    std::memcpy(&mask, masks + 4 * i, 4);
+    return mask;
+}
+
+// Walks the values of a tile, two chunks at a time.
+template <class P, int Type, int Layout>
+struct Codes;
+
+template <class P>
+struct Codes<P, EP_Q8_0, EP_SPARSE> {
+    const uint8_t *values;
+    EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
+    EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
+        a = P::expand(values, mask64(masks, j), 0x80);
+        b = P::expand(values, mask64(masks, j + 1), 0x80);
+    }
+};
+
+template <class P>
+struct Codes<P, EP_Q8_0, EP_DENSE> {
+    const uint8_t *values;
+    EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
+    EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
+        a = P::load(values);
+        b = P::load(values + 64);
+        values += 128;
+    }
+};
+
+template <class P>
+struct Codes<P, EP_Q4_0, EP_SPARSE> {
+    const uint8_t *even, *odd;
+    EP_INLINE explicit Codes(const uint8_t *start) : even(start), odd(start) {}
+    EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
+        a = P::low(P::expand(even, mask64(masks, j), 0x88));
+        b = P::high(P::expand(odd, mask64(masks, j + 1), 0x88));
+    }
+};
+
+template <class P>
+struct Codes<P, EP_Q4_0, EP_DENSE> {
+    const uint8_t *values;
+    EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
+    EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
+        const auto both = P::load(values);
+        a = P::low(both);
+        b = P::high(both);
+        values += 64;
+    }
+};
+
+// Walks the 16-bit values of a tile, a chunk at a time.
+template <class P, int Layout>
+struct Halves {
+    const uint8_t *values;
+    EP_INLINE explicit Halves(const uint8_t *start) : values(start) {}
+    EP_INLINE typename P::Half one(const uint8_t *masks, int j) {
+        if constexpr (Layout == EP_SPARSE) {
+            return P::expand16(values, mask32(masks, j));
+        } else {
+            const auto chunk = P::load16(values);
+            values += 64;
+            return chunk;
+        }
+    }
+};
+
+template <class P>
+EP_INLINE void store(const Matrix &m, int64_t tile, const typename P::Row &row, float *y) {
+    const int64_t left = m.rows - tile * kTileRows;
+    if (left >= kTileRows) {
+        P::store(row, y + tile * kTileRows);
+        return;
+    }
+    float all[kTileRows];
+    P::store(row, all);
+    std::memcpy(y + tile * kTileRows, all, left * sizeof(float));
+}
+
+template <class P, int Type, int Layout>
+void matvec(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) {
+    const Token token(const_cast<void *>(x), m.cols);
+    const int64_t blocks = m.blocks(), step = m.side_bytes();
+    for (int64_t tile = from; tile < to; tile++) {
+        const uint8_t *side = m.sides(tile);
+        Codes<P, Type, Layout> codes(m.values(tile));
+        auto row = P::zero();
+        for (int64_t block = 0; block < blocks; block++, side += step) {
+            const int8_t *a = token.codes + block * kBlock;
+            auto even = P::start(P::template kUnsigned<Type> ? -kZero<Type> * token.sums[block] : 0);
+            auto odd = P::start(0);
+            for (int j = 0; j < 8; j += 2) {
+                typename P::Chunk first, second;
+                codes.pair(side + 2 * kTileRows, j, first, second);
+                P::template dot<Type>(even, first, a + 4 * j);
+                P::template dot<Type>(odd, second, a + 4 * j + 4);
+            }
+            P::accumulate(row, P::add(even, odd), side, token.scales[block]);
+        }
+        store<P>(m, tile, row, y);
+    }
+}
+
+template <class P, int Type, int Tokens>
+EP_INLINE void tile_times(const Matrix &m, int64_t tile, const uint8_t *codes, const uint8_t *x,
+                          int64_t x_stride, float *y, int64_t y_stride) {
+    const int64_t blocks = m.blocks(), step = m.side_bytes();
+    const uint8_t *side = m.sides(tile);
+    typename P::Row rows[Tokens];
+    for (int t = 0; t < Tokens; t++) rows[t] = P::zero();
+    for (int64_t block = 0; block < blocks; block++, side += step) {
+        typename P::Sums sums[Tokens];
+        for (int t = 0; t < Tokens; t++) {
+            const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
+            sums[t] = P::start(P::template kUnsigned<Type> ? -kZero<Type> * token.sums[block] : 0);
+        }
+        for (int j = 0; j < 8; j++, codes += 64) {
+            const auto chunk = P::load(codes);
+            for (int t = 0; t < Tokens; t++) {
+                const auto *a = reinterpret_cast<const int8_t *>(x + t * x_stride);
+                P::template dot<Type>(sums[t], chunk, a + block * kBlock + 4 * j);
+            }
+        }
+        for (int t = 0; t < Tokens; t++) {
+            const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
+            P::accumulate(rows[t], sums[t], side, token.scales[block]);
+        }
+    }
+    for (int t = 0; t < Tokens; t++) store<P>(m, tile, rows[t], y + t * y_stride);
+}
+
+template <class P, int Type, int Layout>
+void matmul(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_stride, float *y,
+            int64_t y_stride, int64_t tokens, uint8_t *scratch) {
+    const auto *bytes = static_cast<const uint8_t *>(x);
+    for (int64_t tile = from; tile < to; tile++) {
+        const uint8_t *side = m.sides(tile);
+        Codes<P, Type, Layout> codes(m.values(tile));
+        uint8_t *out = scratch;
+        for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
+            for (int j = 0; j < 8; j += 2, out += 128) {
+                typename P::Chunk first, second;
+                codes.pair(side + 2 * kTileRows, j, first, second);
+                P::store(first, out);
+                P::store(second, out + 64);
+            }
+        }
+        int64_t t = 0;
+        for (; t + P::kTokens <= tokens; t += P::kTokens)
+            tile_times<P, Type, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                            y + t * y_stride, y_stride);
+        for (; t + 2 <= tokens; t += 2)
+            tile_times<P, Type, 2>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                   y + t * y_stride, y_stride);
+        if (t < tokens)
+            tile_times<P, Type, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                   y + t * y_stride, y_stride);
+    }
+}
+
+template <class P, int Type, int Layout>
+void matvec16(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) {
+    const int64_t blocks = m.blocks(), step = m.side_bytes();
+    for (int64_t tile = from; tile < to; tile++) {
+        const uint8_t *side = m.sides(tile);
+        const auto *a = static_cast<const float *>(x);
+        Halves<P, Layout> halves(m.values(tile));
+        auto row = P::zero(), other = P::zero();
+        for (int64_t block = 0; block < blocks; block++, side += step, a += kBlock)
+            for (int j = 0; j < 16; j++)
+                P::template fma16<Type>(row, other, halves.one(side, j), a[2 * j], a[2 * j + 1]);
+        store<P>(m, tile, P::add(row, other), y);
+    }
+}
+
+template <class P, int Type, int Tokens>
+EP_INLINE void tile_times16(const Matrix &m, int64_t tile, const uint8_t *values, const uint8_t *x,
+                            int64_t x_stride, float *y, int64_t y_stride) {
+    typename P::Row rows[Tokens];
+    for (int t = 0; t < Tokens; t++) rows[t] = P::zero();
+    for (int64_t column = 0; column < m.cols; column += 2, values += 64) {
+        const auto pair = P::template widen<Type>(P::load16(values));
+        for (int t = 0; t < Tokens; t++) {
+            const auto *a = reinterpret_cast<const float *>(x + t * x_stride) + column;
+            P::fma(rows[t], rows[t], pair, a[0], a[1]);
+        }
+    }
+    for (int t = 0; t < Tokens; t++) store<P>(m, tile, rows[t], y + t * y_stride);
+}
+
+template <class P, int Type, int Layout>
+void matmul16(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_stride, float *y,
+              int64_t y_stride, int64_t tokens, uint8_t *scratch) {
+    const auto *bytes = static_cast<const uint8_t *>(x);
+    for (int64_t tile = from; tile < to; tile++) {
+        const uint8_t *side = m.sides(tile);
+        Halves<P, Layout> halves(m.values(tile));
+        uint8_t *out = scratch;
+        for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes())
+            for (int j = 0; j < 16; j++, out += 64) P::store16(halves.one(side, j), out);
+        int64_t t = 0;
+        for (; t + P::kTokens <= tokens; t += P::kTokens)
+            tile_times16<P, Type, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                              y + t * y_stride, y_stride);
+        for (; t < tokens; t++)
+            tile_times16<P, Type, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                     y + t * y_stride, y_stride);
+    }
+}
+
+// Eight bits per activation, one scale per 32, as llama.cpp's Q8_0; written so that compilers
+// vectorise it: the largest magnitude by the order of floats' bits, rounding by a large addend.
+void quantize(const float *x, int64_t cols, Token token) {
+    constexpr float kRound = 12582912.0F;  // 1.5 * 2^23
+    for (int64_t block = 0; block < cols / kBlock; block++, x += kBlock) {
+        uint32_t bits[kBlock], top = 0;
+        std::memcpy(bits, x, sizeof bits);
+        for (const uint32_t b : bits) top = (b & 0x7FFFFFFF) > top ? b & 0x7FFFFFFF : top;
+        float largest;
+        std::memcpy(&largest, &top, 4);
+        const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        int32_t sum = 0;
+        for (int i = 0; i < kBlock; i++) {
+            const float shifted = x[i] * inverse + kRound;
+            int32_t code;
+            std::memcpy(&code, &shifted, 4);
+            code -= 0x4B400000;  // the bits of kRound
+            token.codes[block * kBlock + i] = static_cast<int8_t>(code);
+            sum += code;
+        }
+        token.scales[block] = scale;
+        token.sums[block] = sum;
+    }
+}
+
+// The codes of a chunk that are not `zero`, where no instruction does it; their mask.
+[[maybe_unused]] uint64_t compress_plainly(const uint8_t *codes, uint8_t zero, uint8_t *out) {
+    uint64_t mask = 0;
+    for (int i = 0; i < 64; i++) {
+        *out = codes[i];
+        out += codes[i] != zero;
+        mask |= static_cast<uint64_t>(codes[i] != zero) << i;
+    }
+    return mask;
+}
+
+template <class P, int Type>
+constexpr Kernels::OfType of_codes(float break_even) {
+    return {{{matvec<P, Type, EP_SPARSE>, matmul<P, Type, EP_SPARSE>},
+             {matvec<P, Type, EP_DENSE>, matmul<P, Type, EP_DENSE>}},
+            break_even};
+}
+
+template <class P, int Type>
+constexpr Kernels::OfType of_halves(float break_even) {
+    return {{{matvec16<P, Type, EP_SPARSE>, matmul16<P, Type, EP_SPARSE>},
+             {matvec16<P, Type, EP_DENSE>, matmul16<P, Type, EP_DENSE>}},
+            break_even};
+}
+
+// Densities above which llama.cpp's own product was the faster one (benchmarks/kernels.py).
+struct BreakEven {
+    float f16, q4_0, q8_0, bf16;
+};
+
+template <class P>
+constexpr Kernels table(const char *name, bool (*runs_here)(), Compress compress, BreakEven even) {
+    return {name,
+            runs_here,
+            quantize,
+            compress,
+            of_halves<P, EP_F16>(even.f16),
+            of_codes<P, EP_Q4_0>(even.q4_0),
+            of_codes<P, EP_Q8_0>(even.q8_0),
+            of_halves<P, EP_BF16>(even.bf16)};
+}
+
+}  // namespace
+}  // namespace edgeprune
