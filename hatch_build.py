@@ -17,7 +17,7 @@ _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 
 
 class NativeRuntime(BuildHookInterface):
-    """Puts the library beside `edgeprune/runtime/native`, and marks the wheel as for one platform."""
+    """Puts the library beside `edgeprune/runtime/native`; the wheel is then for one platform."""
 
     PLUGIN_NAME = "custom"
 
@@ -31,7 +31,9 @@ class NativeRuntime(BuildHookInterface):
             self._compile(target)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stdout", None) or str(error)
-            self.app.display_warning(f"The sparse runtime is left out; compiling it failed:\n{said}")
+            self.app.display_warning(
+                f"The sparse runtime is left out; compiling it failed:\n{said}"
+            )
             return
         tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False

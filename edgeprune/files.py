@@ -10,6 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Where converted models and what was found out are kept; ``EDGEPRUNE_CACHE`` overrides."""
+    return Path(os.environ.get("EDGEPRUNE_CACHE") or platformdirs.user_cache_dir("edgeprune"))
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:

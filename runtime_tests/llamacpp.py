@@ -9,14 +9,14 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as api
 
-from edgeprune.runtime import load_model
+from edgeprune.runtime import load_model, status
 
 _CONTEXT = 4096
 _BATCH = 2048
@@ -57,7 +57,8 @@ class LlamaCpp:
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
-        self._model = load_model(path, api.llama_model_default_params())
+        self._loaded = load_model(path, api.llama_model_default_params())
+        self._model = self._loaded.model
         if not self._model:
             raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
         self.load_seconds = time.perf_counter() - start
@@ -72,13 +73,16 @@ class LlamaCpp:
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, and how long it took, in seconds."""
+        """What is loaded, how long it took, in seconds, and what became of sparse weights."""
         from importlib.metadata import version
 
+        placed = self._loaded.sparse
         return {
             "runtime": "llama.cpp",
             "version": f"llama-cpp-python {version('llama-cpp-python')}",
             "load_seconds": self.load_seconds,
+            "sparse": asdict(placed) | {"kernel": status().kernel} if placed else None,
+            "sparse_off": self._loaded.off,
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:

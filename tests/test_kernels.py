@@ -167,7 +167,7 @@ def test_every_16_bit_value_is_widened_right(kernel, kind):
     bits = np.where(usable, bits, 0).astype(np.uint16).reshape(-1, BLOCK)
     values = np.where(usable, values, 0).reshape(-1, BLOCK)
     found = PackedMatrix(kind, bits.view(np.uint8), bits.shape).times(np.eye(BLOCK, dtype="f4"))
-    assert (found.T == values.astype(np.float32)).all()
+    assert (values.astype(np.float32) == found.T).all()
 
 
 def test_zero_activations_give_zeros(kernel):

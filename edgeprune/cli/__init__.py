@@ -17,6 +17,8 @@ _VERBS = {
     "pack": ("edgeprune.cli.pack", "Leave the zeros out of a GGUF file; it still runs."),
     "unpack": ("edgeprune.cli.pack", "Restore the file that a packed one was made from."),
     "chat": ("edgeprune.cli.chat", "Talk to a model on the terminal."),
+    "serve": ("edgeprune.cli.serve", "Serve a model by an OpenAI-compatible interface."),
+    "runtime": ("edgeprune.cli.runtime", "Show whether sparse weights run as such here."),
     "tasks": ("edgeprune.cli.tasks", "List tasks, or show one."),
     "recipes": ("edgeprune.cli.recipes", "List, copy and check recipes."),
 }

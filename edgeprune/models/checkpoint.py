@@ -1,16 +1,14 @@
 """Opening a checkpoint, wherever it comes from, as a local transformers folder."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
 from filelock import FileLock
 
 from edgeprune.errors import InputError, unknown
-from edgeprune.files import sha256_file, sha256_json, sweep
+from edgeprune.files import cache_folder, sha256_file, sha256_json, sweep
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
 from edgeprune.progress import Progress, Quiet
@@ -48,11 +46,6 @@ class Checkpoint:
     def weights(self) -> Weights:
         """The weights, tensor by tensor."""
         return Weights(self.weight_files)
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept; ``EDGEPRUNE_CACHE`` overrides."""
-    return Path(os.environ.get("EDGEPRUNE_CACHE") or platformdirs.user_cache_dir("edgeprune"))
 
 
 def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:

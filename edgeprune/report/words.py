@@ -61,12 +61,7 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
                 f"allowed: {manifest['recipe']['type']} can't hold them. {worst['name']} "
                 f"({worst['type']}) lost {worst['lost_zeros']:,}; the manifest has every tensor."
             )
-        speed = change["decode_speed"]
-        if 0.95 < speed < 1.05:
-            words.append(
-                f"Decode runs at {speed:.2f}x the dense model: stock llama.cpp gains nothing from "
-                "zeros."
-            )
+        words += _about_speed(results["artifacts"]["pruned"], change["decode_speed"])
         rise = change["nats_per_answer_token"]
         if rise["low"] > 0:
             done = "Pruning" if manifest["recipe"]["sparsity"] else "Rounding with the data"
@@ -83,6 +78,20 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
     if manifest["data"]["task"]["warning"]:
         words.append(manifest["data"]["task"]["warning"])
     return words
+
+
+def _about_speed(pruned: dict[str, Any], speed: float) -> list[str]:
+    runs = f"Decode runs at {speed:.2f}x the dense model in stock llama.cpp"
+    if placed := pruned["sparse"]:
+        share = placed["packed_bytes"] / placed["dense_bytes"]
+        return [
+            f"{runs}: {placed['tensors']} tensors stand in memory without their zeros, in "
+            f"{share:.0%} of their bytes ('{placed['kernel']}' kernels)."
+        ]
+    if pruned["sparse_off"]:
+        return [f"{runs}, which gains nothing from zeros; edgeprune's own kernels were off: "
+                f"{pruned['sparse_off']}."]  # fmt: skip
+    return []
 
 
 def table(manifest: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -1,5 +1,14 @@
-"""What unmodified llama.cpp gains from edgeprune inside one process."""
+"""What unmodified llama.cpp gains from edgeprune inside one process.
 
-from edgeprune.runtime.packed import enable, load_model
+::
 
-__all__ = ["enable", "load_model"]
+    from edgeprune.runtime import enable
+
+    enable()
+    llama = llama_cpp.Llama("model.gguf")  # packed or plain; sparse weights run as such
+"""
+
+from edgeprune.runtime.loading import enable, load_model
+from edgeprune.runtime.switch import Status, status
+
+__all__ = ["Status", "enable", "load_model", "status"]

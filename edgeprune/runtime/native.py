@@ -17,7 +17,7 @@ TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
 SPARSE, DENSE = 0, 1
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
-_LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
+LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
 
 
 class Shape(ctypes.Structure):
@@ -38,22 +38,23 @@ def library() -> ctypes.CDLL:
     Raises:
         MachineError: it was not compiled when edgeprune was installed, or can't be loaded.
     """
-    if not _LIBRARY.exists():
+    if not LIBRARY.exists():
         raise MachineError(
             "The kernel library is not installed: no C++17 compiler was found when edgeprune was.",
             "Install a C++ compiler, then edgeprune again: pip install --force-reinstall edgeprune",
         )
     try:
-        found = ctypes.CDLL(str(_LIBRARY))
+        found = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise MachineError(f"The kernel library can't be loaded: {error}.") from None
     shape, pointer, size = ctypes.POINTER(Shape), ctypes.c_void_p, ctypes.c_size_t
     number, whole = ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
         ("ep_packable", whole, (shape,)),
-        ("ep_count", number, (shape, pointer, whole)),
         ("ep_packed_size", size, (shape, pointer, whole)),
         ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
+        ("ep_packed_size_of_file", size, (shape, pointer, size, whole)),
+        ("ep_pack_file", whole, (shape, pointer, size, pointer, size, whole)),
         ("ep_unpack", None, (shape, pointer, pointer, whole)),
         (
             "ep_matmul",

@@ -82,7 +82,8 @@ def as_c_file(size: int, read: Callable[[int, int], bytes]) -> Iterator[CFile]:
     if not pointer:
         raise MemoryError("the C library has no memory for a stream")
     opened.pointer = pointer
-    library.setvbuf(pointer, None, _FULLY_BUFFERED, _BUFFER)
+    buffer = ctypes.create_string_buffer(_BUFFER)  # without one, the C library ignores the size
+    library.setvbuf(pointer, buffer, _FULLY_BUFFERED, _BUFFER)
     try:
         yield opened
     finally:

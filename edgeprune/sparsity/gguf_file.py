@@ -142,6 +142,12 @@ class GgufFile:
             size = length * _SCALAR_BYTES[item]
         return self._position, size
 
+    def drop_pages(self) -> None:
+        """Free the memory that what was read of a mapped file takes; it can be read again."""
+        mapped = self._data.obj
+        if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def _walk(self) -> None:
         if bytes(self._take(4, "the magic")) != _MAGIC:
             raise BrokenHeader("it does not begin with 'GGUF'")

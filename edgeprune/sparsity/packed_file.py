@@ -7,8 +7,10 @@ be read at any offset without being written anywhere.
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +73,24 @@ class PackedFile:
         self._check()
         self._latest = lru_cache(maxsize=2)(self._tensor_bytes)
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Bytes of the original from ``offset`` on, fewer at its end."""
+    def read(self, offset: int, count: int, without: frozenset[str] = frozenset()) -> bytes:
+        """Bytes of the original from ``offset`` on, fewer at its end.
+
+        The tensors ``without`` are not unpacked; zeros stand for them.
+        """
         end = min(offset + count, self.size)
         result = bytearray(max(end - offset, 0))  # what no tensor covers is padding: zeros
-        for start, data in self._overlapping(offset, end):
+        for start, data in self._overlapping(offset, end, without):
             result[start - offset : start - offset + len(data)] = data
         return bytes(result)
+
+    def stored(self, name: str) -> np.ndarray | None:
+        """A tensor's bytes as `packing.pack` made them; None if it is not packed in this file."""
+        return self._runs[name].data.reshape(-1) if name in self._packed else None
+
+    def drop_pages(self) -> None:
+        """Free the memory that what was read takes; it can be read again."""
+        self._container.drop_pages()
 
     def chunks(self) -> Iterator[bytes]:
         """The original from its first byte to its last."""
@@ -88,13 +101,18 @@ class PackedFile:
             position = tensor.offset + tensor.size
         yield self.read(position, self.size - position)
 
-    def _overlapping(self, offset: int, end: int) -> Iterator[tuple[int, memoryview]]:
+    def _overlapping(
+        self, offset: int, end: int, without: frozenset[str]
+    ) -> Iterator[tuple[int, memoryview]]:
         header = self._runs[_HEADER].data.reshape(-1).data
         if offset < len(header):
             yield offset, header[offset:end]
-        for tensor in self._segments:
+        first = max(bisect_right(self._segments, offset, key=lambda t: t.offset) - 1, 0)
+        for tensor in islice(self._segments, first, None):
+            if tensor.offset >= end:
+                break
             start, stop = max(offset, tensor.offset), min(end, tensor.offset + tensor.size)
-            if start < stop:
+            if start < stop and tensor.name not in without:
                 part = slice(start - tensor.offset, stop - tensor.offset)
                 yield start, self._latest(tensor).data[part]
 

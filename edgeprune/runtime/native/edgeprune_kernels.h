@@ -32,14 +32,18 @@ typedef struct {
 /* Whether a matrix of this shape can be packed at all. */
 EP_API int ep_packable(const ep_shape *shape);
 
-/* Weights in `data`, the bytes of a GGUF tensor, that are not exactly zero. */
-EP_API int64_t ep_count(const ep_shape *shape, const void *data, int threads);
-
 /* Bytes of the packed matrix, its padding for wide loads included; 0 if it can't be packed. */
 EP_API size_t ep_packed_size(const ep_shape *shape, const void *data, int threads);
 
 /* Pack `data` into `packed`, which holds `size` bytes; 0, or -1 if that is not enough. */
 EP_API int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads);
+
+/* The same from a tensor of a `.packed.gguf` file, whose `data_size` bytes must be as many as they
+ * say (else 0 and -1); the tensor is never whole in memory. */
+EP_API size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
+                                     int threads);
+EP_API int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
+                        size_t size, int threads);
 
 /* The bytes of the GGUF tensor again; a negative zero of a 16-bit type comes back positive. */
 EP_API void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);

@@ -142,13 +142,13 @@ struct Avx2 {
         const __m256 all = _mm256_set1_ps(a);
         row = {_mm256_fmadd_ps(column.a, all, row.a), _mm256_fmadd_ps(column.b, all, row.b)};
     }
+    template <int Type>
+    static EP_INLINE Pair expand_wide(const uint8_t *&p, uint32_t mask) {
+        return widen<Type>(expand16(p, mask));
+    }
     static EP_INLINE void fma(Row &row, Row &other, Pair pair, float a, float b) {
         fma_column(row, pair.first, a);
         fma_column(other, pair.second, b);
-    }
-    template <int Type>
-    static EP_INLINE void fma16(Row &row, Row &other, Half half, float a, float b) {
-        fma(row, other, widen<Type>(half), a, b);
     }
 };
 

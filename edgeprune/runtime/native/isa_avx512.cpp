@@ -57,20 +57,30 @@ struct Avx512 {
     }
     static EP_INLINE void store16(Half h, uint8_t *p) { _mm512_storeu_si512(p, h); }
     template <int Type>
+    static EP_INLINE __m512 widen_column(__m256i column) {
+        if constexpr (Type == EP_F16) return _mm512_cvtph_ps(column);
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(column), 16));
+    }
+    template <int Type>
     static EP_INLINE Pair widen(Half half) {
-        const __m256i first = _mm512_castsi512_si256(half);
-        const __m256i second = _mm512_extracti64x4_epi64(half, 1);
-        if constexpr (Type == EP_F16) return {_mm512_cvtph_ps(first), _mm512_cvtph_ps(second)};
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(first), 16)),
-                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16))};
+        return {widen_column<Type>(_mm512_castsi512_si256(half)),
+                widen_column<Type>(_mm512_extracti64x4_epi64(half, 1))};
+    }
+    // Expanding 32-bit lanes after widening them takes less than half the time of 16-bit ones.
+    template <int Type>
+    static EP_INLINE __m512 expand_column(const uint8_t *&p, uint32_t mask) {
+        const auto next = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+        p += 2 * __builtin_popcount(mask);
+        return _mm512_maskz_expand_ps(static_cast<__mmask16>(mask), widen_column<Type>(next));
+    }
+    template <int Type>
+    static EP_INLINE Pair expand_wide(const uint8_t *&p, uint32_t mask) {
+        const __m512 first = expand_column<Type>(p, mask & 0xFFFF);
+        return {first, expand_column<Type>(p, mask >> 16)};
     }
     static EP_INLINE void fma(Row &row, Row &other, Pair pair, float a, float b) {
         row = _mm512_fmadd_ps(pair.first, _mm512_set1_ps(a), row);
         other = _mm512_fmadd_ps(pair.second, _mm512_set1_ps(b), other);
-    }
-    template <int Type>
-    static EP_INLINE void fma16(Row &row, Row &other, Half half, float a, float b) {
-        fma(row, other, widen<Type>(half), a, b);
     }
 };
 

@@ -140,13 +140,13 @@ struct Neon {
         return {widen_column<Type>(half.at[0], half.at[1]),
                 widen_column<Type>(half.at[2], half.at[3])};
     }
+    template <int Type>
+    static EP_INLINE Pair expand_wide(const uint8_t *&p, uint32_t mask) {
+        return widen<Type>(expand16(p, mask));
+    }
     static EP_INLINE void fma(Row &row, Row &other, const Pair &pair, float a, float b) {
         for (int i = 0; i < 4; i++) row.at[i] = vfmaq_n_f32(row.at[i], pair.first.at[i], a);
         for (int i = 0; i < 4; i++) other.at[i] = vfmaq_n_f32(other.at[i], pair.second.at[i], b);
-    }
-    template <int Type>
-    static EP_INLINE void fma16(Row &row, Row &other, const Half &half, float a, float b) {
-        fma(row, other, widen<Type>(half), a, b);
     }
 };
 

@@ -23,9 +23,16 @@ constexpr int kSuccess = 0;
 constexpr int kOperations = 64;  // where its number is looked for
 constexpr uintptr_t kAlign = 64;
 
-struct Claim {
+struct Claim {  // as in ep_llama_tensor
     ep_shape shape;
     size_t packed_size;  // 0: nothing is claimed
+    const void *source;
+    size_t source_size;
+
+    int pack(const void *data, void *packed, int threads) const {
+        return source ? ep_pack_file(&shape, source, source_size, packed, packed_size, threads)
+                      : ep_pack(&shape, data, packed, packed_size, threads);
+    }
 };
 
 // What this process has: llama.cpp's buffer types and functions are global, too.
@@ -57,6 +64,21 @@ Claim claim_of(const llama::Tensor *t) {
                       t->ne[2] == 1 && t->ne[3] == 1;
     return same ? found->second : Claim{};
 }
+
+#if defined(__linux__)
+void advise(const void *data, size_t size, uintptr_t page, int advice) {
+    const auto begin = reinterpret_cast<uintptr_t>(data), end = begin + size;
+    const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+    if (first < last) madvise(reinterpret_cast<void *>(first), last - first, advice);
+}
+// Weights are read from end to end: few and large pages save look-ups.
+void large_pages(const void *data, size_t size) { advise(data, size, 1 << 21, MADV_HUGEPAGE); }
+// Pages of a mapped file that is not read again.
+void drop_pages(const void *data, size_t size) { advise(data, size, 1 << 12, MADV_DONTNEED); }
+#else
+void large_pages(const void *, size_t) {}
+void drop_pages(const void *, size_t) {}
+#endif
 
 // A packed weight; llama.cpp keeps it as the tensor's `extra`, and calls it for its products.
 class Weight : public llama::TensorTraits {
@@ -97,15 +119,15 @@ class Weight : public llama::TensorTraits {
         return true;
     }
 
-    void set(const void *source, size_t size) {
+    void set(const void *data, size_t size) {
         const std::lock_guard lock(state().mutex);
         ep_llama_report &report = state().report;
-        if (size != dense_bytes(claim_.shape) ||
-            ep_pack(&claim_.shape, source, data_, claim_.packed_size, state().threads) != 0) {
+        if (size != dense_bytes(claim_.shape) || claim_.pack(data, data_, state().threads) != 0) {
             report.failures++;
             std::memset(data_, 0, claim_.packed_size);  // no values, and safe to read
             return;
         }
+        if (claim_.source) drop_pages(claim_.source, claim_.source_size);
         report.tensors++;
         report.packed_bytes += claim_.packed_size;
         report.dense_bytes += size;
@@ -158,23 +180,13 @@ void get_tensor(llama::Buffer *, const llama::Tensor *t, void *data, size_t offs
     if (t->extra) static_cast<const Weight *>(t->extra)->get(data, offset, size);
 }
 
-// Fewer and larger pages, where the system has them: weights are read from end to end.
-void ask_for_large_pages([[maybe_unused]] void *data, [[maybe_unused]] size_t size) {
-#if defined(__linux__)
-    constexpr uintptr_t kLarge = uintptr_t{1} << 21;
-    const auto begin = reinterpret_cast<uintptr_t>(data), end = begin + size;
-    const uintptr_t first = (begin + kLarge - 1) / kLarge * kLarge, last = end / kLarge * kLarge;
-    if (first < last) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
 const char *get_name(llama::BufferType *) { return "EDGEPRUNE"; }
 
 llama::Buffer *alloc_buffer(llama::BufferType *type, size_t size) {
     const ep_llama_functions &f = state().functions;
     auto *buffer = static_cast<llama::Buffer *>(f.alloc_buffer(f.cpu_buffer_type(), size));
     if (!buffer) return nullptr;
-    if (size > 0) ask_for_large_pages(buffer->iface.get_base(buffer), size);
+    if (size > 0) large_pages(buffer->iface.get_base(buffer), size);
     if (buffer->iface.free_buffer) free_cpu_buffer = buffer->iface.free_buffer;
     buffer->buft = type;
     if (buffer->iface.free_buffer) buffer->iface.free_buffer = free_buffer;
@@ -238,8 +250,8 @@ void ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
     state().claims.clear();
     state().threads = threads;
     state().report = {};
-    for (size_t i = 0; i < count; i++)
-        state().claims[tensors[i].name] = {tensors[i].shape, tensors[i].packed_size};
+    for (const ep_llama_tensor *t = tensors; t < tensors + count; t++)
+        state().claims[t->name] = {t->shape, t->packed_size, t->source, t->source_size};
 }
 
 ep_llama_report ep_llama_reported() {

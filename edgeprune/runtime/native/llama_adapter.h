@@ -27,7 +27,9 @@ typedef struct {
 typedef struct {
     const char *name;
     ep_shape shape;
-    size_t packed_size; /* ep_packed_size of what will be set */
+    size_t packed_size; /* ep_packed_size of what llama.cpp reads from the file, or: */
+    const void *source; /* a tensor of a `.packed.gguf` file; what llama.cpp reads is not looked at */
+    size_t source_size; /* its size; ep_packed_size_of_file gave packed_size */
 } ep_llama_tensor;
 
 typedef struct {
@@ -40,7 +42,8 @@ typedef struct {
 /* Once for a process, before its first model; 0, or -1: the names of operations are not as known. */
 EP_API int ep_llama_attach(const ep_llama_functions *functions);
 
-/* The tensors to be packed from here on, instead of any earlier ones. */
+/* The tensors to be packed from here on, instead of any earlier ones; sources have to stay until they
+ * are replaced. */
 EP_API void ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads);
 
 /* What became of the latest claim. */

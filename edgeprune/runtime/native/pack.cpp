@@ -1,5 +1,7 @@
 // From the rows of a GGUF tensor to tiles and back. layout.h has the target, ggml-common.h the source.
+// Rows may also come from a `.packed.gguf` file, whose form edgeprune/sparsity/packing.py describes.
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "kernels.h"
@@ -20,10 +22,19 @@ int64_t source_block_bytes(int32_t type) {
 
 bool is_zero16(uint16_t value) { return (value & 0x7FFF) == 0; }
 
-// Where a row's block stands in the tensor.
-const uint8_t *source(const Matrix &m, const void *data, int64_t row, int64_t block) {
-    return static_cast<const uint8_t *>(data) +
-           (row * m.blocks() + block) * source_block_bytes(m.type);
+int64_t row_bytes(const Matrix &m) { return m.blocks() * source_block_bytes(m.type); }
+
+int64_t rows_in(const Matrix &m, int64_t tile) {
+    return std::min(kTileRows, m.rows - tile * kTileRows);
+}
+
+// The rows of a tile as they stand in a GGUF tensor; `scratch` has room for a tile of them.
+using TileRows = std::function<const uint8_t *(int64_t tile, uint8_t *scratch)>;
+
+TileRows rows_of_tensor(const Matrix &m, const void *data) {
+    const auto *first = static_cast<const uint8_t *>(data);
+    const int64_t step = kTileRows * row_bytes(m);
+    return [=](int64_t tile, uint8_t *) { return first + tile * step; };
 }
 
 // What a tile keeps: of 4-bit types by stream, of others all in the first.
@@ -31,12 +42,21 @@ struct Kept {
     int64_t even = 0, odd = 0;
 };
 
-Kept count_tile(const Matrix &m, const void *data, int64_t tile) {
+// In each byte, how many of its two 4-bit codes are not 8.
+uint64_t nonzero_bytes(uint64_t codes) {
+    constexpr uint64_t kOnes = 0x0101010101010101;
+    uint64_t bits = codes ^ 0x8888888888888888;
+    bits |= bits >> 2;
+    bits |= bits >> 1;
+    return (bits & kOnes) + (bits >> 4 & kOnes);
+}
+
+int sum_of_bytes(uint64_t bytes) { return bytes * 0x0101010101010101 >> 56; }
+
+Kept count_rows(const Matrix &m, const uint8_t *from, int64_t rows) {
     Kept kept;
-    const int64_t last = std::min((tile + 1) * kTileRows, m.rows);
-    for (int64_t row = tile * kTileRows; row < last; row++) {
-        for (int64_t block = 0; block < m.blocks(); block++) {
-            const uint8_t *from = source(m, data, row, block);
+    for (int64_t row = 0; row < rows; row++) {
+        for (int64_t block = 0; block < m.blocks(); block++, from += source_block_bytes(m.type)) {
             int even = 0, odd = 0;
             if (m.wide()) {
                 uint16_t values[kBlock];
@@ -45,9 +65,12 @@ Kept count_tile(const Matrix &m, const void *data, int64_t tile) {
             } else if (m.type == EP_Q8_0) {
                 for (int i = 2; i < 34; i++) even += from[i] != 0;
             } else {
-                for (int i = 0; i < 16; i++) {
-                    const int both = ((from[2 + i] & 15) != 8) + (from[2 + i] >> 4 != 8);
-                    (i / 4 % 2 ? odd : even) += both;
+                uint64_t codes[2];
+                std::memcpy(codes, from + 2, 16);
+                for (const uint64_t eight : codes) {  // 4 bytes of even chunks, 4 of odd ones
+                    const uint64_t kept = nonzero_bytes(eight);
+                    even += sum_of_bytes(kept & 0xFFFFFFFF);
+                    odd += sum_of_bytes(kept >> 32);
                 }
             }
             kept.even += even;
@@ -63,13 +86,23 @@ int64_t value_bytes(const Matrix &m, Kept kept) {
     return m.wide() ? 2 * kept.even : std::max(kept.even, kept.odd);
 }
 
-// Where each tile's values begin, and behind the last where they end.
-std::vector<uint64_t> offsets(const Matrix &m, const void *data, int threads) {
-    std::vector<uint64_t> ends(m.tiles() + 1);
+template <class Work>
+void over_tiles(const Matrix &m, int threads, const Work &work) {
     in_parallel(threads, [&](int part) {
         const int64_t from = m.tiles() * part / threads, to = m.tiles() * (part + 1) / threads;
+        if (from < to) work(from, to);
+    });
+}
+
+// Where each tile's values begin, and behind the last where they end.
+std::vector<uint64_t> offsets(const Matrix &m, const TileRows &rows, int threads) {
+    std::vector<uint64_t> ends(m.tiles() + 1);
+    over_tiles(m, threads, [&](int64_t from, int64_t to) {
+        std::vector<uint8_t> scratch(kTileRows * row_bytes(m));
         for (int64_t t = from; t < to; t++) {
-            const Kept kept = m.layout == EP_DENSE ? Kept{} : count_tile(m, data, t);
+            Kept kept;
+            if (m.layout == EP_SPARSE)
+                kept = count_rows(m, rows(t, scratch.data()), rows_in(m, t));
             ends[t + 1] = value_bytes(m, kept);
         }
     });
@@ -78,16 +111,15 @@ std::vector<uint64_t> offsets(const Matrix &m, const void *data, int threads) {
 }
 
 // The codes of a tile's block in the order of its chunks, and its scales.
-void gather(const Matrix &m, const void *data, int64_t tile, int64_t block, uint8_t *codes,
+void gather(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block, uint8_t *codes,
             uint8_t *scales) {
     for (int64_t r = 0; r < kTileRows; r++) {
-        const int64_t row = tile * kTileRows + r;
         uint32_t words[kChunks];
-        if (row >= m.rows) {
+        if (r >= present) {
             std::memset(scales + 2 * r, 0, 2);
             std::memset(words, zero_code(m.type), sizeof words);
         } else {
-            const uint8_t *from = source(m, data, row, block);
+            const uint8_t *from = rows + r * row_bytes(m) + block * source_block_bytes(m.type);
             std::memcpy(scales + 2 * r, from, 2);
             if (m.type == EP_Q8_0) {
                 std::memcpy(words, from + 2, sizeof words);
@@ -105,10 +137,10 @@ void gather(const Matrix &m, const void *data, int64_t tile, int64_t block, uint
     }
 }
 
-void scatter(const Matrix &m, void *data, int64_t tile, int64_t block, const uint8_t *codes,
+void scatter(const Matrix &m, uint8_t *rows, int64_t present, int64_t block, const uint8_t *codes,
              const uint8_t *scales) {
-    for (int64_t r = 0; r < kTileRows && tile * kTileRows + r < m.rows; r++) {
-        auto *to = const_cast<uint8_t *>(source(m, data, tile * kTileRows + r, block));
+    for (int64_t r = 0; r < present; r++) {
+        uint8_t *to = rows + r * row_bytes(m) + block * source_block_bytes(m.type);
         std::memcpy(to, scales + 2 * r, 2);
         uint32_t words[kChunks];
         for (int64_t j = 0; j < kChunks; j++)
@@ -124,21 +156,21 @@ void scatter(const Matrix &m, void *data, int64_t tile, int64_t block, const uin
 }
 
 // The values of a tile's block in the order of its chunks: 2 columns x 16 rows.
-void gather16(const Matrix &m, const void *data, int64_t tile, int64_t block, uint16_t *values) {
+void gather16(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block,
+              uint16_t *values) {
     for (int64_t r = 0; r < kTileRows; r++) {
-        const int64_t row = tile * kTileRows + r;
         uint16_t own[kBlock] = {};
-        if (row < m.rows) std::memcpy(own, source(m, data, row, block), sizeof own);
+        if (r < present) std::memcpy(own, rows + (r * m.blocks() + block) * sizeof own, sizeof own);
         for (int64_t c = 0; c < kBlock; c++) values[c * kTileRows + r] = own[c];
     }
 }
 
-void scatter16(const Matrix &m, void *data, int64_t tile, int64_t block, const uint16_t *values) {
-    for (int64_t r = 0; r < kTileRows && tile * kTileRows + r < m.rows; r++) {
+void scatter16(const Matrix &m, uint8_t *rows, int64_t present, int64_t block,
+               const uint16_t *values) {
+    for (int64_t r = 0; r < present; r++) {
         uint16_t own[kBlock];
         for (int64_t c = 0; c < kBlock; c++) own[c] = values[c * kTileRows + r];
-        std::memcpy(const_cast<uint8_t *>(source(m, data, tile * kTileRows + r, block)), own,
-                    sizeof own);
+        std::memcpy(rows + (r * m.blocks() + block) * sizeof own, own, sizeof own);
     }
 }
 
@@ -146,20 +178,23 @@ void join_nibbles(const uint8_t *low, const uint8_t *high, int64_t count, uint8_
     for (int64_t i = 0; i < count; i++) out[i] = low[i] | high[i] << 4;
 }
 
+// What one thread packs with.
 struct Buffers {
-    std::vector<uint8_t> even, odd;  // what a tile keeps, and room for a wide store
+    std::vector<uint8_t> rows, even, odd;  // the latter: what a tile keeps, and room for a wide store
     explicit Buffers(const Matrix &m)
-        : even(m.cols * kTileRows * 2 + kChunkCodes), odd(m.wide() ? 0 : even.size()) {}
+        : rows(kTileRows * row_bytes(m)),
+          even(m.wide() ? 0 : m.cols * kTileRows + kChunkCodes),
+          odd(even.size()) {}
 };
 
-void pack_codes(const Matrix &m, const void *data, int64_t tile, uint8_t *side, uint8_t *values,
-                int64_t size, Buffers &buffers) {
+void pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
+                uint8_t *values, int64_t size, Buffers &buffers) {
     const Compress compress = kernels().compress;
     const bool nibbles = m.type == EP_Q4_0, sparse = m.layout == EP_SPARSE;
     uint8_t *streams[2] = {buffers.even.data(), buffers.odd.data()};
     alignas(64) uint8_t codes[kBlockCodes];
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-        gather(m, data, tile, block, codes, side);
+        gather(m, rows, present, block, codes, side);
         for (int64_t j = 0; j < kChunks; j++) {
             uint8_t *&stream = streams[nibbles ? j % 2 : 0];
             const uint8_t *chunk = codes + j * kChunkCodes;
@@ -184,10 +219,11 @@ void pack_codes(const Matrix &m, const void *data, int64_t tile, uint8_t *side, 
     join_nibbles(buffers.even.data(), buffers.odd.data(), size, values);
 }
 
-void pack_halves(const Matrix &m, const void *data, int64_t tile, uint8_t *side, uint8_t *values) {
+void pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
+                 uint8_t *values) {
     uint16_t all[kBlockCodes];
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-        gather16(m, data, tile, block, all);
+        gather16(m, rows, present, block, all);
         if (m.layout == EP_DENSE) {
             std::memcpy(values, all, sizeof all);
             values += sizeof all;
@@ -210,7 +246,7 @@ void pack_halves(const Matrix &m, const void *data, int64_t tile, uint8_t *side,
     }
 }
 
-void unpack_codes(const Matrix &m, int64_t tile, void *data) {
+void unpack_codes(const Matrix &m, int64_t tile, uint8_t *rows) {
     const uint8_t *side = m.sides(tile), *values = m.values(tile);
     const bool nibbles = m.type == EP_Q4_0;
     int64_t next[2] = {0, 0};  // of the even and the odd stream
@@ -227,11 +263,11 @@ void unpack_codes(const Matrix &m, int64_t tile, void *data) {
                 code = !nibbles ? stored : high ? stored >> 4 : stored & 15;
             }
         }
-        scatter(m, data, tile, block, codes, side);
+        scatter(m, rows, rows_in(m, tile), block, codes, side);
     }
 }
 
-void unpack_halves(const Matrix &m, int64_t tile, void *data) {
+void unpack_halves(const Matrix &m, int64_t tile, uint8_t *rows) {
     const uint8_t *side = m.sides(tile), *values = m.values(tile);
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
         uint16_t all[kBlockCodes] = {};
@@ -240,16 +276,120 @@ void unpack_halves(const Matrix &m, int64_t tile, void *data) {
             std::memcpy(&all[i], values, 2);
             values += 2;
         }
-        scatter16(m, data, tile, block, all);
+        scatter16(m, rows, rows_in(m, tile), block, all);
     }
 }
 
-template <class Work>
-void over_tiles(const Matrix &m, int threads, const Work &work) {
-    in_parallel(threads, [&](int part) {
-        const int64_t from = m.tiles() * part / threads, to = m.tiles() * (part + 1) / threads;
-        if (from < to) work(from, to);
+// A tensor of a `.packed.gguf` file: scales, then a mask of one bit a weight in the order of the
+// tensor, then the codes that are kept: whole bytes, or one plane after another of their bits.
+class Container {
+  public:
+    Container(const Matrix &m, const void *data, size_t size, int threads)
+        : m_(m), data_(static_cast<const uint8_t *>(data)), starts_(m.tiles() + 1) {
+        const int64_t scales = m.wide() ? 0 : 2 * m.rows * m.blocks();
+        mask_ = data_ + scales;
+        kept_ = mask_ + m.rows * m.cols / 8;
+        if (size < static_cast<size_t>(kept_ - data_)) return;
+        over_tiles(m, threads, [&](int64_t from, int64_t to) {
+            for (int64_t tile = from; tile < to; tile++) {
+                uint64_t count = 0;
+                for (int64_t word = 0; word < rows_in(m, tile) * m.blocks(); word++)
+                    count += __builtin_popcount(mask32(tile * kTileRows * m.blocks() + word));
+                starts_[tile + 1] = count;
+            }
+        });
+        for (size_t tile = 1; tile < starts_.size(); tile++) starts_[tile] += starts_[tile - 1];
+        const uint64_t all = starts_.back();
+        plane_ = (all + 7) / 8;
+        const uint64_t codes = m.wide() ? 2 * all : m.type == EP_Q8_0 ? all : 4 * plane_;
+        whole_ = size == static_cast<uint64_t>(kept_ - data_) + codes;
+    }
+
+    // Whether its parts have the sizes that they need.
+    bool whole() const { return whole_; }
+
+    const uint8_t *rows(int64_t tile, uint8_t *scratch) const {
+        uint64_t next = starts_[tile];
+        const int64_t first = tile * kTileRows * m_.blocks();
+        uint8_t *to = scratch;
+        for (int64_t i = first; i < first + rows_in(m_, tile) * m_.blocks(); i++) {
+            const uint32_t mask = mask32(i);
+            if (m_.wide())
+                halves(mask, next, to);
+            else if (m_.type == EP_Q8_0)
+                bytes(mask, next, data_ + 2 * i, to);
+            else
+                nibbles(mask, next, data_ + 2 * i, to);
+            next += __builtin_popcount(mask);
+            to += source_block_bytes(m_.type);
+        }
+        return scratch;
+    }
+
+  private:
+    uint32_t mask32(int64_t i) const {
+        uint32_t mask;
+        std::memcpy(&mask, mask_ + 4 * i, 4);
+        return mask;
+    }
+
+    void halves(uint32_t mask, uint64_t next, uint8_t *to) const {
+        std::memset(to, 0, 2 * kBlock);
+        for (; mask; mask &= mask - 1)
+            std::memcpy(to + 2 * __builtin_ctz(mask), kept_ + 2 * next++, 2);
+    }
+
+    void bytes(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
+        std::memcpy(to, scale, 2);
+        std::memset(to + 2, 0, kBlock);
+        for (; mask; mask &= mask - 1) to[2 + __builtin_ctz(mask)] = kept_[next++];
+    }
+
+    void nibbles(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
+        std::memcpy(to, scale, 2);
+        std::memset(to + 2, 0x88, kBlock / 2);
+        for (; mask; mask &= mask - 1, next++) {
+            const int at = __builtin_ctz(mask);
+            uint8_t code = 0;
+            for (int bit = 0; bit < 4; bit++)
+                code |= (kept_[bit * plane_ + next / 8] >> next % 8 & 1) << bit;
+            uint8_t &both = to[2 + at % 16];
+            both = at < 16 ? (both & 0xF0) | code : (both & 0x0F) | code << 4;
+        }
+    }
+
+    const Matrix m_;
+    const uint8_t *const data_;
+    const uint8_t *mask_, *kept_;
+    std::vector<uint64_t> starts_;  // how many weights are kept before each tile
+    uint64_t plane_ = 0;
+    bool whole_ = false;
+};
+
+size_t packed_size(const Matrix &m, const TileRows &rows, int threads) {
+    return m.values_start() + offsets(m, rows, threads).back() + kPadding;
+}
+
+int pack(const Matrix &m, const TileRows &rows, uint8_t *out, size_t size, int threads) {
+    const std::vector<uint64_t> ends = offsets(m, rows, threads);
+    const size_t used = m.values_start() + ends.back();
+    if (used + kPadding > size) return -1;
+    std::memcpy(out, ends.data(), ends.size() * 8);
+    std::memset(out + used, 0, kPadding);
+    over_tiles(m, threads, [&](int64_t from, int64_t to) {
+        Buffers buffers(m);
+        for (int64_t tile = from; tile < to; tile++) {
+            const uint8_t *own = rows(tile, buffers.rows.data());
+            auto *side = const_cast<uint8_t *>(m.sides(tile));
+            uint8_t *values = out + m.values_start() + ends[tile];
+            const int64_t length = ends[tile + 1] - ends[tile];
+            if (m.wide())
+                pack_halves(m, own, rows_in(m, tile), side, values);
+            else
+                pack_codes(m, own, rows_in(m, tile), side, values, length, buffers);
+        }
     });
+    return 0;
 }
 
 }  // namespace
@@ -264,57 +404,46 @@ int ep_packable(const ep_shape *shape) {
     return type && layout && shape->rows > 0 && shape->cols > 0 && shape->cols % kBlock == 0;
 }
 
-int64_t ep_count(const ep_shape *shape, const void *data, int threads) {
-    const Matrix m(*shape, nullptr);
-    std::vector<int64_t> counts(threads);
-    in_parallel(threads, [&](int part) {
-        const int64_t from = m.tiles() * part / threads, to = m.tiles() * (part + 1) / threads;
-        for (int64_t t = from; t < to; t++) {
-            const Kept kept = count_tile(m, data, t);
-            counts[part] += kept.even + kept.odd;
-        }
-    });
-    int64_t all = 0;
-    for (const int64_t count : counts) all += count;
-    return all;
-}
-
 size_t ep_packed_size(const ep_shape *shape, const void *data, int threads) {
-    if (!ep_packable(shape)) return 0;
     const Matrix m(*shape, nullptr);
-    return m.values_start() + offsets(m, data, threads).back() + kPadding;
+    return ep_packable(shape) ? packed_size(m, rows_of_tensor(m, data), threads) : 0;
 }
 
 int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads) {
+    if (!ep_packable(shape)) return -1;
     const Matrix m(*shape, packed);
-    const std::vector<uint64_t> ends = offsets(m, data, threads);
-    const size_t used = m.values_start() + ends.back();
-    if (!ep_packable(shape) || used + kPadding > size) return -1;
-    auto *out = static_cast<uint8_t *>(packed);
-    std::memcpy(out, ends.data(), ends.size() * 8);
-    std::memset(out + used, 0, kPadding);
-    over_tiles(m, threads, [&](int64_t from, int64_t to) {
-        Buffers buffers(m);
-        for (int64_t tile = from; tile < to; tile++) {
-            auto *side = const_cast<uint8_t *>(m.sides(tile));
-            uint8_t *values = out + m.values_start() + ends[tile];
-            if (m.wide())
-                pack_halves(m, data, tile, side, values);
-            else
-                pack_codes(m, data, tile, side, values, ends[tile + 1] - ends[tile], buffers);
-        }
-    });
-    return 0;
+    return pack(m, rows_of_tensor(m, data), static_cast<uint8_t *>(packed), size, threads);
+}
+
+size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
+                              int threads) {
+    if (!ep_packable(shape)) return 0;
+    const Matrix m(*shape, nullptr);
+    const Container container(m, data, data_size, threads);
+    if (!container.whole()) return 0;
+    const TileRows rows = [&](int64_t tile, uint8_t *to) { return container.rows(tile, to); };
+    return packed_size(m, rows, threads);
+}
+
+int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
+                 size_t size, int threads) {
+    if (!ep_packable(shape)) return -1;
+    const Matrix m(*shape, packed);
+    const Container container(m, data, data_size, threads);
+    if (!container.whole()) return -1;
+    const TileRows rows = [&](int64_t tile, uint8_t *to) { return container.rows(tile, to); };
+    return pack(m, rows, static_cast<uint8_t *>(packed), size, threads);
 }
 
 void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads) {
     const Matrix m(*shape, packed);
     over_tiles(m, threads, [&](int64_t from, int64_t to) {
         for (int64_t tile = from; tile < to; tile++) {
+            auto *rows = static_cast<uint8_t *>(data) + tile * kTileRows * row_bytes(m);
             if (m.wide())
-                unpack_halves(m, tile, data);
+                unpack_halves(m, tile, rows);
             else
-                unpack_codes(m, tile, data);
+                unpack_codes(m, tile, rows);
         }
     });
 }

@@ -5,8 +5,9 @@
 //   Chunk   64 codes            load, low and high nibbles, store; expand: the next kept codes to their
 //                               places, `fill` to all others
 //   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row)
-//   Half    32 values, 16 bit   load16, expand16, store16; widen: two columns of 16 floats
-//   Row     16 floats           zero, accumulate (sums times scales), fma and fma16, store
+//   Half    32 values, 16 bit   load16, expand16, store16; widen: to a Pair
+//   Pair    two columns         expand_wide: the next kept values to their places, as floats
+//   Row     16 floats           zero, accumulate (sums times scales), fma, store
 //
 // P::kTokens is how many tokens share one pass over a tile; P::kUnsigned<type> says whether `dot`
 // takes codes as they are stored (then the zero point is taken off by where the sums start).
@@ -94,6 +95,13 @@ struct Halves {
             values += 64;
             return chunk;
         }
+    }
+    template <int Type>
+    EP_INLINE typename P::Pair wide(const uint8_t *masks, int j) {
+        if constexpr (Layout == EP_SPARSE)
+            return P::template expand_wide<Type>(values, mask32(masks, j));
+        else
+            return P::template widen<Type>(one(masks, j));
     }
 };
 
@@ -200,7 +208,7 @@ void matvec16(const Matrix &m, int64_t from, int64_t to, const void *x, float *y
         auto row = P::zero(), other = P::zero();
         for (int64_t block = 0; block < blocks; block++, side += step, a += kBlock)
             for (int j = 0; j < 16; j++)
-                P::template fma16<Type>(row, other, halves.one(side, j), a[2 * j], a[2 * j + 1]);
+                P::fma(row, other, halves.template wide<Type>(side, j), a[2 * j], a[2 * j + 1]);
         store<P>(m, tile, P::add(row, other), y);
     }
 }

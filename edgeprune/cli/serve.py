@@ -1,0 +1,26 @@
+"""`edgeprune serve`."""
+
+from pathlib import Path
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune serve model.packed.gguf
+  edgeprune serve model.gguf --port 8081 --api-key "$KEY"
+  curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "What is aspirin for?"}]}'
+"""
+
+
+@click.command("serve", epilog=_EPILOG)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, help="Port to listen on.")
+@click.option("--api-key", envvar="EDGEPRUNE_API_KEY", help="Key that requests must carry.")
+@click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
+def command(model: Path, host: str, port: int, api_key: str | None, context: int) -> None:
+    """Serve a GGUF model, packed or not, by llama-cpp-python's OpenAI-compatible server."""
+    from edgeprune.serve import serve
+
+    serve(model, host, port, api_key, context)

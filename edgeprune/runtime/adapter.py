@@ -1,0 +1,192 @@
+"""Sparse weights inside the llama.cpp of this process (``native/llama_adapter.h``).
+
+llama.cpp's CPU backend asks a list of buffer types which of them wants a weight. Ours goes to the
+front of that list before the first model is loaded, and from then on takes the tensors that were
+claimed for the model about to be loaded. llama.cpp itself is not changed.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from edgeprune.errors import InputError, MachineError
+from edgeprune.extras import load
+from edgeprune.machine import cores
+from edgeprune.runtime import native
+from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
+from edgeprune.sparsity.metadata import read_gguf
+from edgeprune.sparsity.packed_file import PackedFile
+
+# Versions of llama-cpp-python whose inside is as native/llama_internals.h says.
+CHECKED = ("0.3.36",)
+
+# In the order of ep_llama_functions; the first has a C++ name.
+_FUNCTIONS = (
+    "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
+    "ggml_backend_cpu_buffer_type",
+    "ggml_backend_buft_alloc_buffer",
+    "ggml_backend_cpu_reg",
+    "ggml_backend_reg_dev_get",
+    "ggml_barrier",
+    "ggml_op_name",
+)
+
+
+class _Functions(ctypes.Structure):
+    _fields_ = tuple((f"f{i}", ctypes.c_void_p) for i in range(len(_FUNCTIONS)))
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("shape", native.Shape),
+        ("packed_size", ctypes.c_size_t),
+        ("source", ctypes.c_void_p),
+        ("source_size", ctypes.c_size_t),
+    )
+
+
+_REPORT = ("tensors", "packed_bytes", "dense_bytes", "failures")
+
+
+class _Report(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in _REPORT)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of a model's sparse tensors.
+
+    Attributes:
+        claimed: tensors that were to be packed.
+        tensors: those that are.
+        packed_bytes: what they take in memory.
+        dense_bytes: what they would take as they stand in the file.
+        failures: tensors whose bytes changed while the model was loaded.
+    """
+
+    claimed: int
+    tensors: int
+    packed_bytes: int
+    dense_bytes: int
+    failures: int
+
+
+@lru_cache
+def attach() -> None:
+    """Make llama.cpp ask for sparse weights, once for this process.
+
+    Raises:
+        MachineError: this llama-cpp-python is not one of those that were checked, or lacks a
+            function; or the kernel library is not there.
+    """
+    from importlib.metadata import version
+
+    found = version("llama-cpp-python")
+    if found not in CHECKED:
+        raise MachineError(
+            f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}.",
+            f"pip install llama-cpp-python=={CHECKED[-1]}",
+        )
+    library = _library()
+    llama = load("llama_cpp").llama_cpp._lib  # its own handle: a path may open a second copy
+    try:
+        pointers = [ctypes.cast(getattr(llama, name), ctypes.c_void_p) for name in _FUNCTIONS]
+    except AttributeError as error:
+        raise MachineError(f"This build of llama.cpp hides what is needed: {error}.") from None
+    if library.ep_llama_attach(_Functions(*(pointer.value for pointer in pointers))):
+        raise MachineError("This build of llama.cpp names its operations in another way.")
+
+
+def claim(file: GgufFile | PackedFile) -> frozenset[str]:
+    """Have the sparse tensors of the next model packed, instead of those of any earlier one.
+
+    Sizes are counted in the file's own bytes. Tensors that are packed in the file are taken from
+    there, so ``file`` must stay until `release`, and what llama.cpp reads for them is not looked
+    at. ``EDGEPRUNE_LAYOUT=dense`` keeps the zeros of a plain file in the same tiles, to see what
+    sparsity itself brings.
+
+    Returns:
+        The names of the claimed tensors.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense, or a packed tensor is damaged.
+    """
+    layout = native.DENSE if os.environ.get("EDGEPRUNE_LAYOUT") == "dense" else native.SPARSE
+    claims = []
+    for tensor in candidates(plain(file), all_densities=layout == native.DENSE):
+        stored = file.stored(tensor.name) if isinstance(file, PackedFile) else None
+        shape = native.Shape(native.TYPES[tensor.type.name], layout, *tensor.shape)
+        if stored is None:
+            source, source_size = None, 0
+            size = _library().ep_packed_size(shape, tensor.data.ctypes.data, cores())
+        else:
+            source, source_size = stored.ctypes.data, len(stored)
+            size = _library().ep_packed_size_of_file(shape, source, source_size, cores())
+            if not size:
+                raise InputError(f"The packed tensor {tensor.name!r} is damaged.", "Pack it again.")
+        if size:  # 0: of a shape that can't be packed
+            claims.append(_Tensor(tensor.name.encode(), shape, size, source, source_size))
+        file.drop_pages()
+    _library().ep_llama_claim((_Tensor * len(claims))(*claims), len(claims), cores())
+    return frozenset(entry.name.decode() for entry in claims)
+
+
+def release() -> None:
+    """Have nothing packed in the models to come."""
+    _library().ep_llama_claim(None, 0, 1)
+
+
+def placed(claimed: int) -> Placed:
+    """What became of the latest claim."""
+    report = _library().ep_llama_reported()
+    return Placed(claimed, *(getattr(report, name) for name in _REPORT))
+
+
+def plain(file: GgufFile | PackedFile) -> GgufFile:
+    """What a file is when it is unpacked."""
+    return file.original if isinstance(file, PackedFile) else file
+
+
+def is_sparse(file: GgufFile) -> bool:
+    """Whether edgeprune wrote a file, and pruned some of its tensors.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense.
+    """
+    metadata = read_gguf(file)
+    return bool(metadata and metadata.nonzeros)
+
+
+def candidates(file: GgufFile, all_densities: bool = False) -> list[GgufTensor]:
+    """The tensors of a file that run faster, or take less memory, without their zeros.
+
+    By its metadata, a file says how dense its tensors are; above the break-even density of the
+    kernels in use a tensor is left to llama.cpp.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense.
+    """
+    metadata = read_gguf(file)
+    nonzeros = metadata.nonzeros if metadata else {}
+    found = []
+    for tensor in file.tensors:
+        kind = native.TYPES.get(tensor.type.name)
+        if kind is None or len(tensor.shape) != 2 or tensor.name not in nonzeros:
+            continue
+        density = nonzeros[tensor.name] / (tensor.shape[0] * tensor.shape[1])
+        if all_densities or density <= native.library().ep_break_even(kind):
+            found.append(tensor)
+    return found
+
+
+@lru_cache
+def _library() -> Any:
+    library = native.library()
+    library.ep_llama_attach.argtypes = [ctypes.POINTER(_Functions)]
+    library.ep_llama_claim.argtypes = [ctypes.POINTER(_Tensor), ctypes.c_size_t, ctypes.c_int]
+    library.ep_llama_claim.restype = None
+    library.ep_llama_reported.restype = _Report
+    return library

@@ -1,0 +1,100 @@
+"""A Llama of random sparse weights as a GGUF file, for the probe, for tests and for benchmarks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a Llama.
+
+    Attributes:
+        types: ggml's names of the weight types of the blocks; one block for each.
+        head_type: that of embedding and output.
+    """
+
+    types: tuple[str, ...]
+    width: int = 128
+    feed_forward: int = 288
+    heads: int = 4
+    kv_heads: int = 2
+    vocabulary: int = 256
+    context: int = 64
+    head_type: str = "F32"
+
+
+def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
+    """Write a model whose blocks' matrices have a share of ``zeros`` in every row.
+
+    Blocks of one type hold the same numbers, which takes a fraction of the time. There is no
+    tokenizer: the model is run with token ids.
+    """
+    writer = GGUFWriter(path, "llama")
+    writer.add_vocab_size(sizes.vocabulary)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_context_length(sizes.context)
+    writer.add_embedding_length(sizes.width)
+    writer.add_block_count(len(sizes.types))
+    writer.add_feed_forward_length(sizes.feed_forward)
+    writer.add_head_count(sizes.heads)
+    writer.add_head_count_kv(sizes.kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(sizes.width // sizes.heads)
+
+    def add(name: str, data: np.ndarray, kind: str) -> None:
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=GGMLQuantizationType[kind])
+
+    chance = np.random.default_rng(0)
+    head = _random(chance, sizes.vocabulary, sizes.width, 0)
+    stored = quants.quantize(head, GGMLQuantizationType[sizes.head_type])
+    add("token_embd", stored, sizes.head_type)
+    add("output", stored, sizes.head_type)
+    norm = np.ones(sizes.width, np.float32)
+    add("output_norm", norm, "F32")
+    kv_width = sizes.width // sizes.heads * sizes.kv_heads
+    matrices = {
+        name: _random(chance, rows, columns, zeros)
+        for name, rows, columns in (
+            ("attn_q", sizes.width, sizes.width),
+            ("attn_k", kv_width, sizes.width),
+            ("attn_v", kv_width, sizes.width),
+            ("attn_output", sizes.width, sizes.width),
+            ("ffn_gate", sizes.feed_forward, sizes.width),
+            ("ffn_up", sizes.feed_forward, sizes.width),
+            ("ffn_down", sizes.width, sizes.feed_forward),
+        )
+    }
+    quantised: dict[tuple[str, str], np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for block, kind in enumerate(sizes.types):
+        for name, values in matrices.items():
+            if (name, kind) not in quantised:
+                quantised[name, kind] = quants.quantize(values, GGMLQuantizationType[kind])
+            add(f"blk.{block}.{name}", quantised[name, kind], kind)
+            counts[f"blk.{block}.{name}.weight"] = int(np.count_nonzero(values))
+        add(f"blk.{block}.attn_norm", norm, "F32")
+        add(f"blk.{block}.ffn_norm", norm, "F32")
+    writer.add_uint32("edgeprune.schema", 1)
+    writer.add_float32("edgeprune.sparsity.target", zeros)
+    for key in ("sparsity.pattern", "method", "fusion", "task", "base.sha256"):
+        writer.add_string(f"edgeprune.{key}", "random")
+    writer.add_string("edgeprune.recipe", "{}")
+    writer.add_array("edgeprune.sparsity.tensors", list(counts))
+    writer.add_array("edgeprune.sparsity.nonzeros", list(counts.values()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _random(chance: np.random.Generator, rows: int, columns: int, zeros: float) -> np.ndarray:
+    """Normal numbers, (rows, columns), the smallest of each row zero, as a pruner leaves them."""
+    values = chance.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5)
+    count = round(columns * zeros)
+    if count:
+        size = np.abs(values)
+        values[size <= np.partition(size, count - 1, axis=1)[:, count - 1 : count]] = 0
+    return values
