@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import fuzz
 from edgeprune.chat import Chat
 from edgeprune.errors import CheckFailed, InputError, UsageError
-from edgeprune.runtime import enable, packed, stream
+from edgeprune.runtime import enable, loading, stream
 from edgeprune.sparsity import packing
 from edgeprune.sparsity.codes import CODES, block_bytes
 from edgeprune.sparsity.inspection import inspect_gguf
@@ -149,7 +149,7 @@ def test_a_stream_hands_python_errors_on(files, monkeypatch):
     from llama_cpp import llama_cpp as api
 
     with pytest.raises(InputError, match="broken on the way"):
-        packed.load_model(small, api.llama_model_default_params())
+        loading.load_model(small, api.llama_model_default_params())
 
 
 def test_what_cannot_be_packed_is_refused(files, tmp_path):

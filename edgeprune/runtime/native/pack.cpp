@@ -1,11 +1,9 @@
 // From the rows of a GGUF tensor to tiles and back. layout.h has the target, ggml-common.h the source.
-// Rows may also come from a `.packed.gguf` file, whose form edgeprune/sparsity/packing.py describes.
 #include <algorithm>
-#include <functional>
 #include <vector>
 
 #include "kernels.h"
-#include "threads.h"
+#include "rows.h"
 
 namespace edgeprune {
 namespace {
@@ -16,20 +14,7 @@ constexpr int64_t kBlockCodes = kChunks * kChunkCodes;
 
 uint8_t zero_code(int32_t type) { return type == EP_Q8_0 ? 128 : 8; }
 
-int64_t source_block_bytes(int32_t type) {
-    return type == EP_Q8_0 ? 34 : type == EP_Q4_0 ? 18 : 2 * kBlock;
-}
-
 bool is_zero16(uint16_t value) { return (value & 0x7FFF) == 0; }
-
-int64_t row_bytes(const Matrix &m) { return m.blocks() * source_block_bytes(m.type); }
-
-int64_t rows_in(const Matrix &m, int64_t tile) {
-    return std::min(kTileRows, m.rows - tile * kTileRows);
-}
-
-// The rows of a tile as they stand in a GGUF tensor; `scratch` has room for a tile of them.
-using TileRows = std::function<const uint8_t *(int64_t tile, uint8_t *scratch)>;
 
 TileRows rows_of_tensor(const Matrix &m, const void *data) {
     const auto *first = static_cast<const uint8_t *>(data);
@@ -84,14 +69,6 @@ int64_t value_bytes(const Matrix &m, Kept kept) {
     if (m.layout == EP_DENSE)
         return m.cols * kTileRows * (m.wide() ? 4 : m.type == EP_Q8_0 ? 2 : 1) / 2;
     return m.wide() ? 2 * kept.even : std::max(kept.even, kept.odd);
-}
-
-template <class Work>
-void over_tiles(const Matrix &m, int threads, const Work &work) {
-    in_parallel(threads, [&](int part) {
-        const int64_t from = m.tiles() * part / threads, to = m.tiles() * (part + 1) / threads;
-        if (from < to) work(from, to);
-    });
 }
 
 // Where each tile's values begin, and behind the last where they end.
@@ -280,92 +257,6 @@ void unpack_halves(const Matrix &m, int64_t tile, uint8_t *rows) {
     }
 }
 
-// A tensor of a `.packed.gguf` file: scales, then a mask of one bit a weight in the order of the
-// tensor, then the codes that are kept: whole bytes, or one plane after another of their bits.
-class Container {
-  public:
-    Container(const Matrix &m, const void *data, size_t size, int threads)
-        : m_(m), data_(static_cast<const uint8_t *>(data)), starts_(m.tiles() + 1) {
-        const int64_t scales = m.wide() ? 0 : 2 * m.rows * m.blocks();
-        mask_ = data_ + scales;
-        kept_ = mask_ + m.rows * m.cols / 8;
-        if (size < static_cast<size_t>(kept_ - data_)) return;
-        over_tiles(m, threads, [&](int64_t from, int64_t to) {
-            for (int64_t tile = from; tile < to; tile++) {
-                uint64_t count = 0;
-                for (int64_t word = 0; word < rows_in(m, tile) * m.blocks(); word++)
-                    count += __builtin_popcount(mask32(tile * kTileRows * m.blocks() + word));
-                starts_[tile + 1] = count;
-            }
-        });
-        for (size_t tile = 1; tile < starts_.size(); tile++) starts_[tile] += starts_[tile - 1];
-        const uint64_t all = starts_.back();
-        plane_ = (all + 7) / 8;
-        const uint64_t codes = m.wide() ? 2 * all : m.type == EP_Q8_0 ? all : 4 * plane_;
-        whole_ = size == static_cast<uint64_t>(kept_ - data_) + codes;
-    }
-
-    // Whether its parts have the sizes that they need.
-    bool whole() const { return whole_; }
-
-    const uint8_t *rows(int64_t tile, uint8_t *scratch) const {
-        uint64_t next = starts_[tile];
-        const int64_t first = tile * kTileRows * m_.blocks();
-        uint8_t *to = scratch;
-        for (int64_t i = first; i < first + rows_in(m_, tile) * m_.blocks(); i++) {
-            const uint32_t mask = mask32(i);
-            if (m_.wide())
-                halves(mask, next, to);
-            else if (m_.type == EP_Q8_0)
-                bytes(mask, next, data_ + 2 * i, to);
-            else
-                nibbles(mask, next, data_ + 2 * i, to);
-            next += __builtin_popcount(mask);
-            to += source_block_bytes(m_.type);
-        }
-        return scratch;
-    }
-
-  private:
-    uint32_t mask32(int64_t i) const {
-        uint32_t mask;
-        std::memcpy(&mask, mask_ + 4 * i, 4);
-        return mask;
-    }
-
-    void halves(uint32_t mask, uint64_t next, uint8_t *to) const {
-        std::memset(to, 0, 2 * kBlock);
-        for (; mask; mask &= mask - 1)
-            std::memcpy(to + 2 * __builtin_ctz(mask), kept_ + 2 * next++, 2);
-    }
-
-    void bytes(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
-        std::memcpy(to, scale, 2);
-        std::memset(to + 2, 0, kBlock);
-        for (; mask; mask &= mask - 1) to[2 + __builtin_ctz(mask)] = kept_[next++];
-    }
-
-    void nibbles(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
-        std::memcpy(to, scale, 2);
-        std::memset(to + 2, 0x88, kBlock / 2);
-        for (; mask; mask &= mask - 1, next++) {
-            const int at = __builtin_ctz(mask);
-            uint8_t code = 0;
-            for (int bit = 0; bit < 4; bit++)
-                code |= (kept_[bit * plane_ + next / 8] >> next % 8 & 1) << bit;
-            uint8_t &both = to[2 + at % 16];
-            both = at < 16 ? (both & 0xF0) | code : (both & 0x0F) | code << 4;
-        }
-    }
-
-    const Matrix m_;
-    const uint8_t *const data_;
-    const uint8_t *mask_, *kept_;
-    std::vector<uint64_t> starts_;  // how many weights are kept before each tile
-    uint64_t plane_ = 0;
-    bool whole_ = false;
-};
-
 size_t packed_size(const Matrix &m, const TileRows &rows, int threads) {
     return m.values_start() + offsets(m, rows, threads).back() + kPadding;
 }
@@ -419,20 +310,16 @@ size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t da
                               int threads) {
     if (!ep_packable(shape)) return 0;
     const Matrix m(*shape, nullptr);
-    const Container container(m, data, data_size, threads);
-    if (!container.whole()) return 0;
-    const TileRows rows = [&](int64_t tile, uint8_t *to) { return container.rows(tile, to); };
-    return packed_size(m, rows, threads);
+    const TileRows rows = rows_of_file(m, data, data_size, threads);
+    return rows ? packed_size(m, rows, threads) : 0;
 }
 
 int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
                  size_t size, int threads) {
     if (!ep_packable(shape)) return -1;
     const Matrix m(*shape, packed);
-    const Container container(m, data, data_size, threads);
-    if (!container.whole()) return -1;
-    const TileRows rows = [&](int64_t tile, uint8_t *to) { return container.rows(tile, to); };
-    return pack(m, rows, static_cast<uint8_t *>(packed), size, threads);
+    const TileRows rows = rows_of_file(m, data, data_size, threads);
+    return rows ? pack(m, rows, static_cast<uint8_t *>(packed), size, threads) : -1;
 }
 
 void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads) {

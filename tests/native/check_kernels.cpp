@@ -1,0 +1,155 @@
+// Every kernel that the processor runs, beside a float64 reference, on random matrices; built by
+// tests/test_native.py under sanitizers, and for ARM. Ends with 1 and a line on the first mistake.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "edgeprune_kernels.h"
+
+namespace {
+
+std::mt19937 chance(1);
+
+int64_t whole(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(chance);
+}
+
+float normal() { return std::normal_distribution<float>()(chance); }
+
+float from_bf16(uint16_t bits) {
+    const uint32_t word = uint32_t{bits} << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+// Normal half-precision numbers only.
+uint16_t to_f16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    const int exponent = static_cast<int>(word >> 23 & 255) - 112;
+    if (exponent <= 0) return 0;
+    return static_cast<uint16_t>(word >> 16 & 0x8000) | exponent << 10 | (word >> 13 & 1023);
+}
+
+float from_f16(uint16_t bits) {
+    if ((bits & 0x7FFF) == 0) return 0;
+    const uint32_t word = uint32_t{bits & 0x8000U} << 16 | ((bits >> 10 & 31) + 112) << 23 |
+                          (bits & 1023U) << 13;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+struct Tensor {
+    std::vector<uint8_t> bytes;
+    std::vector<double> values;
+};
+
+Tensor make(const ep_shape &shape, double density) {
+    Tensor t;
+    const auto put16 = [&](uint16_t bits) {
+        t.bytes.push_back(bits & 255);
+        t.bytes.push_back(bits >> 8);
+    };
+    const auto kept = [&] { return std::uniform_real_distribution<>()(chance) < density; };
+    for (int64_t block = 0; block < shape.rows * shape.cols / 32; block++) {
+        if (shape.type == EP_F16 || shape.type == EP_BF16) {
+            for (int i = 0; i < 32; i++) {
+                const float value = kept() ? normal() : 0;
+                uint32_t word;
+                std::memcpy(&word, &value, 4);
+                const uint16_t bits = shape.type == EP_F16 ? to_f16(value) : word >> 16;
+                put16(bits);
+                t.values.push_back(shape.type == EP_F16 ? from_f16(bits) : from_bf16(bits));
+            }
+            continue;
+        }
+        const uint16_t scale = to_f16(0.01F + std::fabs(normal()));
+        put16(scale);
+        int codes[32];
+        for (int &code : codes) {
+            code = shape.type == EP_Q8_0 ? whole(-128, 127) : whole(-8, 7);
+            if (!kept()) code = 0;
+            t.values.push_back(double{from_f16(scale)} * code);
+        }
+        if (shape.type == EP_Q8_0)
+            for (const int code : codes) t.bytes.push_back(static_cast<uint8_t>(code));
+        else
+            for (int i = 0; i < 16; i++)
+                t.bytes.push_back((codes[i] + 8) | (codes[i + 16] + 8) << 4);
+    }
+    return t;
+}
+
+// Activations as 8- and 4-bit weights meet them.
+std::vector<double> rounded(const std::vector<float> &x, bool to_bytes) {
+    std::vector<double> result(x.begin(), x.end());
+    for (size_t block = 0; to_bytes && block < x.size(); block += 32) {
+        float largest = 0;
+        for (size_t i = block; i < block + 32; i++) largest = std::max(largest, std::fabs(x[i]));
+        for (size_t i = block; i < block + 32 && largest > 0; i++)
+            result[i] = double{std::nearbyint(x[i] * (127 / largest))} * (largest / 127);
+    }
+    return result;
+}
+
+bool check(const char *kernel, int type, int layout, double density) {
+    const ep_shape shape{type, layout, whole(1, 70), 32 * whole(1, 9)};
+    const int threads = static_cast<int>(whole(1, 4));
+    const int64_t tokens = whole(1, 20);
+    const Tensor t = make(shape, density);
+    const size_t size = ep_packed_size(&shape, t.bytes.data(), threads);
+    std::vector<uint8_t> packed(size);
+    if (ep_pack(&shape, t.bytes.data(), packed.data(), size - 1, threads) != -1) return false;
+    if (ep_pack(&shape, t.bytes.data(), packed.data(), size, threads) != 0) return false;
+    std::vector<uint8_t> again(t.bytes.size());
+    ep_unpack(&shape, packed.data(), again.data(), threads);
+    if (again != t.bytes) return false;
+    std::vector<float> x(tokens * shape.cols), y(tokens * shape.rows);
+    for (float &one : x) one = normal();
+    ep_matmul(&shape, packed.data(), x.data(), shape.cols, y.data(), shape.rows, tokens, threads);
+    const auto a = rounded(x, type == EP_Q8_0 || type == EP_Q4_0);
+    for (int64_t token = 0; token < tokens; token++) {
+        for (int64_t row = 0; row < shape.rows; row++) {
+            double sum = 0, size_of_terms = 1e-30;
+            for (int64_t c = 0; c < shape.cols; c++) {
+                const double term = t.values[row * shape.cols + c] * a[token * shape.cols + c];
+                sum += term;
+                size_of_terms += std::fabs(term);
+            }
+            const double error = std::fabs(sum - y[token * shape.rows + row]) / size_of_terms;
+            if (!(error < 2e-6)) {
+                std::printf("%s type %d layout %d %lldx%lld: error %g\n", kernel, type, layout,
+                            static_cast<long long>(shape.rows), static_cast<long long>(shape.cols),
+                            error);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
+int main(int count, char **arguments) {
+    const int rounds = count > 1 ? std::atoi(arguments[1]) : 20;
+    std::istringstream names(ep_kernels());
+    int checked = 0;
+    for (std::string name; names >> name;) {
+        if (ep_use(name.c_str()) != 0) return 1;
+        for (int round = 0; round < rounds; round++)
+            for (const int type : {EP_F16, EP_Q4_0, EP_Q8_0, EP_BF16})
+                for (const int layout : {EP_SPARSE, EP_DENSE})
+                    for (const double density : {0.0, 0.5, 1.0, (round % 10) / 10.0}) {
+                        if (!check(name.c_str(), type, layout, density)) return 1;
+                        checked++;
+                    }
+    }
+    std::printf("%d matrices, kernels %s\n", checked, ep_kernels());
+}
