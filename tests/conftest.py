@@ -19,6 +19,14 @@ hypothesis.settings.load_profile("shared-machine")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sparse_weights() -> None:
+    """llama.cpp looks for buffer types before its first model, whichever test loads that."""
+    from edgeprune.runtime import status
+
+    status()
+
+
 @pytest.fixture(scope="session")
 def real_checkpoint() -> Checkpoint:
     """SmolLM2-135M-Instruct, from the package."""

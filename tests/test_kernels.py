@@ -32,11 +32,12 @@ def matrix(kind, rows, cols, density, seed=0):
 
 
 def rounded(x):
-    """Activations as they meet 8- and 4-bit weights: 8 bits with one scale per 32."""
+    """Activations as they meet 8- and 4-bit weights: 8 bits, one half-precision scale per 32."""
     blocks = x.reshape(len(x), -1, BLOCK)
     largest = np.abs(blocks).max(axis=2, keepdims=True)
     codes = np.rint(blocks * (np.float32(127) / np.where(largest > 0, largest, 1)))
-    return (codes.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
+    scales = (largest / np.float32(127)).astype(np.float16)
+    return (codes.astype(np.float64) * scales).reshape(x.shape)
 
 
 def expected(kind, values, x):
@@ -151,7 +152,8 @@ def test_any_code_of_a_byte_is_right(kernel):
     data[0, 2:], data[1, 2:] = 0x80, 0x7F
     x = np.where(chance.random((1, 32)) < 0.5, -1.0, 1.0).astype(np.float32)
     values = quants.dequantize(data, GGMLQuantizationType.Q8_0).astype(np.float64)
-    assert PackedMatrix("Q8_0", data, (16, 32)).times(x) == pytest.approx(x @ values.T, rel=1e-5)
+    found = PackedMatrix("Q8_0", data, (16, 32)).times(x)
+    assert found == pytest.approx(expected("Q8_0", values, x), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
@@ -165,6 +167,15 @@ def test_every_16_bit_value_is_widened_right(kernel, kind):
     values = np.where(usable, values, 0).reshape(-1, BLOCK)
     found = PackedMatrix(kind, bits.view(np.uint8), bits.shape).times(np.eye(BLOCK, dtype="f4"))
     assert (values.astype(np.float32) == found.T).all()
+
+
+def test_scales_of_tiny_activations_are_those_of_half_precision(kernel):
+    """Subnormal scales, too: llama.cpp stores them as such."""
+    data, values = matrix("Q8_0", 16, 32, 1)
+    x = np.random.default_rng(2).standard_normal((40, 32)).astype(np.float32)
+    x *= 10.0 ** -np.arange(0, 10, 0.25, dtype=np.float32)[:, None]
+    found = PackedMatrix("Q8_0", data, (16, 32)).times(x)
+    assert found == pytest.approx(expected("Q8_0", values, x), rel=1e-4, abs=1e-12)
 
 
 def test_zero_activations_give_zeros(kernel):

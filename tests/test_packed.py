@@ -142,7 +142,7 @@ def test_the_high_level_class_opens_it_too(files):
 def test_a_stream_hands_python_errors_on(files, monkeypatch):
     _, small, _ = files
 
-    def fail(_self, _offset, _count):
+    def fail(_self, _offset, _count, without=()):
         raise InputError("broken on the way")
 
     monkeypatch.setattr(PackedFile, "read", fail)

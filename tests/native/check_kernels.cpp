@@ -87,6 +87,13 @@ Tensor make(const ep_shape &shape, double density) {
     return t;
 }
 
+// As half precision has them, of numbers that are not small.
+double to_11_bits(float value) {
+    int exponent;
+    const double digits = std::frexp(value, &exponent);
+    return std::ldexp(std::nearbyint(std::ldexp(digits, 11)), exponent - 11);
+}
+
 // Activations as 8- and 4-bit weights meet them.
 std::vector<double> rounded(const std::vector<float> &x, bool to_bytes) {
     std::vector<double> result(x.begin(), x.end());
@@ -94,7 +101,7 @@ std::vector<double> rounded(const std::vector<float> &x, bool to_bytes) {
         float largest = 0;
         for (size_t i = block; i < block + 32; i++) largest = std::max(largest, std::fabs(x[i]));
         for (size_t i = block; i < block + 32 && largest > 0; i++)
-            result[i] = double{std::nearbyint(x[i] * (127 / largest))} * (largest / 127);
+            result[i] = double{std::nearbyint(x[i] * (127 / largest))} * to_11_bits(largest / 127);
     }
     return result;
 }

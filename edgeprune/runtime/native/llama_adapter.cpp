@@ -228,6 +228,7 @@ class Placement : public llama::ExtraBufferType {
 
 int ep_llama_attach(const ep_llama_functions *functions) {
     State &all = state();
+    if (all.matrix_product >= 0) return 0;  // attached already
     for (int op = 0; op < kOperations && all.matrix_product < 0; op++) {
         const char *name = functions->op_name(op);
         if (!name) break;

@@ -248,8 +248,19 @@ void matmul16(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t 
     }
 }
 
-// Eight bits per activation, one scale per 32, as llama.cpp's Q8_0; written so that compilers
-// vectorise it: the largest magnitude by the order of floats' bits, rounding by a large addend.
+// A positive number rounded to half precision, the nearest and of two the even one.
+EP_INLINE float to_half(float x) {
+    if (x < 0x1p-14F) return (x + 0.75F) - 0.75F;  // subnormal: whole multiples of 2^-24
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits = (bits + 0xFFF + (bits >> 13 & 1)) & ~uint32_t{0x1FFF};
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+// Eight bits per activation, one scale per 32, to the bit as llama.cpp's Q8_0 has them, so that
+// products differ from its own only by the order of sums. Written so that compilers vectorise it:
+// the largest magnitude by the order of floats' bits, rounding by a large addend.
 void quantize(const float *x, int64_t cols, Token token) {
     constexpr float kRound = 12582912.0F;  // 1.5 * 2^23
     for (int64_t block = 0; block < cols / kBlock; block++, x += kBlock) {
@@ -258,7 +269,7 @@ void quantize(const float *x, int64_t cols, Token token) {
         for (const uint32_t b : bits) top = (b & 0x7FFFFFFF) > top ? b & 0x7FFFFFFF : top;
         float largest;
         std::memcpy(&largest, &top, 4);
-        const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        const float inverse = largest > 0 ? 127 / largest : 0;
         int32_t sum = 0;
         for (int i = 0; i < kBlock; i++) {
             const float shifted = x[i] * inverse + kRound;
@@ -268,7 +279,7 @@ void quantize(const float *x, int64_t cols, Token token) {
             token.codes[block * kBlock + i] = static_cast<int8_t>(code);
             sum += code;
         }
-        token.scales[block] = scale;
+        token.scales[block] = to_half(largest / 127);
         token.sums[block] = sum;
     }
 }
