@@ -64,6 +64,10 @@ def _logits(api: Any, path: Path) -> np.ndarray:
 
 def main() -> None:
     """The child's part: print the verdict as JSON."""
+    from llama_cpp import llama_cpp as api
+
+    silence = api.llama_log_callback(lambda *_: None)  # lives as long as this process
+    api.llama_log_set(silence, None)
     print(json.dumps(_compare()))
 
 
@@ -73,7 +77,6 @@ def _compare() -> dict[str, Any]:
     from edgeprune.runtime import adapter
     from edgeprune.sparsity.gguf_file import open_gguf
 
-    api.llama_log_set(_silence := api.llama_log_callback(lambda *_: None), None)
     api.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "probe.gguf")
