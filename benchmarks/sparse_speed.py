@@ -29,7 +29,9 @@ _ENVIRONMENT = {
     "stock": {"EDGEPRUNE_SPARSE": "0"},
     "dense layout": {"EDGEPRUNE_LAYOUT": "dense"},
     "sparse": {},
+    "any density": {"EDGEPRUNE_LAYOUT": "sparse"},
 }
+_TURNS = ("stock", "dense layout", "sparse")
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def main(
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for case in cases:
         _make(case)
-        runs = found.setdefault(case.name, {who: [] for who in _ENVIRONMENT})
+        runs = found.setdefault(case.name, {who: [] for who in _TURNS})
         for _ in range(rounds):
-            for who in _ENVIRONMENT:
-                runs[who].append(_child(case.path, who, threads))
+            for who in _TURNS:
+                runs[who].append(child(case.path, who, threads))
         click.echo(_table({case.name: runs}), err=True)
     (_FOLDER / "samples.json").write_text(json.dumps(found))
     page = _page(found, rounds, threads, bandwidth)
@@ -121,7 +123,8 @@ def _make(case: Case) -> None:
     case.path.symlink_to(build(recipe).artifact.resolve())
 
 
-def _child(path: Path, who: str, threads: int) -> dict[str, Any]:
+def child(path: Path, who: str, threads: int) -> dict[str, Any]:
+    """Measure a file in a process of its own, as one of the contenders loads it."""
     done = subprocess.run(
         [sys.executable, __file__, "--job", str(path), "--threads", str(threads)],
         env=os.environ | _ENVIRONMENT[who], check=True, text=True, stdout=subprocess.PIPE,
@@ -156,11 +159,12 @@ def _measure(path: Path, threads: int) -> dict[str, Any]:
         api.llama_synchronize(context)
         return time.perf_counter() - start
 
-    prompt = [100 + i * 7919 % 30000 for i in range(256)]
+    vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(loaded.model))
+    prompt = [i * 7919 % vocabulary for i in range(256)]
     decode(prompt)
     api.llama_memory_clear(api.llama_get_memory(context), True)
     prefill = 256 / decode(prompt)
-    steps = [decode([100 + i]) for i in range(48)]
+    steps = [decode([100 + i % 100]) for i in range(48)]
     sparse = loaded.sparse
     return {
         "load": load_seconds,

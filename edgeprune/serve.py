@@ -39,6 +39,7 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen()  # so that whoever reads the line below is not refused
         except OSError as error:
             raise MachineError(
                 f"Can't listen on {host}:{port}: {error.strerror or error}.",

@@ -105,8 +105,8 @@ def claim(file: GgufFile | PackedFile) -> frozenset[str]:
 
     Sizes are counted in the file's own bytes. Tensors that are packed in the file are taken from
     there, so ``file`` must stay until `release`, and what llama.cpp reads for them is not looked
-    at. ``EDGEPRUNE_LAYOUT=dense`` keeps the zeros of a plain file in the same tiles, to see what
-    sparsity itself brings.
+    at. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps
+    the zeros in the same tiles, which shows what sparsity itself brings.
 
     Returns:
         The names of the claimed tensors.
@@ -114,9 +114,10 @@ def claim(file: GgufFile | PackedFile) -> frozenset[str]:
     Raises:
         InputError: the file's sparsity metadata makes no sense, or a packed tensor is damaged.
     """
-    layout = native.DENSE if os.environ.get("EDGEPRUNE_LAYOUT") == "dense" else native.SPARSE
+    forced = os.environ.get("EDGEPRUNE_LAYOUT")
+    layout = native.DENSE if forced == "dense" else native.SPARSE
     claims = []
-    for tensor in candidates(plain(file), all_densities=layout == native.DENSE):
+    for tensor in candidates(plain(file), all_densities=forced is not None):
         stored = file.stored(tensor.name) if isinstance(file, PackedFile) else None
         shape = native.Shape(native.TYPES[tensor.type.name], layout, *tensor.shape)
         if stored is None:
