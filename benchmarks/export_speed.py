@@ -1,7 +1,7 @@
 """Export and packing speed: ours beside llama.cpp's own quantiser and the disk's own speed.
 
-    python benchmarks/export_speed.py            # SmolLM2-135M
-    python benchmarks/export_speed.py --shape 1.5b
+    python benchmarks/export_speed.py            # writes docs/export.md
+    python benchmarks/export_speed.py --shape 135m --out /dev/stdout
 
 llama.cpp quantises from file to file (`llama_model_quantize`); it is given the F32 file of the same
 model. Rounds are interleaved; each export is a process of its own and its time is that of the
@@ -24,18 +24,40 @@ from typing import Any
 import click
 import psutil
 
+from edgeprune.machine import sentence
+
 _silence: Any = None
 _TYPES = ("f16", "q8_0", "q4_0")
+_NAMES = {"135m": "SmolLM2-135M", "1.5b": "A 1.5B Llama of random bfloat16 weights"}
 
 
 @click.command()
-@click.option("--shape", default="135m", type=click.Choice(["135m", "1.5b"]))
+@click.option("--shape", "shapes", multiple=True, default=["135m", "1.5b"], show_default=True)
 @click.option("--rounds", default=5)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/export.md"))
 @click.option("--job", hidden=True)
-def main(shape: str, rounds: int, job: str | None) -> None:
+def main(shapes: tuple[str, ...], rounds: int, out: Path, job: str | None) -> None:
     if job:
         click.echo(json.dumps(_job(*job.split("|"))))
         return
+    lines = [
+        "# Export speed, measured",
+        "",
+        "Written by `benchmarks/export_speed.py`. *ours* exports the checkpoint and checks "
+        "what it wrote; *llama.cpp* quantises an F32 file of it (`llama_model_quantize`); *disk* "
+        "copies what we wrote. All end with their bytes on the disk. Rounds are interleaved, each "
+        "in a process of its own. Memory is the peak of private memory above what the process held "
+        "before.",
+        "",
+        sentence(),
+    ]
+    for shape in shapes:
+        lines += ["", f"## {_NAMES[shape]}", "", *_table(shape, rounds)]
+        out.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    click.echo(out.read_text(encoding="utf-8"))
+
+
+def _table(shape: str, rounds: int) -> list[str]:
     with tempfile.TemporaryDirectory(dir="ablations") as name:
         folder = Path(name)
         model = "smollm2-135m" if shape == "135m" else str(_random_model(folder / "model"))
@@ -49,16 +71,19 @@ def main(shape: str, rounds: int, job: str | None) -> None:
                         source = str(folder / f"ours-{kind}.gguf")
                     found = _child(who, source, kind, folder / f"{who}-{kind}.gguf")
                     samples.setdefault((kind, who), []).append(found)
-    click.echo(f"| type | who | seconds (median of {rounds}, range) | MB/s written | peak MB |")
-    click.echo("| --- | --- | --- | --- | --- |")
+    lines = [
+        f"| type | who | seconds (median of {rounds}, range) | MB/s written | peak MB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for (kind, who), found in samples.items():
         seconds = [f["seconds"] for f in found]
         middle = statistics.median(seconds)
-        click.echo(
+        lines.append(
             f"| {kind} | {who} | {middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f}) "
             f"| {found[0]['bytes'] / 1e6 / middle:.0f} "
             f"| {max(f['memory'] for f in found) / 1e6:.0f} |"
         )
+    return lines
 
 
 def _child(who: str, source: str, kind: str, target: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "sparse": {},
     "any density": {"EDGEPRUNE_LAYOUT": "sparse"},
 }
+_BYTES = {"Q8_0": 34 / 32, "Q4_0": 18 / 32, "F16": 2}  # a weight takes in a GGUF file
 _TURNS = ("stock", "dense layout", "sparse")
 
 
@@ -47,6 +48,11 @@ class Case:
     def path(self) -> Path:
         source = "1b" if self.random else "smollm2"
         return _FOLDER / f"{source}-{self.kind.lower()}-{round(100 * self.zeros)}.gguf"
+
+    @property
+    def unread(self) -> float:
+        """Bytes of an embedding of which a token reads one row; SmolLM2's is its head, too."""
+        return 32768 * 2048 * 34 / 32 if self.random else 0
 
 
 CASES = (
@@ -66,25 +72,31 @@ CASES = (
 @click.option("--print", "only_print", is_flag=True, help="write no page")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/sparse.md"))
 @click.option("--job", hidden=True)
+@click.option("--agreement-of", hidden=True)
 def main(
-    only: tuple[str, ...], rounds: int, threads: int, only_print: bool, out: Path, job: str | None
-) -> None:
-    if job:
-        click.echo(json.dumps(_measure(Path(job), threads)))
+    only: tuple[str, ...], rounds: int, threads: int, only_print: bool, out: Path,
+    job: str | None, agreement_of: str | None,
+) -> None:  # fmt: skip
+    if job or agreement_of:
+        found = _measure(Path(job), threads) if job else _agreement(Path(agreement_of or ""))
+        click.echo(json.dumps(found))
         return
     cases = [case for case in CASES if not only or case.name in only]
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    bandwidth = read_bandwidth(threads)
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    runs: dict[Case, dict[str, list[dict[str, Any]]]] = {}
+    bandwidth = []
     for case in cases:
         _make(case)
-        runs = found.setdefault(case.name, {who: [] for who in _TURNS})
+        bandwidth.append(read_bandwidth(threads))
+        runs[case] = {who: [] for who in _TURNS}
         for _ in range(rounds):
             for who in _TURNS:
-                runs[who].append(child(case.path, who, threads))
-        click.echo(_table({case.name: runs}), err=True)
-    (_FOLDER / "samples.json").write_text(json.dumps(found))
-    page = _page(found, rounds, threads, bandwidth)
+                runs[case][who].append(child(case.path, who, threads))
+        click.echo(_table({case: runs[case]}), err=True)
+    raw = {case.name: found for case, found in runs.items()}
+    (_FOLDER / "samples.json").write_text(json.dumps(raw))
+    agreement = [_job(["--agreement-of", str(case.path)], {}) for case in cases if not case.random]
+    page = _page(runs, rounds, threads, statistics.median(bandwidth), agreement)
     if not only_print:
         out.write_text(page, encoding="utf-8")
     click.echo(page)
@@ -125,11 +137,15 @@ def _make(case: Case) -> None:
 
 def child(path: Path, who: str, threads: int) -> dict[str, Any]:
     """Measure a file in a process of its own, as one of the contenders loads it."""
+    return _job(["--job", str(path), "--threads", str(threads)], _ENVIRONMENT[who])
+
+
+def _job(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, __file__, "--job", str(path), "--threads", str(threads)],
-        env=os.environ | _ENVIRONMENT[who], check=True, text=True, stdout=subprocess.PIPE,
+        [sys.executable, __file__, *arguments],
+        env=os.environ | environment, check=True, text=True, stdout=subprocess.PIPE,
     )  # fmt: skip
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _measure(path: Path, threads: int) -> dict[str, Any]:
@@ -189,35 +205,121 @@ def _anonymous_bytes() -> int:
     return 0
 
 
-def _table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+def _agreement(path: Path) -> dict[str, Any]:
+    """Stock llama.cpp, sparse weights, and the same weights with float activations, compared."""
+    from llama_cpp import llama_cpp as api
+
+    from edgeprune.calibration.render import Renderer
+    from edgeprune.calibration.sources import load_split
+    from edgeprune.calibration.task import open_task
+    from edgeprune.runtime import adapter
+    from runtime_tests.llamacpp import LlamaCpp
+
+    widened = _FOLDER / "f32.gguf"
+    settings = api.llama_model_quantize_default_params()
+    settings.ftype, settings.allow_requantize = 0, True
+    assert api.llama_model_quantize(str(path).encode(), str(widened).encode(), settings) == 0
+    runners = {"sparse": LlamaCpp(path, 2)}
+    adapter.is_sparse = lambda _file: False  # from here on, files are loaded as they stand
+    runners |= {"stock": LlamaCpp(path, 2), "float activations": LlamaCpp(widened, 2)}
+    prompts = {}
+    for name in ("medqa", "boolq"):
+        task = open_task(name)
+        prompts[name] = [Renderer(task).prompt(row) for row in load_split(task).evaluation]
+    text = "\n".join(prompts["boolq"][100:250])
+    found: dict[str, Any] = {"perplexity": {}, "pairs": {}}
+    for name, runner in runners.items():
+        read = runner.perplexity(text, 10240)
+        found["perplexity"][name] = float(np.exp(read["nats"] / read["tokens"]))
+    written = {
+        name: [[r.generate(prompts[t][:100], n) for n in (1, 4, 8)] for t in prompts]
+        for name, r in runners.items()
+    }
+    for one, other in (("stock", "sparse"), ("stock", "float activations"),
+                       ("sparse", "float activations")):  # fmt: skip
+        equal = [
+            sum(a == b for a, b in zip(x, y, strict=True))
+            for tasks in zip(written[one], written[other], strict=True)
+            for x, y in zip(*tasks, strict=True)
+        ]
+        found["pairs"][f"{one} and {other}"] = equal
+    return found
+
+
+def _table(runs: dict[Case, dict[str, list[dict[str, Any]]]]) -> str:
     lines = [
-        "| model | | decode, tok/s | × | GB/s | prefill, tok/s | × | weights, MB | × | load, s |",
-        "|" + " --- |" * 10,
+        "| model | | decode, tok/s | × stock | × dense layout | bits / weight | GB/s "
+        "| prefill, tok/s | × stock | memory, MB | × stock | load, s | × stock |",
+        "|" + " --- |" * 13,
     ]
-    for name, runs in found.items():
-        stock = {key: _median(runs["stock"], key) for key in runs["stock"][0]}
-        for who, samples in runs.items():
-            own = {key: _median(samples, key) for key in samples[0]}
-            rates = [s["decode"] for s in samples]
+    for case, found in runs.items():
+        medians = {
+            who: {key: statistics.median(s[key] for s in samples) for key in samples[0]}
+            for who, samples in found.items()
+        }
+        stock, layout = medians["stock"], medians["dense layout"]
+        weights = medians["sparse"]["plain"] / _BYTES[case.kind]
+        for who, own in medians.items():
+            rates = [sample["decode"] for sample in found[who]]
+            held = own["packed"] or medians["sparse"]["plain"]
             lines.append(
-                f"| {name} | {who} | {own['decode']:.1f} ({min(rates):.1f}-{max(rates):.1f}) "
+                f"| {case.name} | {who} | {own['decode']:.1f} ({min(rates):.1f}-{max(rates):.1f}) "
                 f"| {own['decode'] / stock['decode']:.2f} "
-                f"| {own['weights'] * own['decode'] / 1e9:.1f} "
+                f"| {own['decode'] / layout['decode']:.2f} | {8 * held / weights:.2f} "
+                f"| {(own['weights'] - case.unread) * own['decode'] / 1e9:.1f} "
                 f"| {own['prefill']:.0f} | {own['prefill'] / stock['prefill']:.2f} "
                 f"| {own['weights'] / 1e6:.0f} | {own['weights'] / stock['weights']:.2f} "
-                f"| {own['load']:.2f} |"
+                f"| {own['load']:.2f} | {own['load'] / stock['load']:.2f} |"
             )
     return "\n".join(lines)
 
 
-def _median(samples: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(sample[key] for sample in samples)
-
-
 def _page(
-    found: dict[str, dict[str, list[dict[str, Any]]]], rounds: int, threads: int, bandwidth: float
+    runs: dict[Case, dict[str, list[dict[str, Any]]]],
+    rounds: int,
+    threads: int,
+    bandwidth: float,
+    agreement: list[dict[str, Any]],
 ) -> str:
-    return "\n".join([_table(found), "", sentence(), f"{bandwidth:.1f} GB/s", ""])
+    lines = [
+        "# Sparse weights in llama.cpp, measured",
+        "",
+        f"Written by `benchmarks/sparse_speed.py`: {threads} threads, {rounds} rounds in which "
+        "contenders take turns, each time in a process of its own; medians, for decode with their "
+        "range. *stock* is llama-cpp-python on the same file. *dense layout* is our kernels with "
+        "the zeros left in: what stands between it and *sparse* is sparsity, what stands between "
+        "it and *stock* is the kernel. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
+        "a vocabulary of 32,768, head and embedding dense in Q8_0; SmolLM2-135M is what "
+        "`edgeprune build --task medqa` makes. Nothing is mapped: memory is what loading adds. "
+        "Prefill: 256 tokens. GB/s: bytes of weights that a token reads, times tokens per second.",
+        "",
+        f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
+        "",
+        _table(runs),
+    ]
+    for found in agreement:
+        lines += [
+            "",
+            "## The same answers?",
+            "",
+            "SmolLM2-135M as above; perplexity over 10,240 tokens of BoolQ. Activations are "
+            "rounded to 8 bits as in llama.cpp, to the bit, but sums run in another order, and "
+            "8-bit rounding makes of the last bit of a sum noise as large as that of the rounding "
+            "itself. So *stock* and *sparse* differ from each other as each of them does from the "
+            "same weights with float activations (the file widened to F32):",
+            "",
+            "| perplexity | |",
+            "| --- | --- |",
+            *(f"| {name} | {value:.3f} |" for name, value in found["perplexity"].items()),
+            "",
+            "| of 100 greedy answers, equal | medqa, 1 token | 4 | 8 | boolq, 1 token | 4 | 8 |",
+            "|" + " --- |" * 7,
+            *(
+                f"| {pair} | " + " | ".join(map(str, equal)) + " |"
+                for pair, equal in found["pairs"].items()
+            ),
+        ]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -50,11 +50,16 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
                 server_settings=settings.ServerSettings(host=host, port=port, api_key=api_key),
                 model_settings=[
                     settings.ModelSettings(
-                        model=str(path), n_ctx=context, n_threads=cores(), verbose=False
+                        model=str(path),
+                        n_ctx=context,
+                        n_threads=cores(),
+                        n_threads_batch=cores(),
+                        verbose=False,
                     )
                 ],
             )
         except ValueError as error:
             raise InputError(f"llama.cpp can't load {path}: {error}.") from None
-        click.echo(f"http://{host}:{bound.getsockname()[1]}/v1 (docs: /docs); Ctrl-C ends")
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"http://{shown}:{bound.getsockname()[1]}/v1 (docs: /docs); Ctrl-C ends")
         uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[bound])

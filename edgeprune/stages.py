@@ -20,6 +20,7 @@ from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
+from edgeprune.runtime import switch
 from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.weights import Weights
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _PRUNE_VERSION = 3
 _EXPORT_VERSION = 2
-_MEASURE_VERSION = 1
+_MEASURE_VERSION = 2
 # The highest code of a grid with 8 bits.
 _EIGHT_BITS = 127
 
@@ -330,7 +331,8 @@ def measure_stage(
 
     plan = measure_plan(recipe, data)
     hashes = {name: facts["sha256"] for name, facts in artifacts.items()}
-    key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, machine.describe()])
+    surroundings = [machine.describe(), switch.fingerprint()]
+    key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, surroundings])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
     return _reuse(
         folder / "work" / "runtime-test.json",

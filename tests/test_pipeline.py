@@ -22,6 +22,8 @@ from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
 from edgeprune.files import atomic_folder, atomic_path
 from edgeprune.gates import failures
 from edgeprune.pipeline import default_folder
+from edgeprune.report.words import caveats
+from edgeprune.runtime import status
 from tests.test_cli import EDGEPRUNE, run
 
 QUICK = {
@@ -54,6 +56,24 @@ def test_the_manifest_equals_what_an_independent_reader_counts(tiny_build):
     assert sum(t["pruned"] for t in tensors) == 14
     on_disk = json.loads((tiny_build.folder / "manifest.json").read_text())
     assert on_disk == tiny_build.manifest
+
+
+def test_a_build_measures_with_sparse_weights_and_says_so(tiny_recipe, tmp_path, monkeypatch):
+    """Switched on or off, the same build is measured anew."""
+    if not status().on:
+        pytest.skip(f"sparse weights are off here, so this was not checked: {status().reason}")
+    monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
+    first = build(tiny_recipe, tmp_path / "b").manifest
+    placed = first["results"]["artifacts"]["pruned"]["sparse"]
+    assert placed["tensors"] == 14
+    assert first["results"]["artifacts"]["dense"]["sparse"] is None
+    said = next(line for line in caveats(first) if line.startswith("Decode runs at"))
+    assert f"('{status().kernel}' kernels)" in said
+    monkeypatch.setenv("EDGEPRUNE_SPARSE", "0")
+    second = build(tiny_recipe, tmp_path / "b").manifest
+    assert second["results"]["artifacts"]["pruned"]["sparse"] is None
+    said = next(line for line in caveats(second) if line.startswith("Decode runs at"))
+    assert "kernels were off: EDGEPRUNE_SPARSE=0 is set" in said
 
 
 def test_the_manifest_says_what_went_in(tiny_build, tiny_recipe):

@@ -10,7 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from edgeprune.runtime import status
+from edgeprune.sparsity.packed_file import pack
+from exporters.artifact import Storage
+from exporters.gguf.export import export
+from tests.conftest import Counter
 from tests.test_cli import EDGEPRUNE
+from tests.test_gguf_export import metadata, pruned_tiny  # noqa: F401
 
 QUESTION = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -30,7 +36,8 @@ def served(model, *options):
         yield found[1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        _, said = process.communicate(timeout=30)
+    assert "Sparse weights are off" not in said
 
 
 def ask(address, body, key=None):
@@ -54,6 +61,15 @@ def test_answers_streams_and_keys(real_checkpoint):
         assert parts[-1].strip() == "[DONE]"
         pieces = [json.loads(part)["choices"][0]["delta"] for part in parts[1:-1]]
         assert "".join(piece.get("content", "") for piece in pieces) == text
+
+
+def test_a_packed_model_is_served_with_sparse_weights(pruned_tiny, tmp_path):  # noqa: F811
+    if not status().on:
+        pytest.skip(f"sparse weights are off here, so this was not checked: {status().reason}")
+    export(pruned_tiny, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "t", Counter())
+    pack(tmp_path / "m.gguf", tmp_path / "m.packed.gguf")
+    with served(tmp_path / "m.packed.gguf") as address:
+        assert json.loads(ask(address, QUESTION))["choices"]
 
 
 def test_wrong_use_is_said_without_a_traceback(tmp_path, real_checkpoint):

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +43,12 @@ def mixed(tmp_path_factory):
     path = tmp_path_factory.mktemp("mixed") / "m.gguf"
     write_random_llama(path, SIZES, 0.5)
     return path
+
+
+@pytest.fixture(autouse=True)
+def of_any_density(monkeypatch):
+    """Every kernel takes every type, also where break-even densities leave some to llama.cpp."""
+    monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
 
 
 def stock(path):
@@ -270,12 +278,63 @@ def test_a_model_that_was_loaded_before_is_no_trap(mixed, tmp_path, packed):
 
 
 @needs_kernels
-def test_files_that_are_too_dense_are_left_to_llama_cpp(tmp_path):
+def test_files_that_are_too_dense_are_left_to_llama_cpp(tmp_path, monkeypatch):
+    monkeypatch.delenv("EDGEPRUNE_LAYOUT")
     path = tmp_path / "m.gguf"
     write_random_llama(path, SIZES, 0)
     loaded = sparse(path)
     assert loaded.sparse is None
     assert "too dense" in loaded.off
+
+
+def test_a_vocabulary_alone_is_loaded_as_ever(mixed, capfd):
+    params = api.llama_model_default_params()
+    params.vocab_only = True
+    loaded = load_model(mixed, params)
+    assert loaded.model
+    assert loaded.sparse is None
+    assert "Sparse weights are off" not in capfd.readouterr().err
+
+
+def test_metadata_of_another_schema_is_no_reason_to_refuse_a_model(mixed, tmp_path):
+    data = bytearray(mixed.read_bytes())
+    at = data.index(b"edgeprune.schema") + len("edgeprune.schema") + 4
+    data[at : at + 4] = (7).to_bytes(4, "little")
+    path = tmp_path / "newer.gguf"
+    path.write_bytes(data)
+    loaded = load_model(path, api.llama_model_default_params())
+    assert loaded.model
+    assert "schema 7" in loaded.off
+
+
+@needs_kernels
+def test_parameters_are_not_changed_and_locking_is_kept(mixed):
+    params = api.llama_model_default_params()
+    params.load_mode = api.LLAMA_LOAD_MODE_MMAP_MLOCK
+    assert loading._unmapped(params).load_mode == api.LLAMA_LOAD_MODE_MLOCK
+    params.load_mode = api.LLAMA_LOAD_MODE_MMAP
+    assert load_model(mixed, params).sparse
+    assert params.load_mode == api.LLAMA_LOAD_MODE_MMAP
+
+
+@needs_kernels
+def test_threads_that_load_at_once_get_their_own_models(mixed, tmp_path):
+    """Same names and shapes, other weights, one packed: claims must not mix."""
+    plain, small = tmp_path / "m.gguf", tmp_path / "m.packed.gguf"
+    data = bytearray(mixed.read_bytes())
+    for tensor in open_gguf(mixed).tensors:
+        if tensor.type.name == "Q8_0":  # double the scales
+            block = data[tensor.offset : tensor.offset + tensor.size]
+            block[1::34] = bytes(byte + 4 for byte in block[1::34])
+            data[tensor.offset : tensor.offset + tensor.size] = block
+    plain.write_bytes(data)
+    pack(plain, small)
+    expected = [logits(sparse(path).model, [5]) for path in (mixed, small)]
+    assert not close(*expected)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(sparse, [mixed, small] * 4))
+    for index, one in enumerate(loaded):
+        assert (logits(one.model, [5]) == expected[index % 2]).all()
 
 
 @needs_kernels
@@ -292,14 +351,18 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monk
         sparse(path)
 
 
-def test_metadata_may_lie_about_counts(mixed, tmp_path):
+@needs_kernels
+def test_metadata_may_lie_about_counts(mixed, tmp_path, monkeypatch):
     """Sizes come from the bytes: a file that claims fewer non-zeros than it has is no danger."""
+    monkeypatch.delenv("EDGEPRUNE_LAYOUT")
     data = bytearray(mixed.read_bytes())
     at, size = open_gguf(mixed).place("edgeprune.sparsity.nonzeros")
     data[at : at + size] = bytes(size)
     path = tmp_path / "lie.gguf"
     path.write_bytes(data)
-    assert close(logits(sparse(path).model, [9]), logits(stock(mixed), [9]))
+    loaded = sparse(path)
+    assert loaded.sparse.tensors == len(adapter.candidates(open_gguf(path))) > 0
+    assert close(logits(loaded.model, [9]), logits(stock(mixed), [9]))
 
 
 @pytest.fixture
@@ -313,15 +376,11 @@ def fresh(monkeypatch, tmp_path):
 
 def test_an_unknown_version_is_off(fresh, monkeypatch):
     monkeypatch.setattr(adapter, "CHECKED", ("0.0.1",))
-    adapter.attach.cache_clear()
-    try:
-        with pytest.raises(MachineError, match=r"was not checked; this edgeprune knows 0\.0\.1"):
-            adapter.attach()
-        monkeypatch.setattr(probe, "run", lambda: {"ok": True, "difference": 0.0})
-        assert not status().on
-        assert "was not checked" in status().reason
-    finally:
-        adapter.attach.cache_clear()
+    monkeypatch.setattr(probe, "run", lambda: pytest.fail("nothing is tried then"))
+    with pytest.raises(MachineError, match=r"was not checked; this edgeprune knows 0\.0\.1"):
+        adapter.check()
+    assert not status().on
+    assert "was not checked" in status().reason
 
 
 def test_a_probe_that_crashes_is_off(fresh, monkeypatch):
@@ -329,6 +388,14 @@ def test_a_probe_that_crashes_is_off(fresh, monkeypatch):
     found = status()
     assert not found.on
     assert found.reason.startswith("the probe ended with code 1")
+    monkeypatch.setattr(sys, "executable", str(Path("absent")))
+    switch.status.cache_clear()
+    assert status().reason.startswith("the probe could not be run")
+
+
+def test_a_kernel_that_is_not_there_is_said(fresh, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_KERNEL", "quantum")
+    assert "EDGEPRUNE_KERNEL=quantum can't run here; " in status().reason
 
 
 @needs_kernels
@@ -344,7 +411,7 @@ def test_without_the_library_it_is_off(fresh, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "absent.so")
     try:
         assert not status().on
-        assert "no C++17 compiler" in status().reason
+        assert "compiling it failed" in status().reason
     finally:
         native.library.cache_clear()
 

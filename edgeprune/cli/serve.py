@@ -16,7 +16,13 @@ Examples:
 @click.command("serve", epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="Port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option("--api-key", envvar="EDGEPRUNE_API_KEY", help="Key that requests must carry.")
 @click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
 def command(model: Path, host: str, port: int, api_key: str | None, context: int) -> None:

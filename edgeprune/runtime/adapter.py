@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from edgeprune.errors import InputError, MachineError
-from edgeprune.extras import load
+from edgeprune.extras import load, need
 from edgeprune.machine import cores
 from edgeprune.runtime import native
 from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
@@ -22,6 +22,7 @@ from edgeprune.sparsity.packed_file import PackedFile
 # Versions of llama-cpp-python whose inside is as native/llama_internals.h says.
 CHECKED = ("0.3.36",)
 
+_EMBEDDING = "token_embd.weight"
 # In the order of ep_llama_functions; the first has a C++ name.
 _FUNCTIONS = (
     "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
@@ -74,22 +75,30 @@ class Placed:
     failures: int
 
 
-@lru_cache
-def attach() -> None:
-    """Make llama.cpp ask for sparse weights, once for this process.
+def check() -> None:
+    """Hold the installed llama-cpp-python against those that were checked.
 
     Raises:
-        MachineError: this llama-cpp-python is not one of those that were checked, or lacks a
-            function; or the kernel library is not there.
+        MachineError: it is none of them, or not installed.
     """
     from importlib.metadata import version
 
+    need("llama_cpp")
     found = version("llama-cpp-python")
     if found not in CHECKED:
         raise MachineError(
             f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}.",
             f"pip install llama-cpp-python=={CHECKED[-1]}",
         )
+
+
+@lru_cache
+def attach() -> None:
+    """Make llama.cpp ask for sparse weights, once for this process.
+
+    Raises:
+        MachineError: this build of llama.cpp lacks a function, or the kernel library is not there.
+    """
     library = _library()
     llama = load("llama_cpp").llama_cpp._lib  # its own handle: a path may open a second copy
     try:
@@ -105,8 +114,8 @@ def claim(file: GgufFile | PackedFile) -> frozenset[str]:
 
     Sizes are counted in the file's own bytes. Tensors that are packed in the file are taken from
     there, so ``file`` must stay until `release`, and what llama.cpp reads for them is not looked
-    at. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps
-    the zeros in the same tiles, which shows what sparsity itself brings.
+    at. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense``
+    keeps the zeros in the same tiles, which shows what sparsity itself brings.
 
     Returns:
         The names of the claimed tensors.
@@ -176,6 +185,8 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[GgufTensor]:
     for tensor in file.tensors:
         kind = native.TYPES.get(tensor.type.name)
         if kind is None or len(tensor.shape) != 2 or tensor.name not in nonzeros:
+            continue
+        if tensor.name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
             continue
         density = nonzeros[tensor.name] / (tensor.shape[0] * tensor.shape[1])
         if all_densities or density <= native.library().ep_break_even(kind):

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import click
@@ -15,6 +16,9 @@ from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.packed_file import PackedFile, is_packed, unpack
 
 _MARK = "_edgeprune_stock"
+# What is claimed belongs to the next model, whichever thread loads it.
+_ONE_AT_A_TIME = RLock()
+_LATE = "llama.cpp took none; was a model loaded before edgeprune.runtime.enable()?"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def enable() -> switch.Status:
             return load_model(Path(path.decode()), params).model
 
         api.llama_model_load_from_file = load_any
-    return switch.status()
+    with _ONE_AT_A_TIME:
+        return switch.status()
 
 
 def load_model(path: Path, params: Any) -> Loaded:
@@ -60,52 +65,78 @@ def load_model(path: Path, params: Any) -> Loaded:
 
     Args:
         path: the file.
-        params: ``llama_model_params``; of a packed file or a sparse one, nothing can be mapped.
+        params: ``llama_model_params``; nothing of a packed file or a sparse one is mapped.
 
     Raises:
         InputError: a packed file is damaged, or a file changed while it was loaded.
     """
-    status = switch.status()  # first of all: llama.cpp looks for buffer types only once
-    file = _opened(path)
-    packed = file if isinstance(file, PackedFile) else None
-    if file is None or not adapter.is_sparse(adapter.plain(file)):
-        return Loaded(_load(path, packed, params))
-    claimed = adapter.claim(file) if status.on else frozenset()
-    if not claimed:
-        off = "all tensors are too dense to gain" if status.on else status.reason
-        _say_once(f"Sparse weights are off: {off}. The model runs dense.")
-        return Loaded(_load(path, packed, params), off=off)
-    api = load("llama_cpp").llama_cpp
-    params.load_mode = api.LLAMA_LOAD_MODE_NONE  # a mapping would keep the zeros in memory
+    with _ONE_AT_A_TIME:
+        status = switch.status()  # first of all: llama.cpp looks for buffer types only once
+        file = _opened(path)
+        if file is None or params.vocab_only or params.no_alloc:
+            return Loaded(_load(path, file, params))
+        off = _why_not(file, params, status)
+        if off is None:
+            return Loaded(_load(path, file, params))
+        claimed = frozenset() if off else adapter.claim(file)
+        if not claimed:
+            return _dense(path, file, params, off or "all tensors are too dense to gain")
+        try:
+            model = _load(path, file, _unmapped(params), claimed)
+            placed = adapter.placed(len(claimed))
+        finally:
+            adapter.release()
+        if not model or (placed.tensors == placed.claimed and not placed.failures):
+            return Loaded(model, placed)
+        load("llama_cpp").llama_cpp.llama_model_free(model)
+        if placed.failures:
+            raise InputError(f"{path} changed while it was loaded.", "Load it again.")
+        return _dense(path, file, params, _LATE)
+
+
+def _why_not(file: GgufFile | PackedFile, params: Any, status: switch.Status) -> str | None:
+    """Why a file's sparse weights can't run as such; empty if they can, None if it has none."""
     try:
-        model = _load(path, packed, params, claimed)
-        placed = adapter.placed(len(claimed))
-    finally:
-        adapter.release()
-    if model and placed.failures:
-        api.llama_model_free(model)
-        raise InputError(f"{path} changed while it was loaded.", "Load it again.")
-    if not model or placed.tensors == placed.claimed:
-        return Loaded(model, placed)
-    off = f"llama.cpp took {placed.tensors} of {placed.claimed} tensors; was another model loaded "
-    off += "before edgeprune.runtime.enable()?"
-    _say_once(f"Sparse weights are off: {off} The model runs dense.")
-    api.llama_model_free(model)  # what was claimed and not taken may have been left out
-    return Loaded(_load(path, packed, params), off=off)
+        if not adapter.is_sparse(adapter.plain(file)):
+            return None
+    except InputError as error:  # llama.cpp does not look at our metadata
+        return str(error)
+    if not status.on:
+        return status.reason
+    if params.n_gpu_layers and load("llama_cpp").llama_cpp.llama_supports_gpu_offload():
+        return "layers go to the GPU"
+    return "" if params.use_extra_bufts else "extra buffer types are switched off"
+
+
+def _dense(path: Path, file: GgufFile | PackedFile, params: Any, off: str) -> Loaded:
+    _say_once(f"Sparse weights are off: {off.rstrip('.')}. The model runs dense.")
+    return Loaded(_load(path, file, params), off=off)
+
+
+def _unmapped(params: Any) -> Any:
+    """A copy of parameters with which weights are read, not mapped."""
+    api = load("llama_cpp").llama_cpp
+    params = type(params).from_buffer_copy(params)
+    locked = params.load_mode in (api.LLAMA_LOAD_MODE_MLOCK, api.LLAMA_LOAD_MODE_MMAP_MLOCK)
+    params.load_mode = api.LLAMA_LOAD_MODE_MLOCK if locked else api.LLAMA_LOAD_MODE_NONE
+    params.no_host = True  # a GPU's host memory would come before our buffer type
+    return params
 
 
 def _load(
-    path: Path, packed: PackedFile | None, params: Any, claimed: frozenset[str] = frozenset()
+    path: Path,
+    file: GgufFile | PackedFile | None,
+    params: Any,
+    claimed: frozenset[str] = frozenset(),
 ) -> Any:
     api = load("llama_cpp").llama_cpp
     stock = getattr(api, _MARK, api.llama_model_load_from_file)
-    if not packed:
+    if not isinstance(file, PackedFile):
         return stock(str(path).encode(), params)
-    params.load_mode = api.LLAMA_LOAD_MODE_NONE
     if stream.available():
-        read = partial(packed.read, without=claimed)
-        with stream.as_c_file(packed.size, read) as opened:
-            model = api.llama_model_load_from_file_ptr(opened.pointer, params)
+        read = partial(file.read, without=claimed)
+        with stream.as_c_file(file.size, read) as opened:
+            model = api.llama_model_load_from_file_ptr(opened.pointer, _unmapped(params))
         if opened.failure:
             if model:
                 api.llama_model_free(model)

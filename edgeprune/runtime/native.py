@@ -40,8 +40,8 @@ def library() -> ctypes.CDLL:
     """
     if not LIBRARY.exists():
         raise MachineError(
-            "The kernel library is not installed: no C++17 compiler was found when edgeprune was.",
-            "Install a C++ compiler, then edgeprune again: pip install --force-reinstall edgeprune",
+            "The kernel library is not there: compiling it failed when edgeprune was installed.",
+            "With a C++17 compiler: pip install --force-reinstall --no-cache-dir -v edgeprune",
         )
     try:
         found = ctypes.CDLL(str(LIBRARY))

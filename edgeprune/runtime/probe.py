@@ -18,6 +18,7 @@ from edgeprune.runtime.random_model import Sizes, write_random_llama
 
 _MODEL = Sizes(types=tuple(native.TYPES))
 _TOKENS = 11
+_SECONDS = 120
 # Largest difference of logits, of their norm. Both sides round activations to 8 bits, llama.cpp
 # their scales to 16 as well; a wrong weight or scale gives more than 1.
 TOLERANCE = 0.02
@@ -30,21 +31,23 @@ def run() -> dict[str, Any]:
         ``ok``, and ``difference`` of the logits as a share of their norm, or why it failed as
         ``reason``.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", "from edgeprune.runtime import probe; probe.main()"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
     try:
-        return json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
+        done = subprocess.run(
+            [sys.executable, "-c", "from edgeprune.runtime import probe; probe.main()"],
+            capture_output=True, text=True, check=False, timeout=_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"ok": False, "reason": f"the probe could not be run: {error}"}
+    if done.returncode:  # also where it ends badly after its verdict
         said = " ".join(done.stderr.split())[-200:]
         return {"ok": False, "reason": f"the probe ended with code {done.returncode}: {said}"}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _logits(api: Any, path: Path) -> np.ndarray:
     """Logits after a prompt and after one more token, (2, vocabulary)."""
     params = api.llama_model_default_params()
-    params.load_mode = api.LLAMA_LOAD_MODE_NONE
+    params.load_mode, params.n_gpu_layers, params.no_host = api.LLAMA_LOAD_MODE_NONE, 0, True
     model = api.llama_model_load_from_file(str(path).encode(), params)
     settings = api.llama_context_default_params()
     settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 2, 2

@@ -5,6 +5,8 @@ import os
 import platform
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import EdgepruneError
@@ -34,20 +36,19 @@ class Status:
 def status() -> Status:
     """Attach to llama.cpp if everything is as it should be. Must come before the first model.
 
-    ``EDGEPRUNE_SPARSE=0`` in the environment turns sparse weights off. The probe's verdict is kept
-    for this processor, this llama-cpp-python and this kernel library.
+    In the environment, ``EDGEPRUNE_KERNEL`` chooses kernels by name and ``EDGEPRUNE_SPARSE=0``
+    turns sparse weights off. The probe's verdict is kept for this processor, this llama-cpp-python
+    and this kernel library.
     """
     if os.environ.get("EDGEPRUNE_SPARSE") == "0":
         return Status(False, "EDGEPRUNE_SPARSE=0 is set")
     if platform.system() not in {"Linux", "Darwin"}:
         return Status(False, "llama.cpp hides what is needed on this operating system")
     try:
+        adapter.check()
         kernels, kernel = tuple(native.kernels()), native.in_use()
-        if not any(native.library().ep_break_even(kind) for kind in native.TYPES.values()):
-            return Status(False, f"'{kernel}' kernels are slower than llama.cpp", kernels, kernel)
-        verdict = _verdict(kernel)
-        if not verdict["ok"]:
-            return Status(False, verdict["reason"], kernels, kernel)
+        if reason := _no_use(kernels, kernel) or _failure(verdict := _verdict(kernel)):
+            return Status(False, reason, kernels, kernel)
         adapter.attach()
     except EdgepruneError as error:
         return Status(False, str(error))
@@ -55,15 +56,38 @@ def status() -> Status:
     return Status(True, found, kernels, kernel)
 
 
+def _no_use(kernels: tuple[str, ...], kernel: str) -> str:
+    asked = os.environ.get("EDGEPRUNE_KERNEL")
+    if asked and asked != kernel:
+        return f"EDGEPRUNE_KERNEL={asked} can't run here; {', '.join(kernels)} can"
+    if not any(native.library().ep_break_even(kind) for kind in native.TYPES.values()):
+        return f"'{kernel}' kernels are slower than llama.cpp"
+    return ""
+
+
+def _failure(verdict: dict[str, Any]) -> str:
+    return "" if verdict["ok"] else verdict["reason"]
+
+
+def fingerprint() -> dict[str, Any]:
+    """What decides here how weights run, without loading anything: for the keys of measurements."""
+    names = ("EDGEPRUNE_SPARSE", "EDGEPRUNE_KERNEL", "EDGEPRUNE_LAYOUT")
+    library = sha256_file(native.LIBRARY) if native.LIBRARY.exists() else None
+    return {"library": library} | {name: os.environ.get(name) for name in names}
+
+
 def _verdict(kernel: str) -> dict[str, Any]:
     """What the probe found here, now or before; a failure is tried again."""
     machine = describe()
-    key = sha256_json(
-        [machine["processor"], machine["versions"], kernel, sha256_file(native.LIBRARY)]
-    )
+    installed = find_spec("llama_cpp")
+    folder = Path(installed.origin or "").parent if installed else Path()
+    binaries = sorted(folder.glob("lib/*"))
+    llama = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in binaries]
+    library = sha256_file(native.LIBRARY)
+    key = sha256_json([machine["processor"], machine["versions"], llama, kernel, library])
     kept = cache_folder() / "probes" / f"{key[:16]}.json"
     verdict = read_json(kept)
-    if verdict is None:
+    if not isinstance(verdict, dict) or "difference" not in verdict:
         verdict = probe.run()
         if verdict["ok"]:
             with contextlib.suppress(OSError):  # a read-only home: probed again the next time

@@ -139,7 +139,10 @@ class PackedFile:
             packed = tensor.name in self._packed
             if run is None or (packed and not packing.packable(tensor.type.name)):
                 raise self._damaged(f"the tensor {tensor.name!r} can't be found in it")
-            if not packed and run.size != tensor.size:
+            least = (
+                packing.packed_size(tensor.type.name, math.prod(tensor.shape), 0) if packed else 0
+            )
+            if run.size < least or (not packed and run.size != tensor.size):
                 raise self._damaged(f"the tensor {tensor.name!r} has {run.size} bytes")
 
     def _damaged(self, reason: str) -> InputError:

@@ -66,7 +66,7 @@ EP_API int ep_use(const char *name);
 /* The kernels in use. */
 EP_API const char *ep_in_use(void);
 
-/* The density above which a matrix is better left to llama.cpp, measured; 0: always better. */
+/* The density above which a matrix is better left to llama.cpp with the kernels in use. */
 EP_API float ep_break_even(int type);
 
 #ifdef __cplusplus

@@ -128,6 +128,6 @@ bool runs_here() { return true; }
 
 }  // namespace
 
-const Kernels kPortable = table<Portable>("portable", runs_here, compress_plainly, {});
+const Kernels kPortable = table<Portable>("portable", runs_here, {});
 
 }  // namespace edgeprune

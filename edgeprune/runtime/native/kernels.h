@@ -16,6 +16,9 @@ using MatMul = void (*)(const Matrix &, int64_t from, int64_t to, const void *x,
 // Write the codes of a chunk that are not `zero` to `out`, where 64 bytes may be touched; their mask.
 using Compress = uint64_t (*)(const uint8_t *codes, uint8_t zero, uint8_t *out);
 
+// The same for a chunk of 16-bit values, those that are not zero of either sign; 64 bytes as well.
+using Compress16 = uint32_t (*)(const uint16_t *values, uint8_t *out);
+
 struct Products {
     MatVec matvec;
     MatMul matmul;
@@ -26,6 +29,7 @@ struct Kernels {
     bool (*runs_here)();
     void (*quantize)(const float *x, int64_t cols, Token token);
     Compress compress;
+    Compress16 compress16;
     struct OfType {
         Products by_layout[2];
         float break_even;  // see ep_break_even

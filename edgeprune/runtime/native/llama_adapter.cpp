@@ -119,10 +119,11 @@ class Weight : public llama::TensorTraits {
         return true;
     }
 
-    void set(const void *data, size_t size) {
+    void set(const void *data, size_t offset, size_t size) {
         const std::lock_guard lock(state().mutex);
         ep_llama_report &report = state().report;
-        if (size != dense_bytes(claim_.shape) || claim_.pack(data, data_, state().threads) != 0) {
+        if (offset != 0 || size != dense_bytes(claim_.shape) ||
+            claim_.pack(data, data_, state().threads) != 0) {
             report.failures++;
             std::memset(data_, 0, claim_.packed_size);  // no values, and safe to read
             return;
@@ -173,7 +174,7 @@ int init_tensor(llama::Buffer *buffer, llama::Tensor *t) {
 }
 
 void set_tensor(llama::Buffer *, llama::Tensor *t, const void *data, size_t offset, size_t size) {
-    if (t->extra && offset == 0) static_cast<Weight *>(t->extra)->set(data, size);
+    if (t->extra) static_cast<Weight *>(t->extra)->set(data, offset, size);
 }
 
 void get_tensor(llama::Buffer *, const llama::Tensor *t, void *data, size_t offset, size_t size) {
@@ -191,6 +192,7 @@ llama::Buffer *alloc_buffer(llama::BufferType *type, size_t size) {
     buffer->buft = type;
     if (buffer->iface.free_buffer) buffer->iface.free_buffer = free_buffer;
     buffer->iface.init_tensor = init_tensor;
+    buffer->iface.memset_tensor = nullptr;
     buffer->iface.set_tensor = set_tensor;
     buffer->iface.get_tensor = get_tensor;
     buffer->iface.set_tensor_2d = nullptr;

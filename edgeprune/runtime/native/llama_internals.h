@@ -1,6 +1,8 @@
 // What llama.cpp has inside and does not install: the layouts that a buffer type of its CPU backend
-// meets. Written from the behaviour of the versions named in edgeprune/runtime/llama.py, CHECKED;
-// tests/test_native_layout.py compiles this beside their sources and compares sizes and offsets.
+// meets, in the versions that edgeprune/runtime/adapter.py names as CHECKED. tests/test_native.py
+// compiles this beside their sources and compares sizes and offsets (tests/native/check_layout.cpp).
+// A buffer type may ask for less than a tensor's own size only in builds with NDEBUG, as releases
+// are: others stop at an assertion, which the probe finds first.
 // Fields that are not used stand here only for what comes after them.
 #pragma once
 

@@ -1,5 +1,6 @@
 // From the rows of a GGUF tensor to tiles and back. layout.h has the target, ggml-common.h the source.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "kernels.h"
@@ -160,11 +161,12 @@ struct Buffers {
     std::vector<uint8_t> rows, even, odd;  // the latter: what a tile keeps, and room for a wide store
     explicit Buffers(const Matrix &m)
         : rows(kTileRows * row_bytes(m)),
-          even(m.wide() ? 0 : m.cols * kTileRows + kChunkCodes),
+          even(m.cols * kTileRows * (m.wide() ? 2 : 1) + kChunkCodes),
           odd(even.size()) {}
 };
 
-void pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
+// Pack one tile; false if its values don't take `size` bytes, as data that change may not.
+bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
                 uint8_t *values, int64_t size, Buffers &buffers) {
     const Compress compress = kernels().compress;
     const bool nibbles = m.type == EP_Q4_0, sparse = m.layout == EP_SPARSE;
@@ -185,42 +187,40 @@ void pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *
             }
         }
     }
+    const int64_t longest = std::max(streams[0] - buffers.even.data(), streams[1] - buffers.odd.data());
+    if (longest != size) return false;
     if (!nibbles) {
         std::memcpy(values, buffers.even.data(), size);
-        return;
+        return true;
     }
     for (int i = 0; i < 2; i++) {  // the shorter stream ends in zeros
         auto &whole = i ? buffers.odd : buffers.even;
         std::fill(streams[i], std::max(streams[i], whole.data() + size), uint8_t{0});
     }
     join_nibbles(buffers.even.data(), buffers.odd.data(), size, values);
+    return true;
 }
 
-void pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
-                 uint8_t *values) {
-    uint16_t all[kBlockCodes];
+bool pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
+                 uint8_t *values, int64_t size, Buffers &buffers) {
+    alignas(64) uint16_t all[kBlockCodes];
+    uint8_t *next = buffers.even.data();
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
         gather16(m, rows, present, block, all);
         if (m.layout == EP_DENSE) {
-            std::memcpy(values, all, sizeof all);
-            values += sizeof all;
+            std::memcpy(next, all, sizeof all);
+            next += sizeof all;
             continue;
         }
-        uint16_t kept[kBlockCodes + 1];
-        int64_t count = 0;
         for (int64_t j = 0; j < 16; j++) {
-            uint32_t mask = 0;
-            for (int i = 0; i < 32; i++) {
-                const bool keep = !is_zero16(all[32 * j + i]);
-                kept[count] = all[32 * j + i];
-                count += keep;
-                mask |= static_cast<uint32_t>(keep) << i;
-            }
+            const uint32_t mask = kernels().compress16(all + 32 * j, next);
             std::memcpy(side + 4 * j, &mask, 4);
+            next += 2 * __builtin_popcount(mask);
         }
-        std::memcpy(values, kept, 2 * count);
-        values += 2 * count;
     }
+    if (next - buffers.even.data() != size) return false;
+    std::memcpy(values, buffers.even.data(), size);
+    return true;
 }
 
 void unpack_codes(const Matrix &m, int64_t tile, uint8_t *rows) {
@@ -267,20 +267,19 @@ int pack(const Matrix &m, const TileRows &rows, uint8_t *out, size_t size, int t
     if (used + kPadding > size) return -1;
     std::memcpy(out, ends.data(), ends.size() * 8);
     std::memset(out + used, 0, kPadding);
+    std::atomic<bool> same = true;
     over_tiles(m, threads, [&](int64_t from, int64_t to) {
         Buffers buffers(m);
-        for (int64_t tile = from; tile < to; tile++) {
+        for (int64_t tile = from; tile < to && same; tile++) {
             const uint8_t *own = rows(tile, buffers.rows.data());
             auto *side = const_cast<uint8_t *>(m.sides(tile));
             uint8_t *values = out + m.values_start() + ends[tile];
             const int64_t length = ends[tile + 1] - ends[tile];
-            if (m.wide())
-                pack_halves(m, own, rows_in(m, tile), side, values);
-            else
-                pack_codes(m, own, rows_in(m, tile), side, values, length, buffers);
+            const auto pack_tile = m.wide() ? pack_halves : pack_codes;
+            if (!pack_tile(m, own, rows_in(m, tile), side, values, length, buffers)) same = false;
         }
     });
-    return 0;
+    return same ? 0 : -1;
 }
 
 }  // namespace

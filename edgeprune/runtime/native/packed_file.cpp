@@ -12,11 +12,15 @@ namespace {
 class Container {
   public:
     Container(const Matrix &m, const void *data, size_t size, int threads)
-        : m_(m), data_(static_cast<const uint8_t *>(data)), starts_(m.tiles() + 1) {
-        const int64_t scales = m.wide() ? 0 : 2 * m.rows * m.blocks();
-        mask_ = data_ + scales;
-        kept_ = mask_ + m.rows * m.cols / 8;
-        if (size < static_cast<size_t>(kept_ - data_)) return;
+        : m_(m), data_(static_cast<const uint8_t *>(data)) {
+        // As large as the file says at most; of a hostile one, products may not fit 64 bits.
+        const __int128 weights = static_cast<__int128>(m.rows) * m.cols;
+        const __int128 scales = m.wide() ? 0 : weights / 16;
+        if (scales + weights / 8 > static_cast<__int128>(size)) return;
+        const uint8_t *mask = data_ + scales;
+        mask_.assign(mask, mask + weights / 8);  // a copy: what is counted is what is used
+        kept_ = mask + weights / 8;
+        starts_.resize(m.tiles() + 1);
         over_tiles(m, threads, [&](int64_t from, int64_t to) {
             for (int64_t tile = from; tile < to; tile++) {
                 uint64_t count = 0;
@@ -56,7 +60,7 @@ class Container {
   private:
     uint32_t mask32(int64_t i) const {
         uint32_t mask;
-        std::memcpy(&mask, mask_ + 4 * i, 4);
+        std::memcpy(&mask, mask_.data() + 4 * i, 4);
         return mask;
     }
 
@@ -87,7 +91,8 @@ class Container {
 
     const Matrix m_;
     const uint8_t *const data_;
-    const uint8_t *mask_, *kept_;
+    const uint8_t *kept_ = nullptr;
+    std::vector<uint8_t> mask_;
     std::vector<uint64_t> starts_;  // how many weights are kept before each tile
     uint64_t plane_ = 0;
     bool whole_ = false;

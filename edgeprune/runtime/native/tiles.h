@@ -295,6 +295,17 @@ void quantize(const float *x, int64_t cols, Token token) {
     return mask;
 }
 
+[[maybe_unused]] uint32_t compress16_plainly(const uint16_t *values, uint8_t *out) {
+    uint32_t mask = 0;
+    for (int i = 0; i < 32; i++) {
+        const bool keep = (values[i] & 0x7FFF) != 0;
+        std::memcpy(out, values + i, 2);
+        out += 2 * keep;
+        mask |= static_cast<uint32_t>(keep) << i;
+    }
+    return mask;
+}
+
 template <class P, int Type>
 constexpr Kernels::OfType of_codes(float break_even) {
     return {{{matvec<P, Type, EP_SPARSE>, matmul<P, Type, EP_SPARSE>},
@@ -309,17 +320,21 @@ constexpr Kernels::OfType of_halves(float break_even) {
             break_even};
 }
 
-// Densities above which llama.cpp's own product was the faster one (benchmarks/kernels.py).
+// Densities up to which a packed matrix is neither slower nor larger than llama.cpp's own, measured
+// by benchmarks/break_even.py; 0: not at any.
 struct BreakEven {
     float f16, q4_0, q8_0, bf16;
 };
 
 template <class P>
-constexpr Kernels table(const char *name, bool (*runs_here)(), Compress compress, BreakEven even) {
+constexpr Kernels table(const char *name, bool (*runs_here)(), BreakEven even,
+                        Compress compress = compress_plainly,
+                        Compress16 compress16 = compress16_plainly) {
     return {name,
             runs_here,
             quantize,
             compress,
+            compress16,
             of_halves<P, EP_F16>(even.f16),
             of_codes<P, EP_Q4_0>(even.q4_0),
             of_codes<P, EP_Q8_0>(even.q8_0),
