@@ -51,6 +51,13 @@ def of_any_density(monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
 
 
+@pytest.fixture(autouse=True)
+def without_enable(monkeypatch):
+    """Another test may have called `enable`: here, llama.cpp's own loader is stock."""
+    original = getattr(api, loading._MARK, api.llama_model_load_from_file)
+    monkeypatch.setattr(api, "llama_model_load_from_file", original)
+
+
 def stock(path):
     params = api.llama_model_default_params()
     params.load_mode = api.LLAMA_LOAD_MODE_NONE
