@@ -1,7 +1,7 @@
 """Sparse weights in llama.cpp beside stock llama.cpp, on the same file: writes docs/sparse.md.
 
     python benchmarks/sparse_speed.py                    # the page's models, about 40 minutes
-    python benchmarks/sparse_speed.py --only "1B Q8_0 50 %" --print
+    python benchmarks/sparse_speed.py --only "1B Q8_0 50 %"    # one anew, the rest as last measured
 
 Each measurement is a child process of its own: stock, sparse, and the same kernels with the zeros
 left in (`EDGEPRUNE_LAYOUT=dense`), which shows what sparsity itself brings. They take turns;
@@ -93,9 +93,15 @@ def main(
             for who in _TURNS:
                 runs[case][who].append(child(case.path, who, threads))
         click.echo(_table({case: runs[case]}), err=True)
-    raw = {case.name: found for case, found in runs.items()}
-    (_FOLDER / "samples.json").write_text(json.dumps(raw))
-    agreement = [_job(["--agreement-of", str(case.path)], {}) for case in cases if not case.random]
+    samples, answers = _FOLDER / "samples.json", _FOLDER / "agreement.json"
+    known = json.loads(samples.read_text()) if samples.exists() else {}
+    known |= {case.name: found for case, found in runs.items()}
+    samples.write_text(json.dumps(known))
+    for case in cases:
+        if not case.random:
+            answers.write_text(json.dumps([_job(["--agreement-of", str(case.path)], {})]))
+    agreement = json.loads(answers.read_text()) if answers.exists() else []
+    runs = {case: known[case.name] for case in CASES if case.name in known}
     page = _page(runs, rounds, threads, statistics.median(bandwidth), agreement)
     if not only_print:
         out.write_text(page, encoding="utf-8")

@@ -346,11 +346,11 @@ def test_threads_that_load_at_once_get_their_own_models(mixed, tmp_path):
 
 @needs_kernels
 def test_a_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monkeypatch):
-    path, honest = tmp_path / "m.gguf", loading._load
+    path, honest, zeros = tmp_path / "m.gguf", loading._load, iter((0.3, 0.1))
     path.write_bytes(mixed.read_bytes())
 
     def change_then_load(path, *others):
-        write_random_llama(path, SIZES, 0.1)
+        write_random_llama(path, SIZES, next(zeros))
         return honest(path, *others)
 
     monkeypatch.setattr(loading, "_load", change_then_load)
@@ -360,7 +360,7 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monk
 
 @needs_kernels
 def test_metadata_may_lie_about_counts(mixed, tmp_path, monkeypatch):
-    """Sizes come from the bytes: a file that claims fewer non-zeros than it has is no danger."""
+    """A file that claims fewer non-zeros than it has is no danger: then its bytes are counted."""
     monkeypatch.delenv("EDGEPRUNE_LAYOUT")
     data = bytearray(mixed.read_bytes())
     at, size = open_gguf(mixed).place("edgeprune.sparsity.nonzeros")

@@ -65,7 +65,7 @@ class Placed:
         tensors: those that are.
         packed_bytes: what they take in memory.
         dense_bytes: what they would take as they stand in the file.
-        failures: tensors whose bytes changed while the model was loaded.
+        failures: tensors whose bytes were not as they had been announced.
     """
 
     claimed: int
@@ -109,13 +109,15 @@ def attach() -> None:
         raise MachineError("This build of llama.cpp names its operations in another way.")
 
 
-def claim(file: GgufFile | PackedFile) -> frozenset[str]:
+def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
     """Have the sparse tensors of the next model packed, instead of those of any earlier one.
 
-    Sizes are counted in the file's own bytes. Tensors that are packed in the file are taken from
-    there, so ``file`` must stay until `release`, and what llama.cpp reads for them is not looked
-    at. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense``
-    keeps the zeros in the same tiles, which shows what sparsity itself brings.
+    Sizes follow from the metadata's non-zeros where they can, else they are counted in the file's
+    own bytes; a size that does not fit is one of `Placed.failures`, and with ``count`` nothing is
+    believed. Tensors that are packed in the file are taken from there, so ``file`` must stay until
+    `release`, and what llama.cpp reads for them is not looked at. For benchmarks,
+    ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps the zeros in the
+    same tiles, which shows what sparsity itself brings.
 
     Returns:
         The names of the claimed tensors.
@@ -126,12 +128,13 @@ def claim(file: GgufFile | PackedFile) -> frozenset[str]:
     forced = os.environ.get("EDGEPRUNE_LAYOUT")
     layout = native.DENSE if forced == "dense" else native.SPARSE
     claims = []
-    for tensor in candidates(plain(file), all_densities=forced is not None):
+    for tensor, nonzeros in candidates(plain(file), all_densities=forced is not None):
         stored = file.stored(tensor.name) if isinstance(file, PackedFile) else None
         shape = native.Shape(native.TYPES[tensor.type.name], layout, *tensor.shape)
         if stored is None:
             source, source_size = None, 0
-            size = _library().ep_packed_size(shape, tensor.data.ctypes.data, cores())
+            size = 0 if count else _library().ep_packed_size_of_count(shape, nonzeros)
+            size = size or _library().ep_packed_size(shape, tensor.data.ctypes.data, cores())
         else:
             source, source_size = stored.ctypes.data, len(stored)
             size = _library().ep_packed_size_of_file(shape, source, source_size, cores())
@@ -170,8 +173,8 @@ def is_sparse(file: GgufFile) -> bool:
     return bool(metadata and metadata.nonzeros)
 
 
-def candidates(file: GgufFile, all_densities: bool = False) -> list[GgufTensor]:
-    """The tensors of a file that run faster, or take less memory, without their zeros.
+def candidates(file: GgufFile, all_densities: bool = False) -> list[tuple[GgufTensor, int]]:
+    """The tensors of a file that gain without their zeros, and the non-zeros it says they have.
 
     By its metadata, a file says how dense its tensors are; above the break-even density of the
     kernels in use a tensor is left to llama.cpp.
@@ -190,7 +193,7 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[GgufTensor]:
             continue
         density = nonzeros[tensor.name] / (tensor.shape[0] * tensor.shape[1])
         if all_densities or density <= native.library().ep_break_even(kind):
-            found.append(tensor)
+            found.append((tensor, nonzeros[tensor.name]))
     return found
 
 

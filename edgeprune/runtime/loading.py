@@ -78,20 +78,16 @@ def load_model(path: Path, params: Any) -> Loaded:
         off = _why_not(file, params, status)
         if off is None:
             return Loaded(_load(path, file, params))
-        claimed = frozenset() if off else adapter.claim(file)
-        if not claimed:
-            return _dense(path, file, params, off or "all tensors are too dense to gain")
-        try:
-            model = _load(path, file, _unmapped(params), claimed)
-            placed = adapter.placed(len(claimed))
-        finally:
-            adapter.release()
-        if not model or (placed.tensors == placed.claimed and not placed.failures):
-            return Loaded(model, placed)
-        load("llama_cpp").llama_cpp.llama_model_free(model)
-        if placed.failures:
+        if off:
+            return _dense(path, file, params, off)
+        loaded = _sparse(path, file, params, count=False)
+        if loaded and loaded.sparse and loaded.sparse.failures:  # its metadata counts wrong
+            loaded = _sparse(path, file, params, count=True)
+        if loaded is None:
+            return _dense(path, file, params, "all tensors are too dense to gain")
+        if loaded.sparse and loaded.sparse.failures:
             raise InputError(f"{path} changed while it was loaded.", "Load it again.")
-        return _dense(path, file, params, _LATE)
+        return loaded if loaded.sparse else _dense(path, file, params, _LATE)
 
 
 def _why_not(file: GgufFile | PackedFile, params: Any, status: switch.Status) -> str | None:
@@ -106,6 +102,22 @@ def _why_not(file: GgufFile | PackedFile, params: Any, status: switch.Status) ->
     if params.n_gpu_layers and load("llama_cpp").llama_cpp.llama_supports_gpu_offload():
         return "layers go to the GPU"
     return "" if params.use_extra_bufts else "extra buffer types are switched off"
+
+
+def _sparse(path: Path, file: GgufFile | PackedFile, params: Any, count: bool) -> Loaded | None:
+    """Load with sparse weights; None if none would gain, no model unless all were placed."""
+    claimed = adapter.claim(file, count)
+    if not claimed:
+        return None
+    try:
+        model = _load(path, file, _unmapped(params), claimed)
+        placed = adapter.placed(len(claimed))
+    finally:
+        adapter.release()
+    if not model or (placed.tensors == placed.claimed and not placed.failures):
+        return Loaded(model, placed)
+    load("llama_cpp").llama_cpp.llama_model_free(model)
+    return Loaded(None, placed if placed.failures else None)
 
 
 def _dense(path: Path, file: GgufFile | PackedFile, params: Any, off: str) -> Loaded:

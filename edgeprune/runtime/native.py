@@ -53,6 +53,7 @@ def library() -> ctypes.CDLL:
         ("ep_packable", whole, (shape,)),
         ("ep_packed_size", size, (shape, pointer, whole)),
         ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
+        ("ep_packed_size_of_count", size, (shape, number)),
         ("ep_packed_size_of_file", size, (shape, pointer, size, whole)),
         ("ep_pack_file", whole, (shape, pointer, size, pointer, size, whole)),
         ("ep_unpack", None, (shape, pointer, pointer, whole)),

@@ -35,6 +35,9 @@ EP_API int ep_packable(const ep_shape *shape);
 /* Bytes of the packed matrix, its padding for wide loads included; 0 if it can't be packed. */
 EP_API size_t ep_packed_size(const ep_shape *shape, const void *data, int threads);
 
+/* The same from the number of weights that are not zero, where it follows from that; else 0. */
+EP_API size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros);
+
 /* Pack `data` into `packed`, which holds `size` bytes; 0, or -1 if that is not enough. */
 EP_API int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads);
 

@@ -305,6 +305,13 @@ int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, 
     return pack(m, rows_of_tensor(m, data), static_cast<uint8_t *>(packed), size, threads);
 }
 
+size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros) {
+    const bool known = ep_packable(shape) && shape->layout == EP_SPARSE && shape->type != EP_Q4_0 &&
+                       nonzeros >= 0 && nonzeros <= shape->rows * shape->cols;
+    const Matrix m(*shape, nullptr);
+    return known ? m.values_start() + value_bytes(m, {nonzeros, 0}) + kPadding : 0;
+}
+
 size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
                               int threads) {
     if (!ep_packable(shape)) return 0;
