@@ -90,18 +90,20 @@ bool runs_here() {
            __builtin_cpu_supports("avx512vbmi2");
 }
 
-uint64_t compress(const uint8_t *codes, uint8_t zero, uint8_t *out) {
+uint8_t *compress(const uint8_t *codes, uint8_t zero, uint8_t *bits, uint8_t *out) {
     const __m512i all = _mm512_loadu_si512(codes);
     const uint64_t mask = _mm512_cmpneq_epi8_mask(all, _mm512_set1_epi8(static_cast<char>(zero)));
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi8(mask, all));
-    return mask;
+    std::memcpy(bits, &mask, sizeof mask);
+    return out + __builtin_popcountll(mask);
 }
 
-uint32_t compress16(const uint16_t *values, uint8_t *out) {
+uint8_t *compress16(const uint16_t *values, uint8_t *bits, uint8_t *out) {
     const __m512i all = _mm512_loadu_si512(values);
     const uint32_t mask = _mm512_test_epi16_mask(all, _mm512_set1_epi16(0x7FFF));
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(mask, all));
-    return mask;
+    std::memcpy(bits, &mask, sizeof mask);
+    return out + 2 * __builtin_popcount(mask);
 }
 
 }  // namespace

@@ -13,11 +13,12 @@ using MatVec = void (*)(const Matrix &, int64_t from, int64_t to, const void *x,
 using MatMul = void (*)(const Matrix &, int64_t from, int64_t to, const void *x, int64_t x_stride,
                         float *y, int64_t y_stride, int64_t tokens, uint8_t *scratch);
 
-// Write the codes of a chunk that are not `zero` to `out`, where 64 bytes may be touched; their mask.
-using Compress = uint64_t (*)(const uint8_t *codes, uint8_t zero, uint8_t *out);
+// Write the codes of a chunk that are not `zero` to `out`, where 64 bytes may be touched, and 8 bytes
+// that say which they are to `mask`; where `out` goes on.
+using Compress = uint8_t *(*)(const uint8_t *codes, uint8_t zero, uint8_t *mask, uint8_t *out);
 
-// The same for a chunk of 16-bit values, those that are not zero of either sign; 64 bytes as well.
-using Compress16 = uint32_t (*)(const uint16_t *values, uint8_t *out);
+// The same for a chunk of 16-bit values, those that are not zero of either sign; the mask has 4 bytes.
+using Compress16 = uint8_t *(*)(const uint16_t *values, uint8_t *mask, uint8_t *out);
 
 struct Products {
     MatVec matvec;

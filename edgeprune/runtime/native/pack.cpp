@@ -88,6 +88,12 @@ std::vector<uint64_t> offsets(const Matrix &m, const TileRows &rows, int threads
     return ends;
 }
 
+uint32_t word_at(const uint8_t *from) {
+    uint32_t word;
+    std::memcpy(&word, from, sizeof word);
+    return word;
+}
+
 // The codes of a tile's block in the order of its chunks, and its scales.
 void gather(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block, uint8_t *codes,
             uint8_t *scales) {
@@ -100,13 +106,12 @@ void gather(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block
             const uint8_t *from = rows + r * row_bytes(m) + block * source_block_bytes(m.type);
             std::memcpy(scales + 2 * r, from, 2);
             if (m.type == EP_Q8_0) {
-                std::memcpy(words, from + 2, sizeof words);
-                for (auto &word : words) word ^= 0x80808080;
+                for (int j = 0; j < 8; j++) words[j] = word_at(from + 2 + 4 * j) ^ 0x80808080;
             } else {
-                std::memcpy(words, from + 2, 16);
                 for (int j = 0; j < 4; j++) {
-                    words[j + 4] = words[j] >> 4 & 0x0F0F0F0F;
-                    words[j] &= 0x0F0F0F0F;
+                    const uint32_t both = word_at(from + 2 + 4 * j);
+                    words[j] = both & 0x0F0F0F0F;
+                    words[j + 4] = both >> 4 & 0x0F0F0F0F;
                 }
             }
         }
@@ -136,10 +141,16 @@ void scatter(const Matrix &m, uint8_t *rows, int64_t present, int64_t block, con
 // The values of a tile's block in the order of its chunks: 2 columns x 16 rows.
 void gather16(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block,
               uint16_t *values) {
+    uint32_t pairs[kBlock / 2][kTileRows];  // of two columns, one row after another
     for (int64_t r = 0; r < kTileRows; r++) {
-        uint16_t own[kBlock] = {};
-        if (r < present) std::memcpy(own, rows + (r * m.blocks() + block) * sizeof own, sizeof own);
-        for (int64_t c = 0; c < kBlock; c++) values[c * kTileRows + r] = own[c];
+        const uint8_t *from = rows + (r * m.blocks() + block) * kBlock * 2;
+        for (int64_t j = 0; j < kBlock / 2; j++)
+            pairs[j][r] = r < present ? word_at(from + 4 * j) : 0;
+    }
+    for (const auto &pair : pairs) {
+        for (int64_t r = 0; r < kTileRows; r++) values[r] = static_cast<uint16_t>(pair[r]);
+        for (int64_t r = 0; r < kTileRows; r++) values[kTileRows + r] = pair[r] >> 16;
+        values += 2 * kTileRows;
     }
 }
 
@@ -178,9 +189,8 @@ bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *
             uint8_t *&stream = streams[nibbles ? j % 2 : 0];
             const uint8_t *chunk = codes + j * kChunkCodes;
             if (sparse) {
-                const uint64_t mask = compress(chunk, zero_code(m.type), stream);
-                std::memcpy(side + 2 * kTileRows + 8 * j, &mask, 8);
-                stream += __builtin_popcountll(mask);
+                uint8_t *mask = side + 2 * kTileRows + 8 * j;
+                stream = compress(chunk, zero_code(m.type), mask, stream);
             } else {
                 std::memcpy(stream, chunk, kChunkCodes);
                 stream += kChunkCodes;
@@ -203,6 +213,7 @@ bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *
 
 bool pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
                  uint8_t *values, int64_t size, Buffers &buffers) {
+    const Compress16 compress = kernels().compress16;
     alignas(64) uint16_t all[kBlockCodes];
     uint8_t *next = buffers.even.data();
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
@@ -212,11 +223,7 @@ bool pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t 
             next += sizeof all;
             continue;
         }
-        for (int64_t j = 0; j < 16; j++) {
-            const uint32_t mask = kernels().compress16(all + 32 * j, next);
-            std::memcpy(side + 4 * j, &mask, 4);
-            next += 2 * __builtin_popcount(mask);
-        }
+        for (int64_t j = 0; j < 16; j++) next = compress(all + 32 * j, side + 4 * j, next);
     }
     if (next - buffers.even.data() != size) return false;
     std::memcpy(values, buffers.even.data(), size);

@@ -284,18 +284,20 @@ void quantize(const float *x, int64_t cols, Token token) {
     }
 }
 
-// The codes of a chunk that are not `zero`, where no instruction does it; their mask.
-[[maybe_unused]] uint64_t compress_plainly(const uint8_t *codes, uint8_t zero, uint8_t *out) {
+// Compression where no instruction does it.
+[[maybe_unused]] uint8_t *compress_plainly(const uint8_t *codes, uint8_t zero, uint8_t *bits,
+                                           uint8_t *out) {
     uint64_t mask = 0;
     for (int i = 0; i < 64; i++) {
         *out = codes[i];
         out += codes[i] != zero;
         mask |= static_cast<uint64_t>(codes[i] != zero) << i;
     }
-    return mask;
+    std::memcpy(bits, &mask, sizeof mask);
+    return out;
 }
 
-[[maybe_unused]] uint32_t compress16_plainly(const uint16_t *values, uint8_t *out) {
+[[maybe_unused]] uint8_t *compress16_plainly(const uint16_t *values, uint8_t *bits, uint8_t *out) {
     uint32_t mask = 0;
     for (int i = 0; i < 32; i++) {
         const bool keep = (values[i] & 0x7FFF) != 0;
@@ -303,7 +305,8 @@ void quantize(const float *x, int64_t cols, Token token) {
         out += 2 * keep;
         mask |= static_cast<uint32_t>(keep) << i;
     }
-    return mask;
+    std::memcpy(bits, &mask, sizeof mask);
+    return out;
 }
 
 template <class P, int Type>
