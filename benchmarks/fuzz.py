@@ -22,7 +22,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from edgeprune.errors import EdgepruneError
 from edgeprune.sparsity import packed_file
 from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.metadata import read_gguf
 
 _SECONDS = 1.0
@@ -119,7 +119,7 @@ def read(path: Path) -> bool:
     ways = (
         lambda: [open_gguf(path).get(key) for key in open_gguf(path)],
         lambda: read_gguf(open_gguf(path)),
-        lambda: inspect_gguf(path),
+        lambda: inspect(path),
         lambda: packed_file.unpack(path, out),
         lambda: packed_file.pack(path, out),
     )

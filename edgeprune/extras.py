@@ -19,6 +19,8 @@ _EXTRA_OF = {
     "uvicorn": "serve",
     "datasets": "eval",
     "scipy": "eval",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
     "matplotlib": "report",
 }
 

@@ -19,11 +19,20 @@ from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
 from edgeprune.search import Search, search
-from edgeprune.stages import check_stage, export_stage, measure_stage, pack_stage, prune_stage
+from edgeprune.stages import (
+    artifact_name,
+    check_stage,
+    export_stage,
+    measure_stage,
+    pack_stage,
+    prune_stage,
+)
 
 if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
 
+# What a target needs besides the libraries of every build.
+_NEEDED = {"gguf": ("llama_cpp",), "onnx": ("onnx", "onnxruntime", "tokenizers")}
 _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 
 
@@ -56,7 +65,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
     """
     from filelock import FileLock, Timeout
 
-    need("torch", "transformers", "accelerate", "llama_cpp", "scipy", "matplotlib")
+    need("torch", "transformers", "accelerate", "scipy", "matplotlib", *_NEEDED[recipe.target])
     progress = progress or Quiet()
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     locate(recipe.model)  # a wrong name is said before a folder is made for it
@@ -72,7 +81,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
 def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
 
-    for leftover in (".model.*gguf.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
+    for leftover in (".model.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
         sweep(folder, leftover)
     check_disk(recipe, folder)
     checkpoint = open_checkpoint(recipe.model, progress)
@@ -98,7 +107,7 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
             stage.advance()
     if manifest["gates"]:
         raise GateFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.", manifest)
-    return Build(folder, folder / "model.gguf", manifest)
+    return Build(folder, folder / artifact_name(recipe), manifest)
 
 
 def _manifest(

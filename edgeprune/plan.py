@@ -12,7 +12,7 @@ from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
 from edgeprune.recipe import Recipe
-from edgeprune.sparsity.types import TYPES, WeightType
+from edgeprune.sparsity.types import TYPES_OF, WeightType
 
 _GIB = 1 << 30
 # torch, transformers and their buffers, whatever the model.
@@ -60,7 +60,11 @@ def plan(recipe: Recipe) -> BuildPlan:
     pruned = prunable + (
         sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0
     )
-    size = sum(_stored_bytes(t, TYPES[recipe.type]) for t in tensors)
+    kind = TYPES_OF[recipe.target][recipe.type]
+    if recipe.target == "onnx":
+        size = sum(_onnx_bytes(tensor, kind.base, recipe.block_size) for tensor in tensors)
+    else:
+        size = sum(_stored_bytes(tensor, kind) for tensor in tensors)
     stored = (
         4 if locate(recipe.model)[0] == "gguf" else 2
     )  # dequantised weights are kept as float32
@@ -118,6 +122,14 @@ def _stored_bytes(tensor: TensorShape, kind: WeightType) -> int:
         stored = storage_type(kind, "token_embd.weight", tensor.shape[1], 0, tied=True)
     block, block_bytes = GGML_QUANT_SIZES[stored]
     return tensor.elements // block * block_bytes
+
+
+def _onnx_bytes(tensor: TensorShape, kind: str, block: int) -> int:
+    """Integers have a scale of 4 bytes a block; embedding and head have at least 8 bits."""
+    bits = {"FP32": 32, "FP16": 16, "INT8": 8, "INT4": 8 if tensor.embedding else 4}[kind]
+    if len(tensor.shape) < 2:
+        return 4 * tensor.elements
+    return tensor.elements * bits // 8 + (4 * tensor.elements // block if bits <= 8 else 0)
 
 
 def _flops_per_second() -> float:

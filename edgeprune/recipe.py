@@ -20,15 +20,14 @@ from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import UsageError, unknown
 from edgeprune.methods import METHODS
 from edgeprune.resources import read_yaml
-from edgeprune.sparsity.types import TYPES
+from edgeprune.sparsity.types import DEFAULT_TYPE, TYPES_OF
 
-TARGETS = ("gguf",)
+TARGETS = tuple(TYPES_OF)
 # `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 UNSTRUCTURED = "unstructured"
 _NAMES: dict[str, Collection[str]] = {
     "target": TARGETS,
-    "type": TYPES,
     "method": METHODS,
     "fusion": FUSION_MODES,
     "allocation": ALLOCATIONS,
@@ -52,18 +51,27 @@ class Recipe(BaseModel):
 
     # What comes out
     target: str = Field("gguf", description="artifact format")
-    type: str = Field("q8_0", description="weight type: " + ", ".join(TYPES))
+    type: str = Field(
+        description="weight type; "
+        + "; ".join(f"{target}: {', '.join(types)}" for target, types in TYPES_OF.items())
+    )
     type_map: dict[str, str] = Field(
         {}, description="other types for some tensors, by a regular expression on the file's name"
     )
     allow_lossy_zeros: bool = Field(
         False, description="go on with a type that cannot hold exact zeros, and report the loss"
     )
-    pack: bool = Field(False, description="also write model.packed.gguf, without the zeros")
+    pack: bool = Field(False, description="also write a packed model, without the zeros")
+    block_size: Literal[16, 32, 64, 128, 256] = Field(
+        32, description="onnx: weights of a row that share a scale, where that divides a row"
+    )
+    flavour: Literal["ort", "portable"] = Field(
+        "ort", description="onnx: onnxruntime's fused operators, or standard ones of opset 23 only"
+    )
     rounding: Literal["auto", "nearest", "feedback"] = Field(
         "auto",
         description="feedback: round column by column, each error repaired by weights to come, on "
-        "the calibration data (q8_0, q5_0, q4_0); auto: where a type has fewer than 8 bits",
+        "the calibration data (q8_0, q5_0, q4_0, int8, int4); auto: where a type has fewer than 8 bits",
     )
 
     # How it is pruned
@@ -143,7 +151,13 @@ class Recipe(BaseModel):
         None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
     )
 
-    @field_validator("target", "type", "method", "fusion", "allocation")
+    @model_validator(mode="before")
+    @classmethod
+    def _type_of_target(cls, values: Any) -> Any:
+        target = str(values.get("target", "gguf")).lower()
+        return {"type": DEFAULT_TYPE.get(target, ""), **values}
+
+    @field_validator("target", "method", "fusion", "allocation")
     @classmethod
     def _known_name(cls, value: str, info: ValidationInfo) -> str:
         names = _NAMES[str(info.field_name)]
@@ -152,12 +166,21 @@ class Recipe(BaseModel):
             raise ValueError(str(unknown(str(info.field_name), value, names)))
         return value
 
+    @field_validator("type")
+    @classmethod
+    def _known_type(cls, value: str, info: ValidationInfo) -> str:
+        types, value = TYPES_OF[info.data.get("target", "gguf")], value.lower()  # Q8_0 is as good
+        if value not in types:
+            raise ValueError(str(unknown("type", value, types)))
+        return value
+
     @field_validator("type_map")
     @classmethod
-    def _known_types(cls, value: dict[str, str]) -> dict[str, str]:
+    def _known_types(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        types = TYPES_OF[info.data.get("target", "gguf")]
         for expression, name in value.items():
-            if name.lower() not in TYPES or TYPES[name.lower()].mix:
-                singles = [known for known in TYPES if not TYPES[known].mix]
+            if name.lower() not in types or types[name.lower()].mix:
+                singles = [known for known in types if not types[known].mix]
                 raise ValueError(str(unknown("type", name, singles)))
             try:
                 re.compile(expression)
@@ -191,7 +214,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _type_keeps_zeros(self) -> Self:
         for name in (self.type, *self.type_map.values()):
-            kind = TYPES[name]
+            kind = TYPES_OF[self.target][name]
             if self.sparsity and not kind.keeps_zeros and not self.allow_lossy_zeros:
                 raise ValueError(
                     f"type '{name}' can't hold exact zeros: nearly every pruned weight would come "

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from runtime_tests.accuracy import Item
 
 _PRUNE_VERSION = 3
-_EXPORT_VERSION = 2
-_MEASURE_VERSION = 2
+_EXPORT_VERSION = 3
+_MEASURE_VERSION = 3
 # The highest code of a grid with 8 bits.
 _EIGHT_BITS = 127
 
@@ -164,7 +164,13 @@ def storage(recipe: Recipe) -> "Storage":
     from exporters.artifact import Storage
 
     overrides = tuple(recipe.type_map.items())
-    return Storage(recipe.type, overrides, recipe.allow_lossy_zeros or not recipe.sparsity)
+    return Storage(
+        recipe.type,
+        overrides,
+        recipe.allow_lossy_zeros or not recipe.sparsity,
+        recipe.block_size,
+        recipe.flavour,
+    )
 
 
 def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
@@ -189,7 +195,7 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     if recipe.rounding == "feedback" and not chosen:
         raise UsageError(
             f"rounding 'feedback' has no grid for type '{recipe.type}'.",
-            "It knows q8_0, q5_0 and q4_0, and the mixes made of them.",
+            "It knows q8_0, q5_0 and q4_0, the mixes made of them, int8 and int4.",
         )
     return chosen
 
@@ -232,7 +238,7 @@ def export_stage(
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """The artifact and its dense twin in the same type: facts about each file."""
-    twin = folder / "work" / f"dense-{recipe.type}.gguf" if pruned else None
+    twin = folder / "work" / f"dense-{recipe.type}.{recipe.target}" if pruned else None
     dense = dense_model(checkpoint)
     artifacts = {
         "dense": _export_one(
@@ -262,7 +268,7 @@ def _export_one(
     import exporters
 
     target, stored = exporters.get(recipe.target), storage(recipe)
-    path = twin or folder / "model.gguf"
+    path = twin or folder / artifact_name(recipe)
     full_key = sha256_json([_EXPORT_VERSION, key, asdict(stored), quantized_by(), path.name])
 
     def export() -> dict[str, Any]:
@@ -274,7 +280,8 @@ def _export_one(
         return {
             "file": str(path.relative_to(folder)),
             "sha256": sha256_file(path),
-            "bytes": path.stat().st_size,
+            "bytes": sum(part.stat().st_size for part in artifact.files),
+            "files": {str(part.relative_to(folder)): sha256_file(part) for part in artifact.files},
             "tensors": [asdict(tensor) for tensor in artifact.tensors],
         }
 
@@ -282,7 +289,19 @@ def _export_one(
         folder / "work" / f"export-{name}.json",
         full_key,
         export,
-        still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
+        still_good=lambda facts: _unchanged(folder, facts["files"]),
+    )
+
+
+def artifact_name(recipe: Recipe) -> str:
+    """What a build's result is called."""
+    return f"model.{recipe.target}"
+
+
+def _unchanged(folder: Path, files: dict[str, str]) -> bool:
+    return all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest
+        for name, digest in files.items()
     )
 
 
@@ -290,15 +309,18 @@ def pack_stage(
     recipe: Recipe, artifact: dict[str, Any], folder: Path, progress: Progress
 ) -> dict[str, Any] | None:
     """The packed file beside the artifact and its sizes, if the recipe asks for one."""
-    from edgeprune.sparsity.packed_file import pack
+    from edgeprune.sparsity.packers import packed_name, packer
 
-    path = folder / "model.packed.gguf"
+    source = folder / artifact["file"]
+    path = packed_name(source)
 
     def write() -> dict[str, Any]:
         path.unlink(missing_ok=True)  # of an earlier build, not of this artifact
         with progress.stage("pack", artifact["bytes"]) as stage:
-            sizes = pack(folder / artifact["file"], path, stage.advance)
-        return {"file": path.name, "sha256": sha256_file(path)} | sizes
+            sizes = packer(source).pack(source, path, stage.advance)
+        parts = (path, path.with_name(f"{path.name}.data"))
+        files = {part.name: sha256_file(part) for part in parts if part.exists()}
+        return {"file": path.name, "files": files} | sizes
 
     try:
         if recipe.pack:
@@ -306,7 +328,7 @@ def pack_stage(
                 folder / "work" / "pack.json",
                 artifact["sha256"],
                 write,
-                still_good=lambda facts: path.is_file() and sha256_file(path) == facts["sha256"],
+                still_good=lambda facts: _unchanged(folder, facts["files"]),
             )
     except UsageError as nothing_to_gain:
         progress.note(f"Not packed: {nothing_to_gain}")

@@ -12,6 +12,7 @@ from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.stages import (
+    artifact_name,
     dense_model,
     measure_plan,
     prune_key,
@@ -67,7 +68,7 @@ def trial(
     pruned, _ = prune_stage(recipe, checkpoint, data, work, progress, dense_statistics)
     model, metadata = pruned_model(recipe, pruned) if pruned else (dense_model(checkpoint), None)
     target = exporters.get(recipe.target)
-    path = work / "model.gguf"
+    path = work / artifact_name(recipe)
     with progress.stage("export", target.steps(model)) as stage:
         target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
     result = runtime_tests.quality(path, plan, progress.stage)

@@ -3,9 +3,12 @@
 from importlib import import_module
 from types import ModuleType
 
-_TARGETS = {"gguf": "exporters.gguf"}
+_TARGETS = {"gguf": "exporters.gguf", "onnx": "exporters.onnx"}
 
 
 def get(target: str) -> ModuleType:
-    """A target's package, imported when used: ``check``, ``grids``, ``steps`` and ``export``."""
+    """A target's package, imported when used.
+
+    It has ``check``, ``grids``, ``steps``, ``export``, ``pack`` and ``stored_bytes``.
+    """
     return import_module(_TARGETS[target])

@@ -12,15 +12,19 @@ class Storage:
     """How weights are stored.
 
     Attributes:
-        type: a key of `edgeprune.sparsity.types.TYPES`.
+        type: a key of the target's own in `edgeprune.sparsity.types.TYPES_OF`.
         overrides: pairs of a regular expression on the name in the file and the type of tensors
             that match; the first that matches counts.
         lossy_zeros: whether zeros that a type can't hold may be lost; the loss is counted.
+        block: ONNX: weights of a row that share a scale.
+        flavour: ONNX: ``ort``, onnxruntime's own operators, or ``portable``, standard ones.
     """
 
     type: str
     overrides: tuple[tuple[str, str], ...] = ()
     lossy_zeros: bool = False
+    block: int = 32
+    flavour: str = "ort"
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ class Artifact:
     """A finished, verified file.
 
     Attributes:
-        path: the file.
+        path: the file that runtimes open.
         tensors: what stands in it.
         metadata: what it says about its zeros; None if dense.
+        files: all that hold the model, ``path`` among them.
     """
 
     path: Path
-    tensors: list[TensorFacts] = field(default_factory=list)
-    metadata: SparsityMetadata | None = None
+    tensors: list[TensorFacts]
+    metadata: SparsityMetadata | None
+    files: tuple[Path, ...]

@@ -11,10 +11,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from edgeprune.errors import MachineError
+
+# What runs which kind of artifact: module and class.
+_RUNNERS = {
+    ".gguf": ("runtime_tests.llamacpp", "LlamaCpp"),
+    ".onnx": ("runtime_tests.ort", "OnnxRuntime"),
+}
 
 
 class Child:
@@ -83,9 +90,8 @@ def _serve(artifact: Path, threads: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
     try:
-        from runtime_tests.llamacpp import LlamaCpp
-
-        runner = LlamaCpp(artifact, threads)
+        module, name = _RUNNERS[artifact.suffix]
+        runner = getattr(import_module(module), name)(artifact, threads)
         failure = None
     except (RuntimeError, OSError, ImportError) as error:
         failure = str(error)

@@ -17,6 +17,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 
 from edgeprune.runtime import load_model, status
+from runtime_tests.memory import peak_memory
 
 _CONTEXT = 4096
 _BATCH = 2048
@@ -53,7 +54,7 @@ class LlamaCpp:
     """
 
     def __init__(self, path: Path, threads: int):
-        self._log = _LOG
+        self._log, self._path = _LOG, path
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
@@ -73,7 +74,7 @@ class LlamaCpp:
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, and what became of sparse weights."""
+        """What is loaded, how long it took, in seconds, its size, and what its zeros became."""
         from importlib.metadata import version
 
         placed = self._loaded.sparse
@@ -81,6 +82,7 @@ class LlamaCpp:
             "runtime": "llama.cpp",
             "version": f"llama-cpp-python {version('llama-cpp-python')}",
             "load_seconds": self.load_seconds,
+            "file_bytes": self._path.stat().st_size,
             "sparse": asdict(placed) | {"kernel": status().kernel} if placed else None,
             "sparse_off": self._loaded.off,
         }
@@ -154,16 +156,7 @@ class LlamaCpp:
 
     def peak_memory(self) -> int:
         """The most memory this process has held resident, in bytes."""
-        status = Path("/proc/self/status")
-        if status.exists():
-            for line in status.read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        import resource
-        import sys
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_memory()
 
     def _question(self, prompt: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
         ends = [self.tokenize(text) for text in continuations]

@@ -86,7 +86,6 @@ def run(
         records = {
             name: {
                 **child.call("info"),
-                "file_bytes": artifacts[name].stat().st_size,
                 "peak_memory_bytes": memory[name],  # loaded and decoding, before any scoring
                 **_judged(answered[name]),
                 "general_perplexity": perplexities[name],

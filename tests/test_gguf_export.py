@@ -19,7 +19,7 @@ from edgeprune.models.hf import load_model, load_tokenizer
 from edgeprune.patterns import Pattern
 from edgeprune.progress import Quiet
 from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
 from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
@@ -64,7 +64,7 @@ def test_zeros_survive_and_an_independent_reader_counts_the_same(pruned_tiny, tm
         assert int(np.count_nonzero(values)) == facts.nonzeros == declared[facts.name]
         assert 1 - facts.nonzeros / values.size >= 0.5
         assert facts.nonzeros + facts.rounded_to_zero == values.size // 2
-    shown = {t["name"]: t for t in inspect_gguf(path)["tensors"]}
+    shown = {t["name"]: t for t in inspect(path)["tensors"]}
     assert all(shown[f.name]["declared_nonzeros"] == shown[f.name]["nonzeros"] for f in pruned)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
 from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.metadata import read_gguf
 
 
@@ -43,7 +43,7 @@ def test_a_good_file_opens(small_file, tmp_path):
     assert reader.get("general.name") == "small"
     assert reader.get("absent", 7) == 7
     assert read_gguf(reader) is None
-    found = inspect_gguf(tmp_path / "case.gguf")
+    found = inspect(tmp_path / "case.gguf")
     assert not found["sparse"]
     assert [t["sparsity"] for t in found["tensors"]] == [0, 0]
 
@@ -155,7 +155,7 @@ def test_metadata_that_makes_no_sense_is_one_error(key, value, tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(InputError, match="sparsity metadata is damaged"):
-        inspect_gguf(tmp_path / "m.gguf")
+        inspect(tmp_path / "m.gguf")
 
 
 @settings(
@@ -170,7 +170,7 @@ def test_mutated_files_open_or_are_refused_quickly(small_file, tmp_path, data):
     start = time.perf_counter()
     (tmp_path / "case.gguf").write_bytes(changed)
     try:
-        found = inspect_gguf(tmp_path / "case.gguf")
+        found = inspect(tmp_path / "case.gguf")
     except InputError:
         found = None
     assert found is None or "tensors" in found

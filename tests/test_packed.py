@@ -16,7 +16,7 @@ from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.runtime import enable, loading, stream
 from edgeprune.sparsity import packing
 from edgeprune.sparsity.codes import CODES, block_bytes
-from edgeprune.sparsity.inspection import inspect_gguf
+from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.packed_file import PackedFile, is_packed, pack, unpack
 from exporters.artifact import Storage
 from exporters.gguf.export import export
@@ -113,7 +113,7 @@ def test_any_part_of_the_original_can_be_read(files):
 
 def test_inspect_shows_the_same_of_both(files):
     plain, small, _ = files
-    assert inspect_gguf(small) == inspect_gguf(plain)
+    assert inspect(small) == inspect(plain)
 
 
 @pytest.mark.parametrize("streams", [True, False])

@@ -18,9 +18,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(artifact: Path, as_json: bool) -> None:
     """Show an artifact's metadata and count the zeros of every tensor in its bytes."""
-    from edgeprune.sparsity.inspection import inspect_gguf
+    from edgeprune.sparsity.inspection import inspect
 
-    found = inspect_gguf(artifact)
+    found = inspect(artifact)
     if as_json:
         click.echo(json.dumps(found))
         return

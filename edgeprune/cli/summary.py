@@ -40,4 +40,5 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     word, sentence = verdict(manifest)
     console.print(f"[bold]{word}[/]: {sentence}")
     console.print(f"report  {folder / 'report.html'}", markup=False)
-    console.print(f"next    edgeprune chat {folder / 'model.gguf'}", markup=False)
+    verb = "chat" if recipe["target"] == "gguf" else "inspect"
+    console.print(f"next    edgeprune {verb} {folder / manifest['artifact']['file']}", markup=False)

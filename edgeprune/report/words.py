@@ -3,6 +3,12 @@
 from typing import Any
 
 
+_TAKE_PACKED = {
+    "gguf": "edgeprune chat and inspect take it",
+    "onnx": "any onnxruntime opens it",
+}
+
+
 def size_text(count: float) -> str:
     """Bytes as people read them."""
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
@@ -43,14 +49,14 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
         before, after = (results["artifacts"][n]["file_bytes"] for n in ("dense", "pruned"))
         if after > 0.97 * before:
             words.append(
-                "GGUF stores a zero in as many bytes as any weight: the file is no smaller than "
-                "the dense one."
+                f"{manifest['recipe']['target'].upper()} stores a zero in as many bytes as any "
+                "weight: the file is no smaller than the dense one."
             )
         if packed := manifest["packed"]:
             words.append(
                 f"{packed['file']} leaves the zeros out: {size_text(packed['packed_bytes'])}, "
                 f"{packed['packed_bytes'] / before:.0%} of the dense file. It unpacks to the same "
-                "bytes (checked), and edgeprune chat and inspect take it as it is."
+                f"bytes (checked), and {_TAKE_PACKED[manifest['recipe']['target']]} as it is."
             )
         tensors = [t for t in manifest["artifact"]["tensors"] if t["pruned"]]
         if lost := sum(t["lost_zeros"] for t in tensors):
@@ -73,7 +79,7 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
         if manifest["rounded_with_data"]:
             words.append(
                 f"{manifest['rounded_with_data']} tensors were rounded with the calibration data; "
-                "the dense model beside them is rounded weight by weight, as ggml does it."
+                "the dense model beside them is rounded weight by weight."
             )
     if manifest["data"]["task"]["warning"]:
         words.append(manifest["data"]["task"]["warning"])
@@ -81,7 +87,8 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
 
 
 def _about_speed(pruned: dict[str, Any], speed: float) -> list[str]:
-    runs = f"Decode runs at {speed:.2f}x the dense model in stock llama.cpp"
+    runtime = pruned["runtime"]
+    runs = f"Decode runs at {speed:.2f}x the dense model in stock {runtime}"
     if placed := pruned["sparse"]:
         share = placed["packed_bytes"] / placed["dense_bytes"]
         return [
@@ -91,6 +98,8 @@ def _about_speed(pruned: dict[str, Any], speed: float) -> list[str]:
     if pruned["sparse_off"]:
         return [f"{runs}, which gains nothing from zeros; edgeprune's own kernels were off: "
                 f"{pruned['sparse_off']}."]  # fmt: skip
+    if runtime != "llama.cpp":
+        return [f"{runs}, which gains nothing from zeros."]
     return []
 
 

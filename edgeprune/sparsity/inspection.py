@@ -12,8 +12,8 @@ from edgeprune.sparsity.packed_file import open_any
 _MAX_SHOWN_ITEMS = 8
 
 
-def inspect_gguf(path: Path) -> dict[str, Any]:
-    """Metadata and zeros of a GGUF file.
+def inspect(path: Path) -> dict[str, Any]:
+    """Metadata and zeros of a GGUF file, or of an ONNX model by its name.
 
     Returns:
         ``metadata`` (key to value, long arrays as their length), ``sparse`` (whether edgeprune
@@ -23,8 +23,10 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file can't be used.
     """
-    import numpy as np
+    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_gguf(path)
 
+
+def _inspect_gguf(path: Path) -> dict[str, Any]:
     file = open_any(path)
     sparse = sparsity_metadata.read_gguf(file)
     declared = sparse.nonzeros if sparse else {}
@@ -36,22 +38,40 @@ def inspect_gguf(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: zeros of type {tensor.type.name} can't be counted."
             ) from None
-        nonzeros, elements = int(np.count_nonzero(values)), values.size
-        tensors.append(
-            {
-                "name": tensor.name,
-                "type": tensor.type.name,
-                "shape": list(tensor.shape),
-                "bytes": tensor.size,
-                "nonzeros": nonzeros,
-                "sparsity": 1 - nonzeros / elements if elements else 0.0,
-                "declared_nonzeros": declared.get(tensor.name),
-            }
-        )
+        tensors.append(_counted(tensor, tensor.type.name, values, declared))
     return {
         "metadata": {key: _shown(file, key) for key in file},
         "sparse": sparse is not None,
         "tensors": tensors,
+    }
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    from edgeprune.sparsity.onnx_file import OnnxFile
+    from edgeprune.sparsity.onnx_metadata import read_onnx
+
+    model = OnnxFile(path)
+    sparse = read_onnx(model.properties)
+    declared = sparse.nonzeros if sparse else {}
+    return {
+        "metadata": {"producer": model.model.producer_name, **model.properties},
+        "sparse": sparse is not None,
+        "tensors": [_counted(t, t.type, t.values(), declared) for t in model.tensors],
+    }
+
+
+def _counted(tensor: Any, kind: str, values: Any, declared: dict[str, int]) -> dict[str, Any]:
+    import numpy as np
+
+    nonzeros, elements = int(np.count_nonzero(values)), values.size
+    return {
+        "name": tensor.name,
+        "type": kind,
+        "shape": list(tensor.shape),
+        "bytes": tensor.size,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / elements if elements else 0.0,
+        "declared_nonzeros": declared.get(tensor.name),
     }
 
 

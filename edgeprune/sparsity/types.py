@@ -1,4 +1,4 @@
-"""GGUF weight types by name: which can hold an exact zero, and which mixes are made of them.
+"""Weight types by name: which can hold an exact zero, and which mixes are made of them.
 
 Symmetric types keep zeros; types with a minimum (scale × level − minimum) or a codebook do not:
 docs/gguf.md has the measurement.
@@ -12,7 +12,7 @@ class WeightType:
     """What can be asked for with ``--type``.
 
     Attributes:
-        base: ggml's name of the type that most matrices get.
+        base: the format's own name of the type that most matrices get.
         keeps_zeros: whether an exact zero is still one after quantisation.
         instead: for types that keep none, the nearest in size that does.
         mix: llama.cpp's rule that gives some tensors more bits, such as ``Q4_K_M``; empty: the
@@ -52,3 +52,9 @@ TYPES: dict[str, WeightType] = {
     **_lossy("mxfp4", "iq4_xs"),
     **_lossy("q3_k", "q2_k", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"),
 }
+
+# Integers are symmetric around the code of zero, with one scale for a block of a row.
+ONNX_TYPES = _safe("fp32", "fp16", "int8", "int4")
+
+TYPES_OF = {"gguf": TYPES, "onnx": ONNX_TYPES}
+DEFAULT_TYPE = {"gguf": "q8_0", "onnx": "int8"}

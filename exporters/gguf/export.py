@@ -105,4 +105,4 @@ def export(
     beside = path.with_name(f"{path.stem}.imatrix.gguf")
     if not write_imatrix(beside, model, tensors, [metadata.task if metadata else "calibration"]):
         beside.unlink(missing_ok=True)  # of an earlier export
-    return Artifact(path, facts, metadata)
+    return Artifact(path, facts, metadata, (path,))

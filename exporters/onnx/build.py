@@ -1,0 +1,105 @@
+"""The model as a graph, block by block; weights go to the data file on the way."""
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import TensorProto
+
+from exporters.onnx import ort, portable
+from exporters.onnx.decoder import Decoder
+from exporters.onnx.graph import Graph
+from exporters.onnx.weights import WeightWriter
+
+FLAVOURS = {"ort": ort, "portable": portable}
+
+
+def build(
+    graph: Graph,
+    decoder: Decoder,
+    weights: WeightWriter,
+    operators: "ort.Operators | portable.Operators",
+    advance: Callable[[], None],
+) -> None:
+    """Add everything between token ids and logits.
+
+    Args:
+        graph: with its inputs, as `declare` leaves it.
+        decoder: the model's shape.
+        weights: gives what is multiplied by.
+        operators: of a flavour.
+        advance: told of every block.
+    """
+    x, more = weights.look_up("input_ids", "embeddings"), ""
+    for layer in range(decoder.layers):
+        name = f"model.layers.{layer}"
+        before, between = (f"{name}.{n}_layernorm" for n in ("input", "post_attention"))
+        scale = weights.vector(f"{before}.weight")
+        if more:
+            normed, x = operators.add_and_norm(x, more, scale, before)
+        else:
+            normed = operators.norm(x, scale, before)
+        more = _attention(graph, decoder, weights, operators, layer, normed)
+        scale = weights.vector(f"{between}.weight")
+        normed, x = operators.add_and_norm(x, more, scale, between)
+        more = _feed_forward(graph, weights, f"{name}.mlp", normed)
+        advance()
+    final, _ = operators.add_and_norm(x, more, weights.vector("model.norm.weight"), "final")
+    weights.head(final, "logits")
+    advance()
+
+
+def declare(graph: Graph, decoder: Decoder) -> None:
+    """Inputs and outputs, named as onnxruntime-genai expects them."""
+    graph.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    graph.input("attention_mask", TensorProto.INT64, ["batch", "total_sequence"])
+    graph.output("logits", TensorProto.FLOAT, ["batch", "sequence", decoder.vocabulary])
+    cache: list[int | str] = ["batch", decoder.kv_heads, "", decoder.head_dim]
+    for layer in range(decoder.layers):
+        for part in ("key", "value"):
+            past, present = [*cache], [*cache]
+            past[2], present[2] = "past_sequence", "total_sequence"
+            graph.input(f"past_key_values.{layer}.{part}", TensorProto.FLOAT, past)
+            graph.output(f"present.{layer}.{part}", TensorProto.FLOAT, present)
+
+
+def _attention(
+    graph: Graph,
+    decoder: Decoder,
+    weights: WeightWriter,
+    operators: "ort.Operators | portable.Operators",
+    layer: int,
+    x: str,
+) -> str:
+    name = f"model.layers.{layer}.self_attn"
+    q, k, v = (weights.linear(f"{name}.{p}_proj", x, f"{name}.{p}") for p in "qkv")
+    if f"{name}.q_norm.weight" in weights:
+        q = _norm_of_heads(graph, decoder, weights, operators, f"{name}.q_norm", q, decoder.heads)
+        k = _norm_of_heads(graph, decoder, weights, operators, f"{name}.k_norm", k, decoder.kv_heads)
+    attended = operators.attention(layer, q, k, v, f"{name}.attended")
+    return weights.linear(f"{name}.o_proj", attended, f"{name}.o")
+
+
+def _norm_of_heads(
+    graph: Graph,
+    decoder: Decoder,
+    weights: WeightWriter,
+    operators: "ort.Operators | portable.Operators",
+    name: str,
+    x: str,
+    heads: int,
+) -> str:
+    """The norm of each head by itself, as Qwen 3 has it."""
+    apart = graph.constant(f"heads_{heads}", np.array([0, 0, heads, decoder.head_dim]))
+    joined = graph.constant(f"width_{heads}", np.array([0, 0, heads * decoder.head_dim]))
+    graph.node("Reshape", [x, apart], f"{name}.heads")
+    operators.norm(f"{name}.heads", weights.vector(f"{name}.weight"), f"{name}.normed")
+    return graph.node("Reshape", [f"{name}.normed", joined], f"{name}.joined")
+
+
+def _feed_forward(graph: Graph, weights: WeightWriter, name: str, x: str) -> str:
+    gate = weights.linear(f"{name}.gate_proj", x, f"{name}.gate")
+    up = weights.linear(f"{name}.up_proj", x, f"{name}.up")
+    graph.node("Sigmoid", [gate], f"{name}.sigmoid")
+    graph.node("Mul", [gate, f"{name}.sigmoid"], f"{name}.silu")
+    graph.node("Mul", [f"{name}.silu", up], f"{name}.inner")
+    return weights.linear(f"{name}.down_proj", f"{name}.inner", f"{name}.down")

@@ -1,0 +1,101 @@
+"""Which tensors go into the model, and how each is stored. Nothing is read yet."""
+
+import re
+from dataclasses import dataclass
+
+from edgeprune.errors import InputError, UsageError
+from edgeprune.quantization.grid import Grid
+from edgeprune.sparsity.types import ONNX_TYPES
+from exporters.artifact import Model, Storage
+from exporters.onnx.decoder import Decoder
+
+BITS = {"INT8": 8, "INT4": 4}
+_LEAST_BLOCK = 16  # of onnxruntime's operators
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_PLACES = re.compile(
+    r"model\.(embed_tokens|norm|layers\.\d+\.(self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)"
+    r"_proj|input_layernorm|post_attention_layernorm))\.(weight|bias)|lm_head\.weight"
+)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor to be written.
+
+    Attributes:
+        name: in the checkpoint and in the model.
+        shape: as in the checkpoint, (out, in) or (n,).
+        type: ``FP32``, ``FP16``, ``INT8`` or ``INT4``.
+        block: weights of a row that share a scale; 0 where there are none.
+        transposed: whether it is stored as (in, out), as ONNX multiplies.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    block: int = 0
+    transposed: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """What an integer type rounds to, symmetric around the code of zero."""
+        high = 2 ** (BITS[self.type] - 1) - 1
+        return Grid(-high if self.type == "INT8" else -high - 1, high, self.block)
+
+    @property
+    def bytes(self) -> int:
+        """Size in the data file, without padding; scales take 4 bytes each."""
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        if self.type in BITS:
+            return elements * BITS[self.type] // 8 + elements // self.block * 4
+        return elements * (2 if self.type == "FP16" else 4)
+
+
+def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, PlannedTensor]:
+    """Every tensor by its name.
+
+    Raises:
+        InputError: a tensor of the checkpoint has no place in the architecture.
+        UsageError: a type is asked for tensors that are not there.
+    """
+    planned = {}
+    for name in model.weights.names():
+        if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == _HEAD):
+            continue  # computed, not learnt; the embedding again
+        if not _PLACES.fullmatch(name):
+            raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
+        planned[name] = _planned(name, model.weights.shape(name), storage)
+    for needed in (_EMBEDDING, "model.norm.weight", *([] if decoder.tied else [_HEAD])):
+        if needed not in planned:
+            raise InputError(f"The checkpoint holds no {needed}.", "Fetch it again.")
+    for expression, _ in storage.overrides:
+        if not any(re.search(expression, name) for name in planned):
+            raise UsageError(
+                f"type_map: '{expression}' matches no tensor of the model.",
+                f"Names look like {next(iter(planned))}.",
+            )
+    return planned
+
+
+def _planned(name: str, shape: tuple[int, ...], storage: Storage) -> PlannedTensor:
+    if len(shape) < 2:
+        return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
+    other = next((t for e, t in storage.overrides if re.search(e, name)), None)
+    kind = ONNX_TYPES[other or storage.type].base
+    outside = name in {_EMBEDDING, _HEAD}
+    if kind == "INT4" and outside and not other:
+        kind = "INT8"  # what every token passes through twice
+    if kind in BITS:
+        if block := _block(shape[1], storage.block):
+            return PlannedTensor(name, shape, kind, block)
+        kind = "FP16"
+    return PlannedTensor(name, shape, kind, transposed=name != _EMBEDDING)
+
+
+def _block(columns: int, wanted: int) -> int:
+    """The largest block, up to what is wanted, that divides a row; 0 if none does."""
+    while wanted >= _LEAST_BLOCK and columns % wanted:
+        wanted //= 2
+    return wanted if wanted >= _LEAST_BLOCK else 0

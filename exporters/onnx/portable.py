@@ -1,0 +1,85 @@
+"""The portable flavour: standard operators of opset 23 and nothing else."""
+
+import numpy as np
+from onnx import TensorProto
+
+from exporters.onnx.decoder import Decoder
+from exporters.onnx.graph import Graph
+
+CONTRIB_OPERATORS = False
+
+
+class Operators:
+    """Attention and norms.
+
+    Args:
+        graph: what they go into; has ``input_ids``, ``attention_mask`` and the cache.
+        decoder: their sizes.
+    """
+
+    def __init__(self, graph: Graph, decoder: Decoder):
+        self._graph, self._decoder = graph, decoder
+        graph.constant("cos", decoder.cos)
+        graph.constant("sin", decoder.sin)
+        zero = graph.constant("zero_scalar", np.array(0))
+        one = graph.constant("one_scalar", np.array(1))
+        graph.node("Shape", ["attention_mask"], "total_length_1", start=1, end=2)
+        graph.node("Squeeze", ["total_length_1"], "total_length")
+        graph.node("Shape", ["input_ids"], "new_length_1", start=1, end=2)
+        graph.node("Squeeze", ["new_length_1"], "new_length")
+        graph.node("Sub", ["total_length", "new_length"], "past_length")
+        graph.node("Range", ["past_length", "total_length", one], "new_positions")
+        graph.node("Range", [zero, "total_length", one], "positions")
+        graph.node("Shape", ["input_ids"], "batch_1", start=0, end=1)
+        graph.node("Concat", ["batch_1", "new_length_1"], "ids_shape", axis=0)
+        graph.node("Expand", ["new_positions", "ids_shape"], "position_ids")
+        graph.node("Cast", ["attention_mask"], "given", to=TensorProto.BOOL)
+        axes = graph.constant("mask_axes", np.array([1, 2]))
+        graph.node("Unsqueeze", ["given", axes], "given_keys")  # (batch, 1, 1, total)
+        last = graph.constant("last_axis", np.array([-1]))
+        graph.node("Unsqueeze", ["new_positions", last], "queries")  # (new, 1)
+        self._masks = {window: self._mask(window) for window in set(decoder.windows)}
+
+    def _mask(self, window: int) -> str:
+        """Which keys each query sees, (batch, 1, new, total)."""
+        graph = self._graph
+        seen = graph.node("LessOrEqual", ["positions", "queries"], f"causal_{window}")
+        if window > 0:
+            width = graph.constant(f"window_{window}", np.array(window))
+            graph.node("Sub", ["queries", width], f"border_{window}")
+            near = graph.node("Greater", ["positions", f"border_{window}"], f"near_{window}")
+            seen = graph.node("And", [seen, near], f"local_{window}")
+        return graph.node("And", [seen, "given_keys"], f"mask_{window}")
+
+    def norm(self, x: str, weight: str, output: str) -> str:
+        """Root-mean-square norm."""
+        return self._graph.node(
+            "RMSNormalization", [x, weight], output, axis=-1, epsilon=self._decoder.eps
+        )
+
+    def add_and_norm(self, x: str, more: str, weight: str, output: str) -> tuple[str, str]:
+        """The norm of a sum, and the sum."""
+        total = self._graph.node("Add", [x, more], f"{output}_sum")
+        return self.norm(total, weight, output), total
+
+    def attention(self, layer: int, q: str, k: str, v: str, output: str) -> str:
+        """Rotate, append to the cache and attend."""
+        decoder, graph = self._decoder, self._graph
+        past, present = f"past_key_values.{layer}", f"present.{layer}"
+        if decoder.rotary[layer]:
+            q = self._rotated(q, decoder.heads)
+            k = self._rotated(k, decoder.kv_heads)
+        graph.node(
+            "Attention",
+            [q, k, v, self._masks[decoder.windows[layer]], f"{past}.key", f"{past}.value"],
+            [output, f"{present}.key", f"{present}.value"],
+            q_num_heads=decoder.heads,
+            kv_num_heads=decoder.kv_heads,
+            scale=decoder.head_dim**-0.5,
+        )
+        return output
+
+    def _rotated(self, x: str, heads: int) -> str:
+        return self._graph.node(
+            "RotaryEmbedding", [x, "cos", "sin", "position_ids"], f"{x}_rotated", num_heads=heads
+        )

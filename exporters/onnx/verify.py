@@ -1,0 +1,88 @@
+"""Re-opening the model and counting: nothing the writer believed is taken on trust."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import CheckFailed
+from edgeprune.sparsity.onnx_file import OnnxFile
+from edgeprune.sparsity.onnx_metadata import read_onnx
+from exporters.artifact import Model, TensorFacts
+from exporters.onnx.plan import PlannedTensor
+
+
+def verify(
+    path: Path, model: Model, planned: dict[str, PlannedTensor], advance: Callable[[], None]
+) -> list[TensorFacts]:
+    """Compare a written model with what was planned and with the pruned checkpoint.
+
+    Every tensor must be there in its shape and type and hold finite numbers; every zero of a
+    pruned tensor must be a zero of the file; in an N:M model, groups along the inputs, the axis
+    that is summed over, must hold (TensorRT looks for them there).
+
+    Raises:
+        CheckFailed: naming the first tensor that does not hold.
+    """
+    written = {tensor.name: tensor for tensor in OnnxFile(path).tensors}
+    if missing := set(planned) - set(written):
+        raise CheckFailed(f"{path} lacks {sorted(missing)[0]}.")
+    facts = []
+    for tensor in planned.values():
+        found = written[tensor.name]
+        if found.shape != tensor.shape or found.type != tensor.type:
+            raise CheckFailed(
+                f"{tensor.name} was written as {found.type} {found.shape}, planned "
+                f"{tensor.type} {tensor.shape}."
+            )
+        values = found.values()
+        if not np.isfinite(values).all():
+            raise CheckFailed(f"{tensor.name} holds values that are not finite.")
+        facts.append(_facts(tensor, values, found.size, model))
+        advance()
+    return facts
+
+
+def check_pattern(path: Path, pattern: str, facts: list[TensorFacts]) -> None:
+    """Hold an N:M pattern against the file, group by group along the inputs.
+
+    Raises:
+        CheckFailed: a group keeps more than N.
+    """
+    kept, group = map(int, pattern.split(":"))
+    written = {tensor.name: tensor for tensor in OnnxFile(path).tensors}
+    for fact in facts:
+        if not fact.pruned:
+            continue
+        groups = (written[fact.name].values() != 0).reshape(-1, group).sum(axis=1)
+        if int(groups.max(initial=0)) > kept:
+            raise CheckFailed(f"{fact.name} is not {pattern} along its inputs in {path}.")
+
+
+def check_counts(path: Path, facts: list[TensorFacts]) -> None:
+    """Hold the non-zeros that a model's metadata gives against those counted in its bytes.
+
+    Raises:
+        CheckFailed: they differ.
+    """
+    metadata = read_onnx(OnnxFile(path).properties)
+    counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
+    if (metadata.nonzeros if metadata else {}) != counted:
+        raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
+
+
+def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:
+    pruned = tensor.name in model.pruned
+    nonzeros = int(np.count_nonzero(values))
+    rounded = 0
+    if pruned:
+        kept = model.weights.read(tensor.name).float().numpy() != 0
+        if lost := int(np.count_nonzero(values[~kept])):
+            raise CheckFailed(
+                f"{tensor.name}: {lost} pruned weights are no longer zero in {tensor.type}.",
+                "This is a bug in the exporter, or the file was changed; please report it.",
+            )
+        rounded = int(kept.sum()) - nonzeros
+    return TensorFacts(
+        tensor.name, tensor.name, tensor.type, tensor.shape, size, pruned, nonzeros, rounded
+    )

@@ -1,0 +1,223 @@
+"""onnxruntime in this process: keys and values stay in buffers that the model fills in place.
+
+A prompt is read once for all its choices: each choice goes on behind it, over what the one before
+left in the buffers.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from runtime_tests.memory import peak_memory
+
+_MOST_TOKENS = 2048  # of a prompt with its answer
+_PERPLEXITY_WINDOW = 512
+_CAPACITY_STEP = 512
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntime:
+    """A session on the CPU, with the tokenizer that stands beside the model.
+
+    Args:
+        path: an ``.onnx`` file as edgeprune or onnxruntime-genai writes it.
+        threads: threads for prefill and decode.
+
+    Raises:
+        RuntimeError: onnxruntime refuses the model, or it is no decoder with a cache.
+    """
+
+    def __init__(self, path: Path, threads: int):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = _ERRORS_ONLY
+        start = time.perf_counter()
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's and tokenizers' own kinds
+            raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
+        self.load_seconds = time.perf_counter() - start
+        self._path = path
+        shapes = {i.name: i.shape for i in self._session.get_inputs()}
+        self._caches = [name for name in shapes if name.startswith("past_key_values.")]
+        if not self._caches or not {"input_ids", "attention_mask"} <= set(shapes):
+            raise RuntimeError(f"{path} is no decoder with a cache: it takes {sorted(shapes)}")
+        _, self._heads, _, self._head_dim = shapes[self._caches[0]]
+        self._vocab_size = self._session.get_outputs()[0].shape[-1]
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self._ends = _end_tokens(path)
+        self._in_place = properties.get("edgeprune.flavour") != "portable"
+        self._buffers: list[np.ndarray] = []  # one for each of the caches
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, how long it took, in seconds, and its size."""
+        data = self._path.with_name(f"{self._path.name}.data")
+        files = [self._path, *([data] if data.exists() else [])]
+        return {
+            "runtime": "onnxruntime",
+            "version": f"onnxruntime {onnxruntime.__version__}",
+            "load_seconds": self.load_seconds,
+            "file_bytes": sum(file.stat().st_size for file in files),
+            "sparse": None,
+            "sparse_off": "",
+        }
+
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """Token ids of a text."""
+        return self._tokenizer.encode(text, add_special_tokens=add_special).ids
+
+    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+        """Log-likelihood of continuations.
+
+        Args:
+            items: each with a ``prompt`` and its ``continuations``.
+
+        Returns:
+            For each item and continuation ``logprob`` in nats and ``tokens``.
+        """
+        return [self._score(item["prompt"], item["continuations"]) for item in items]
+
+    def perplexity(self, text: str, tokens: int) -> dict[str, float]:
+        """Nats over windows of 512 tokens, each read from its own beginning.
+
+        Args:
+            text: what to read; the first ``tokens`` of it are used.
+            tokens: how many.
+
+        Returns:
+            ``nats``, their sum, and ``tokens``, how many were predicted.
+        """
+        ids = self.tokenize(text)[:tokens]
+        nats, predicted = 0.0, 0
+        for start in range(0, len(ids) - _PERPLEXITY_WINDOW + 1, _PERPLEXITY_WINDOW):
+            window = ids[start : start + _PERPLEXITY_WINDOW]
+            nats -= _log_probabilities(self._run(window, 0)[:-1], window[1:])
+            predicted += len(window) - 1
+        return {"nats": nats, "tokens": predicted}
+
+    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """Greedy answers, up to the first line break."""
+        return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Time to read a prompt of so many tokens."""
+        ids = self._text(tokens)
+        start = time.perf_counter()
+        self._run(ids, 0)
+        return time.perf_counter() - start
+
+    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        self._make_room(prompt_tokens + tokens)
+        self.prefill_seconds(prompt_tokens)
+        ids = self._text(tokens)
+        start = time.perf_counter()
+        for i, token in enumerate(ids):
+            self._run([token], prompt_tokens + i)
+        return time.perf_counter() - start
+
+    def peak_memory(self) -> int:
+        """The most memory this process has held resident, in bytes."""
+        return peak_memory()
+
+    def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
+        ends = [self.tokenize(text) for text in continuations]
+        start = self.tokenize(prompt, add_special=True)
+        if not start:  # nothing to condition on: the first token is given
+            start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
+        room = _MOST_TOKENS - max(map(len, ends))
+        if room < 1:
+            raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
+        start = start[-room:]
+        self._make_room(len(start) + max(map(len, ends)))
+        first = self._run(start, 0)[-1:].copy()
+        scores = []
+        for end in ends:
+            logits = first
+            if len(end) > 1:
+                logits = np.concatenate([first, self._run(end[:-1], len(start))])
+            scores.append({"logprob": _log_probabilities(logits, end), "tokens": len(end)})
+        return scores
+
+    def _generate(self, prompt: str, max_tokens: int) -> str:
+        ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
+        self._make_room(len(ids) + max_tokens)
+        written: list[int] = []
+        logits = self._run(ids, 0)
+        for step in range(max_tokens):
+            token = int(logits[-1].argmax())
+            if token in self._ends:
+                break
+            written.append(token)
+            if "\n" in self._tokenizer.decode(written).lstrip():
+                break
+            logits = self._run([token], len(ids) + step)
+        return self._tokenizer.decode(written).strip().partition("\n")[0]
+
+    def _text(self, tokens: int) -> list[int]:
+        """Token ids that only depend on their number; which ones doesn't matter for speed."""
+        return [100 + (i * 7919) % (self._vocab_size - 100) for i in range(tokens)]
+
+    def _make_room(self, tokens: int) -> None:
+        """Buffers for so many positions; what they held is lost if they were too small."""
+        if self._buffers and self._buffers[0].shape[2] >= tokens:
+            return
+        capacity = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
+        shape = (1, self._heads, capacity, self._head_dim)
+        self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
+
+    def _run(self, ids: list[int], past: int) -> np.ndarray:
+        """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
+        self._make_room(past + len(ids))
+        feeds = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, past + len(ids)), np.int64),
+        }
+        return self._run_in_place(feeds) if self._in_place else self._run_and_copy(feeds, past)
+
+    def _run_in_place(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        binding = self._session.io_binding()
+        logits = np.empty((1, feeds["input_ids"].shape[1], self._vocab_size), np.float32)
+        for name, value in feeds.items():
+            binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        for name, buffer in zip(self._caches, self._buffers, strict=True):
+            place = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            binding.bind_input(name, *place)
+            binding.bind_output(name.replace("past_key_values", "present"), *place)
+        self._session.run_with_iobinding(binding)
+        return logits[0]
+
+    def _run_and_copy(self, feeds: dict[str, np.ndarray], past: int) -> np.ndarray:
+        old = {n: b[:, :, :past] for n, b in zip(self._caches, self._buffers, strict=True)}
+        names = [name.replace("past_key_values", "present") for name in self._caches]
+        logits, *new = self._session.run(["logits", *names], feeds | old)
+        for buffer, present in zip(self._buffers, new, strict=True):
+            buffer[:, :, past : present.shape[2]] = present[:, :, past:]
+        return logits[0]
+
+
+def _end_tokens(path: Path) -> frozenset[int]:
+    """Tokens that end an answer, as the configuration beside the model names them."""
+    try:
+        config = json.loads(path.with_name("genai_config.json").read_text(encoding="utf-8"))
+        found = config["model"]["eos_token_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    return frozenset(found if isinstance(found, list) else [found])
+
+
+def _log_probabilities(logits: np.ndarray, tokens: list[int]) -> float:
+    """The sum over tokens, each predicted by its row of ``logits``."""
+    chosen = logits[np.arange(len(tokens)), tokens]
+    top = logits.max(axis=1)
+    totals = np.exp(logits - top[:, None]).sum(axis=1)
+    return float((chosen - top - np.log(totals)).sum())
