@@ -102,7 +102,7 @@ def main(
             answers.write_text(json.dumps([_job(["--agreement-of", str(case.path)], {})]))
     agreement = json.loads(answers.read_text()) if answers.exists() else []
     runs = {case: known[case.name] for case in CASES if case.name in known}
-    page = _page(runs, rounds, threads, statistics.median(bandwidth), agreement)
+    page = _page(runs, rounds, threads, statistics.median(bandwidth), agreement, _bounds(threads))
     if not only_print:
         out.write_text(page, encoding="utf-8")
     click.echo(page)
@@ -198,6 +198,32 @@ def _measure(path: Path, threads: int) -> dict[str, Any]:
     }
 
 
+def _bounds(threads: int) -> list[tuple[str, float, float, float]]:
+    """Of each kind of weight: bits, and ns for 32 weights in cache, sparse and dense layout."""
+    from gguf import GGMLQuantizationType, quants
+
+    from edgeprune.runtime.native import DENSE, SPARSE, PackedMatrix
+
+    rows, columns, found = 512 * threads, 2048, []
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1, columns), np.float32)
+    for kind, zeros in (("Q8_0", 0.5), ("Q8_0", 0.7), ("Q4_0", 0.5), ("Q4_0", 0.7), ("F16", 0.5)):
+        weights = random.standard_normal((rows, columns), np.float32)
+        weights[random.random(weights.shape) < zeros] = 0
+        data = quants.quantize(weights, GGMLQuantizationType[kind]).view(np.uint8).reshape(-1)
+        times, bits = [], 0.0
+        for layout in (DENSE, SPARSE):
+            matrix, best = PackedMatrix(kind, data, (rows, columns), layout), float("inf")
+            for _ in range(300):
+                start = time.perf_counter()
+                matrix.times(x)
+                best = min(best, time.perf_counter() - start)
+            times.append(32e9 * best / weights.size)
+            bits = 8 * matrix.packed.nbytes / weights.size
+        found.append((f"{kind} {zeros:.0%}", bits, *times))
+    return found
+
+
 def _touch(path: Path) -> None:
     with path.open("rb") as file:  # into the page cache, as every contender finds it
         while file.read(1 << 24):
@@ -283,6 +309,7 @@ def _page(
     threads: int,
     bandwidth: float,
     agreement: list[dict[str, Any]],
+    bounds: list[tuple[str, float, float, float]],
 ) -> str:
     lines = [
         "# Sparse weights in llama.cpp, measured",
@@ -299,6 +326,22 @@ def _page(
         f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
         "",
         _table(runs),
+        "",
+        "## What bounds decode",
+        "",
+        "Nanoseconds that one thread takes for 32 weights, zeros counted. *memory*: their share of "
+        f"{bandwidth:.1f} GB/s, one of {threads} threads; *kernel*: from the cache, without "
+        "waiting for memory. The larger of the two is the bound. Where it is the kernel, more "
+        "zeros help no further: each chunk of weights is expanded and multiplied, whatever it "
+        "holds.",
+        "",
+        "| weights | bits / weight | memory | kernel | kernel, dense layout |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name} | {bits:.2f} | {4 * bits * threads / bandwidth:.2f} | {sparse:.2f} "
+            f"| {dense:.2f} |"
+            for name, bits, dense, sparse in bounds
+        ),
     ]
     for found in agreement:
         lines += [

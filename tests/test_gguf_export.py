@@ -102,7 +102,7 @@ def test_metadata_is_there_for_everyone(pruned_tiny, tmp_path):
 
 def test_lost_zeros_fail_the_export_and_leave_no_file(pruned_tiny, tmp_path, monkeypatch):
     honest = gguf_write.quantize
-    monkeypatch.setattr(gguf_write, "quantize", lambda values, *how: honest(values + 0.01, *how))
+    monkeypatch.setattr(gguf_write, "quantize", lambda values, *how: honest(values[:] + 0.01, *how))
     with pytest.raises(CheckFailed, match="pruned weights are no longer zero"):
         export(pruned_tiny, Storage("f16"), tmp_path / "m.gguf", metadata(), "test", Counter())
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from edgeprune.chat import Chat
 from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.runtime import enable, loading, stream
 from edgeprune.sparsity import packing
-from edgeprune.sparsity.codes import CODES, block_bytes
+from edgeprune.sparsity.codes import CODES, block_bytes, nonzero
 from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.packed_file import PackedFile, is_packed, pack, unpack
 from exporters.artifact import Storage
@@ -233,3 +233,30 @@ def test_pack_and_unpack_on_the_command_line(files, tmp_path):
     assert run("unpack", tmp_path / "model.packed.gguf").returncode == 0
     assert source.read_bytes() == plain.read_bytes()
     assert run("pack", tmp_path / "absent.gguf").returncode == 3
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+@given(st.integers(1, 5), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_zeros_are_found_in_bytes_as_dequantisation_finds_them(kind, blocks, zeros, seed):
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((3, 32 * blocks)).astype(np.float32)
+    values[random.random(values.shape) < zeros] = 0
+    values[random.random(3) < 0.3] = 0  # whole blocks: their scale is zero
+    values[values == 0] *= random.choice([-1, 1])  # of either sign
+    data = quants.quantize(values, T[kind]).view(np.uint8)
+    found = nonzero(kind, data.reshape(-1))
+    expected = quants.dequantize(data, T[kind]) != 0
+    assert (found.reshape(expected.shape) == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+def test_what_is_not_finite_is_found_in_bytes(kind):
+    data = quants.quantize(np.ones((1, 32), np.float32), T[kind]).view(np.uint8)
+    data = data.reshape(-1)
+    data[: 4 if kind == "F32" else 2] = 0xFF
+    with pytest.raises(ValueError, match="finite"):
+        nonzero(kind, data)
+
+
+def test_types_whose_bytes_do_not_tell_are_left_to_dequantisation():
+    assert nonzero("Q6_K", np.zeros(210, np.uint8)) is None

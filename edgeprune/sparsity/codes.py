@@ -122,6 +122,45 @@ CODES = {
 }  # fmt: skip
 
 
+_EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+
+
+def nonzero(kind: str, data: Array) -> Array | None:
+    """Which weights of a tensor are not zero, by its bytes alone, without dequantising.
+
+    Args:
+        kind: ggml's name of its type.
+        data: its bytes, flat.
+
+    Returns:
+        (weights,) bool; None for types of which no short look at the bytes tells.
+
+    Raises:
+        ValueError: some of its weights are not finite.
+    """
+    if kind in _EXPONENTS:
+        bits, exponent = data.view(f"<u{CODES[kind].bits // 8}"), _EXPONENTS[kind]
+        if (bits & exponent == exponent).any():
+            raise ValueError("values are not finite")
+        return bits << 1 != 0  # but for the sign
+    if kind not in ("Q8_0", "Q4_0"):
+        return None
+    blocks = data.reshape(-1, block_bytes(kind)[1])
+    scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16)
+    if not np.isfinite(scales).all():
+        raise ValueError("scales are not finite")
+    found = np.empty((len(blocks), 32), bool)
+    if kind == "Q8_0":
+        np.not_equal(blocks[:, 2:], 0, out=found)
+    else:
+        np.not_equal(blocks[:, 2:] & 0x0F, 0x08, out=found[:, :16])
+        np.not_equal(blocks[:, 2:] & 0xF0, 0x80, out=found[:, 16:])
+    empty = scales[:, 0] == 0
+    if empty.any():
+        found[empty] = False
+    return found.reshape(-1)
+
+
 def block_bytes(kind: str) -> tuple[int, int]:
     """Weights and bytes of a block of a type, one weight for plain numbers."""
     return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

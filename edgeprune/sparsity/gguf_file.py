@@ -9,6 +9,7 @@ Layout: ggml-org/ggml, docs/gguf.md.
 import math
 import mmap
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,6 +227,9 @@ class GgufFile:
             self._items += length
             if length > len(self._data) // 8 or self._items > _MAX_ITEMS:  # eight bytes each
                 raise BrokenHeader(f"it claims an array of {length} items")
+            if item == _STRING:
+                deque(self._texts(length), maxlen=0)
+                return
             for _ in range(length):
                 self._skip_value(item, depth + 1)
         elif kind in _SCALAR_BYTES:
@@ -241,10 +245,24 @@ class GgufFile:
             if item in _SCALARS:
                 found = np.frombuffer(self._data, _SCALARS[item], length, self._position).tolist()
                 return [bool(x) for x in found] if item == _BOOL else found
+            if item == _STRING:
+                return [bytes(text).decode("utf-8") for text in self._texts(length)]
             return [self._value(item) for _ in range(length)]
         number = np.frombuffer(self._data, _SCALARS[kind], 1, self._position)[0].item()
         self._position += _SCALAR_BYTES[kind]
         return bool(number) if kind == _BOOL else number
+
+    def _texts(self, count: int) -> Iterator[memoryview]:
+        """Texts that stand one behind the other; a vocabulary has hundreds of thousands."""
+        data, position, end = self._data, self._position, len(self._data)
+        size_at = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            start = position + 8
+            position = start + size_at(data, position)[0] if start <= end else start
+            if position > end:
+                raise BrokenHeader("it ends inside an array of texts")
+            yield data[start:position]
+        self._position = position
 
     def _name(self, what: str) -> str:
         length = self._number("<Q")

@@ -1,5 +1,6 @@
 """From a checkpoint to a verified GGUF file."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -94,15 +95,17 @@ def export(
             quantized_by,
             stage.advance,
         )
-        if not model.gguf:
-            check_same_ids(temporary, model.folder)
-        facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
+        with ThreadPoolExecutor(1) as beside:
+            ids = None if model.gguf else beside.submit(check_same_ids, temporary, model.folder)
+            facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
+            if ids:
+                ids.result()
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
             metadata = replace(metadata, nonzeros=counted)
             set_counts(temporary, metadata)
         check_counts(temporary, facts)
-    beside = path.with_name(f"{path.stem}.imatrix.gguf")
-    if not write_imatrix(beside, model, tensors, [metadata.task if metadata else "calibration"]):
-        beside.unlink(missing_ok=True)  # of an earlier export
+    imatrix = path.with_name(f"{path.stem}.imatrix.gguf")
+    if not write_imatrix(imatrix, model, tensors, [metadata.task if metadata else "calibration"]):
+        imatrix.unlink(missing_ok=True)  # of an earlier export
     return Artifact(path, facts, metadata, (path,))

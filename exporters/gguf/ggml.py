@@ -6,69 +6,80 @@ every type, and an importance for every input channel.
 
 import ctypes
 import importlib.util
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from edgeprune.errors import MachineError
+from edgeprune.machine import cores
 
 _LIBRARIES = ("libggml-base.so.0", "libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 # Weights that one thread quantises at a time.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
+class Rows(Protocol):
+    """Rows of float32, given as they are asked for; an array is one, too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of it."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Some of the rows."""
+
+
 def quantize(
-    values: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None
+    values: Rows, kind: GGMLQuantizationType, importance: np.ndarray | None = None
 ) -> np.ndarray:
     """Float32 rows as the bytes of a GGUF type.
 
+    Rows are taken in parts that a processor's cache holds.
+
     Args:
-        values: (rows, columns) float32; columns divide by the type's block size.
+        values: (rows, columns), or (n,) for plain floats; columns divide by the type's block size.
         kind: the type.
         importance: (columns,) weight of each input channel's squared error; None: all alike.
 
     Returns:
-        (rows, bytes) uint8, or the values themselves for F32.
+        (rows, bytes) uint8, or float32 values for F32.
 
     Raises:
         MachineError: the type needs llama-cpp-python, which is not installed, or an importance.
     """
     if kind == GGMLQuantizationType.F32:
-        return values
-    if kind in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16):
-        return quants.quantize(values, kind)
+        return values[:]
+    rows, columns = values.shape
     library = find()
-    if library is None:
-        return _in_numpy(values, kind)
-    if importance is None and library.ggml_quantize_requires_imatrix(int(kind)):
-        importance = np.ones(values.shape[-1], np.float32)
-    rows, columns = values.reshape(-1, values.shape[-1]).shape
-    values = np.ascontiguousarray(values, np.float32)
+    plain = kind in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+    if library is not None and not plain:
+        library.ggml_quantize_init(int(kind))
+        if importance is None and library.ggml_quantize_requires_imatrix(int(kind)):
+            importance = np.ones(columns, np.float32)
+    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
     block, block_bytes = GGML_QUANT_SIZES[kind]
     result = np.empty((rows, columns // block * block_bytes), np.uint8)
-    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
-    library.ggml_quantize_init(int(kind))
     step = max(1, _CHUNK // columns)
 
-    def chunk(start: int) -> None:
+    def part(start: int) -> None:
+        own, target = values[start : start + step], result[start : start + step]
+        if library is None or plain:
+            target[:] = _in_numpy(own, kind).view(np.uint8)
+            return
+        own = np.ascontiguousarray(own, np.float32)
         library.ggml_quantize_chunk(
-            int(kind),
-            values.ctypes.data_as(_FLOATS),
-            result.ctypes.data,
-            start * columns,
-            min(step, rows - start),
-            columns,
+            int(kind), own.ctypes.data_as(_FLOATS), target.ctypes.data, 0, len(own), columns,
             None if weights is None else weights.ctypes.data_as(_FLOATS),
-        )
+        )  # fmt: skip
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ctypes lets go of the interpreter's lock
-        list(pool.map(chunk, range(0, rows, step)))
-    return result.reshape(*values.shape[:-1], -1)
+    with ThreadPoolExecutor(cores()) as pool:  # ctypes lets go of the interpreter's lock
+        list(pool.map(part, range(0, rows, step)))
+    return result
 
 
 @cache

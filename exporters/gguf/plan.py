@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, LlamaFileType, TensorNameMap
@@ -13,6 +13,9 @@ from exporters.artifact import Model, Storage
 from exporters.gguf.architectures import Architecture, head_dim
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # File types whose names don't follow from the weight type's.
 _FILE_TYPES = {
@@ -135,20 +138,39 @@ def _file_order(tensor: PlannedTensor) -> tuple[int, int, str]:
     return (0 if tensor.name.startswith("token_embd") else 2), 0, tensor.name
 
 
-def read_rows(model: Model, tensor: PlannedTensor) -> np.ndarray:
-    """A tensor in float32 and in llama.cpp's row order.
+class Rows:
+    """A tensor in llama.cpp's row order, turned to float32 part by part, as it is cut.
+
+    Args:
+        stored: (out, ...), in any type of floats.
+        shift: added to its values.
+
+    Attributes:
+        shape: of the tensor.
+    """
+
+    def __init__(self, stored: "Tensor", shift: float = 0.0):
+        self._stored, self._shift = stored, shift
+        self.shape = tuple(stored.shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        part = self._stored[rows].float()
+        return (part + self._shift if self._shift else part).numpy()
+
+
+def read_rows(model: Model, tensor: PlannedTensor) -> "Rows | np.ndarray":
+    """A tensor's values; an array where they come from the configuration.
 
     Rows are moved whole, so that zeros and N:M groups, which run along the input, stay as they are.
     """
     if tensor.given is not None:
         return tensor.given
-    values = model.weights.read(tensor.source).float()
-    return in_file_order((values + tensor.shift if tensor.shift else values).numpy(), tensor)
+    return Rows(in_file_order(model.weights.read(tensor.source), tensor), tensor.shift)
 
 
-def in_file_order(rows: np.ndarray, tensor: PlannedTensor) -> np.ndarray:
+def in_file_order(rows: Any, tensor: PlannedTensor) -> Any:
     """Whatever there is of each row of a tensor, (out, ...), in llama.cpp's row order."""
     if not tensor.heads:
         return rows
     halves = rows.reshape(tensor.heads, 2, -1, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+    return halves.swapaxes(1, 2).reshape(rows.shape)

@@ -1,8 +1,11 @@
 """Writing the file, one tensor at a time."""
 
 import json
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 from gguf import GGUFValueType, GGUFWriter, Metadata, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
+from edgeprune.machine import cores
 from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.metadata import SCHEMA, SparsityMetadata
 from exporters.artifact import Model, Storage
@@ -45,33 +49,52 @@ def write(
     The header stands before the data and holds counts of non-zeros that are known after it: they
     are written as large as they can be, for `set_counts` to correct.
     """
-    writer = GGUFWriter(path, architecture.gguf)
-    source = open_gguf(model.gguf) if model.gguf else None
-    parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
-    _write_general(writer, model.folder, source, parameters)
-    writer.add_quantized_by(quantized_by)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_file_type(file_type(storage))
-    write_hyperparameters(writer, config, architecture)
-    if source:
-        copy_fields(writer, source, "tokenizer.")
-    else:
-        rows = next(t.shape[0] for t in tensors if t.name == "token_embd.weight")
-        write_from_folder(writer, model.folder, rows)
-    if metadata:
-        most = {t.name: int(np.prod(t.shape)) for t in tensors if t.source in model.pruned}
-        _write_sparsity(writer, replace(metadata, nonzeros=most))
-    for tensor in tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in tensors:
-        writer.write_tensor_data(encode(model, tensor))
-        advance()
-    writer.close()
+    with ThreadPoolExecutor(cores()) as pool:
+        encoded = _ahead(pool, partial(encode, model), tensors)  # begins beside the header
+        writer = GGUFWriter(path, architecture.gguf)
+        source = open_gguf(model.gguf) if model.gguf else None
+        parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
+        _write_general(writer, model.folder, source, parameters)
+        writer.add_quantized_by(quantized_by)
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+        writer.add_file_type(file_type(storage))
+        write_hyperparameters(writer, config, architecture)
+        if source:
+            copy_fields(writer, source, "tokenizer.")
+        else:
+            rows = next(t.shape[0] for t in tensors if t.name == "token_embd.weight")
+            write_from_folder(writer, model.folder, rows)
+        if metadata:
+            most = {t.name: int(np.prod(t.shape)) for t in tensors if t.source in model.pruned}
+            _write_sparsity(writer, replace(metadata, nonzeros=most))
+        for tensor in tensors:
+            writer.add_tensor_info(
+                tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for data in encoded:
+            writer.write_tensor_data(data)
+            advance()
+        writer.close()
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[PlannedTensor], np.ndarray],
+    items: list[PlannedTensor],
+) -> Iterator[np.ndarray]:
+    """Results in order; work on the first begins at once, on the next while one is used."""
+    waiting = deque(pool.submit(work, item) for item in items[: cores()])
+
+    def results() -> Iterator[np.ndarray]:
+        for item in [*items[cores() :], *[None] * len(waiting)]:
+            yield waiting.popleft().result()
+            if item:
+                waiting.append(pool.submit(work, item))
+
+    return results()
 
 
 def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
@@ -79,7 +102,9 @@ def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
     values = read_rows(model, tensor)
     found = model.calibration
     if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
-        return on_grid(values, in_file_order(found.read(key).float().numpy(), tensor), tensor.type)
+        return on_grid(
+            values[:], in_file_order(found.read(key).float().numpy(), tensor), tensor.type
+        )
     importance = None
     if (key := f"{tensor.source}.importance") in found:
         importance = found.read(key).float().numpy()

@@ -55,6 +55,7 @@ struct Avx2 {
         const __m256i four = _mm256_set1_epi8(15);
         return {_mm256_and_si256(c.a, four), _mm256_and_si256(c.b, four)};
     }
+    static EP_INLINE Chunk raised(Chunk c) { return high(c); }
     static EP_INLINE Chunk high(Chunk c) {
         return low({_mm256_srli_epi16(c.a, 4), _mm256_srli_epi16(c.b, 4)});
     }
@@ -66,6 +67,7 @@ struct Avx2 {
     static EP_INLINE Sums start(int32_t value) {
         return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
     }
+    static EP_INLINE Sums lowered(const Sums &s) { return s; }
     static EP_INLINE Sums add(Sums x, Sums y) {
         return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
     }

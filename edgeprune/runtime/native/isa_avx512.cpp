@@ -28,9 +28,13 @@ struct Avx512 {
     }
     static EP_INLINE Chunk low(Chunk c) { return _mm512_and_si512(c, _mm512_set1_epi8(15)); }
     static EP_INLINE Chunk high(Chunk c) { return low(_mm512_srli_epi16(c, 4)); }
+    static EP_INLINE Chunk raised(Chunk c) {
+        return _mm512_and_si512(c, _mm512_set1_epi8(static_cast<char>(0xF0)));
+    }
     static EP_INLINE void store(Chunk c, uint8_t *p) { _mm512_storeu_si512(p, c); }
 
     static EP_INLINE Sums start(int32_t value) { return _mm512_set1_epi32(value); }
+    static EP_INLINE Sums lowered(Sums s) { return _mm512_srai_epi32(s, 4); }
     static EP_INLINE Sums add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
     template <int Type>
     static EP_INLINE void dot(Sums &sums, Chunk codes, const int8_t *activations) {

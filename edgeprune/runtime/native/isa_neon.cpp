@@ -56,6 +56,7 @@ struct Neon {
         for (auto &part : c.at) part = vandq_u8(part, vdupq_n_u8(15));
         return c;
     }
+    static EP_INLINE Chunk raised(Chunk c) { return high(c); }
     static EP_INLINE Chunk high(Chunk c) {
         for (auto &part : c.at) part = vshrq_n_u8(part, 4);
         return c;
@@ -68,6 +69,7 @@ struct Neon {
         const int32x4_t all = vdupq_n_s32(value);
         return {all, all, all, all};
     }
+    static EP_INLINE Sums lowered(const Sums &s) { return s; }
     static EP_INLINE Sums add(Sums x, const Sums &y) {
         for (int i = 0; i < 4; i++) x.at[i] = vaddq_s32(x.at[i], y.at[i]);
         return x;

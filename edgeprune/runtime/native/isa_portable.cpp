@@ -59,6 +59,7 @@ struct Portable {
         for (auto &code : c.at) code &= 15;
         return c;
     }
+    static EP_INLINE Chunk raised(Chunk c) { return high(c); }
     static EP_INLINE Chunk high(Chunk c) {
         for (auto &code : c.at) code >>= 4;
         return c;
@@ -70,6 +71,7 @@ struct Portable {
         for (auto &sum : sums.at) sum = value;
         return sums;
     }
+    static EP_INLINE Sums lowered(const Sums &s) { return s; }
     static EP_INLINE Sums add(Sums a, const Sums &b) {
         for (int i = 0; i < 16; i++) a.at[i] += b.at[i];
         return a;

@@ -3,8 +3,9 @@
 // Each isa_*.cpp includes this file and gives a type P with the operations of its vectors:
 //
 //   Chunk   64 codes            load, low and high nibbles, store; expand: the next kept codes to their
-//                               places, `fill` to all others
-//   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row)
+//                               places, `fill` to all others; raised: high nibbles, perhaps times 16
+//   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row);
+//                               lowered: sums of raised codes as those of the codes
 //   Half    32 values, 16 bit   load16, expand16, store16; widen: to a Pair
 //   Pair    two columns         expand_wide: the next kept values to their places, as floats
 //   Row     16 floats           zero, accumulate (sums times scales), fma, store
@@ -36,11 +37,18 @@ EP_INLINE uint32_t mask32(const uint8_t *masks, int64_t i) {
 }
 
 // Walks the values of a tile, two chunks at a time.
-template <class P, int Type, int Layout>
+// Of 4-bit types, the second is raised if asked for.
+template <class P, int Type, int Layout, bool Raised>
 struct Codes;
 
-template <class P>
-struct Codes<P, EP_Q8_0, EP_SPARSE> {
+template <class P, bool Raised>
+EP_INLINE typename P::Chunk upper(typename P::Chunk c) {
+    if constexpr (Raised) return P::raised(c);
+    return P::high(c);
+}
+
+template <class P, bool Raised>
+struct Codes<P, EP_Q8_0, EP_SPARSE, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
     EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
@@ -49,8 +57,8 @@ struct Codes<P, EP_Q8_0, EP_SPARSE> {
     }
 };
 
-template <class P>
-struct Codes<P, EP_Q8_0, EP_DENSE> {
+template <class P, bool Raised>
+struct Codes<P, EP_Q8_0, EP_DENSE, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
     EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
@@ -60,24 +68,24 @@ struct Codes<P, EP_Q8_0, EP_DENSE> {
     }
 };
 
-template <class P>
-struct Codes<P, EP_Q4_0, EP_SPARSE> {
+template <class P, bool Raised>
+struct Codes<P, EP_Q4_0, EP_SPARSE, Raised> {
     const uint8_t *even, *odd;
     EP_INLINE explicit Codes(const uint8_t *start) : even(start), odd(start) {}
     EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
         a = P::low(P::expand(even, mask64(masks, j), 0x88));
-        b = P::high(P::expand(odd, mask64(masks, j + 1), 0x88));
+        b = upper<P, Raised>(P::expand(odd, mask64(masks, j + 1), 0x88));
     }
 };
 
-template <class P>
-struct Codes<P, EP_Q4_0, EP_DENSE> {
+template <class P, bool Raised>
+struct Codes<P, EP_Q4_0, EP_DENSE, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
     EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
         const auto both = P::load(values);
         a = P::low(both);
-        b = P::high(both);
+        b = upper<P, Raised>(both);
         values += 64;
     }
 };
@@ -123,7 +131,7 @@ void matvec(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) 
     const int64_t blocks = m.blocks(), step = m.side_bytes();
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
-        Codes<P, Type, Layout> codes(m.values(tile));
+        Codes<P, Type, Layout, true> codes(m.values(tile));
         auto row = P::zero();
         for (int64_t block = 0; block < blocks; block++, side += step) {
             const int8_t *a = token.codes + block * kBlock;
@@ -135,6 +143,7 @@ void matvec(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) 
                 P::template dot<Type>(even, first, a + 4 * j);
                 P::template dot<Type>(odd, second, a + 4 * j + 4);
             }
+            if constexpr (Type == EP_Q4_0) odd = P::lowered(odd);
             P::accumulate(row, P::add(even, odd), side, token.scales[block]);
         }
         store<P>(m, tile, row, y);
@@ -175,7 +184,7 @@ void matmul(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_
     const auto *bytes = static_cast<const uint8_t *>(x);
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
-        Codes<P, Type, Layout> codes(m.values(tile));
+        Codes<P, Type, Layout, false> codes(m.values(tile));
         uint8_t *out = scratch;
         for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
             for (int j = 0; j < 8; j += 2, out += 128) {
