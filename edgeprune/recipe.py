@@ -71,7 +71,7 @@ class Recipe(BaseModel):
     rounding: Literal["auto", "nearest", "feedback"] = Field(
         "auto",
         description="feedback: round column by column, each error repaired by weights to come, on "
-        "the calibration data (q8_0, q5_0, q4_0, int8, int4); auto: where a type has fewer than 8 bits",
+        "the calibration data (q8_0, q5_0, q4_0, int8, int4); auto: below 8 bits",
     )
 
     # How it is pruned

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from edgeprune.runtime.onnx_loading import open_session
 from runtime_tests.memory import peak_memory
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
@@ -39,9 +40,7 @@ class OnnxRuntime:
         start = time.perf_counter()
         try:
             self._tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path, options)
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
             raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start

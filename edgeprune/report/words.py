@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 _TAKE_PACKED = {
     "gguf": "edgeprune chat and inspect take it",
     "onnx": "any onnxruntime opens it",

@@ -38,5 +38,5 @@ def open_session(path: Path, options: Any) -> Any:
 
 
 def _value(onnxruntime: Any, array: np.ndarray) -> Any:
-    """onnxruntime's view of an array, which stays where it is."""
+    """Onnxruntime's view of an array, which stays where it is."""
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)

@@ -57,7 +57,6 @@ class ExternalData:
         return tensor
 
 
-
 @contextmanager
 def atomic_model(path: Path) -> Iterator[Path]:
     """Yield a path in a temporary folder for a model; move it and ``<name>.data`` to their places.

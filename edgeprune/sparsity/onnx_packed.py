@@ -4,7 +4,6 @@ Any onnxruntime opens it: nodes of standard operators rebuild the dense tensors,
 folding runs them once, when a session is made. docs/onnx.md has what that costs in time and memory.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ def is_packed(file: OnnxFile) -> bool:
     return any(PACKING in tensor.properties for tensor in file.tensors)
 
 
-def pack(
-    source: Path, target: Path, advance: Advance = lambda _bytes: None
-) -> dict[str, int]:
+def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> dict[str, int]:
     """Write ``target`` and its data, and prove that the source's weights come back from them.
 
     Args:
@@ -187,9 +184,7 @@ def _expansion(name: str, packing: Packing) -> Iterator[Any]:
     yield node("Reshape", [flat, temporary("shape")], name)
 
 
-def _nibbles(
-    node: Callable[..., Any], temporary: Callable[[str], str], kept: str
-) -> Iterator[Any]:
+def _nibbles(node: Callable[..., Any], temporary: Callable[[str], str], kept: str) -> Iterator[Any]:
     yield node("BitwiseAnd", [kept, "low"], temporary("even"))
     yield node("BitShift", [kept, "four"], temporary("odd"), direction="RIGHT")
     yield node("Unsqueeze", [temporary("even"), "last_axis"], temporary("even_column"))
@@ -199,24 +194,12 @@ def _nibbles(
     yield node("Reshape", [temporary("both"), "flat"], temporary("elements"))
 
 
-def dense_bytes(file: OnnxFile) -> int:
-    """What packed initializers take once they are rebuilt."""
-    total = 0
-
-    for tensor in file.tensors:
-        if text := tensor.properties.get(PACKING):
-            packing = read_packing(text)
-            total += math.prod(packing.shape) * np.dtype(packing.dtype).itemsize
-    return total
-
-
 def without_expansions(file: OnnxFile) -> tuple[Any, dict[str, np.ndarray]]:
     """The graph with plain initializers again, and all weights beside it as arrays.
 
     For a loader that hands weights over itself: onnxruntime then has no expansion to run.
     """
     from onnx import TensorProto, helper
-
 
     model = type(file.model)()
     model.CopyFrom(file.model)
@@ -225,7 +208,9 @@ def without_expansions(file: OnnxFile) -> tuple[Any, dict[str, np.ndarray]]:
         if text := tensor.properties.get(PACKING):
             arrays[tensor.name] = file.unpacked(tensor.name, read_packing(text))
     parts = {name + end for name in arrays for end in (MASK, KEPT)}
-    kept = [t for t in model.graph.initializer if t.name not in parts]
+    kept = [
+        t for t in model.graph.initializer if t.name not in parts and not t.name.startswith(_NODE)
+    ]
     nodes = [node for node in model.graph.node if not node.name.startswith(f"{_NODE}/")]
     for tensor in kept:
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -74,7 +74,9 @@ def _attention(
     q, k, v = (weights.linear(f"{name}.{p}_proj", x, f"{name}.{p}") for p in "qkv")
     if f"{name}.q_norm.weight" in weights:
         q = _norm_of_heads(graph, decoder, weights, operators, f"{name}.q_norm", q, decoder.heads)
-        k = _norm_of_heads(graph, decoder, weights, operators, f"{name}.k_norm", k, decoder.kv_heads)
+        k = _norm_of_heads(
+            graph, decoder, weights, operators, f"{name}.k_norm", k, decoder.kv_heads
+        )
     attended = operators.attention(layer, q, k, v, f"{name}.attended")
     return weights.linear(f"{name}.o_proj", attended, f"{name}.o")
 

@@ -152,4 +152,4 @@ def _windows(config: dict[str, Any], layers: int) -> tuple[int, ...]:
         slides = [bool(window) and config.get("use_sliding_window", True)] * layers
     if any(slides) and not window:
         raise InputError("config.json has layers with windows, but no sliding_window.")
-    return tuple(window if slide else -1 for slide in slides)
+    return tuple(int(window or 0) if slide else -1 for slide in slides)

@@ -9,10 +9,10 @@ from onnx import ModelProto, helper
 from edgeprune.errors import CheckFailed, InputError
 from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.metadata import SparsityMetadata
+from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
 from edgeprune.sparsity.onnx_metadata import properties
 from exporters.artifact import Artifact, Model, Storage
 from exporters.onnx.build import FLAVOURS, build, declare
-from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
 from exporters.onnx.decoder import Decoder, read_decoder
 from exporters.onnx.genai import write_beside
 from exporters.onnx.graph import Graph
@@ -123,4 +123,3 @@ def _graph(
 def _save(model: ModelProto, path: Path, given: dict[str, str]) -> None:
     helper.set_model_props(model, given)
     path.write_bytes(model.SerializeToString())
-

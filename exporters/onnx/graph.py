@@ -71,5 +71,3 @@ class Graph:
         return helper.make_model(
             graph, opset_imports=opsets, producer_name=producer, ir_version=_IR_VERSION
         )
-
-

@@ -58,7 +58,9 @@ class WeightWriter:
 
     def head(self, x: str, output: str) -> str:
         """Logits, by the head or the embedding that serves as one."""
-        name = "lm_head.weight" if "lm_head.weight" in self._planned else "model.embed_tokens.weight"
+        name = (
+            "lm_head.weight" if "lm_head.weight" in self._planned else "model.embed_tokens.weight"
+        )
         return self._multiply(self._planned[name], x, output)
 
     def look_up(self, ids: str, output: str) -> str:
@@ -107,7 +109,7 @@ class WeightWriter:
             self._graph.weight(f"{name}.scales", scales)
             self._written[name] = name
             return name
-        value = self._model.weights.read(name).float()
+        value = self._model.weights.read(name).float() + 0.0  # a pruned weight may be -0
         array = (value.T if tensor.transposed else value).contiguous().numpy()
         if tensor.type == "FP16":
             self._graph.weight(name, array.astype(np.float16), **properties)
