@@ -79,6 +79,29 @@ def test_perplexity_equals_transformers(real_checkpoint, dense_f32):
     assert found["nats"] / 1022 == pytest.approx(nats / 1022, abs=0.003)
 
 
+def test_an_f16_export_reads_text_as_transformers_and_the_source_do(real_checkpoint, tmp_path):
+    """0.1 % of perplexity; the source widened to F32, for its own type has 8-bit activations."""
+    from llama_cpp import llama_cpp as api
+
+    f16, source = tmp_path / "f16.gguf", tmp_path / "source.gguf"
+    export(dense_model(real_checkpoint), Storage("f16"), f16, None, "test", Counter())
+    settings = api.llama_model_quantize_default_params()
+    settings.ftype, settings.allow_requantize = 0, True
+    paths = (str(real_checkpoint.gguf).encode(), str(source).encode())
+    assert api.llama_model_quantize(*paths, settings) == 0
+    text = " ".join(row.fields["text"] for row in load_split(open_text()).evaluation[:20])
+    ids = load_tokenizer(real_checkpoint)(text, add_special_tokens=False).input_ids[:1536]
+    model, nats = load_model(real_checkpoint, torch.float32), 0.0
+    for window in torch.tensor(ids).view(-1, 512):
+        with torch.no_grad():
+            logits = model(window[None]).logits[0, :-1].log_softmax(-1)
+        nats -= logits[torch.arange(511), window[1:]].sum().item()
+    expected = math.exp(nats / (3 * 511))
+    for path in (f16, source):
+        found = LlamaCpp(path, 2).perplexity(text, 1536)
+        assert math.exp(found["nats"] / found["tokens"]) == pytest.approx(expected, rel=1e-3)
+
+
 def open_text():
     from edgeprune.calibration.task import open_corpus
 

@@ -12,6 +12,7 @@ _EPILOG = """\b
 Examples:
   edgeprune build --task medqa --target gguf
   edgeprune build --task arc_easy --pattern 2:4 --type q4_0
+  edgeprune build --task medqa --target onnx --type int8 --pack
   edgeprune build --task mine.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct
   edgeprune build --recipe medqa-demo --set eval_rows=500 --set max_nats_increase=0.2
 

@@ -9,6 +9,7 @@ import click
 _EPILOG = """\b
 Examples:
   edgeprune inspect model.gguf
+  edgeprune inspect model.onnx
   edgeprune inspect model.gguf --json | jq '.tensors[] | select(.sparsity > 0.4).name'
 """
 

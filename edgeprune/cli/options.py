@@ -10,18 +10,19 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--model", str, "Hub id, folder, .gguf file or packaged name [smollm2-135m]"),
     ("--task", str, "Shipped task, or a .yaml or .jsonl file (see `edgeprune tasks`)"),
     ("--general", str, "General text: shipped corpus, .yaml or .jsonl [boolq_passages]"),
-    ("--target", str, "Artifact format [gguf]"),
+    ("--target", str, "Artifact format: gguf or onnx [gguf]"),
     (
         "--type",
         str,
-        "Weight type: q8_0, z4_m, q4_0, f16, ... [q8_0]; docs/gguf.md says which keep zeros",
+        "Weight type. gguf: q8_0, z4_m, q4_0, f16, ... [q8_0]; docs/gguf.md says which keep zeros. "
+        "onnx: fp32, fp16, int8, int4 [int8]",
     ),
     (
         "--allow-lossy-zeros",
         bool,
         "Go on with a type that can't hold exact zeros; say the loss [False]",
     ),
-    ("--pack", bool, "Also write model.packed.gguf, without the zeros [False]"),
+    ("--pack", bool, "Also write a packed model, without the zeros [False]"),
     (
         "--method",
         str,

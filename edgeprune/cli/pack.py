@@ -15,21 +15,22 @@ Examples:
   edgeprune pack model.gguf                 # writes model.packed.gguf
   edgeprune chat model.packed.gguf          # runs without being unpacked
   edgeprune unpack model.packed.gguf        # writes model.gguf again, bit for bit
+  edgeprune pack model.onnx                 # writes model.packed.onnx, which any onnxruntime opens
 """,
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="[<name>.packed.gguf]")
+@click.option("--out", type=click.Path(path_type=Path), help="[<name>.packed.<ending>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
 def command(model: Path, out: Path | None, as_json: bool) -> None:
-    """Leave the zeros out of a pruned GGUF file: about two thirds of its size at 50 %."""
+    """Leave the zeros out of a pruned GGUF or ONNX file: about two thirds of its size at 50 %."""
     from edgeprune.progress import Bars
     from edgeprune.report.words import size_text
-    from edgeprune.sparsity import packed_file
+    from edgeprune.sparsity.packers import packed_name, packer
 
-    target = out or model.with_name(model.name.removesuffix(".gguf") + _PACKED)
-    packed_file.is_packed(model)  # a wrong file is said before a bar is drawn
-    with Bars().stage("pack", model.stat().st_size) as stage:
-        sizes = packed_file.pack(model, target, stage.advance)
+    module, target = packer(model), out or packed_name(model)
+    size = module.total_bytes(model)  # a wrong file is said before a bar is drawn
+    with Bars().stage("pack", size) as stage:
+        sizes = module.pack(model, target, stage.advance)
     if as_json:
         click.echo(json.dumps({"file": str(target)} | sizes))
         return
@@ -56,6 +57,8 @@ def unpack(model: Path, out: Path | None) -> None:
     from edgeprune.progress import Bars
     from edgeprune.sparsity import packed_file
 
+    if model.suffix == ".onnx":
+        raise UsageError(f"{model} needs no unpacking: any onnxruntime opens it as it is.")
     target = out or model.with_name(model.name.removesuffix(_PACKED) + ".gguf")
     if target == model or (out is None and target.exists()):
         raise UsageError(f"{target} is there already.", "Say where with --out.")

@@ -22,6 +22,11 @@ _NODE = "edgeprune.expand"
 Advance = Callable[[int], None]
 
 
+def total_bytes(path: Path) -> int:
+    """Bytes of a model with the weights beside it, which must be usable."""
+    return sum(part.stat().st_size for part in OnnxFile(path).files)
+
+
 def is_packed(file: OnnxFile) -> bool:
     """Whether initializers of a model are packed."""
     return any(PACKING in tensor.properties for tensor in file.tensors)

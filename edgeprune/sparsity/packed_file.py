@@ -154,6 +154,12 @@ def is_packed(path: Path) -> bool:
     return open_gguf(path).get("general.architecture") == _ARCHITECTURE
 
 
+def total_bytes(path: Path) -> int:
+    """Bytes of a GGUF file, which must be one."""
+    open_gguf(path)
+    return path.stat().st_size
+
+
 def open_any(path: Path) -> GgufFile:
     """A GGUF file, packed or not, as the plain one."""
     return PackedFile(path).original if is_packed(path) else open_gguf(path)

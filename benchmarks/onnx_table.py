@@ -1,0 +1,182 @@
+"""ONNX in every precision, plain and packed, beside onnxruntime-genai: writes docs/onnx.md.
+
+    python benchmarks/onnx_table.py --task medqa --patterns unstructured,2:4
+
+Each model is opened in a process of its own, as stock onnxruntime opens it and, where it is packed,
+as edgeprune's loader does. Decode is a run of steps after a prompt; contenders take turns.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.machine import sentence
+
+_PROMPT, _STEPS = 256, 48
+
+
+@click.command()
+@click.option("--task", default="medqa")
+@click.option("--patterns", default="unstructured,2:4")
+@click.option("--types", default="fp32,fp16,int8,int4")
+@click.option("--rounds", default=5)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/onnx.md"))
+@click.option("--job", hidden=True)
+def main(task: str, patterns: str, types: str, rounds: int, out: Path, job: str | None) -> None:
+    if job:
+        how, path = job.split("|")
+        click.echo(json.dumps(_JOBS[how](Path(path))))
+        return
+    lines = [
+        "# ONNX, measured",
+        "",
+        f"Written by `benchmarks/onnx_table.py`: SmolLM2-135M pruned for {task} to 50 %, in "
+        "onnxruntime on the CPU with 2 threads. *loader*: the packed model as edgeprune opens it, "
+        "its weights rebuilt one by one and handed over; *stock*: onnxruntime rebuilds them itself "
+        "when it makes the session. Peak memory is that of the process up to then, session and "
+        f"{_STEPS} steps. Sizes are of the model and the weights beside it. Medians of {rounds} "
+        "rounds in which all take turns; ± is the standard deviation.",
+        "",
+        sentence(),
+    ]
+    for pattern in patterns.split(","):
+        lines += ["", f"## {pattern}", "", *_table(task, pattern, types.split(","), rounds)]
+        out.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    click.echo(out.read_text(encoding="utf-8"))
+
+
+def _table(task: str, pattern: str, types: list[str], rounds: int) -> list[str]:
+    from edgeprune import build
+    from edgeprune.progress import Bars
+    from edgeprune.recipe import make
+
+    lines = [
+        "| type | | MB | session, s | peak MB | prefill, tok/s | decode, tok/s | accuracy "
+        "| nats / answer token | zeros kept |",
+        "|" + " --- |" * 10,
+    ]
+    folder = Path("ablations/onnx") / pattern.replace(":", "of")
+    for kind in types:
+        recipe = make(
+            {"task": task, "target": "onnx", "type": kind, "pattern": pattern, "pack": True}
+        )
+        manifest = build(recipe, folder, Bars()).manifest
+        models = {
+            "dense": ("stock", folder / manifest["dense_artifact"]["file"]),
+            "pruned": ("stock", folder / "model.onnx"),
+            "packed, stock": ("stock", folder / "model.packed.onnx"),
+            "packed, loader": ("loader", folder / "model.packed.onnx"),
+            "onnxruntime-genai": ("genai", folder),
+        }
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+        for _ in range(rounds):
+            for name, (how, path) in models.items():
+                samples[name].append(_child(how, path))
+        results = manifest["results"]["artifacts"]
+        tensors = [t for t in manifest["artifact"]["tensors"] if t["pruned"]]
+        total = sum(t["shape"][0] * t["shape"][1] for t in tensors)
+        zeros = 1 - sum(t["nonzeros"] for t in tensors) / total
+        for name, found in samples.items():
+            quality = " | "
+            if name in results:
+                accuracy, nats = (
+                    results[name][key]["value"] for key in ("accuracy", "nats_per_answer_token")
+                )
+                quality = f"{accuracy:.3f} | {nats:.3f}"
+            size = _bytes(models[name][1]) / 1e6
+            lines.append(
+                f"| {kind} | {name} | {size:.0f} | {_middle(found, 'session', 2)} "
+                f"| {max(s['peak'] for s in found) / 1e6:.0f} | {_middle(found, 'prefill', 0)} "
+                f"| {_middle(found, 'decode', 1)} | {quality} "
+                f"| {f'{zeros:.1%}' if name == 'pruned' else ''} |"
+            )
+    return lines
+
+
+def _middle(samples: list[dict[str, float]], key: str, digits: int) -> str:
+    values = [sample[key] for sample in samples]
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.median(values):.{digits}f} ± {spread:.{digits}f}"
+
+
+def _bytes(path: Path) -> int:
+    path = path / "model.onnx" if path.is_dir() else path
+    return sum(p.stat().st_size for p in (path, path.with_name(f"{path.name}.data")))
+
+
+def _child(how: str, path: Path) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--job", f"{how}|{path}"],
+        check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _with_runner(path: Path, stock: bool) -> dict[str, float]:
+    import onnxruntime
+
+    from runtime_tests import ort
+
+    if stock:
+        ort.open_session = lambda path, options: onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    runner = ort.OnnxRuntime(path, 2)
+    runner.decode_seconds(_PROMPT, 2)
+    peak = runner.peak_memory()
+    return {
+        "session": runner.load_seconds,
+        "prefill": _PROMPT / runner.prefill_seconds(_PROMPT),
+        "decode": _STEPS / runner.decode_seconds(_PROMPT, _STEPS),
+        "peak": peak,
+    }
+
+
+def _with_genai(folder: Path) -> dict[str, Any]:
+    """Its own generation loop, on our folder."""
+    import onnxruntime_genai as genai
+
+    from runtime_tests.memory import peak_memory
+
+    start = time.perf_counter()
+    config = genai.Config(str(folder))
+    config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 2}}}}')
+    model = genai.Model(config)
+    session = time.perf_counter() - start
+    ids = [100 + i * 7919 % 49000 for i in range(_PROMPT)]
+
+    def run() -> tuple[float, float]:
+        settings = genai.GeneratorParams(model)
+        settings.set_search_options(
+            max_length=_PROMPT + _STEPS + 1, min_length=_PROMPT + _STEPS + 1
+        )
+        generator = genai.Generator(model, settings)
+        start = time.perf_counter()
+        generator.append_tokens(ids)
+        generator.generate_next_token()
+        middle = time.perf_counter()
+        for _ in range(_STEPS):
+            generator.generate_next_token()
+        return _PROMPT / (middle - start), _STEPS / (time.perf_counter() - middle)
+
+    run()
+    peak = peak_memory()
+    prefill, decode = run()
+    return {"session": session, "prefill": prefill, "decode": decode, "peak": peak}
+
+
+_JOBS = {
+    "stock": lambda path: _with_runner(path, stock=True),
+    "loader": lambda path: _with_runner(path, stock=False),
+    "genai": _with_genai,
+}
+
+
+if __name__ == "__main__":
+    main()
