@@ -18,8 +18,8 @@ from edgeprune.errors import MachineError
 from edgeprune.machine import cores
 
 _LIBRARIES = ("libggml-base.so.0", "libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-# Weights that one thread quantises at a time.
-_CHUNK = 1 << 18
+# Weights that one thread quantises at a time: few enough for a cache, by measurement.
+_CHUNK = 1 << 20
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
