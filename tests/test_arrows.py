@@ -23,11 +23,13 @@ FORBIDDEN = {
 # The two outer packages see nothing else of edgeprune.
 ALLOWED = (
     "edgeprune.sparsity",
+    "edgeprune.quantization.fit",
     "edgeprune.quantization.grid",
     "edgeprune.runtime",
     "edgeprune.errors",
     "edgeprune.extras",
     "edgeprune.files",
+    "edgeprune.machine",
 )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edgeprune.methods.gram import Gram
 from edgeprune.methods.sweep import sweep
-from edgeprune.quantization.fit import codes, fit
+from edgeprune.quantization.fit import codes, fit, one_by_one
 from edgeprune.quantization.grid import Grid
 
 _WIDTH = 128
@@ -41,16 +41,6 @@ def round_to_grid(weight: Tensor, gram: Gram, grid: Grid) -> tuple[Tensor, Tenso
 def _losses(weight: Tensor, rounded: Tensor, gram: Gram) -> Tensor:
     change = rounded - weight
     return ((change @ gram.damped) * change).sum(dim=1)
-
-
-def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Fit scales and round each weight by itself; ``importance`` is (in, out)."""
-    columns, scales = [], []
-    blocks = zip(weight.T.split(grid.block), importance.split(grid.block), strict=True)
-    for block, own in blocks:
-        scales.append(fit(grid, block, own))
-        columns.append(codes(grid, block, scales[-1]) * scales[-1])
-    return torch.cat(columns).T.contiguous(), torch.stack(scales, dim=1)
 
 
 def with_feedback(

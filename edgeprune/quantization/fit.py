@@ -44,6 +44,16 @@ def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
     return torch.where(better, exact, best)
 
 
+def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Fit scales and round each weight by itself; ``importance`` is (in, out)."""
+    columns, scales = [], []
+    blocks = zip(weight.T.split(grid.block), importance.split(grid.block), strict=True)
+    for block, own in blocks:
+        scales.append(fit(grid, block, own))
+        columns.append(codes(grid, block, scales[-1]) * scales[-1])
+    return torch.cat(columns).T.contiguous(), torch.stack(scales, dim=1)
+
+
 def codes(grid: Grid, weight: Tensor, scale: Tensor) -> Tensor:
     """``q`` as float32, nearest to ``weight / scale``; 0 where the scale is 0."""
     inverse = torch.where(scale == 0, 0, 1 / scale)

@@ -5,7 +5,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from edgeprune.quantization.feedback import one_by_one
+from edgeprune.quantization.fit import one_by_one
 from edgeprune.quantization.grid import Grid
 from exporters.artifact import Model
 from exporters.onnx.graph import CONTRIB, Graph
