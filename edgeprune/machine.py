@@ -7,7 +7,15 @@ from typing import Any
 
 import psutil
 
-_LIBRARIES = ("edgeprune", "torch", "transformers", "gguf", "llama-cpp-python", "numpy")
+_LIBRARIES = (
+    "edgeprune",
+    "torch",
+    "transformers",
+    "gguf",
+    "llama-cpp-python",
+    "onnxruntime",
+    "numpy",
+)
 
 
 def describe() -> dict[str, Any]:

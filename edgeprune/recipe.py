@@ -155,13 +155,13 @@ class Recipe(BaseModel):
     @classmethod
     def _type_of_target(cls, values: Any) -> Any:
         target = str(values.get("target", "gguf")).lower()
-        return {"type": DEFAULT_TYPE.get(target, ""), **values}
+        return {"type": DEFAULT_TYPE.get(target, DEFAULT_TYPE["gguf"]), **values}
 
     @field_validator("target", "method", "fusion", "allocation")
     @classmethod
     def _known_name(cls, value: str, info: ValidationInfo) -> str:
         names = _NAMES[str(info.field_name)]
-        value = value.lower()  # Q8_0 is as good as q8_0
+        value = value.lower()  # GGUF is as good as gguf
         if value not in names:
             raise ValueError(str(unknown(str(info.field_name), value, names)))
         return value
@@ -169,7 +169,7 @@ class Recipe(BaseModel):
     @field_validator("type")
     @classmethod
     def _known_type(cls, value: str, info: ValidationInfo) -> str:
-        types, value = TYPES_OF[info.data.get("target", "gguf")], value.lower()  # Q8_0 is as good
+        types, value = TYPES_OF[info.data.get("target", "gguf")], value.lower()
         if value not in types:
             raise ValueError(str(unknown("type", value, types)))
         return value

@@ -7,8 +7,5 @@ _TARGETS = {"gguf": "exporters.gguf", "onnx": "exporters.onnx"}
 
 
 def get(target: str) -> ModuleType:
-    """A target's package, imported when used.
-
-    It has ``check``, ``grids``, ``steps``, ``export``, ``pack`` and ``stored_bytes``.
-    """
+    """A target's package, imported when used: ``check``, ``grids``, ``steps`` and ``export``."""
     return import_module(_TARGETS[target])

@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.weights import Weights
+
+
+class Stage(Protocol):
+    """What an exporter reports its steps to."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that some steps are done."""
 
 
 @dataclass(frozen=True)

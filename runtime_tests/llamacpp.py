@@ -17,12 +17,12 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 
 from edgeprune.runtime import load_model, status
+from runtime_tests.inputs import timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _CONTEXT = 4096
 _BATCH = 2048
 _MAX_SEQUENCES = 64
-_PERPLEXITY_WINDOW = 512
 
 _LOG: deque[str] = deque(maxlen=8)
 
@@ -125,8 +125,7 @@ class LlamaCpp:
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = 0.0, 0
-        for start in range(0, len(ids) - _PERPLEXITY_WINDOW + 1, _PERPLEXITY_WINDOW):
-            window = ids[start : start + _PERPLEXITY_WINDOW]
+        for window in windows(ids):
             last = len(window) - 1
             self._decode([_Token(t, i, (0,), i < last) for i, t in enumerate(window)])
             for i in range(last):
@@ -140,7 +139,10 @@ class LlamaCpp:
 
     def prefill_seconds(self, tokens: int) -> float:
         """Time to read a prompt of so many tokens, at most one batch."""
-        batch = [_Token(t, i, (0,), i == tokens - 1) for i, t in enumerate(self._text(tokens))]
+        batch = [
+            _Token(t, i, (0,), i == tokens - 1)
+            for i, t in enumerate(timing_ids(tokens, self._vocab_size))
+        ]
         start = time.perf_counter()
         self._decode(batch)
         return time.perf_counter() - start
@@ -148,7 +150,7 @@ class LlamaCpp:
     def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
         self.prefill_seconds(prompt_tokens)
-        ids = self._text(tokens)
+        ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
         for i, token in enumerate(ids):
             self._decode([_Token(token, prompt_tokens + i, (0,), True)], keep=True)
@@ -219,10 +221,6 @@ class LlamaCpp:
         buffer = ctypes.create_string_buffer(256)
         size = api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[: max(size, 0)]
-
-    def _text(self, tokens: int) -> list[int]:
-        """Token ids that only depend on their number; which ones doesn't matter for speed."""
-        return [100 + (i * 7919) % (self._vocab_size - 100) for i in range(tokens)]
 
     def _decode(self, tokens: list[_Token], keep: bool = False) -> None:
         if not keep:

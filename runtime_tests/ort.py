@@ -14,10 +14,10 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from edgeprune.runtime.onnx_loading import open_session
+from runtime_tests.inputs import timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
-_PERPLEXITY_WINDOW = 512
 _CAPACITY_STEP = 512
 _ERRORS_ONLY = 3
 
@@ -96,8 +96,7 @@ class OnnxRuntime:
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = 0.0, 0
-        for start in range(0, len(ids) - _PERPLEXITY_WINDOW + 1, _PERPLEXITY_WINDOW):
-            window = ids[start : start + _PERPLEXITY_WINDOW]
+        for window in windows(ids):
             nats -= _log_probabilities(self._run(window, 0)[:-1], window[1:])
             predicted += len(window) - 1
         return {"nats": nats, "tokens": predicted}
@@ -108,7 +107,7 @@ class OnnxRuntime:
 
     def prefill_seconds(self, tokens: int) -> float:
         """Time to read a prompt of so many tokens."""
-        ids = self._text(tokens)
+        ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
         self._run(ids, 0)
         return time.perf_counter() - start
@@ -117,7 +116,7 @@ class OnnxRuntime:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
         self._make_room(prompt_tokens + tokens)
         self.prefill_seconds(prompt_tokens)
-        ids = self._text(tokens)
+        ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
         for i, token in enumerate(ids):
             self._run([token], prompt_tokens + i)
@@ -160,10 +159,6 @@ class OnnxRuntime:
                 break
             logits = self._run([token], len(ids) + step)
         return self._tokenizer.decode(written).strip().partition("\n")[0]
-
-    def _text(self, tokens: int) -> list[int]:
-        """Token ids that only depend on their number; which ones doesn't matter for speed."""
-        return [100 + (i * 7919) % (self._vocab_size - 100) for i in range(tokens)]
 
     def _make_room(self, tokens: int) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""

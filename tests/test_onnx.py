@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.weights import Weights
 from exporters.artifact import Model, Storage
-from exporters.onnx import check, export, verify
+from exporters.onnx import check, export
 from exporters.onnx import weights as onnx_weights
 from runtime_tests.llamacpp import LlamaCpp
 from runtime_tests.ort import OnnxRuntime
@@ -210,15 +211,10 @@ def test_lost_zeros_fail_the_export_and_leave_no_model(pruned, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pattern_that_does_not_hold_fails(exported):
-    facts = verify.verify(exported["fp32"], Model(Path(), Weights([])), {}, lambda: None)
-    assert facts == []
-    path = exported["fp32"]
-    tensor = next(t for t in OnnxFile(path).tensors if "gate_proj" in t.name)
-    fact = verify.TensorFacts(tensor.name, "", "FP32", tensor.shape, 0, True, 0, 0)
-    verify.check_pattern(path, "2:4", [fact])
-    with pytest.raises(CheckFailed, match="is not 1:4"):
-        verify.check_pattern(path, "1:4", [fact])
+def test_a_pattern_that_does_not_hold_fails(pruned, tmp_path):
+    with pytest.raises(CheckFailed, match="is not 1:4 along its inputs"):
+        save(pruned, tmp_path / "model.onnx", replace(METADATA, pattern="1:4"), type="fp32")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nan_weights_are_refused(tiny_folder, tmp_path):
@@ -414,6 +410,27 @@ def test_weights_that_are_not_what_a_file_says_are_refused(tensor, said, tmp_pat
     (tmp_path / "d").write_bytes(bytes(32))
     with pytest.raises(InputError, match=said):
         inspect(linear_model(tmp_path, **tensor))
+
+
+def test_a_graph_that_runs_in_circles_is_inspected_without_following_it(tmp_path):
+    path = linear_model(tmp_path)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Cast", ["w"], ["w"], to=TensorProto.FLOAT))
+    path.write_bytes(model.SerializeToString())
+    assert inspect(path)["tensors"][0]["shape"] == [2, 4]
+
+
+@pytest.mark.parametrize("change", [{"K": 1 << 50}, {"K": 128}, {"block_size": 0}, {"bits": 3}])
+def test_lies_about_quantisation_are_refused(change, exported, tmp_path):
+    folder = shutil.copytree(exported["int8"].parent, tmp_path / "m")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+    for attribute in node.attribute:
+        if attribute.name in change:
+            attribute.i = change[attribute.name]
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="damaged"):
+        inspect(folder / "model.onnx")
 
 
 def test_files_that_are_no_models_are_refused(tmp_path, exported):

@@ -149,3 +149,10 @@ def test_an_allocation_map_from_the_command_line():
         None, ("allocation=map", "allocation_map={q_proj: 0.4}"), {"task": "medqa"}
     )
     assert made.allocation_map == {"q_proj": 0.4}
+
+
+def test_an_unknown_target_is_one_mistake():
+    with pytest.raises(UsageError) as caught:
+        recipes.make({"task": "medqa", "target": "foo"})
+    assert "Unknown target 'foo'" in str(caught.value)
+    assert "Unknown type" not in str(caught.value)

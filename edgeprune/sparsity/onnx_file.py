@@ -4,6 +4,7 @@ Only the graph is read into memory; weights beside it are mapped, after their pl
 against the files' sizes.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,8 @@ class OnnxFile:
         return part.view(dtype).reshape(tuple(tensor.dims))
 
     def _parsed(self) -> Any:
+        from google.protobuf.message import DecodeError
+
         try:
             size = self._path.stat().st_size
             if size > _MOST_BYTES:
@@ -105,7 +108,7 @@ class OnnxFile:
             model = self._onnx.ModelProto.FromString(self._path.read_bytes())
         except OSError as error:
             raise InputError(f"{self._path} can't be read: {error.strerror}.") from None
-        except self._decode_error() as error:
+        except DecodeError as error:
             raise InputError(
                 f"{self._path} is not a usable ONNX file: {error}.",
                 "Fetch or build it again; a partial download is the usual cause.",
@@ -113,11 +116,6 @@ class OnnxFile:
         if not model.ir_version or not model.graph.node:
             raise InputError(f"{self._path} is not an ONNX file: it holds no graph.")
         return model
-
-    def _decode_error(self) -> type[Exception]:
-        from google.protobuf.message import DecodeError
-
-        return DecodeError
 
     def _walk(self) -> Iterator[OnnxTensor]:
         scales = set()
@@ -127,7 +125,7 @@ class OnnxFile:
                     scales |= {node.input[i] for i in sides if i < len(node.input)}
         for name, tensor in self._initializers.items():
             properties = {p.key: p.value for p in tensor.metadata_props}
-            if name in scales or name.endswith(MASK):
+            if name in scales or name.removesuffix(MASK) + KEPT in self._initializers:
                 continue
             if text := properties.get(PACKING):
                 yield self._packed(name.removesuffix(KEPT), text, properties)
@@ -205,16 +203,17 @@ class OnnxFile:
         codes_bytes = size or self._count(name)
         columns = given.get("K") or self._count(name) * 8 // bits // max(self._rows(name), 1)
         rows, blocks = self._rows(name), -(-columns // block)
-        count = int(np.prod(scales.dims))
+        count = math.prod(scales.dims)
         if not rows or count != rows * blocks:
             raise self._damaged(f"{name} has {count} scales for {rows} rows of {blocks} blocks")
 
         def values() -> np.ndarray:
-            stored = read().reshape(rows, blocks, -1)
+            stored = read()
+            if stored.dtype != np.uint8 or stored.nbytes * 8 != rows * blocks * block * bits:
+                raise self._damaged(f"{name} has {stored.nbytes} bytes for {rows} rows")
+            stored = stored.reshape(rows, blocks, -1)
             codes = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
-            codes = codes.reshape(rows, blocks, -1).astype(np.float32)
-            if codes.shape[2] != block:
-                raise self._damaged(f"{name} has blocks of {codes.shape[2]}, not of {block}")
+            codes = codes.reshape(rows, blocks, block).astype(np.float32)
             scale = self.array(scales.name).astype(np.float32).reshape(rows, blocks, 1)
             dense = (codes - self._zero_points(zeros, rows, blocks, bits)) * scale
             return dense.reshape(rows, -1)[:, :columns]
@@ -225,9 +224,15 @@ class OnnxFile:
     def _zero_points(self, name: str, rows: int, blocks: int, bits: int) -> Any:
         if name not in self._initializers:
             return float(2 ** (bits - 1))
-        stored = self.array(name).reshape(rows, -1)
+        stored = self.array(name)
+        if stored.dtype != np.uint8 or not stored.size or stored.size % rows:
+            raise self._damaged(f"{name} are no zero points of {rows} rows")
+        stored = stored.reshape(rows, -1)
         points = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
-        return points.reshape(rows, -1)[:, :blocks, None].astype(np.float32)
+        points = points.reshape(rows, -1)[:, :blocks, None]
+        if points.shape[1] != blocks:
+            raise self._damaged(f"{name} has too few zero points")
+        return points.astype(np.float32)
 
     def _rows(self, name: str) -> int:
         tensor = self._initializers.get(name)
@@ -244,7 +249,7 @@ class OnnxFile:
             return self._bytes(tensor, self._dtype(tensor))
         kept = self._initializers[name + KEPT]
         text = {p.key: p.value for p in kept.metadata_props}[PACKING]
-        return int(np.prod(read_packing(text).shape))
+        return math.prod(read_packing(text).shape)
 
     def _quantized_by(self, name: str) -> Any:
         for node, place in self._users.get(name, []):
@@ -254,12 +259,10 @@ class OnnxFile:
 
     def _transposed(self, name: str) -> bool:
         """Whether the graph multiplies by it as (in, out), perhaps after a cast."""
-        for node, place in self._users.get(name, []):
-            if node.op_type == "MatMul" and place == 1:
-                return True
-            if node.op_type == "Cast" and self._transposed(node.output[0]):
-                return True
-        return False
+        users = self._users.get(name, [])
+        for cast in [node for node, _ in users if node.op_type == "Cast"]:
+            users = users + [user for out in cast.output for user in self._users.get(out, [])]
+        return any(node.op_type == "MatMul" and place == 1 for node, place in users)
 
     def _dtype(self, tensor: Any) -> np.dtype:
         try:

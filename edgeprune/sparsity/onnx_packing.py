@@ -8,6 +8,7 @@ bits, once they are stored in whole nibbles.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class Packing:
     @property
     def count(self) -> int:
         """Elements of the dense tensor."""
-        return int(np.prod(self.shape)) * (2 if self.bits == 4 else 1)
+        return math.prod(self.shape) * (2 if self.bits == 4 else 1)
 
 
 def read_packing(text: str) -> Packing:

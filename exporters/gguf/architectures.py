@@ -4,19 +4,17 @@ llama.cpp keeps some facts in its code rather than in the file (Gemma 3's patter
 SmolLM3's layers without rotary embedding); a model in which they differ is refused.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
+from exporters.config import Config, head_dim, load_config, require, sliding_layers
 from exporters.gguf.rope import read_rope, write_rope
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-Config = dict[str, Any]
 
 
 def _nothing(_config: Config) -> None:
@@ -99,24 +97,14 @@ def read_config(folder: Path) -> tuple[Config, Architecture]:
     Raises:
         InputError: the exporter doesn't know the architecture or a feature it uses.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'config.json'} can't be read: {error}.") from None
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise InputError(
-            f"The GGUF exporter doesn't know the architecture '{kind}'.",
-            f"It knows: {', '.join(sorted(ARCHITECTURES))}.",
-        )
-    if missing := [name for name in _REQUIRED if name not in config]:
-        raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
+    config = load_config(folder, ARCHITECTURES, "GGUF")
+    require(config, _REQUIRED, folder)
+    kind = config["model_type"]
     architecture = ARCHITECTURES[kind]
     rope = read_rope(config, head_dim(config))
     if rope.kind not in architecture.rope:
         raise InputError(f"llama.cpp doesn't know rope scaling '{rope.kind}' of {kind} models.")
-    if _has_windows(config) and not config.get("sliding_window"):
-        raise InputError(f"{folder / 'config.json'} has windows, but no sliding_window.")
+    sliding_layers(config)
     if problem := architecture.check(config):
         raise InputError(f"llama.cpp doesn't know {kind} models with {problem}.")
     return config, architecture
@@ -127,7 +115,7 @@ def write_hyperparameters(writer: "GGUFWriter", config: Config, architecture: Ar
     heads = config["num_attention_heads"]
     writer.add_block_count(config["num_hidden_layers"])
     context = config["max_position_embeddings"]
-    if _has_windows(config) and not architecture.windows:
+    if any(sliding_layers(config)) and not architecture.windows:
         context = min(context, config["sliding_window"])
     writer.add_context_length(context)
     writer.add_embedding_length(config["hidden_size"])
@@ -144,14 +132,3 @@ def write_hyperparameters(writer: "GGUFWriter", config: Config, architecture: Ar
     if architecture.gguf == "phi3":
         writer.add_sliding_window(0)  # llama.cpp asks for the key and knows no windows here
     write_rope(writer, config, head_dim(config))
-
-
-def head_dim(config: Config) -> int:
-    """Width of an attention head."""
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-
-
-def _has_windows(config: Config) -> bool:
-    if "layer_types" in config:
-        return "sliding_attention" in config["layer_types"]
-    return bool(config.get("sliding_window")) and config.get("use_sliding_window", True)

@@ -3,13 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from edgeprune.errors import CheckFailed
 from edgeprune.files import atomic_path
 from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.metadata import SparsityMetadata
-from exporters.artifact import Artifact, Model, Storage
+from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.gguf.architectures import read_config
 from exporters.gguf.grids import GRIDS
 from exporters.gguf.imatrix import write_imatrix
@@ -18,13 +17,6 @@ from exporters.gguf.same_ids import check_same_ids
 from exporters.gguf.tokenizer import check_tokenizer
 from exporters.gguf.verify import check_counts, verify
 from exporters.gguf.write import set_counts, write
-
-
-class Stage(Protocol):
-    """What the exporter reports its steps to."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Say that some steps are done."""
 
 
 def check(model: Model, storage: Storage) -> None:

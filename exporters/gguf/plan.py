@@ -10,7 +10,8 @@ from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, LlamaFileTy
 from edgeprune.errors import InputError, UsageError
 from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
-from exporters.gguf.architectures import Architecture, head_dim
+from exporters.config import head_dim
+from exporters.gguf.architectures import Architecture
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors
 

@@ -1,14 +1,13 @@
 """What a graph builder needs to know of a Llama-like decoder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
+from exporters.config import Config, head_dim, load_config, require, sliding_layers
 
 # Longer tables of angles than any assistant on a device needs; 128k positions take 64 MB.
 _MOST_POSITIONS = 32768
@@ -60,7 +59,7 @@ class Decoder:
     sin: np.ndarray
     rotary: tuple[bool, ...]
     windows: tuple[int, ...]
-    config: dict[str, Any]
+    config: Config
 
 
 def read_decoder(folder: Path) -> Decoder:
@@ -69,32 +68,22 @@ def read_decoder(folder: Path) -> Decoder:
     Raises:
         InputError: the exporter doesn't know the architecture or a feature it uses.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read: {error}.") from None
-    kind = config.get("model_type")
-    if kind not in _KINDS:
-        raise InputError(
-            f"The ONNX exporter doesn't know the architecture '{kind}'.",
-            f"It knows: {', '.join(_KINDS)}. GGUF knows more: --target gguf.",
-        )
-    if missing := [name for name in _REQUIRED if name not in config]:
-        raise InputError(f"{path} lacks {', '.join(missing)}.")
+    config = load_config(folder, _KINDS, "ONNX")
+    require(config, _REQUIRED, folder)
+    kind = config["model_type"]
     if config.get("hidden_act", "silu") != "silu":
         raise InputError(f"The ONNX exporter knows no {config['hidden_act']} in {kind} models.")
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    width = head_dim(config)
     context = min(config["max_position_embeddings"], _MOST_POSITIONS)
-    cos, sin = _angles(folder, config, head_dim, context)
+    cos, sin = _angles(folder, config, width, context)
     return Decoder(
         kind=kind,
         layers=layers,
         hidden=config["hidden_size"],
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
+        head_dim=width,
         eps=config["rms_norm_eps"],
         context=context,
         vocabulary=config["vocab_size"],
@@ -102,13 +91,15 @@ def read_decoder(folder: Path) -> Decoder:
         cos=cos,
         sin=sin,
         rotary=_rotary(config, layers),
-        windows=_windows(config, layers),
+        windows=tuple(
+            int(config["sliding_window"]) if slides else -1 for slides in sliding_layers(config)
+        ),
         config=config,
     )
 
 
 def _angles(
-    folder: Path, config: dict[str, Any], head_dim: int, context: int
+    folder: Path, config: Config, width: int, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines as transformers computes them."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -121,7 +112,7 @@ def _angles(
         )
     if kind == "default":
         theta = float(given.get("rope_theta") or config.get("rope_theta") or 10000.0)
-        frequencies = 1 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+        frequencies = 1 / theta ** (np.arange(0, width, 2, dtype=np.float32) / width)
         factor = 1.0
     else:
         load("transformers")
@@ -135,21 +126,10 @@ def _angles(
     return np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
 
 
-def _rotary(config: dict[str, Any], layers: int) -> tuple[bool, ...]:
+def _rotary(config: Config, layers: int) -> tuple[bool, ...]:
     """SmolLM3 leaves the rotation out of every fourth layer."""
     if config["model_type"] != "smollm3":
         return (True,) * layers
     every = config.get("no_rope_layer_interval", 4)
     given = config.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
     return tuple(map(bool, given))
-
-
-def _windows(config: dict[str, Any], layers: int) -> tuple[int, ...]:
-    window = config.get("sliding_window")
-    if "layer_types" in config:
-        slides = [kind == "sliding_attention" for kind in config["layer_types"]]
-    else:
-        slides = [bool(window) and config.get("use_sliding_window", True)] * layers
-    if any(slides) and not window:
-        raise InputError("config.json has layers with windows, but no sliding_window.")
-    return tuple(int(window or 0) if slide else -1 for slide in slides)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from onnx import ModelProto, helper
 
@@ -11,21 +10,14 @@ from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
 from edgeprune.sparsity.onnx_metadata import properties
-from exporters.artifact import Artifact, Model, Storage
+from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.onnx.build import FLAVOURS, build, declare
 from exporters.onnx.decoder import Decoder, read_decoder
 from exporters.onnx.genai import write_beside
 from exporters.onnx.graph import Graph
 from exporters.onnx.plan import BITS, PlannedTensor, plan_tensors
-from exporters.onnx.verify import check_counts, check_pattern, verify
+from exporters.onnx.verify import check_counts, verify
 from exporters.onnx.weights import WeightWriter
-
-
-class Stage(Protocol):
-    """What the exporter reports its steps to."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Say that some steps are done."""
 
 
 def check(model: Model, storage: Storage) -> None:
@@ -92,13 +84,12 @@ def export(
         found = graph.model(decoder.kind, quantized_by)
         own = {"edgeprune.flavour": storage.flavour}
         _save(found, temporary, own)
-        facts = verify(temporary, model, planned, stage.advance)
+        pattern = metadata.pattern if metadata else ""
+        facts = verify(temporary, model, planned, stage.advance, pattern)
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
             metadata = replace(metadata, nonzeros=counted)
             _save(found, temporary, own | properties(metadata))
-            if ":" in metadata.pattern:
-                check_pattern(temporary, metadata.pattern, facts)
         check_counts(temporary, facts)
     write_beside(path, model.folder, decoder)
     return Artifact(path, facts, metadata, (path, path.with_name(f"{path.name}.data")))

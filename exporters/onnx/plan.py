@@ -11,7 +11,7 @@ from exporters.onnx.decoder import Decoder
 
 BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PLACES = re.compile(
     r"model\.(embed_tokens|norm|layers\.\d+\.(self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)"
     r"_proj|input_layernorm|post_attention_layernorm))\.(weight|bias)|lm_head\.weight"
@@ -62,12 +62,12 @@ def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, 
     """
     planned = {}
     for name in model.weights.names():
-        if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == _HEAD):
+        if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == HEAD):
             continue  # computed, not learnt; the embedding again
         if not _PLACES.fullmatch(name):
             raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
         planned[name] = _planned(name, model.weights.shape(name), storage)
-    for needed in (_EMBEDDING, "model.norm.weight", *([] if decoder.tied else [_HEAD])):
+    for needed in (EMBEDDING, "model.norm.weight", *([] if decoder.tied else [HEAD])):
         if needed not in planned:
             raise InputError(f"The checkpoint holds no {needed}.", "Fetch it again.")
     for expression, _ in storage.overrides:
@@ -84,14 +84,14 @@ def _planned(name: str, shape: tuple[int, ...], storage: Storage) -> PlannedTens
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
     other = next((t for e, t in storage.overrides if re.search(e, name)), None)
     kind = ONNX_TYPES[other or storage.type].base
-    outside = name in {_EMBEDDING, _HEAD}
+    outside = name in {EMBEDDING, HEAD}
     if kind == "INT4" and outside and not other:
         kind = "INT8"  # what every token passes through twice
     if kind in BITS:
         if block := _block(shape[1], storage.block):
             return PlannedTensor(name, shape, kind, block)
         kind = "FP16"
-    return PlannedTensor(name, shape, kind, transposed=name != _EMBEDDING)
+    return PlannedTensor(name, shape, kind, transposed=name != EMBEDDING)
 
 
 def _block(columns: int, wanted: int) -> int:

@@ -13,13 +13,17 @@ from exporters.onnx.plan import PlannedTensor
 
 
 def verify(
-    path: Path, model: Model, planned: dict[str, PlannedTensor], advance: Callable[[], None]
+    path: Path,
+    model: Model,
+    planned: dict[str, PlannedTensor],
+    advance: Callable[[], None],
+    pattern: str = "",
 ) -> list[TensorFacts]:
     """Compare a written model with what was planned and with the pruned checkpoint.
 
     Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file; in an N:M model, groups along the inputs, the axis
-    that is summed over, must hold (TensorRT looks for them there).
+    pruned tensor must be a zero of the file; with an N:M ``pattern``, no group along the inputs may
+    keep more than N: the axis that is summed over, where TensorRT looks for it.
 
     Raises:
         CheckFailed: naming the first tensor that does not hold.
@@ -39,24 +43,10 @@ def verify(
         if not np.isfinite(values).all():
             raise CheckFailed(f"{tensor.name} holds values that are not finite.")
         facts.append(_facts(tensor, values, found.size, model))
+        if facts[-1].pruned and ":" in pattern:
+            _check_groups(tensor.name, values, pattern)
         advance()
     return facts
-
-
-def check_pattern(path: Path, pattern: str, facts: list[TensorFacts]) -> None:
-    """Hold an N:M pattern against the file, group by group along the inputs.
-
-    Raises:
-        CheckFailed: a group keeps more than N.
-    """
-    kept, group = map(int, pattern.split(":"))
-    written = {tensor.name: tensor for tensor in OnnxFile(path).tensors}
-    for fact in facts:
-        if not fact.pruned:
-            continue
-        groups = (written[fact.name].values() != 0).reshape(-1, group).sum(axis=1)
-        if int(groups.max(initial=0)) > kept:
-            raise CheckFailed(f"{fact.name} is not {pattern} along its inputs in {path}.")
 
 
 def check_counts(path: Path, facts: list[TensorFacts]) -> None:
@@ -69,6 +59,12 @@ def check_counts(path: Path, facts: list[TensorFacts]) -> None:
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
         raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
+
+
+def _check_groups(name: str, values: np.ndarray, pattern: str) -> None:
+    kept, group = map(int, pattern.split(":"))
+    if int((values != 0).reshape(-1, group).sum(axis=1).max(initial=0)) > kept:
+        raise CheckFailed(f"{name} is not {pattern} along its inputs.")
 
 
 def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:

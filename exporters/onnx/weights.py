@@ -9,7 +9,7 @@ from edgeprune.quantization.fit import one_by_one
 from edgeprune.quantization.grid import Grid
 from exporters.artifact import Model
 from exporters.onnx.graph import CONTRIB, Graph
-from exporters.onnx.plan import BITS, PlannedTensor
+from exporters.onnx.plan import BITS, EMBEDDING, HEAD, PlannedTensor
 
 _ROWS_AT_ONCE = 8192
 
@@ -58,14 +58,12 @@ class WeightWriter:
 
     def head(self, x: str, output: str) -> str:
         """Logits, by the head or the embedding that serves as one."""
-        name = (
-            "lm_head.weight" if "lm_head.weight" in self._planned else "model.embed_tokens.weight"
-        )
-        return self._multiply(self._planned[name], x, output)
+        tensor = self._planned.get(HEAD) or self._planned[EMBEDDING]
+        return self._multiply(tensor, x, output)
 
     def look_up(self, ids: str, output: str) -> str:
         """Embeddings of tokens."""
-        tensor = self._planned["model.embed_tokens.weight"]
+        tensor = self._planned[EMBEDDING]
         weight, graph = self._write(tensor), self._graph
         if tensor.type in BITS:
             return graph.node(
@@ -88,7 +86,7 @@ class WeightWriter:
     def _multiply_quantized(self, tensor: PlannedTensor, weight: str, x: str, output: str) -> str:
         out, columns = tensor.shape
         bits, blocks = BITS[tensor.type], columns // tensor.block
-        if tensor.name == "model.embed_tokens.weight":  # (out, bytes) for look-ups
+        if tensor.name == EMBEDDING:  # (out, bytes) for look-ups
             dims = np.array([out, blocks, tensor.block * bits // 8])
             shape = self._graph.constant(f"{weight}.blocked_shape", dims)
             weight = self._graph.node("Reshape", [weight, shape], f"{weight}.blocked")
@@ -104,7 +102,7 @@ class WeightWriter:
         properties = {"edgeprune.pruned": "1"} if name in self._model.pruned else {}
         if tensor.type in BITS:
             codes, scales = quantized(self._model, tensor)
-            shape = codes.shape[:1] if name == "model.embed_tokens.weight" else codes.shape[:2]
+            shape = codes.shape[:1] if name == EMBEDDING else codes.shape[:2]
             self._graph.weight(name, codes.reshape(*shape, -1), **properties)
             self._graph.weight(f"{name}.scales", scales)
             self._written[name] = name

@@ -1,0 +1,67 @@
+"""``config.json`` of a transformers folder, as every exporter reads it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import InputError
+
+Config = dict[str, Any]
+
+
+def load_config(folder: Path, known: Iterable[str], target: str) -> Config:
+    """Read the configuration of a model of a known kind.
+
+    Args:
+        folder: the transformers folder.
+        known: kinds (``model_type``) that the exporter knows.
+        target: what the exporter is called.
+
+    Raises:
+        InputError: there is none, or its kind is not known.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} can't be read: {error}.") from None
+    if kind not in known:
+        raise InputError(
+            f"The {target} exporter doesn't know the architecture '{kind}'.",
+            f"It knows: {', '.join(sorted(known))}.",
+        )
+    return config
+
+
+def require(config: Config, names: Iterable[str], folder: Path) -> None:
+    """Refuse a configuration that lacks some names.
+
+    Raises:
+        InputError: naming them.
+    """
+    if missing := [name for name in names if name not in config]:
+        raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
+
+
+def head_dim(config: Config) -> int:
+    """Width of an attention head."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def sliding_layers(config: Config) -> list[bool]:
+    """For each layer, whether its attention reaches no further than a window.
+
+    Raises:
+        InputError: some do, and no window is given.
+    """
+    window = config.get("sliding_window")
+    if "layer_types" in config:
+        slides = [kind == "sliding_attention" for kind in config["layer_types"]]
+    else:
+        every = bool(window) and config.get("use_sliding_window", True)
+        slides = [every] * config["num_hidden_layers"]
+    if any(slides) and not window:
+        raise InputError("config.json has windows, but no sliding_window.")
+    return slides
