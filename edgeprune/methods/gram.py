@@ -52,19 +52,23 @@ class Gram:
         return values.clamp_min(0).float(), vectors.float()
 
     @cached_property
-    def inverse(self) -> Tensor:
-        """(in, in) inverse of the damped matrix.
+    def inverse_factor(self) -> Tensor:
+        """(in, in) upper Cholesky factor ``U`` of `inverse`, ``inverse = Uᵀ U``.
 
-        The damping rises tenfold while the Cholesky factorisation fails; `damping` tells where it
-        ended.
+        Found without the inverse: read from its end, the damped matrix is ``L Lᵀ``, and ``L⁻¹``
+        read from its end is ``U``.
+
+        The damping rises tenfold while the factorisation fails; `damping` tells where it ended.
 
         Raises:
             InputError: no damping up to ten times the mean diagonal makes the matrix positive.
         """
         while self.damping <= _DAMPING_LIMIT:
-            factor, failed = torch.linalg.cholesky_ex(self._damped(self.damping))
+            factor, failed = torch.linalg.cholesky_ex(self._damped(self.damping).flip(0, 1))
             if not failed:
-                return torch.cholesky_inverse(factor)
+                identity = torch.eye(len(factor), device=factor.device)
+                upper = torch.linalg.solve_triangular(factor, identity, upper=False)
+                return upper.flip(0, 1).contiguous()
             self.damping *= 10
         raise InputError(
             "The inputs of a layer give no positive definite Gram matrix, whatever the damping.",
@@ -72,9 +76,9 @@ class Gram:
         )
 
     @cached_property
-    def inverse_factor(self) -> Tensor:
-        """(in, in) upper Cholesky factor ``U`` of `inverse`, ``inverse = Uᵀ U``."""
-        return torch.linalg.cholesky(self.inverse, upper=True)
+    def inverse(self) -> Tensor:
+        """(in, in) inverse of the damped matrix, with the damping that `inverse_factor` needs."""
+        return self.inverse_factor.T @ self.inverse_factor
 
     def scaled(self, factors: Tensor) -> "Gram":
         """``C H C`` for a diagonal ``C``; stays positive semidefinite."""

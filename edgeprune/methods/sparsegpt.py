@@ -50,20 +50,20 @@ def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
     taken = [0, *spread(budget.zeros, weight.shape[1]).cumsum(0).tolist()]
 
     def decide(start: int, block: Tensor, diagonal: Tensor) -> Callable[[int], Tensor]:
-        mask = torch.ones_like(block, dtype=torch.bool)
+        kept = torch.ones_like(block)  # factors, which multiply faster than booleans
         if group is None:
             zeros = taken[start + len(block)] - taken[start]
-            mask = _keep_all_but(block.square() / diagonal.square(), zeros)
+            _remove(kept, block.square() / diagonal.square(), zeros)
 
         def value(j: int) -> Tensor:
             if group and j % group == 0:
                 part = slice(j, j + group)
-                mask[part] = budget.keep((block[part].square() / diagonal[part].square()).T).T
-            return block[j] * mask[j]
+                kept[part] = budget.keep((block[part].square() / diagonal[part].square()).T).T
+            return block[j] * kept[j]
 
         return value
 
-    return sweep(weight, factor, width, decide)
+    return sweep(weight, factor, width, group or 1, decide)
 
 
 def block_width(budget: Budget) -> int:
@@ -72,7 +72,6 @@ def block_width(budget: Budget) -> int:
     return max(_BLOCK // group, 1) * group
 
 
-def _keep_all_but(scores: Tensor, zeros: int) -> Tensor:
-    mask = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[scores.flatten().topk(zeros, largest=False, sorted=False).indices] = False
-    return mask.view_as(scores)
+def _remove(kept: Tensor, scores: Tensor, zeros: int) -> None:
+    """Set the factors of the lowest scores to 0."""
+    kept.view(-1)[scores.flatten().topk(zeros, largest=False, sorted=False).indices] = 0

@@ -70,15 +70,14 @@ class Accumulator:
             inputs: (tokens, channels).
             weights: (tokens,) how much each counts.
         """
-        rows = inputs.float()
         self._tokens += weights.sum()
         if self._sum.dim() == 1:
-            self._sum += weights @ rows.square()
+            self._sum += weights @ inputs.float().square()
             return
-        weighted = rows * weights[:, None]
+        rows = inputs * weights.float().sqrt()[:, None]  # one pass, float32 by promotion
         for start in range(0, rows.shape[1], _STRIP):  # the lower triangle follows by symmetry
             strip = slice(start, start + _STRIP)
-            self._sum[strip, start:] += weighted[:, strip].T @ rows[:, start:]
+            self._sum[strip, start:] += rows[:, strip].T @ rows[:, start:]
 
     def sums(self) -> list[Tensor]:
         """The sums, to be added up over processes in place."""

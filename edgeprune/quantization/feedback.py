@@ -61,4 +61,4 @@ def with_feedback(
         return value
 
     width = max(_WIDTH // grid.block, 1) * grid.block
-    return sweep(weight, factor, width, decide), scales.T.contiguous()
+    return sweep(weight, factor, width, grid.block, decide), scales.T.contiguous()
