@@ -6,6 +6,7 @@ left in the buffers.
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import open_session
 from runtime_tests.inputs import timing_ids, windows
 from runtime_tests.memory import peak_memory
@@ -40,11 +42,11 @@ class OnnxRuntime:
         start = time.perf_counter()
         try:
             self._tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
-            self._session = open_session(path, options)
+            self._opened = open_session(path, options)
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
             raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start
-        self._path = path
+        self._path, self._session = path, self._opened.session
         shapes = {i.name: i.shape for i in self._session.get_inputs()}
         self._caches = [name for name in shapes if name.startswith("past_key_values.")]
         if not self._caches or not {"input_ids", "attention_mask"} <= set(shapes):
@@ -60,13 +62,14 @@ class OnnxRuntime:
         """What is loaded, how long it took, in seconds, and its size."""
         data = self._path.with_name(f"{self._path.name}.data")
         files = [self._path, *([data] if data.exists() else [])]
+        placed = self._opened.sparse
         return {
             "runtime": "onnxruntime",
             "version": f"onnxruntime {onnxruntime.__version__}",
             "load_seconds": self.load_seconds,
             "file_bytes": sum(file.stat().st_size for file in files),
-            "sparse": None,
-            "sparse_off": "",
+            "sparse": asdict(placed) | {"kernel": native.in_use()} if placed else None,
+            "sparse_off": self._opened.off,
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:

@@ -142,6 +142,25 @@ CASES = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 32}),
     "smollm3": ("smollm3", {}),
+    "linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+    "gemma3": (
+        "gemma3_text",
+        {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 4, "num_hidden_layers": 7},
+    ),
+    "gemma3 with scaled rope": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "num_hidden_layers": 6,
+            "sliding_window": 4,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "phi3": ("phi3", {"sliding_window": None}),
+    "phi3, part of the head": ("phi3", {"head_dim": 32, "partial_rotary_factor": 0.5}),
 }
 
 
@@ -168,7 +187,8 @@ def test_architectures_give_transformers_logits(case, flavour, real_checkpoint, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "gemma3_text"}, "doesn't know the architecture 'gemma3_text'"),
+        ({"model_type": "gpt2"}, "doesn't know the architecture 'gpt2'"),
+        ({"final_logit_softcapping": 30.0}, "doesn't know final_logit_softcapping"),
         ({"hidden_act": "gelu"}, "knows no gelu"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling 'longrope'"),
         ({"hidden_size": None}, "lacks hidden_size"),

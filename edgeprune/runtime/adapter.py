@@ -7,7 +7,6 @@ claimed for the model about to be loaded. llama.cpp itself is not changed.
 
 import ctypes
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +14,7 @@ from edgeprune.errors import InputError, MachineError
 from edgeprune.extras import load, need
 from edgeprune.machine import cores
 from edgeprune.runtime import native
+from edgeprune.runtime.placed import Placed
 from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
 from edgeprune.sparsity.metadata import read_gguf
 from edgeprune.sparsity.packed_file import PackedFile
@@ -54,25 +54,6 @@ _REPORT = ("tensors", "packed_bytes", "dense_bytes", "failures")
 
 class _Report(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in _REPORT)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """What became of a model's sparse tensors.
-
-    Attributes:
-        claimed: tensors that were to be packed.
-        tensors: those that are.
-        packed_bytes: what they take in memory.
-        dense_bytes: what they would take as they stand in the file.
-        failures: tensors whose bytes were not as they had been announced.
-    """
-
-    claimed: int
-    tensors: int
-    packed_bytes: int
-    dense_bytes: int
-    failures: int
 
 
 def check() -> None:

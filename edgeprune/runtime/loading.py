@@ -12,6 +12,7 @@ import click
 from edgeprune.errors import InputError
 from edgeprune.extras import load
 from edgeprune.runtime import adapter, stream, switch
+from edgeprune.runtime.placed import Placed
 from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.packed_file import PackedFile, is_packed, unpack
 
@@ -32,7 +33,7 @@ class Loaded:
     """
 
     model: Any
-    sparse: adapter.Placed | None = None
+    sparse: Placed | None = None
     off: str = ""
 
 

@@ -5,6 +5,7 @@ folding runs them once, when a session is made. docs/onnx.md has what that costs
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,39 +200,32 @@ def _nibbles(node: Callable[..., Any], temporary: Callable[[str], str], kept: st
     yield node("Reshape", [temporary("both"), "flat"], temporary("elements"))
 
 
-def without_expansions(file: OnnxFile) -> tuple[Any, dict[str, np.ndarray]]:
-    """The graph with plain initializers again, and all weights beside it as arrays.
+def without_expansions(file: OnnxFile) -> tuple[Any, dict[str, Callable[[], np.ndarray]]]:
+    """The graph with plain initializers again, for a loader that hands weights over itself.
 
-    For a loader that hands weights over itself: onnxruntime then has no expansion to run.
+    Returns:
+        The graph without the nodes that expand, and without the initializers that are packed or
+        stand beside it; and these by name, each read when it is called.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
     model = type(file.model)()
     model.CopyFrom(file.model)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Callable[[], np.ndarray]] = {}
     for tensor in file.tensors:
         if text := tensor.properties.get(PACKING):
-            arrays[tensor.name] = file.unpacked(tensor.name, read_packing(text))
+            arrays[tensor.name] = partial(file.unpacked, tensor.name, read_packing(text))
     parts = {name + end for name in arrays for end in (MASK, KEPT)}
-    kept = [
-        t for t in model.graph.initializer if t.name not in parts and not t.name.startswith(_NODE)
-    ]
-    nodes = [node for node in model.graph.node if not node.name.startswith(f"{_NODE}/")]
-    for tensor in kept:
+    kept = []
+    for tensor in model.graph.initializer:
+        if tensor.name in parts or tensor.name.startswith(_NODE):
+            continue
         if tensor.data_location == TensorProto.EXTERNAL:
-            arrays[tensor.name] = np.ascontiguousarray(file.array(tensor.name))
-    initializers = [t for t in kept if t.name not in arrays]
-    for name, array in arrays.items():
-        tensor = TensorProto(
-            name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            dims=array.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        for key, value in {"location": "given", "offset": 0, "length": array.nbytes}.items():
-            tensor.external_data.add(key=key, value=str(value))
-        initializers.append(tensor)
+            arrays[tensor.name] = partial(file.array, tensor.name)
+        else:
+            kept.append(tensor)
+    nodes = [node for node in model.graph.node if not node.name.startswith(f"{_NODE}/")]
     del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(initializers)
+    model.graph.initializer.extend(kept)
     model.graph.node.extend(nodes)
     return model, arrays

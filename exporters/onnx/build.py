@@ -11,6 +11,8 @@ from exporters.onnx.graph import Graph
 from exporters.onnx.weights import WeightWriter
 
 FLAVOURS = {"ort": ort, "portable": portable}
+# Norms before attention and before the feed-forward network, by whether there are more behind.
+_NORMS = {False: ("input", "post_attention"), True: ("input", "pre_feedforward")}
 
 
 def build(
@@ -30,18 +32,27 @@ def build(
         advance: told of every block.
     """
     x, more = weights.look_up("input_ids", "embeddings"), ""
+    if decoder.embedding_scale != 1:
+        factor = graph.constant("embedding_scale", np.array(decoder.embedding_scale, np.float32))
+        x = graph.node("Mul", [x, factor], "scaled_embeddings")
     for layer in range(decoder.layers):
         name = f"model.layers.{layer}"
-        before, between = (f"{name}.{n}_layernorm" for n in ("input", "post_attention"))
+        before, between = (f"{name}.{n}_layernorm" for n in _NORMS[decoder.norms_after])
         scale = weights.vector(f"{before}.weight")
         if more:
             normed, x = operators.add_and_norm(x, more, scale, before)
         else:
             normed = operators.norm(x, scale, before)
         more = _attention(graph, decoder, weights, operators, layer, normed)
+        if decoder.norms_after:
+            after = f"{name}.post_attention_layernorm"
+            more = operators.norm(more, weights.vector(f"{after}.weight"), after)
         scale = weights.vector(f"{between}.weight")
         normed, x = operators.add_and_norm(x, more, scale, between)
-        more = _feed_forward(graph, weights, f"{name}.mlp", normed)
+        more = _feed_forward(graph, decoder, weights, f"{name}.mlp", normed)
+        if decoder.norms_after:
+            after = f"{name}.post_feedforward_layernorm"
+            more = operators.norm(more, weights.vector(f"{after}.weight"), after)
         advance()
     final, _ = operators.add_and_norm(x, more, weights.vector("model.norm.weight"), "final")
     weights.head(final, "logits")
@@ -71,7 +82,7 @@ def _attention(
     x: str,
 ) -> str:
     name = f"model.layers.{layer}.self_attn"
-    q, k, v = (weights.linear(f"{name}.{p}_proj", x, f"{name}.{p}") for p in "qkv")
+    q, k, v = _queries_keys_values(graph, decoder, weights, name, x)
     if f"{name}.q_norm.weight" in weights:
         q = _norm_of_heads(graph, decoder, weights, operators, f"{name}.q_norm", q, decoder.heads)
         k = _norm_of_heads(
@@ -79,6 +90,18 @@ def _attention(
         )
     attended = operators.attention(layer, q, k, v, f"{name}.attended")
     return weights.linear(f"{name}.o_proj", attended, f"{name}.o")
+
+
+def _queries_keys_values(
+    graph: Graph, decoder: Decoder, weights: WeightWriter, name: str, x: str
+) -> list[str]:
+    parts = [f"{name}.{part}" for part in "qkv"]
+    if f"{name}.qkv_proj.weight" not in weights:
+        return [weights.linear(f"{part}_proj", x, part) for part in parts]
+    together = weights.linear(f"{name}.qkv_proj", x, f"{name}.qkv")
+    sizes = np.array([decoder.heads, decoder.kv_heads, decoder.kv_heads]) * decoder.head_dim
+    graph.node("Split", [together, graph.constant("qkv_sizes", sizes)], parts, axis=-1)
+    return parts
 
 
 def _norm_of_heads(
@@ -98,10 +121,18 @@ def _norm_of_heads(
     return graph.node("Reshape", [f"{name}.normed", joined], f"{name}.joined")
 
 
-def _feed_forward(graph: Graph, weights: WeightWriter, name: str, x: str) -> str:
-    gate = weights.linear(f"{name}.gate_proj", x, f"{name}.gate")
-    up = weights.linear(f"{name}.up_proj", x, f"{name}.up")
-    graph.node("Sigmoid", [gate], f"{name}.sigmoid")
-    graph.node("Mul", [gate, f"{name}.sigmoid"], f"{name}.silu")
-    graph.node("Mul", [f"{name}.silu", up], f"{name}.inner")
+def _feed_forward(graph: Graph, decoder: Decoder, weights: WeightWriter, name: str, x: str) -> str:
+    gate, up = f"{name}.gate", f"{name}.up"
+    if f"{name}.gate_up_proj.weight" in weights:
+        both = weights.linear(f"{name}.gate_up_proj", x, f"{name}.gate_up")
+        graph.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
+    else:
+        weights.linear(f"{name}.gate_proj", x, gate)
+        weights.linear(f"{name}.up_proj", x, up)
+    if decoder.activation == "silu":
+        graph.node("Sigmoid", [gate], f"{name}.sigmoid")
+        active = graph.node("Mul", [gate, f"{name}.sigmoid"], f"{name}.silu")
+    else:
+        active = graph.node("Gelu", [gate], f"{name}.gelu", approximate="tanh")
+    graph.node("Mul", [active, up], f"{name}.inner")
     return weights.linear(f"{name}.down_proj", f"{name}.inner", f"{name}.down")

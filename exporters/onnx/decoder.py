@@ -11,7 +11,7 @@ from exporters.config import Config, head_dim, load_config, require, sliding_lay
 
 # Longer tables of angles than any assistant on a device needs; 128k positions take 64 MB.
 _MOST_POSITIONS = 32768
-_KINDS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+_KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3")
 _REQUIRED = (
     "hidden_size",
     "max_position_embeddings",
@@ -22,6 +22,10 @@ _REQUIRED = (
 )
 # Rotary scalings whose angles don't depend on how long the text is.
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+_ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
+_EVERYWHERE, _IN_WINDOWS = "", "_local"  # which angles a layer rotates by
+
+Angles = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,14 @@ class Decoder:
         context: positions that the tables reach.
         vocabulary: tokens.
         tied: whether the embedding is the output head too.
-        cos, sin: (context, head_dim / 2) float32, of the rotary embedding.
-        rotary: for each layer, whether it rotates.
+        angles: cosines and sines of rotary embeddings by name, (context, rotated / 2) float32.
+        rotary: for each layer, the name of its angles; None: it doesn't rotate.
         windows: for each layer, how far back attention reaches; -1: to the beginning.
+        activation: of the feed-forward networks.
+        attention_scale: what products of queries and keys are multiplied by.
+        embedding_scale: what embeddings are multiplied by.
+        norm_shift: added to the weights of norms.
+        norms_after: whether attention and feed-forward networks are followed by norms, too.
         config: ``config.json``.
     """
 
@@ -55,10 +64,14 @@ class Decoder:
     context: int
     vocabulary: int
     tied: bool
-    cos: np.ndarray
-    sin: np.ndarray
-    rotary: tuple[bool, ...]
+    angles: dict[str, Angles]
+    rotary: tuple[str | None, ...]
     windows: tuple[int, ...]
+    activation: str
+    attention_scale: float
+    embedding_scale: float
+    norm_shift: float
+    norms_after: bool
     config: Config
 
 
@@ -70,16 +83,20 @@ def read_decoder(folder: Path) -> Decoder:
     """
     config = load_config(folder, _KINDS, "ONNX")
     require(config, _REQUIRED, folder)
-    kind = config["model_type"]
-    if config.get("hidden_act", "silu") != "silu":
-        raise InputError(f"The ONNX exporter knows no {config['hidden_act']} in {kind} models.")
-    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-    width = head_dim(config)
+    kind, gemma = config["model_type"], config["model_type"] == "gemma3_text"
+    activation = config.get("hidden_activation") or config.get("hidden_act", "silu")
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"The ONNX exporter knows no {activation} in {kind} models.")
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(cap):
+            raise InputError(f"The ONNX exporter doesn't know {cap}.")
+    width, heads = head_dim(config), config["num_attention_heads"]
     context = min(config["max_position_embeddings"], _MOST_POSITIONS)
-    cos, sin = _angles(folder, config, width, context)
+    slides = sliding_layers(config)
+    angles = _angles(folder, config, width, context)
     return Decoder(
         kind=kind,
-        layers=layers,
+        layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
@@ -87,49 +104,69 @@ def read_decoder(folder: Path) -> Decoder:
         eps=config["rms_norm_eps"],
         context=context,
         vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings")),
-        cos=cos,
-        sin=sin,
-        rotary=_rotary(config, layers),
-        windows=tuple(
-            int(config["sliding_window"]) if slides else -1 for slides in sliding_layers(config)
-        ),
+        tied=bool(config.get("tie_word_embeddings", gemma)),
+        angles=angles,
+        rotary=_rotary(config, slides, angles),
+        windows=tuple(int(config["sliding_window"]) if s else -1 for s in slides),
+        activation=activation,
+        attention_scale=float(config.get("query_pre_attn_scalar", width) if gemma else width)
+        ** -0.5,
+        embedding_scale=config["hidden_size"] ** 0.5 if gemma else 1.0,
+        norm_shift=1.0 if gemma else 0.0,
+        norms_after=gemma,
         config=config,
     )
 
 
-def _angles(
-    folder: Path, config: Config, width: int, context: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines as transformers computes them."""
+def _angles(folder: Path, config: Config, width: int, context: int) -> dict[str, Angles]:
+    """Cosines and sines as transformers computes them, those in windows apart where they differ."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    local = given.get("sliding_attention")
+    if "rope_local_base_freq" in config and not local:
+        local = {"rope_theta": config["rope_local_base_freq"]}
+    everywhere = given.get("full_attention") or given
+    found = {_EVERYWHERE: _table(folder, config, everywhere, width, context)}
+    if local:
+        found[_IN_WINDOWS] = _table(folder, config, local, width, context)
+    return found
+
+
+def _table(folder: Path, config: Config, given: Config, width: int, context: int) -> Angles:
     kind = given.get("rope_type") or given.get("type") or "default"
     share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    if kind not in _ROPE_KINDS or share != 1.0:
+    plain = kind in ("default", "linear")
+    if kind not in _ROPE_KINDS or (share != 1.0 and not plain):
         raise InputError(
             f"The ONNX exporter doesn't know rope scaling '{kind}' over {share:.0%} of a head.",
             f"It knows, over whole heads: {', '.join(_ROPE_KINDS)}.",
         )
-    if kind == "default":
+    factor = 1.0
+    if plain:
         theta = float(given.get("rope_theta") or config.get("rope_theta") or 10000.0)
-        frequencies = 1 / theta ** (np.arange(0, width, 2, dtype=np.float32) / width)
-        factor = 1.0
+        rotated = int(width * share)
+        frequencies = 1 / theta ** (np.arange(0, rotated, 2, dtype=np.float32) / rotated)
+        if kind == "linear":
+            frequencies /= float(given["factor"])
     else:
         load("transformers")
         from transformers import AutoConfig
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         read = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        found, factor = ROPE_INIT_FUNCTIONS[kind](read, device="cpu")
-        frequencies = found.numpy()
+        computed, factor = ROPE_INIT_FUNCTIONS[kind](read, device="cpu")
+        frequencies = computed.numpy()
     angles = np.arange(context, dtype=np.float32)[:, None] * frequencies.astype(np.float32)
     return np.cos(angles) * np.float32(factor), np.sin(angles) * np.float32(factor)
 
 
-def _rotary(config: Config, layers: int) -> tuple[bool, ...]:
-    """SmolLM3 leaves the rotation out of every fourth layer."""
+def _rotary(
+    config: Config, slides: list[bool], angles: dict[str, Angles]
+) -> tuple[str | None, ...]:
+    """SmolLM3 leaves the rotation out of every fourth layer, Gemma 3 has others in windows."""
+    layers = range(len(slides))
+    names = [_IN_WINDOWS if s and _IN_WINDOWS in angles else _EVERYWHERE for s in slides]
     if config["model_type"] != "smollm3":
-        return (True,) * layers
+        return tuple(names)
     every = config.get("no_rope_layer_interval", 4)
-    given = config.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(layers)]
-    return tuple(map(bool, given))
+    rotates = config.get("no_rope_layers") or [int((i + 1) % every != 0) for i in layers]
+    return tuple(names[i] if rotates[i] else None for i in layers)

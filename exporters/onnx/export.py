@@ -106,7 +106,8 @@ def _graph(
     flavour = FLAVOURS[storage.flavour]
     graph = Graph(data)
     declare(graph, decoder)
-    weights = WeightWriter(graph, model, planned, flavour.CONTRIB_OPERATORS)
+    contrib, shift = flavour.CONTRIB_OPERATORS, decoder.norm_shift
+    weights = WeightWriter(graph, model, planned, contrib, shift)
     build(graph, decoder, weights, flavour.Operators(graph, decoder), stage.advance)
     return graph
 

@@ -19,8 +19,9 @@ class Operators:
 
     def __init__(self, graph: Graph, decoder: Decoder):
         self._graph, self._decoder = graph, decoder
-        graph.constant("cos", decoder.cos)
-        graph.constant("sin", decoder.sin)
+        for name, (cos, sin) in decoder.angles.items():
+            graph.constant(f"cos{name}", cos)
+            graph.constant(f"sin{name}", sin)
         one, last = np.array([1]), np.array(1)
         graph.node(
             "ReduceSum", ["attention_mask", graph.constant("one", one)], "lengths", keepdims=0
@@ -49,8 +50,8 @@ class Operators:
     def attention(self, layer: int, q: str, k: str, v: str, output: str) -> str:
         """Rotate, append to the cache and attend."""
         decoder, past, present = self._decoder, f"past_key_values.{layer}", f"present.{layer}"
-        rotates = decoder.rotary[layer]
-        angles = ["cos", "sin"] if rotates else ["", ""]
+        by = decoder.rotary[layer]
+        angles = ["", ""] if by is None else [f"cos{by}", f"sin{by}"]
         self._graph.node(
             "GroupQueryAttention",
             [q, k, v, f"{past}.key", f"{past}.value", "seqlens_k", "total_length", *angles],
@@ -58,8 +59,8 @@ class Operators:
             CONTRIB,
             num_heads=decoder.heads,
             kv_num_heads=decoder.kv_heads,
-            do_rotary=int(rotates),
+            do_rotary=int(by is not None),
             local_window_size=decoder.windows[layer],
-            scale=decoder.head_dim**-0.5,
+            scale=decoder.attention_scale,
         )
         return output

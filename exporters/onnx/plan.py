@@ -13,8 +13,10 @@ BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PLACES = re.compile(
-    r"model\.(embed_tokens|norm|layers\.\d+\.(self_attn\.([qkvo]_proj|[qk]_norm)|mlp\.(gate|up|down)"
-    r"_proj|input_layernorm|post_attention_layernorm))\.(weight|bias)|lm_head\.weight"
+    r"model\.(embed_tokens|norm|layers\.\d+\.("
+    r"self_attn\.([qkvo]_proj|qkv_proj|[qk]_norm)|mlp\.(gate|up|gate_up|down)_proj|"
+    r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm))\.(weight|bias)|"
+    r"lm_head\.weight"
 )
 
 

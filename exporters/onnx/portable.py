@@ -19,8 +19,9 @@ class Operators:
 
     def __init__(self, graph: Graph, decoder: Decoder):
         self._graph, self._decoder = graph, decoder
-        graph.constant("cos", decoder.cos)
-        graph.constant("sin", decoder.sin)
+        for name, (cos, sin) in decoder.angles.items():
+            graph.constant(f"cos{name}", cos)
+            graph.constant(f"sin{name}", sin)
         zero = graph.constant("zero_scalar", np.array(0))
         one = graph.constant("one_scalar", np.array(1))
         graph.node("Shape", ["attention_mask"], "total_length_1", start=1, end=2)
@@ -66,20 +67,23 @@ class Operators:
         """Rotate, append to the cache and attend."""
         decoder, graph = self._decoder, self._graph
         past, present = f"past_key_values.{layer}", f"present.{layer}"
-        if decoder.rotary[layer]:
-            q = self._rotated(q, decoder.heads)
-            k = self._rotated(k, decoder.kv_heads)
+        if (by := decoder.rotary[layer]) is not None:
+            q = self._rotated(q, decoder.heads, by)
+            k = self._rotated(k, decoder.kv_heads, by)
         graph.node(
             "Attention",
             [q, k, v, self._masks[decoder.windows[layer]], f"{past}.key", f"{past}.value"],
             [output, f"{present}.key", f"{present}.value"],
             q_num_heads=decoder.heads,
             kv_num_heads=decoder.kv_heads,
-            scale=decoder.head_dim**-0.5,
+            scale=decoder.attention_scale,
         )
         return output
 
-    def _rotated(self, x: str, heads: int) -> str:
+    def _rotated(self, x: str, heads: int, by: str) -> str:
+        width = 2 * self._decoder.angles[by][0].shape[1]
+        part = {"rotary_embedding_dim": width} if width < self._decoder.head_dim else {}
         return self._graph.node(
-            "RotaryEmbedding", [x, "cos", "sin", "position_ids"], f"{x}_rotated", num_heads=heads
-        )
+            "RotaryEmbedding", [x, f"cos{by}", f"sin{by}", "position_ids"], f"{x}_rotated",
+            num_heads=heads, **part,
+        )  # fmt: skip

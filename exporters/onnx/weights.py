@@ -22,13 +22,19 @@ class WeightWriter:
         model: where they come from.
         planned: how each is stored.
         contrib: whether onnxruntime's own operators may be used.
+        norm_shift: added to the weights of norms.
     """
 
     def __init__(
-        self, graph: Graph, model: Model, planned: dict[str, PlannedTensor], contrib: bool
+        self,
+        graph: Graph,
+        model: Model,
+        planned: dict[str, PlannedTensor],
+        contrib: bool,
+        norm_shift: float = 0.0,
     ):
         self._graph, self._model, self._planned = graph, model, planned
-        self._contrib = contrib
+        self._contrib, self._norm_shift = contrib, norm_shift
         self._written: dict[str, str] = {}  # name -> what gives it, as float32 unless quantised
 
     def __contains__(self, name: str) -> bool:
@@ -38,6 +44,8 @@ class WeightWriter:
         """A norm's weights or a bias."""
         if name not in self._written:
             value = self._model.weights.read(name).float().numpy()
+            if name.endswith("norm.weight"):
+                value = value + np.float32(self._norm_shift)
             self._written[name] = self._graph.constant(name, value)
         return self._written[name]
 

@@ -79,7 +79,15 @@ const Kernels::OfType &Kernels::of(int32_t type) const {
     }
 }
 
-void multiply_part(const Product &p, int part, int parts, uint8_t *work, Meeting meeting) {
+void round_part(const Product &p, int part, int parts, uint8_t *work) {
+    const Matrix &m = p.matrix;
+    const int64_t token_bytes = Token::bytes(m.cols);
+    uint8_t *codes = work + parts * scratch_bytes(m);
+    for (int64_t t = part; t < p.tokens; t += parts)
+        kernels().quantize(p.x + t * p.x_stride, m.cols, Token(codes + t * token_bytes, m.cols));
+}
+
+void multiply_rounded_part(const Product &p, int part, int parts, uint8_t *work) {
     const Matrix &m = p.matrix;
     const Products &by = kernels().of(m.type).by_layout[m.layout];
     const int64_t from = m.tiles() * part / parts, to = m.tiles() * (part + 1) / parts;
@@ -95,15 +103,18 @@ void multiply_part(const Product &p, int part, int parts, uint8_t *work, Meeting
         return;
     }
     uint8_t *scratch = work + part * scratch_bytes(m);
-    if (m.wide()) {
-        by.matmul(m, from, to, p.x, p.x_stride * 4, p.y, p.y_stride, p.tokens, scratch);
-        return;
+    const void *x = work + parts * scratch_bytes(m);
+    int64_t x_stride = token_bytes;
+    if (m.wide()) x = p.x, x_stride = p.x_stride * 4;
+    by.matmul(m, from, to, x, x_stride, p.y, p.y_stride, p.tokens, scratch);
+}
+
+void multiply_part(const Product &p, int part, int parts, uint8_t *work, Meeting meeting) {
+    if (p.tokens > 1 && !p.matrix.wide()) {
+        round_part(p, part, parts, work);
+        meeting.meet(meeting.with);
     }
-    uint8_t *codes = work + parts * scratch_bytes(m);
-    for (int64_t t = part; t < p.tokens; t += parts)
-        kernels().quantize(p.x + t * p.x_stride, m.cols, Token(codes + t * token_bytes, m.cols));
-    meeting.meet(meeting.with);
-    by.matmul(m, from, to, codes, token_bytes, p.y, p.y_stride, p.tokens, scratch);
+    multiply_rounded_part(p, part, parts, work);
 }
 
 }  // namespace edgeprune

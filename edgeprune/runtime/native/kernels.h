@@ -59,8 +59,14 @@ struct Meeting {
     void *with;
 };
 
-// Do one of `parts` equal shares of a product. `work` holds ep_work_size bytes, aligned to 64, and is
-// common to all parts; a single token makes nobody wait.
+// A product of several tokens with an 8- or 4-bit matrix comes in two steps, each in `parts` equal
+// shares, and the second begins when all of the first are done: rounding activations, multiplying.
+// Any other product has the second alone. `work` holds ep_work_size bytes, aligned to 64, and is
+// common to all parts.
+void round_part(const Product &product, int part, int parts, uint8_t *work);
+void multiply_rounded_part(const Product &product, int part, int parts, uint8_t *work);
+
+// One share of both steps, by threads that all run at once; a single token makes nobody wait.
 void multiply_part(const Product &product, int part, int parts, uint8_t *work, Meeting meeting);
 
 }  // namespace edgeprune
