@@ -21,6 +21,7 @@ _EXTRA_OF = {
     "scipy": "eval",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "matplotlib": "report",
 }
 

@@ -10,7 +10,24 @@ from edgeprune.errors import InputError
 Config = dict[str, Any]
 
 
-def load_config(folder: Path, known: Iterable[str], target: str) -> Config:
+def load_config(folder: Path) -> Config:
+    """Read the configuration of a model of any kind; it names its ``model_type``.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        named = isinstance(config["model_type"], str)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} can't be read: {error!r}.") from None
+    if not named:
+        raise InputError(f"{path} names no model_type.")
+    return config
+
+
+def load_known_config(folder: Path, known: Iterable[str], target: str) -> Config:
     """Read the configuration of a model of a known kind.
 
     Args:
@@ -21,13 +38,8 @@ def load_config(folder: Path, known: Iterable[str], target: str) -> Config:
     Raises:
         InputError: there is none, or its kind is not known.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} can't be read: {error}.") from None
-    if kind not in known:
+    config = load_config(folder)
+    if (kind := config["model_type"]) not in known:
         raise InputError(
             f"The {target} exporter doesn't know the architecture '{kind}'.",
             f"It knows: {', '.join(sorted(known))}.",

@@ -55,7 +55,7 @@ class OnnxRuntime:
         self._vocab_size = self._session.get_outputs()[0].shape[-1]
         properties = self._session.get_modelmeta().custom_metadata_map
         self._ends = _end_tokens(path)
-        self._in_place = properties.get("edgeprune.flavour") != "portable"
+        self._in_place = properties.get("edgeprune.flavour", "ort") == "ort"
         self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
@@ -204,12 +204,14 @@ class OnnxRuntime:
 
 def _end_tokens(path: Path) -> frozenset[int]:
     """Tokens that end an answer, as the configuration beside the model names them."""
-    try:
-        config = json.loads(path.with_name("genai_config.json").read_text(encoding="utf-8"))
-        found = config["model"]["eos_token_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return frozenset()
-    return frozenset(found if isinstance(found, list) else [found])
+    for name in ("genai_config.json", "generation_config.json", "config.json"):
+        try:
+            config = json.loads(path.with_name(name).read_text(encoding="utf-8"))
+            found = config.get("model", config)["eos_token_id"]
+            return frozenset(found if isinstance(found, list) else [found])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return frozenset()
 
 
 def _log_probabilities(logits: np.ndarray, tokens: list[int]) -> float:

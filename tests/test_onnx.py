@@ -187,7 +187,8 @@ def test_architectures_give_transformers_logits(case, flavour, real_checkpoint, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "gpt2"}, "doesn't know the architecture 'gpt2'"),
+        ({"model_type": "no_such"}, "transformers can't build the model"),
+        ({"model_type": None}, "model_type"),
         ({"final_logit_softcapping": 30.0}, "doesn't know final_logit_softcapping"),
         ({"hidden_act": "gelu"}, "knows no gelu"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling 'longrope'"),

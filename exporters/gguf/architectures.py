@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError
-from exporters.config import Config, head_dim, load_config, require, sliding_layers
+from exporters.config import Config, head_dim, load_known_config, require, sliding_layers
 from exporters.gguf.rope import read_rope, write_rope
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_config(folder: Path) -> tuple[Config, Architecture]:
     Raises:
         InputError: the exporter doesn't know the architecture or a feature it uses.
     """
-    config = load_config(folder, ARCHITECTURES, "GGUF")
+    config = load_known_config(folder, ARCHITECTURES, "GGUF")
     require(config, _REQUIRED, folder)
     kind = config["model_type"]
     architecture = ARCHITECTURES[kind]

@@ -8,6 +8,7 @@ from onnx import TensorProto
 from exporters.onnx import ort, portable
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.graph import Graph
+from exporters.onnx.plan import EMBEDDING
 from exporters.onnx.weights import WeightWriter
 
 FLAVOURS = {"ort": ort, "portable": portable}
@@ -31,7 +32,7 @@ def build(
         operators: of a flavour.
         advance: told of every block.
     """
-    x, more = weights.look_up("input_ids", "embeddings"), ""
+    x, more = weights.look_up(EMBEDDING, "input_ids", "embeddings"), ""
     if decoder.embedding_scale != 1:
         factor = graph.constant("embedding_scale", np.array(decoder.embedding_scale, np.float32))
         x = graph.node("Mul", [x, factor], "scaled_embeddings")

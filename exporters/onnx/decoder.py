@@ -7,11 +7,12 @@ import numpy as np
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
-from exporters.config import Config, head_dim, load_config, require, sliding_layers
+from exporters.config import Config, head_dim, load_known_config, require, sliding_layers
 
 # Longer tables of angles than any assistant on a device needs; 128k positions take 64 MB.
 _MOST_POSITIONS = 32768
-_KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3")
+# Architectures that have a builder.
+KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3")
 _REQUIRED = (
     "hidden_size",
     "max_position_embeddings",
@@ -81,7 +82,7 @@ def read_decoder(folder: Path) -> Decoder:
     Raises:
         InputError: the exporter doesn't know the architecture or a feature it uses.
     """
-    config = load_config(folder, _KINDS, "ONNX")
+    config = load_known_config(folder, KINDS, "ONNX")
     require(config, _REQUIRED, folder)
     kind, gemma = config["model_type"], config["model_type"] == "gemma3_text"
     activation = config.get("hidden_activation") or config.get("hidden_act", "silu")

@@ -11,11 +11,13 @@ from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
 from edgeprune.sparsity.onnx_metadata import properties
 from exporters.artifact import Artifact, Model, Stage, Storage
+from exporters.config import load_config
+from exporters.onnx import traced
+from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config
 from exporters.onnx.build import FLAVOURS, build, declare
-from exporters.onnx.decoder import Decoder, read_decoder
-from exporters.onnx.genai import write_beside
+from exporters.onnx.decoder import KINDS, read_decoder
 from exporters.onnx.graph import Graph
-from exporters.onnx.plan import BITS, PlannedTensor, plan_tensors
+from exporters.onnx.plan import BITS, plan_tensors, planned_tensor
 from exporters.onnx.verify import check_counts, verify
 from exporters.onnx.weights import WeightWriter
 
@@ -26,7 +28,10 @@ def check(model: Model, storage: Storage) -> None:
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
     """
-    plan_tensors(model, read_decoder(model.folder), storage)
+    if _is_known(model):
+        plan_tensors(model, read_decoder(model.folder), storage)
+    else:
+        traced.check(model)
     if not (model.folder / "tokenizer.json").is_file():
         raise InputError(
             f"{model.folder} holds no tokenizer.json.",
@@ -40,13 +45,18 @@ def check(model: Model, storage: Storage) -> None:
 
 def grids(model: Model, storage: Storage) -> dict[str, Grid]:
     """The tensors whose rounding calibration may choose, by name in the checkpoint."""
-    planned = plan_tensors(model, read_decoder(model.folder), storage)
+    if _is_known(model):
+        planned = plan_tensors(model, read_decoder(model.folder), storage)
+    else:
+        shapes = {name: model.weights.shape(name) for name in model.weights.names()}
+        planned = {n: planned_tensor(n, s, storage, False, False) for n, s in shapes.items()}
     return {name: tensor.grid for name, tensor in planned.items() if tensor.type in BITS}
 
 
 def steps(model: Model) -> int:
     """How many steps `export` reports: blocks written, tensors verified, give or take a few."""
-    return read_decoder(model.folder).layers + 1 + len(model.weights.names())
+    blocks = read_decoder(model.folder).layers if _is_known(model) else 0
+    return blocks + 1 + len(model.weights.names())
 
 
 def export(
@@ -59,7 +69,8 @@ def export(
 ) -> Artifact:
     """Write ``path`` and prove what it holds; it appears only if every check passed.
 
-    Beside it stand ``<name>.data`` with the weights, the tokenizer and ``genai_config.json``.
+    Beside it stand ``<name>.data`` with the weights, the tokenizer and ``genai_config.json``; of
+    architectures that are traced, transformers' configuration instead of the latter.
 
     Args:
         model: what to export.
@@ -73,16 +84,17 @@ def export(
         InputError: the architecture or the tokenizer is not supported.
         CheckFailed: zeros were lost, or the file is not what was planned.
     """
-    decoder = read_decoder(model.folder)
-    planned = plan_tensors(model, decoder, storage)
+    source = _Known(model, storage) if _is_known(model) else _Traced(model, storage)
+    planned = source.planned
     if left_out := model.pruned - set(planned):
         raise CheckFailed(f"Pruned tensors have no place in the model: {sorted(left_out)}.")
     with atomic_model(path) as temporary:
         data = temporary.with_name(f"{path.name}.data")
         with ExternalData(data, data.name) as external:
-            graph = _graph(external, decoder, model, planned, storage, stage)
-        found = graph.model(decoder.kind, quantized_by)
-        own = {"edgeprune.flavour": storage.flavour}
+            graph = Graph(external)
+            source.fill(graph, stage)
+        found = graph.model(source.kind, quantized_by)
+        own = {"edgeprune.flavour": source.flavour}
         _save(found, temporary, own)
         pattern = metadata.pattern if metadata else ""
         facts = verify(temporary, model, planned, stage.advance, pattern)
@@ -91,25 +103,52 @@ def export(
             metadata = replace(metadata, nonzeros=counted)
             _save(found, temporary, own | properties(metadata))
         check_counts(temporary, facts)
-    write_beside(path, model.folder, decoder)
+    source.write_beside(path)
     return Artifact(path, facts, metadata, (path, path.with_name(f"{path.name}.data")))
 
 
-def _graph(
-    data: ExternalData,
-    decoder: Decoder,
-    model: Model,
-    planned: dict[str, PlannedTensor],
-    storage: Storage,
-    stage: Stage,
-) -> Graph:
-    flavour = FLAVOURS[storage.flavour]
-    graph = Graph(data)
-    declare(graph, decoder)
-    contrib, shift = flavour.CONTRIB_OPERATORS, decoder.norm_shift
-    weights = WeightWriter(graph, model, planned, contrib, shift)
-    build(graph, decoder, weights, flavour.Operators(graph, decoder), stage.advance)
-    return graph
+class _Known:
+    """A model of an architecture that has a builder."""
+
+    def __init__(self, model: Model, storage: Storage):
+        self._model, self._decoder = model, read_decoder(model.folder)
+        self.kind, self.flavour = self._decoder.kind, storage.flavour
+        self.planned = plan_tensors(model, self._decoder, storage)
+
+    def fill(self, graph: Graph, stage: Stage) -> None:
+        flavour, decoder = FLAVOURS[self.flavour], self._decoder
+        declare(graph, decoder)
+        contrib, shift = flavour.CONTRIB_OPERATORS, decoder.norm_shift
+        weights = WeightWriter(graph, self._model, self.planned, contrib, shift)
+        build(graph, decoder, weights, flavour.Operators(graph, decoder), stage.advance)
+
+    def write_beside(self, path: Path) -> None:
+        copy_tokenizer(path, self._model.folder)
+        write_genai_config(path, self._model.folder, self._decoder)
+
+
+class _Traced:
+    """A model of any other."""
+
+    flavour = "traced"
+
+    def __init__(self, model: Model, storage: Storage):
+        self._model, self._trace = model, traced.trace(model)
+        self.kind = load_config(model.folder)["model_type"]
+        self.planned = traced.plan(model, self._trace, storage)
+
+    def fill(self, graph: Graph, stage: Stage) -> None:
+        weights = WeightWriter(graph, self._model, self.planned, contrib=True)
+        traced.build(graph, self._trace, weights)
+        stage.advance()
+
+    def write_beside(self, path: Path) -> None:
+        copy_tokenizer(path, self._model.folder)
+        copy_end_tokens(path, self._model.folder)
+
+
+def _is_known(model: Model) -> bool:
+    return load_config(model.folder)["model_type"] in KINDS
 
 
 def _save(model: ModelProto, path: Path, given: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from edgeprune.sparsity.onnx_data import ExternalData
 
 CONTRIB = "com.microsoft"
-_OPSET = 23
+OPSET = 23
 _IR_VERSION = 11  # the first that carries properties of tensors was 10
 
 
@@ -60,12 +60,16 @@ class Graph:
         )
         return outputs[0]
 
+    def adopt(self, node: NodeProto) -> None:
+        """Add a node that was made elsewhere."""
+        self._nodes.append(node)
+
     def model(self, name: str, producer: str) -> ModelProto:
         """The finished model."""
         graph = helper.make_graph(
             self._nodes, name, self.inputs, self.outputs, list(self._initializers.values())
         )
-        opsets = [helper.make_opsetid("", _OPSET)]
+        opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == CONTRIB for node in self._nodes):
             opsets.append(helper.make_opsetid(CONTRIB, 1))
         return helper.make_model(

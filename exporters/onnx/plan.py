@@ -1,6 +1,7 @@
 """Which tensors go into the model, and how each is stored. Nothing is read yet."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeprune.errors import InputError, UsageError
@@ -30,6 +31,7 @@ class PlannedTensor:
         type: ``FP32``, ``FP16``, ``INT8`` or ``INT4``.
         block: weights of a row that share a scale; 0 where there are none.
         transposed: whether it is stored as (in, out), as ONNX multiplies.
+        looked_up: whether its rows are looked up, as an embedding's are.
     """
 
     name: str
@@ -37,6 +39,7 @@ class PlannedTensor:
     type: str
     block: int = 0
     transposed: bool = False
+    looked_up: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -68,32 +71,54 @@ def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, 
             continue  # computed, not learnt; the embedding again
         if not _PLACES.fullmatch(name):
             raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
-        planned[name] = _planned(name, model.weights.shape(name), storage)
+        planned[name] = planned_tensor(
+            name, model.weights.shape(name), storage, name == EMBEDDING, name == HEAD
+        )
     for needed in (EMBEDDING, "model.norm.weight", *([] if decoder.tied else [HEAD])):
         if needed not in planned:
             raise InputError(f"The checkpoint holds no {needed}.", "Fetch it again.")
-    for expression, _ in storage.overrides:
-        if not any(re.search(expression, name) for name in planned):
-            raise UsageError(
-                f"type_map: '{expression}' matches no tensor of the model.",
-                f"Names look like {next(iter(planned))}.",
-            )
+    check_overrides(planned, storage)
     return planned
 
 
-def _planned(name: str, shape: tuple[int, ...], storage: Storage) -> PlannedTensor:
+def check_overrides(planned: Iterable[str], storage: Storage) -> None:
+    """Refuse types for tensors that are not there.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    names = list(planned)
+    for expression, _ in storage.overrides:
+        if not any(re.search(expression, name) for name in names):
+            raise UsageError(
+                f"type_map: '{expression}' matches no tensor of the model.",
+                f"Names look like {names[0]}.",
+            )
+
+
+def planned_tensor(
+    name: str, shape: tuple[int, ...], storage: Storage, looked_up: bool, head: bool
+) -> PlannedTensor:
+    """How one tensor is stored.
+
+    Args:
+        name: in the checkpoint.
+        shape: there.
+        storage: the types.
+        looked_up: whether it is an embedding.
+        head: whether it is the output head.
+    """
     if len(shape) < 2:
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
     other = next((t for e, t in storage.overrides if re.search(e, name)), None)
     kind = ONNX_TYPES[other or storage.type].base
-    outside = name in {EMBEDDING, HEAD}
-    if kind == "INT4" and outside and not other:
+    if kind == "INT4" and (looked_up or head) and not other:
         kind = "INT8"  # what every token passes through twice
     if kind in BITS:
         if block := _block(shape[1], storage.block):
-            return PlannedTensor(name, shape, kind, block)
+            return PlannedTensor(name, shape, kind, block, looked_up=looked_up)
         kind = "FP16"
-    return PlannedTensor(name, shape, kind, transposed=name != EMBEDDING)
+    return PlannedTensor(name, shape, kind, transposed=not looked_up, looked_up=looked_up)
 
 
 def _block(columns: int, wanted: int) -> int:

@@ -59,19 +59,18 @@ class WeightWriter:
         """
         biased = f"{name}.bias" in self._planned
         product = f"{output}_product" if biased else output
-        self._multiply(self._planned[f"{name}.weight"], x, product)
+        self.multiply(f"{name}.weight", x, product)
         if biased:
             self._graph.node("Add", [product, self.vector(f"{name}.bias")], output)
         return output
 
     def head(self, x: str, output: str) -> str:
         """Logits, by the head or the embedding that serves as one."""
-        tensor = self._planned.get(HEAD) or self._planned[EMBEDDING]
-        return self._multiply(tensor, x, output)
+        return self.multiply(HEAD if HEAD in self else EMBEDDING, x, output)
 
-    def look_up(self, ids: str, output: str) -> str:
-        """Embeddings of tokens."""
-        tensor = self._planned[EMBEDDING]
+    def look_up(self, name: str, ids: str, output: str) -> str:
+        """Rows of a tensor."""
+        tensor = self._planned[name]
         weight, graph = self._write(tensor), self._graph
         if tensor.type in BITS:
             return graph.node(
@@ -80,7 +79,9 @@ class WeightWriter:
             )  # fmt: skip
         return graph.node("Gather", [weight, ids], output)
 
-    def _multiply(self, tensor: PlannedTensor, x: str, output: str) -> str:
+    def multiply(self, name: str, x: str, output: str) -> str:
+        """``x W'``."""
+        tensor = self._planned[name]
         weight, graph = self._write(tensor), self._graph
         if tensor.type in BITS:
             return self._multiply_quantized(tensor, weight, x, output)
@@ -94,7 +95,7 @@ class WeightWriter:
     def _multiply_quantized(self, tensor: PlannedTensor, weight: str, x: str, output: str) -> str:
         out, columns = tensor.shape
         bits, blocks = BITS[tensor.type], columns // tensor.block
-        if tensor.name == EMBEDDING:  # (out, bytes) for look-ups
+        if tensor.looked_up:  # (out, bytes) for look-ups
             dims = np.array([out, blocks, tensor.block * bits // 8])
             shape = self._graph.constant(f"{weight}.blocked_shape", dims)
             weight = self._graph.node("Reshape", [weight, shape], f"{weight}.blocked")
@@ -110,7 +111,7 @@ class WeightWriter:
         properties = {"edgeprune.pruned": "1"} if name in self._model.pruned else {}
         if tensor.type in BITS:
             codes, scales = quantized(self._model, tensor)
-            shape = codes.shape[:1] if name == EMBEDDING else codes.shape[:2]
+            shape = codes.shape[:1] if tensor.looked_up else codes.shape[:2]
             self._graph.weight(name, codes.reshape(*shape, -1), **properties)
             self._graph.weight(f"{name}.scales", scales)
             self._written[name] = name

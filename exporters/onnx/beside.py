@@ -1,4 +1,4 @@
-"""What stands beside the model so that onnxruntime-genai runs the folder as it is."""
+"""What stands beside the model: the tokenizer, and how onnxruntime-genai runs the folder."""
 
 import json
 import shutil
@@ -19,17 +19,31 @@ _TOKENIZER_FILES = (
 )
 
 
-def write_beside(path: Path, folder: Path, decoder: Decoder) -> None:
-    """Write ``genai_config.json`` and copy the tokenizer's files.
+_END_TOKEN_FILES = ("generation_config.json", "config.json")
+
+
+def copy_tokenizer(path: Path, folder: Path) -> None:
+    """Copy the tokenizer's files.
 
     Args:
         path: the model.
         folder: the transformers folder that it was made from.
-        decoder: its shape.
     """
-    config = _genai_config(path.name, folder, decoder)
-    write_json(path.with_name("genai_config.json"), config)
-    for name in _TOKENIZER_FILES:
+    _copy(_TOKENIZER_FILES, path, folder)
+
+
+def copy_end_tokens(path: Path, folder: Path) -> None:
+    """Copy transformers' configuration, which names the tokens that end an answer."""
+    _copy(_END_TOKEN_FILES, path, folder)
+
+
+def write_genai_config(path: Path, folder: Path, decoder: Decoder) -> None:
+    """Write ``genai_config.json``, with which onnxruntime-genai runs the folder as it is."""
+    write_json(path.with_name("genai_config.json"), _genai_config(path.name, folder, decoder))
+
+
+def _copy(names: tuple[str, ...], path: Path, folder: Path) -> None:
+    for name in names:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, path.with_name(name))
 
