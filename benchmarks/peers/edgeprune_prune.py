@@ -9,7 +9,6 @@ in which the peer differs: blocks run in float32.
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from edgeprune.models import open_checkpoint
 from edgeprune.patterns import Pattern
 from edgeprune.progress import Quiet
 from edgeprune.sparsity.weights import save_tensors
+from runtime_tests.memory import peak_memory
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     start = time.perf_counter()
     pruned = prune(checkpoint, streams, pruning, options.out / "work", Quiet())
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    peak = peak_memory()
     weights = pruned.weights()
     tensors = {name: weights.read(name) for name in weights.names()}
     save_tensors(options.out / "model.safetensors", tensors, {"format": "pt"})
