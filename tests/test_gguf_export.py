@@ -228,3 +228,36 @@ def test_an_unknown_pre_tokenizer_is_refused(tiny_folder, tmp_path):
             dense_model(open_checkpoint(str(folder))), Storage("f16"), tmp_path / "m.gguf", None,
             "t", Counter(),
         )  # fmt: skip
+
+
+def test_the_writer_packs_arrays_as_ggufs_own_does(tmp_path):
+    from gguf import GGUFValueType, GGUFWriter
+
+    from edgeprune.sparsity.gguf_file import open_gguf
+    from exporters.gguf.writer import Writer, copy_fields
+
+    def fill(writer):
+        writer.add_array("texts", ["a", "", "Ä", "語"])
+        writer.add_array("bytes", [b"a", b"\xff"])
+        writer.add_array("numbers", [1, -2])
+        writer.add_array("floats", [0.5, 1e30])
+        writer.add_array("flags", [True, False])
+        big = [2**63, 0]
+        writer.add_key_value("big", big, GGUFValueType.ARRAY, GGUFValueType.UINT64)
+        writer.add_array("raw", b"\x00\x01")
+        writer.add_string("text", "x")
+
+    def save(writer, filled):
+        filled(writer)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+
+    paths = [tmp_path / name for name in ("theirs", "ours", "copied")]
+    save(GGUFWriter(paths[0], "llama"), fill)
+    save(Writer(paths[1], "llama"), fill)
+    source = open_gguf(paths[0])
+    copied = Writer(paths[2], "llama")
+    save(copied, lambda w: copy_fields(w, source, "", except_for=("general.architecture",)))
+    assert paths[1].read_bytes() == paths[0].read_bytes() == paths[2].read_bytes()

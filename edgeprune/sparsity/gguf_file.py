@@ -9,7 +9,6 @@ Layout: ggml-org/ggml, docs/gguf.md.
 import math
 import mmap
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +92,9 @@ class GgufFile:
         self._data = data
         self._read = read or self._read_data
         self._size = len(data) if size is None else size
-        self._places: dict[str, tuple[int, int]] = {}  # key -> its type, where its value begins
+        self._places: dict[
+            str, tuple[int, int, int]
+        ] = {}  # key -> type, begin and end of its value
         self._position = 0
         self._items = 0
         self.tensors: list[GgufTensor] = []
@@ -114,7 +115,7 @@ class GgufFile:
         """
         if key not in self._places:
             return default
-        kind, self._position = self._places[key]
+        kind, self._position, _ = self._places[key]
         try:
             return self._value(kind)
         except UnicodeDecodeError as error:
@@ -122,7 +123,7 @@ class GgufFile:
 
     def length(self, key: str) -> int | None:
         """How many items an array has; None if the value is none."""
-        kind, self._position = self._places[key]
+        kind, self._position, _ = self._places[key]
         if kind != _ARRAY:
             return None
         self._number("<I")
@@ -130,18 +131,24 @@ class GgufFile:
 
     def types(self, key: str) -> tuple[int, int | None]:
         """GGUF's type numbers of a key's value, and of its items if it is an array."""
-        kind, self._position = self._places[key]
+        kind, self._position, _ = self._places[key]
         return kind, self._number("<I") if kind == _ARRAY else None
 
     def place(self, key: str) -> tuple[int, int]:
         """First byte and size of a text's or an array of scalars' content, to change it there."""
-        kind, self._position = self._places[key]
+        kind, self._position, _ = self._places[key]
         if kind == _STRING:
             size = self._number("<Q")
         else:
             item, length = self._number("<I"), self._number("<Q")
             size = length * _SCALAR_BYTES[item]
         return self._position, size
+
+    def items(self, key: str) -> tuple[bytes, int]:
+        """An array's content as it stands in the file, and how many items it has."""
+        length = self.length(key)
+        _, _, end = self._places[key]
+        return bytes(self._data[self._position : end]), length or 0
 
     def drop_pages(self) -> None:
         """Free the memory that what was read of a mapped file takes; it can be read again."""
@@ -163,8 +170,9 @@ class GgufFile:
             if key in self._places:
                 raise BrokenHeader(f"the key {key!r} stands in it twice")
             kind = self._number("<I")
-            self._places[key] = kind, self._position
+            begin = self._position
             self._skip_value(kind, depth=0)
+            self._places[key] = kind, begin, self._position
         infos = [self._tensor_info() for _ in range(tensors)]
         if len({name for name, *_ in infos}) < tensors:
             raise BrokenHeader("a tensor stands in it twice")
@@ -188,7 +196,7 @@ class GgufFile:
         return np.frombuffer(self._data, np.uint8, tensor.size, tensor.offset)
 
     def _alignment(self) -> int:
-        kind, _ = self._places.get("general.alignment", (_U32, 0))
+        kind, *_ = self._places.get("general.alignment", (_U32,))
         alignment = self.get("general.alignment", 32) if kind == _U32 else 0
         if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
             raise BrokenHeader(
@@ -228,7 +236,7 @@ class GgufFile:
             if length > len(self._data) // 8 or self._items > _MAX_ITEMS:  # eight bytes each
                 raise BrokenHeader(f"it claims an array of {length} items")
             if item == _STRING:
-                deque(self._texts(length), maxlen=0)
+                self._skip_texts(length)
                 return
             for _ in range(length):
                 self._skip_value(item, depth + 1)
@@ -252,15 +260,26 @@ class GgufFile:
         self._position += _SCALAR_BYTES[kind]
         return bool(number) if kind == _BOOL else number
 
+    def _skip_texts(self, count: int) -> None:
+        """Go behind texts; a vocabulary has hundreds of thousands, so nothing else is done here."""
+        data, position = self._data, self._position
+        size_at = struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(count):
+                position += 8 + size_at(data, position)[0]
+        except (struct.error, OverflowError):
+            position = len(data) + 1
+        if position > len(data):
+            raise BrokenHeader("it ends inside an array of texts")
+        self._position = position
+
     def _texts(self, count: int) -> Iterator[memoryview]:
-        """Texts that stand one behind the other; a vocabulary has hundreds of thousands."""
-        data, position, end = self._data, self._position, len(self._data)
+        """Texts that stand one behind the other, which `_skip_texts` has held against the file."""
+        data, position = self._data, self._position
         size_at = struct.Struct("<Q").unpack_from
         for _ in range(count):
             start = position + 8
-            position = start + size_at(data, position)[0] if start <= end else start
-            if position > end:
-                raise BrokenHeader("it ends inside an array of texts")
+            position = start + size_at(data, position)[0]
             yield data[start:position]
         self._position = position
 

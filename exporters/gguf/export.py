@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeprune.errors import CheckFailed
 from edgeprune.files import atomic_path
 from edgeprune.quantization.grid import Grid
+from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.metadata import SparsityMetadata
 from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.gguf.architectures import read_config
@@ -89,14 +90,15 @@ def export(
         )
         with ThreadPoolExecutor(1) as beside:
             ids = None if model.gguf else beside.submit(check_same_ids, temporary, model.folder)
-            facts = verify(temporary, model, tensors, stage.advance, storage.lossy_zeros)
+            written = open_gguf(temporary)
+            facts = verify(written, model, tensors, stage.advance, storage.lossy_zeros)
             if ids:
                 ids.result()
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
             metadata = replace(metadata, nonzeros=counted)
-            set_counts(temporary, metadata)
-        check_counts(temporary, facts)
+            set_counts(temporary, written, metadata)
+        check_counts(written, facts)
     imatrix = path.with_name(f"{path.stem}.imatrix.gguf")
     if not write_imatrix(imatrix, model, tensors, [metadata.task if metadata else "calibration"]):
         imatrix.unlink(missing_ok=True)  # of an earlier export

@@ -77,6 +77,9 @@ def quantize(
             None if weights is None else weights.ctypes.data_as(_FLOATS),
         )  # fmt: skip
 
+    if rows <= step:
+        part(0)
+        return result
     with ThreadPoolExecutor(cores()) as pool:  # ctypes lets go of the interpreter's lock
         list(pool.map(part, range(0, rows, step)))
     return result

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
-from edgeprune.sparsity.gguf_file import GgufFile
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -22,19 +21,6 @@ _SPLITS = {
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _NEVER_MERGED = -1e6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>$")
-
-
-def copy_fields(
-    writer: "GGUFWriter", source: GgufFile, prefix: str, except_for: tuple[str, ...] = ()
-) -> None:
-    """Copy all metadata under a prefix as it stands in another GGUF file, but for empty arrays."""
-    from gguf import GGUFValueType
-
-    for key in source:
-        if key.startswith(prefix) and key not in except_for and source.length(key) != 0:
-            kind, item = source.types(key)
-            item_type = None if item is None else GGUFValueType(item)
-            writer.add_key_value(key, source.get(key), GGUFValueType(kind), item_type)
 
 
 def check_tokenizer(folder: Path) -> None:

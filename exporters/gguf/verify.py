@@ -1,9 +1,8 @@
-"""Re-opening the file and counting: nothing the writer believed is taken on trust."""
+"""Reading the file again and counting: nothing the writer believed is taken on trust."""
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from gguf import quants
@@ -12,7 +11,7 @@ from edgeprune.errors import CheckFailed
 from edgeprune.machine import cores
 from edgeprune.sparsity import metadata as sparsity_metadata
 from edgeprune.sparsity.codes import nonzero
-from edgeprune.sparsity.gguf_file import GgufTensor, open_gguf
+from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
 from exporters.artifact import Model, TensorFacts
 from exporters.gguf.plan import PlannedTensor, read_rows
 
@@ -20,7 +19,7 @@ _WEIGHTS_AT_ONCE = 1 << 20
 
 
 def verify(
-    path: Path,
+    file: GgufFile,
     model: Model,
     tensors: list[PlannedTensor],
     advance: Callable[[], None],
@@ -34,10 +33,9 @@ def verify(
     Raises:
         CheckFailed: naming the first tensor that does not hold.
     """
-    file = open_gguf(path)
     written = {tensor.name: tensor for tensor in file.tensors}
     if set(written) != {tensor.name for tensor in tensors}:
-        raise CheckFailed(f"{path} holds other tensors than planned.")
+        raise CheckFailed("The written file holds other tensors than planned.")
 
     def check(tensor: PlannedTensor) -> TensorFacts:
         found = written[tensor.name]
@@ -75,16 +73,16 @@ def _nonzero(tensor: GgufTensor, rows: slice) -> np.ndarray:
     return found.reshape(-1, *tensor.shape[1:])
 
 
-def check_counts(path: Path, facts: list[TensorFacts]) -> None:
+def check_counts(file: GgufFile, facts: list[TensorFacts]) -> None:
     """Hold the non-zeros that a file's metadata gives against those counted in its bytes.
 
     Raises:
         CheckFailed: they differ.
     """
-    metadata = sparsity_metadata.read_gguf(open_gguf(path))
+    metadata = sparsity_metadata.read_gguf(file)
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
-        raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
+        raise CheckFailed("The metadata's non-zero counts are not those of the file's bytes.")
 
 
 def _facts(tensor: PlannedTensor, found: GgufTensor, model: Model) -> TensorFacts:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType, GGUFWriter, Metadata, size_label
+from gguf import GGUFValueType, Metadata, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
 from edgeprune.machine import cores
@@ -21,7 +21,8 @@ from exporters.gguf.architectures import Architecture, write_hyperparameters
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS, on_grid
 from exporters.gguf.plan import PlannedTensor, file_type, in_file_order, read_rows
-from exporters.gguf.tokenizer import copy_fields, write_from_folder
+from exporters.gguf.tokenizer import write_from_folder
+from exporters.gguf.writer import Writer, copy_fields
 
 # Keys of a source GGUF that describe how it was stored, not what the model is.
 _STORAGE_KEYS = (
@@ -51,7 +52,7 @@ def write(
     """
     with ThreadPoolExecutor(cores()) as pool:
         encoded = _ahead(pool, partial(encode, model), tensors)  # begins beside the header
-        writer = GGUFWriter(path, architecture.gguf)
+        writer = Writer(path, architecture.gguf)
         source = open_gguf(model.gguf) if model.gguf else None
         parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
         _write_general(writer, model.folder, source, parameters)
@@ -111,9 +112,7 @@ def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
     return quantize(values, tensor.type, importance)
 
 
-def _write_general(
-    writer: GGUFWriter, folder: Path, source: GgufFile | None, parameters: int
-) -> None:
+def _write_general(writer: Writer, folder: Path, source: GgufFile | None, parameters: int) -> None:
     """What the model is: as its GGUF file says, or as llama.cpp's converter reads a folder."""
     label = size_label(parameters, 0, 0, 0)
     if source:
@@ -127,7 +126,7 @@ def _write_general(
         writer.add_type("model")
 
 
-def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
+def _write_sparsity(writer: Writer, metadata: SparsityMetadata) -> None:
     writer.add_uint32("edgeprune.schema", SCHEMA)
     writer.add_string("edgeprune.sparsity.pattern", metadata.pattern)
     writer.add_float32("edgeprune.sparsity.target", metadata.target)
@@ -146,9 +145,14 @@ def _write_sparsity(writer: GGUFWriter, metadata: SparsityMetadata) -> None:
     writer.add_string("edgeprune.manifest", metadata.to_json())
 
 
-def set_counts(path: Path, metadata: SparsityMetadata) -> None:
-    """Set the counts in a finished file to those of ``metadata``, whose text is no longer."""
-    file = open_gguf(path)
+def set_counts(path: Path, file: GgufFile, metadata: SparsityMetadata) -> None:
+    """Set the counts in a finished file to those of ``metadata``, whose text is no longer.
+
+    Args:
+        path: where it is.
+        file: the same, open; it shows what is set.
+        metadata: with the counts.
+    """
     counts, room = file.place("edgeprune.sparsity.nonzeros"), file.place("edgeprune.manifest")
     with path.open("r+b") as raw:
         raw.seek(counts[0])

@@ -1,0 +1,68 @@
+"""gguf's writer with arrays packed at once: one by one takes as long as quantising."""
+
+import struct
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType, GGUFWriter
+
+from edgeprune.sparsity.gguf_file import GgufFile
+
+_NUMBERS = {
+    GGUFValueType.INT32: "<i4", GGUFValueType.UINT32: "<u4", GGUFValueType.FLOAT32: "<f4",
+    GGUFValueType.UINT64: "<u8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackedArray:
+    """An array as it stands in a GGUF file.
+
+    Attributes:
+        data: its items, one behind the other.
+        length: how many there are.
+    """
+
+    data: bytes
+    length: int
+
+
+class Writer(GGUFWriter):
+    """A `gguf.GGUFWriter` that also takes a `PackedArray` for an array."""
+
+    def _pack_val(
+        self, val: Any, vtype: GGUFValueType, add_vtype: bool, sub_type: GGUFValueType | None = None
+    ) -> bytes:
+        if vtype != GGUFValueType.ARRAY or isinstance(val, bytes) or not add_vtype:
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        item = sub_type or GGUFValueType.get_type(val[0])
+        packed = val if isinstance(val, PackedArray) else _packed(list(val), item)
+        if packed is None:
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        return struct.pack("<IIQ", vtype, item, packed.length) + packed.data
+
+
+def copy_fields(
+    writer: Writer, source: GgufFile, prefix: str, except_for: tuple[str, ...] = ()
+) -> None:
+    """Copy all metadata under a prefix as it stands in another GGUF file, but for empty arrays."""
+    for key in source:
+        if key.startswith(prefix) and key not in except_for and source.length(key) != 0:
+            kind, item = source.types(key)
+            value: Any = source.get(key) if item is None else PackedArray(*source.items(key))
+            item_type = None if item is None else GGUFValueType(item)
+            writer.add_key_value(key, value, GGUFValueType(kind), item_type)
+
+
+def _packed(items: list[Any], kind: GGUFValueType) -> PackedArray | None:
+    """None for kinds that are rare."""
+    if kind in _NUMBERS and len({type(item) for item in items}) == 1:
+        return PackedArray(np.array(items, _NUMBERS[kind]).tobytes(), len(items))
+    if kind == GGUFValueType.STRING and all(type(item) is str for item in items):
+        texts = [item.encode() for item in items]
+        sizes = map(struct.Struct("<Q").pack, map(len, texts))
+        data = b"".join(chain.from_iterable(zip(sizes, texts, strict=True)))
+        return PackedArray(data, len(items))
+    return None
