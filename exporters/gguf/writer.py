@@ -37,7 +37,7 @@ class Writer(GGUFWriter):
     ) -> bytes:
         if vtype != GGUFValueType.ARRAY or isinstance(val, bytes) or not add_vtype:
             return super()._pack_val(val, vtype, add_vtype, sub_type)
-        item = sub_type or GGUFValueType.get_type(val[0])
+        item = GGUFValueType.get_type(val[0]) if sub_type is None else sub_type
         packed = val if isinstance(val, PackedArray) else _packed(list(val), item)
         if packed is None:
             return super()._pack_val(val, vtype, add_vtype, sub_type)
