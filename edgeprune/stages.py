@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PRUNE_VERSION = 3
 _EXPORT_VERSION = 3
-_MEASURE_VERSION = 3
+_MEASURE_VERSION = 4
 # The highest code of a grid with 8 bits.
 _EIGHT_BITS = 127
 
@@ -356,11 +356,15 @@ def measure_stage(
     surroundings = [machine.describe(), switch.fingerprint()]
     key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, surroundings])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
-    return _reuse(
-        folder / "work" / "runtime-test.json",
-        key,
-        lambda: runtime_tests.run(paths, plan, progress.stage),
-    )
+
+    def measure() -> dict[str, Any]:
+        found = runtime_tests.run(paths, plan, progress.stage)
+        if recipe.target == "onnx":
+            newest = paths.get("pruned", paths["dense"])
+            found["gpus"] = runtime_tests.run_on_gpus(newest, plan, progress.stage)
+        return found
+
+    return _reuse(folder / "work" / "runtime-test.json", key, measure)
 
 
 def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "runtime_tests.Plan":

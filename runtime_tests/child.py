@@ -62,15 +62,17 @@ class Child:
 
 
 @contextmanager
-def start(artifact: Path, threads: int) -> Iterator[Child]:
+def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child]:
     """Start a child process with ``artifact`` loaded; it ends with the context.
+
+    ``provider`` is one of onnxruntime's, by its name in `runtime_tests.providers`.
 
     Raises:
         MachineError: the runtime refused the artifact or crashed on it.
     """
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads)],
+            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads), provider],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -85,13 +87,14 @@ def start(artifact: Path, threads: int) -> Iterator[Child]:
             process.wait()
 
 
-def _serve(artifact: Path, threads: int) -> None:
+def _serve(artifact: Path, threads: int, provider: str) -> None:
     """The child's end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
     try:
         module, name = _RUNNERS[artifact.suffix]
-        runner = getattr(import_module(module), name)(artifact, threads)
+        device = {} if provider == "CPU" else {"provider": provider}
+        runner = getattr(import_module(module), name)(artifact, threads, **device)
         failure = None
     except (RuntimeError, OSError, ImportError) as error:
         failure = str(error)
@@ -108,4 +111,4 @@ def _serve(artifact: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -15,9 +15,10 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from edgeprune.runtime import native
-from edgeprune.runtime.onnx_loading import open_session
+from edgeprune.runtime.onnx_loading import Opened, open_session
 from runtime_tests.inputs import timing_ids, windows
 from runtime_tests.memory import peak_memory
+from runtime_tests.providers import BY_NAME, CPU, Provider
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
 _CAPACITY_STEP = 512
@@ -30,19 +31,23 @@ class OnnxRuntime:
     Args:
         path: an ``.onnx`` file as edgeprune or onnxruntime-genai writes it.
         threads: threads for prefill and decode.
+        provider: a key of `runtime_tests.providers.BY_NAME`; sparse products are the CPU's.
 
     Raises:
         RuntimeError: onnxruntime refuses the model, or it is no decoder with a cache.
     """
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, provider: str = "CPU"):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = _ERRORS_ONLY
         start = time.perf_counter()
         try:
             self._tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
-            self._opened = open_session(path, options)
+            if provider == "CPU":
+                self._opened = open_session(path, options)
+            else:
+                self._opened = Opened(_on_gpu(path, options, BY_NAME[provider]))
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
             raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start
@@ -55,7 +60,8 @@ class OnnxRuntime:
         self._vocab_size = self._session.get_outputs()[0].shape[-1]
         properties = self._session.get_modelmeta().custom_metadata_map
         self._ends = _end_tokens(path)
-        self._in_place = properties.get("edgeprune.flavour", "ort") == "ort"
+        fused = properties.get("edgeprune.flavour", "ort") == "ort"
+        self._in_place = fused and provider == "CPU"
         self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
@@ -200,6 +206,15 @@ class OnnxRuntime:
         for buffer, present in zip(self._buffers, new, strict=True):
             buffer[:, :, past : present.shape[2]] = present[:, :, past:]
         return logits[0]
+
+
+def _on_gpu(path: Path, options: Any, provider: Provider) -> Any:
+    """A session that must use the provider: onnxruntime falls back on the CPU without a word."""
+    wanted = [(provider.ort, provider.options), CPU.ort]
+    session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    if provider.ort not in session.get_providers():
+        raise RuntimeError(f"{provider.name} was left out by onnxruntime")
+    return session
 
 
 def _end_tokens(path: Path) -> frozenset[int]:

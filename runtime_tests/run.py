@@ -1,7 +1,7 @@
 """The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from edgeprune.errors import InputError
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
+from runtime_tests.providers import GPUS, Provider, why_not
 
 _ITEMS_PER_CALL = 16
 
@@ -94,6 +95,37 @@ def run(
             for name, child in children.items()
         }
     return _summary(records, answered, plan)
+
+
+def run_on_gpus(
+    artifact: Path,
+    plan: Plan,
+    progress: Callable[[str, int], AbstractContextManager[Stage]],
+    gpus: Sequence[Provider] = GPUS,
+) -> dict[str, dict[str, Any]]:
+    """Measure an ONNX model with every GPU provider that runs here.
+
+    Args:
+        artifact: the ``.onnx`` file.
+        plan: what to measure.
+        progress: begins a stage of so many steps.
+        gpus: the providers.
+
+    Returns:
+        For each provider its figures as `run` gives them, or why it was ``not_run``.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for gpu in gpus:
+        if reason := why_not(gpu):
+            found[gpu.name] = {"not_run": reason}
+            continue
+        with start(artifact, plan.threads, gpu.name) as child:
+            with progress(f"time on {gpu.name}", plan.rounds) as stage:
+                timings = _time({gpu.name: child}, plan, stage)[gpu.name]
+            with progress(f"evaluate on {gpu.name}", len(plan.items)) as stage:
+                answered = _answer({gpu.name: child}, plan, stage)[gpu.name]
+            found[gpu.name] = _judged(answered) | timings
+    return found
 
 
 def quality(

@@ -16,24 +16,38 @@ Examples:
   edgeprune chat model.packed.gguf          # runs without being unpacked
   edgeprune unpack model.packed.gguf        # writes model.gguf again, bit for bit
   edgeprune pack model.onnx                 # writes model.packed.onnx, which any onnxruntime opens
+  edgeprune pack model.onnx --storage coo   # ONNX's own sparse tensors: larger, for other tools
 """,
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[<name>.packed.<ending>]")
+@click.option(
+    "--storage",
+    type=click.Choice(["bitmask", "coo"]),
+    default="bitmask",
+    show_default=True,
+    help="coo: ONNX's sparse_initializer, 8 bytes more for each weight that is left.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
-def command(model: Path, out: Path | None, as_json: bool) -> None:
+def command(model: Path, out: Path | None, storage: str, as_json: bool) -> None:
     """Leave the zeros out of a pruned GGUF or ONNX file: about two thirds of its size at 50 %."""
     from edgeprune.progress import Bars
     from edgeprune.report.words import size_text
     from edgeprune.sparsity.packers import packed_name, packer
 
-    module, target = packer(model), out or packed_name(model)
+    module, target = packer(model, storage), out or packed_name(model, storage)
     size = module.total_bytes(model)  # a wrong file is said before a bar is drawn
     with Bars().stage("pack", size) as stage:
         sizes = module.pack(model, target, stage.advance)
     if as_json:
         click.echo(json.dumps({"file": str(target)} | sizes))
         return
+    if storage == "coo":
+        click.echo(
+            "onnxruntime makes such weights dense when it loads them: this file is for tools that "
+            "ask for ONNX's sparse tensors. `edgeprune pack` without --storage is smaller.",
+            err=True,
+        )
     click.echo(
         f"{target}: {size_text(sizes['packed_bytes'])} of {size_text(sizes['bytes'])} "
         f"({sizes['packed_bytes'] / sizes['bytes']:.0%}); {sizes['tensors']} tensors at "

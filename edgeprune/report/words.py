@@ -80,9 +80,20 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
                 f"{manifest['rounded_with_data']} tensors were rounded with the calibration data; "
                 "the dense model beside them is rounded weight by weight."
             )
+    for name, found in results.get("gpus", {}).items():
+        words.append(f"{name} {_about_gpu(found)}.")
     if manifest["data"]["task"]["warning"]:
         words.append(manifest["data"]["task"]["warning"])
     return words
+
+
+def _about_gpu(found: dict[str, Any]) -> str:
+    if reason := found.get("not_run"):
+        return f"was not run: {reason}"
+    nats = found["nats_per_answer_token"]["value"]
+    return (
+        f"gives {nats:.2f} nats per answer token, decode {found['decode']['median']:.0f} tokens/s"
+    )
 
 
 def _about_speed(pruned: dict[str, Any], speed: float) -> list[str]:

@@ -79,6 +79,7 @@ def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator
 
     inside = {t.name: partial(numpy_helper.to_array, t) for t in model.graph.initializer}
     reads: dict[str, Read] = {**inside, **arrays}
+    pruned = pruned & reads.keys()  # weights in ONNX's sparse form are onnxruntime's own business
     casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
     for node in model.graph.node:
         if node.op_type == "MatMulNBits" and node.input[1] in pruned and len(node.input) == 3:

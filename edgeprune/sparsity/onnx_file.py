@@ -74,6 +74,7 @@ class OnnxFile:
         self._path, self._folder = path, path.resolve().parent
         self.model = self._parsed()
         self._initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self._coo = {sparse.values.name: sparse for sparse in self.model.graph.sparse_initializer}
         self.properties = {p.key: p.value for p in self.model.metadata_props}
         self.files = [path]
         self._maps: dict[Path, np.ndarray] = {}
@@ -133,6 +134,37 @@ class OnnxFile:
             found = self._described(name, tensor, tuple(tensor.dims), properties)
             if found:
                 yield found
+        for name, sparse in self._coo.items():
+            yield self._listed(name, sparse)
+
+    def _listed(self, name: str, sparse: Any) -> OnnxTensor:
+        """A weight of which non-zeros and their places are listed (``sparse_initializer``)."""
+        properties = {p.key: p.value for p in sparse.values.metadata_props}
+        parts = (sparse.values, sparse.indices)
+        size = sum(self._bytes(part, self._dtype(part)) for part in parts)
+        kind = _FLOATS.get(sparse.values.data_type, "?")
+        dims = tuple(sparse.dims)
+        if len(dims) != 2 or min(dims) < 1:
+            raise self._damaged(f"{name} has the shape {list(dims)}")
+        shape = dims[::-1] if self._transposed(name) else dims
+        read = self._float_reader(name, lambda: self.listed(name))
+        return OnnxTensor(name, kind, shape, size, properties, read)
+
+    def listed(self, name: str) -> np.ndarray:
+        """A ``sparse_initializer``, dense again."""
+        sparse = self._coo[name]
+        to_array = self._onnx.numpy_helper.to_array
+        try:
+            values, places = to_array(sparse.values), to_array(sparse.indices)
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(f"{name}: {error}") from None
+        dims = tuple(sparse.dims)
+        inside = places.size == values.size and values.size <= math.prod(dims)
+        if not inside or (places.size and not 0 <= places.min() <= places.max() < math.prod(dims)):
+            raise self._damaged(f"{name} lists places that it doesn't have")
+        dense = np.zeros(math.prod(dims), values.dtype)
+        dense[places.reshape(-1)] = values
+        return dense.reshape(dims)
 
     def _described(
         self, name: str, tensor: Any, dims: tuple[int, ...], properties: dict[str, str]

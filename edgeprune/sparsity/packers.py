@@ -4,14 +4,31 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from edgeprune.errors import UsageError
 
-def packer(path: Path) -> ModuleType:
-    """The module whose ``pack`` leaves the zeros out of a file: ONNX by its name, else GGUF."""
-    kind = "onnx_packed" if path.suffix == ".onnx" else "packed_file"
-    return import_module(f"edgeprune.sparsity.{kind}")
+_MODULES = {
+    (".gguf", "bitmask"): "packed_file",
+    (".onnx", "bitmask"): "onnx_packed",
+    (".onnx", "coo"): "onnx_coo",
+}
 
 
-def packed_name(path: Path) -> Path:
+def packer(path: Path, storage: str = "bitmask") -> ModuleType:
+    """The module whose ``pack`` leaves the zeros out of a file: ONNX by its name, else GGUF.
+
+    Raises:
+        UsageError: there is no such storage of such files.
+    """
+    if (module := _MODULES.get((_ending(path), storage))) is None:
+        raise UsageError(f"--storage {storage} is for ONNX files; {path} is none.")
+    return import_module(f"edgeprune.sparsity.{module}")
+
+
+def packed_name(path: Path, storage: str = "bitmask") -> Path:
     """What the packed file is called: ``model.packed.gguf`` beside ``model.gguf``."""
-    ending = ".onnx" if path.suffix == ".onnx" else ".gguf"
-    return path.with_name(f"{path.name.removesuffix(ending)}.packed{ending}")
+    word = "packed" if storage == "bitmask" else storage
+    return path.with_name(f"{path.name.removesuffix(_ending(path))}.{word}{_ending(path)}")
+
+
+def _ending(path: Path) -> str:
+    return ".onnx" if path.suffix == ".onnx" else ".gguf"

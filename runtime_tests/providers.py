@@ -1,0 +1,44 @@
+"""onnxruntime's execution providers for GPUs: where they can run a model, and why they can't."""
+
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider.
+
+    Attributes:
+        name: as people call it.
+        ort: as onnxruntime calls it.
+        options: what it is given.
+    """
+
+    name: str
+    ort: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+CPU = Provider("CPU", "CPUExecutionProvider")
+# TensorRT looks for 2:4 only where it is told to, and has sparse kernels for half precision.
+GPUS = (
+    Provider("CUDA", "CUDAExecutionProvider"),
+    Provider(
+        "TensorRT",
+        "TensorrtExecutionProvider",
+        {"trt_sparsity_enable": "True", "trt_fp16_enable": "True"},
+    ),
+)
+BY_NAME = {provider.name: provider for provider in (CPU, *GPUS)}
+
+
+def why_not(provider: Provider) -> str:
+    """Why a provider can't run anything here; empty if it can."""
+    import onnxruntime
+
+    if provider != CPU and not shutil.which("nvidia-smi"):
+        return "no GPU"
+    if provider.ort not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {provider.name} (pip install onnxruntime-gpu)"
+    return ""
