@@ -1,10 +1,11 @@
-"""Hostile GGUF files: mutate good ones, plain and packed, and read them every way there is.
+"""Hostile GGUF and ONNX files: good ones, plain and packed, mutated and read every way there is.
 
     python benchmarks/fuzz.py --files 20000
+    python benchmarks/fuzz.py --files 20000 --kind onnx
 
-Each file is opened, inspected and, where it is packed, unpacked. Whatever happens must be a result
-or one of edgeprune's errors, within a second and within bounded memory. The first file that breaks
-that is kept, and its seed is printed: a test is made of it.
+Each file is opened, inspected, packed and, where it is packed, unpacked. Whatever happens must be a
+result or one of edgeprune's errors, within a second and within bounded memory. The first file that
+breaks that is kept, and its seed is printed: a test is made of it.
 """
 
 import contextlib
@@ -13,17 +14,25 @@ import resource
 import struct
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
+from onnx import TensorProto, helper
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.sparsity import packed_file
+from edgeprune.runtime.onnx_sparse import replace_products
+from edgeprune.sparsity import onnx_coo, onnx_packed, packed_file
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.metadata import read_gguf
+from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
+from edgeprune.sparsity.onnx_data import ExternalData
+from edgeprune.sparsity.onnx_file import OnnxFile
+from edgeprune.sparsity.onnx_metadata import properties, read_onnx
+from edgeprune.sparsity.onnx_packed import without_expansions
+from exporters.onnx.graph import CONTRIB, Graph
 
 _SECONDS = 1.0
 _MEMORY = 256 << 20  # above what is in use when it starts
@@ -33,7 +42,9 @@ _LIES = (0, 1, 7, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 62, 
 @click.command()
 @click.option("--files", default=20000)
 @click.option("--seed", default=0)
-def main(files: int, seed: int) -> None:
+@click.option("--kind", type=click.Choice(["gguf", "onnx"]), default="gguf")
+def main(files: int, seed: int, kind: str) -> None:
+    seeds, read = {"gguf": (gguf_seeds, read_gguf_file), "onnx": (onnx_seeds, read_onnx_file)}[kind]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         good = [path.read_bytes() for path in seeds(folder)]
@@ -42,26 +53,26 @@ def main(files: int, seed: int) -> None:
         slowest, refused = 0.0, 0
         for index in range(seed, seed + files):
             data = mutate(random.Random(index), good)
-            path = folder / "case.gguf"
+            path = folder / f"case.{kind}"
             path.write_bytes(data)
             start = time.perf_counter()
             try:
                 refused += not read(path)
             except BaseException:
-                keep(data, index)
+                keep(data, index, kind)
                 raise
             seconds = time.perf_counter() - start
             slowest = max(slowest, seconds)
             if seconds > _SECONDS:
-                keep(data, index)
+                keep(data, index, kind)
                 raise SystemExit(f"seed {index} took {seconds:.1f} s")
     click.echo(
-        f"{files} mutated files from seed {seed}: {refused} refused, {files - refused} read, "
+        f"{files} mutated {kind} files from {seed} on: {refused} refused, {files - refused} read, "
         f"slowest {1000 * slowest:.0f} ms, at most {_MEMORY >> 20} MiB allowed; no crash, no hang."
     )
 
 
-def seeds(folder: Path) -> list[Path]:
+def gguf_seeds(folder: Path) -> list[Path]:
     """A small pruned GGUF file and its packed form."""
     plain, packed = folder / "plain.gguf", folder / "packed.gguf"
     writer = GGUFWriter(plain, "llama")
@@ -90,6 +101,37 @@ def seeds(folder: Path) -> list[Path]:
     return [plain, packed]
 
 
+def onnx_seeds(folder: Path) -> list[Path]:
+    """A small pruned ONNX model, quantised and in half precision, and its two packed forms.
+
+    Only the models change: weights beside them are numbers, whatever they are.
+    """
+    plain, packed, listed = (folder / f"{name}.onnx" for name in ("plain", "packed", "listed"))
+    chance, pruned = np.random.default_rng(0), {"edgeprune.pruned": "1"}
+    with ExternalData(folder / "plain.onnx.data", "plain.onnx.data") as data:
+        graph = Graph(data)
+        graph.input("x", TensorProto.FLOAT, ["n", 64])
+        codes = chance.integers(0, 256, (64, 2, 32), np.uint8)
+        codes[..., ::2] = 128
+        graph.weight("a.weight", codes, **pruned)
+        graph.weight("a.weight.scales", np.full((64, 2), 0.5, np.float32))
+        settings = {"K": 64, "N": 64, "bits": 8, "block_size": 32, "accuracy_level": 4}
+        graph.node("MatMulNBits", ["x", "a.weight", "a.weight.scales"], "h", CONTRIB, **settings)
+        half = chance.standard_normal((64, 4)).astype(np.float16)
+        half[::2] = 0
+        graph.weight("b.weight", half, **pruned)
+        graph.node("Cast", ["b.weight"], "b.weight.float32", to=TensorProto.FLOAT)
+        graph.node("MatMul", ["h", "b.weight.float32"], "y")
+        graph.output("y", TensorProto.FLOAT, ["n", 4])
+    metadata = SparsityMetadata("unstructured", 0.5, "x", "x", "x", {}, "x", {"a.weight": 2048})
+    model = graph.model("small", "fuzz")
+    helper.set_model_props(model, properties(metadata))
+    plain.write_bytes(model.SerializeToString())
+    onnx_packed.pack(plain, packed)
+    onnx_coo.pack(plain, listed)
+    return [plain, packed, listed]
+
+
 def mutate(chance: random.Random, good: list[bytes]) -> bytes:
     """A good file with a few bytes, numbers or lengths changed, or cut, or with parts repeated."""
     data = bytearray(chance.choice(good))
@@ -113,8 +155,8 @@ def mutate(chance: random.Random, good: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def read(path: Path) -> bool:
-    """Read a file every way there is; whether all of them took it."""
+def read_gguf_file(path: Path) -> bool:
+    """Read a GGUF file every way there is; whether all of them took it."""
     out = path.with_suffix(".out")
     ways = (
         lambda: [open_gguf(path).get(key) for key in open_gguf(path)],
@@ -123,17 +165,43 @@ def read(path: Path) -> bool:
         lambda: packed_file.unpack(path, out),
         lambda: packed_file.pack(path, out),
     )
+    return _taken(ways) == len(ways) - 1  # a file is packed or it isn't
+
+
+def read_onnx_file(path: Path) -> bool:
+    """Read an ONNX file every way there is, but for onnxruntime's; whether it is whole."""
+    out = path.with_name("out.onnx")
+
+    def load() -> None:
+        file = OnnxFile(path)
+        model, arrays = without_expansions(file)
+        replace_products(model, arrays, {tensor.name for tensor in file.tensors}, 1)
+        for array in arrays.values():
+            array()
+
+    ways = (
+        lambda: [tensor.values() for tensor in OnnxFile(path).tensors],
+        lambda: read_onnx(OnnxFile(path).properties),
+        lambda: inspect(path),
+        load,
+        lambda: onnx_packed.pack(path, out),
+        lambda: onnx_coo.pack(path, out),
+    )
+    return _taken(ways) >= 4
+
+
+def _taken(ways: Sequence[Callable[[], object]]) -> int:
     taken = 0
     for way in ways:
         with contextlib.suppress(EdgepruneError):
             way()
             taken += 1
-    return taken == len(ways) - 1  # a file is packed or it isn't
+    return taken
 
 
-def keep(data: bytes, seed: int) -> None:
-    Path("fuzz-finding.gguf").write_bytes(data)
-    click.echo(f"seed {seed}: kept as fuzz-finding.gguf", err=True)
+def keep(data: bytes, seed: int, kind: str) -> None:
+    Path(f"fuzz-finding.{kind}").write_bytes(data)
+    click.echo(f"seed {seed}: kept as fuzz-finding.{kind}", err=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def pruned(tiny_folder, tmp_path_factory) -> Model:
     return Model(tiny_folder, Weights([folder / "pruned.safetensors"]), frozenset(names))
 
 
+@pytest.fixture
+def dense_products(monkeypatch):
+    """Only onnxruntime's own products."""
+    monkeypatch.setenv("EDGEPRUNE_SPARSE", "0")
+
+
 METADATA = SparsityMetadata("2:4", 0.5, "wanda", "mix", "medqa", {"task": "medqa"}, "0" * 64)
 
 
@@ -90,7 +96,9 @@ def transformers_logits(path: Path, folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", PRECISIONS)
-def test_logits_are_those_of_the_stored_weights(kind, exported, tiny_folder, tmp_path):
+def test_logits_are_those_of_the_stored_weights(
+    kind, exported, tiny_folder, tmp_path, dense_products
+):
     """With float activations, which integer products round to 8 bits otherwise."""
     folder = shutil.copytree(exported[kind].parent, tmp_path / "m")
     model = onnx.load(folder / "model.onnx", load_external_data=False)
@@ -248,7 +256,9 @@ def test_nan_weights_are_refused(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", PRECISIONS)
-def test_packed_models_give_the_same_bits_in_stock_onnxruntime(kind, exported, tmp_path):
+def test_packed_models_give_the_same_bits_in_stock_onnxruntime(
+    kind, exported, tmp_path, dense_products
+):
     folder = shutil.copytree(exported[kind].parent, tmp_path / "m")
     path, packed = folder / "model.onnx", folder / "model.packed.onnx"
     sizes = onnx_packed.pack(path, packed)
@@ -260,6 +270,18 @@ def test_packed_models_give_the_same_bits_in_stock_onnxruntime(kind, exported, t
     assert (other._run(IDS, 0) == expected).all()  # rebuilt by our loader
     other._session = onnxruntime.InferenceSession(str(packed), providers=["CPUExecutionProvider"])
     assert (other._run(IDS, 0) == expected).all()  # and by onnxruntime itself
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "expanded.onnx")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "expanded.onnx.data"
+    )
+    onnxruntime.InferenceSession(str(packed), options, providers=["CPUExecutionProvider"])
+    saved = onnx.load(folder / "expanded.onnx", load_external_data=False)
+    assert not [node for node in saved.graph.node if node.op_type == "CumSum"]
+    other._session = onnxruntime.InferenceSession(
+        str(folder / "expanded.onnx"), providers=["CPUExecutionProvider"]
+    )
+    assert (other._run(IDS, 0) == expected).all()  # and once for good
     assert {t["name"]: t["nonzeros"] for t in inspect(path)["tensors"]} == {
         t["name"]: t["nonzeros"] for t in inspect(packed)["tensors"]
     }
@@ -363,7 +385,12 @@ def test_a_whole_build_for_onnx(tiny_folder, rows_file, tmp_path):
     assert found.manifest["artifact"]["bytes"] == data + found.artifact.stat().st_size
     assert sum(t["pruned"] for t in found.manifest["artifact"]["tensors"]) == 14
     assert found.manifest["packed"]["file"] == "model.packed.onnx"
-    assert "any onnxruntime opens it" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "any onnxruntime opens it" in report
+    assert results["artifacts"]["pruned"]["sparse"]["tensors"] == 14
+    if not shutil.which("nvidia-smi"):
+        assert results["gpus"]["TensorRT"] == {"not_run": "no GPU"}
+        assert "TensorRT was not run: no GPU" in report
     times = {p: p.stat().st_mtime_ns for p in found.folder.iterdir() if p.is_file()}
     assert build(recipe, tmp_path / "out").manifest == found.manifest
     assert {p: p.stat().st_mtime_ns for p in times} == times

@@ -21,11 +21,6 @@ from tests.test_onnx import IDS, exported, pruned  # noqa: F401
 TOLERANCE = {"int8": 0.02, "int4": 0.02, "fp16": 1e-5}
 
 
-@pytest.fixture
-def dense_products(monkeypatch):
-    monkeypatch.setenv("EDGEPRUNE_SPARSE", "0")
-
-
 def logits(runner: OnnxRuntime) -> list[np.ndarray]:
     """Of a prompt and of one more token."""
     return [runner._run(IDS, 0).copy(), runner._run([3], len(IDS)).copy()]
@@ -214,3 +209,24 @@ def test_the_interface_is_onnxruntimes():
     command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{NATIVE}", f"-I{onnxruntime_headers()}"]
     done = subprocess.run([*command, check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):  # noqa: F811
+    """Here the CPU stands in for a GPU; and a provider that onnxruntime leaves out is an error."""
+    from edgeprune.progress import Quiet
+    from runtime_tests import Plan, run_on_gpus
+    from runtime_tests.accuracy import Item
+    from runtime_tests.providers import CPU, GPUS, why_not
+
+    items = [Item("1", "Two and two are", (" four", " five"), 0)]
+    plan = Plan(items, "acc", 8, "text", 0, 16, 4, 2, 1)
+    found = run_on_gpus(exported["fp16"], plan, Quiet().stage, [CPU])
+    assert found["CPU"]["nats_per_answer_token"]["value"] > 0
+    assert found["CPU"]["decode"]["median"] > 0
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert [why_not(gpu) for gpu in GPUS] == ["no GPU", "no GPU"]
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU.ort])
+    assert all("onnxruntime-gpu" in why_not(gpu) for gpu in GPUS)
+    with pytest.raises(RuntimeError, match="TensorRT was left out"):
+        OnnxRuntime(exported["fp16"], 1, "TensorRT")
