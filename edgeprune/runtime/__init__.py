@@ -1,14 +1,17 @@
-"""What unmodified llama.cpp gains from edgeprune inside one process.
+"""What unmodified llama.cpp and onnxruntime gain from edgeprune inside one process.
 
 ::
 
-    from edgeprune.runtime import enable
+    from edgeprune.runtime import enable, open_session
 
     enable()
     llama = llama_cpp.Llama("model.gguf")  # packed or plain; sparse weights run as such
+
+    session = open_session(Path("model.onnx"), onnxruntime.SessionOptions()).session  # likewise
 """
 
 from edgeprune.runtime.loading import enable, load_model
+from edgeprune.runtime.onnx_loading import open_session
 from edgeprune.runtime.switch import Status, status
 
-__all__ = ["Status", "enable", "load_model", "status"]
+__all__ = ["Status", "enable", "load_model", "open_session", "status"]
