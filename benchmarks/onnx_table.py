@@ -20,6 +20,17 @@ import click
 from edgeprune.machine import sentence
 
 _PROMPT, _STEPS = 256, 48
+_PROSE = (
+    "Written by `benchmarks/onnx_table.py`: SmolLM2-135M pruned for {task} to 50 %, in onnxruntime "
+    "on the CPU with 2 threads. *stock*: as onnxruntime opens the file, where it rebuilds packed "
+    "weights itself when it makes the session. The others are opened by edgeprune: pruned weights "
+    "are multiplied by without their zeros, but for fp32, which has no such kernel; *dense products* "
+    "leaves them to onnxruntime and rebuilds packed ones one by one. *genai's graph* is what "
+    "onnxruntime-genai's builder makes of the dense model, and *genai's loop* runs our folder. "
+    "Accuracy and nats are those of the build, with sparse products. Peak memory is that of the "
+    "process up to then, session and {steps} steps. Sizes are of the model and the weights beside "
+    "it. Medians of {rounds} rounds in which all take turns; ± is the standard deviation."
+)
 
 
 @click.command()
@@ -37,16 +48,7 @@ def main(task: str, patterns: str, types: str, rounds: int, out: Path, job: str 
     lines = [
         "# ONNX, measured",
         "",
-        f"Written by `benchmarks/onnx_table.py`: SmolLM2-135M pruned for {task} to 50 %, in "
-        "onnxruntime on the CPU with 2 threads. *stock*: as onnxruntime opens the file, where it "
-        "rebuilds packed weights itself when it makes the session. The others are opened by "
-        "edgeprune: pruned weights are multiplied by without their zeros, but for fp32, which has "
-        "no such kernel; *dense products* leaves them to onnxruntime and rebuilds packed ones one "
-        "by one; *genai's graph* is what onnxruntime-genai's builder makes of the dense model, and "
-        "*genai's loop* runs our folder. Accuracy and nats are those of the build, with sparse products. Peak memory is "
-        f"that of the process up to then, session and {_STEPS} steps. Sizes are of the model and "
-        f"the weights beside it. Medians of {rounds} "
-        "rounds in which all take turns; ± is the standard deviation.",
+        _PROSE.format(task=task, steps=_STEPS, rounds=rounds),
         "",
         sentence(),
     ]
