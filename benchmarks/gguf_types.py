@@ -20,6 +20,7 @@ from edgeprune.calibration.data import Data, load_data
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.files import read_json, write_json
 from edgeprune.machine import sentence
+from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
@@ -27,7 +28,7 @@ from edgeprune.sparsity import packed_file
 from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.types import TYPES
 from edgeprune.sparsity.weights import Weights
-from edgeprune.stages import dense_model, measure_plan, prune_stage, pruned_model, storage
+from edgeprune.stages import dense_model, prune_stage, pruned_model, storage
 from exporters.artifact import Model
 from exporters.gguf.export import export, steps
 from exporters.gguf.ggml import quantize

@@ -21,12 +21,12 @@ import runtime_tests
 from edgeprune.calibration.data import Data, load_data
 from edgeprune.files import read_json, write_json
 from edgeprune.machine import sentence
+from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.hf import load_tokenizer
 from edgeprune.progress import Quiet
 from edgeprune.recipe import make
 from edgeprune.sparsity.weights import Weights, save_tensors
-from edgeprune.stages import measure_plan
 from exporters.artifact import Model, Storage
 from exporters.gguf.export import export, steps
 

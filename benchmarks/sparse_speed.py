@@ -262,7 +262,7 @@ def _agreement(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"perplexity": {}, "pairs": {}}
     for name, runner in runners.items():
         read = runner.perplexity(text, 10240)
-        found["perplexity"][name] = float(np.exp(read["nats"] / read["tokens"]))
+        found["perplexity"][name] = float(np.exp(sum(read["nats"]) / read["tokens"]))
     questions = prompts["medqa"][:100]
     written = {name: [r.generate(questions, n) for n in (1, 8)] for name, r in runners.items()}
     for one, other in (("stock", "sparse"), ("stock", "float activations"),

@@ -30,6 +30,15 @@ def describe() -> dict[str, Any]:
     }
 
 
+def surroundings() -> dict[str, Any]:
+    """What else decides how fast things run, as it is right now."""
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return describe() | {
+        "load": psutil.getloadavg()[0],
+        "governor": governor.read_text().strip() if governor.exists() else "unknown",
+    }
+
+
 def sentence() -> str:
     """The machine and what ran on it, as pages of measurements say it."""
     found = describe()

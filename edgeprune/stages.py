@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune import machine
 from edgeprune.calibration.data import Data
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.rows import Row
 from edgeprune.errors import UsageError
 from edgeprune.files import read_json, sha256_file, sha256_json, write_json
+from edgeprune.measuring import measure_plan
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
@@ -25,12 +24,10 @@ from edgeprune.sparsity.metadata import SparsityMetadata
 from edgeprune.sparsity.weights import Weights
 
 if TYPE_CHECKING:
-    import runtime_tests
     from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint, Pruning
     from edgeprune.quantization.grid import Grid
     from exporters.artifact import Model, Storage
-    from runtime_tests.accuracy import Item
 
 _PRUNE_VERSION = 3
 _EXPORT_VERSION = 3
@@ -365,47 +362,6 @@ def measure_stage(
         return found
 
     return _reuse(folder / "work" / "runtime-test.json", key, measure)
-
-
-def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "runtime_tests.Plan":
-    """What to measure on the evaluation rows, or on others of the same task."""
-    import runtime_tests
-
-    return runtime_tests.Plan(
-        items=_items(data, data.evaluation if rows is None else rows),
-        metric=data.task.task.metric,
-        max_answer_tokens=data.task.task.max_answer_tokens,
-        general_text=data.general_text,
-        perplexity_tokens=recipe.perplexity_tokens,
-        prefill_tokens=recipe.prefill_tokens,
-        decode_tokens=recipe.decode_tokens,
-        rounds=recipe.rounds,
-        threads=recipe.threads or machine.cores(),
-    )
-
-
-def _items(data: Data, rows: list[Row]) -> list["Item"]:
-    """Rows as plain text: all that `runtime_tests` knows of a task."""
-    from runtime_tests.accuracy import Item
-
-    renderer = Renderer(data.task.task)
-    if data.task.task.kind == "text":
-        return [Item(row.id, "", (renderer.prompt(row),), 0) for row in rows]
-    items = []
-    for row in rows:
-        count = len(row.choices) or 1  # of a short answer's right answers, the first is scored
-        continuations = tuple(renderer.answer(row, i) for i in range(count))
-        items.append(
-            Item(
-                id=row.id,
-                prompt=renderer.prompt(row),
-                continuations=continuations,
-                answer=max(row.answer, 0),
-                lengths=tuple(map(len, row.choices)),
-                accepted=row.answers,
-            )
-        )
-    return items
 
 
 def _reuse(

@@ -8,13 +8,13 @@ from typing import Any
 from edgeprune.calibration.data import Data
 from edgeprune.calibration.rows import Row
 from edgeprune.files import read_json, sha256_json, write_json
+from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
 from edgeprune.stages import (
     artifact_name,
     dense_model,
-    measure_plan,
     prune_key,
     prune_stage,
     pruned_model,

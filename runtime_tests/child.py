@@ -17,10 +17,11 @@ from typing import IO, Any
 
 from edgeprune.errors import MachineError
 
-# What runs which kind of artifact: module and class.
+# What runs which kind of artifact: module and class; a folder is transformers'.
 _RUNNERS = {
     ".gguf": ("runtime_tests.llamacpp", "LlamaCpp"),
     ".onnx": ("runtime_tests.ort", "OnnxRuntime"),
+    "/": ("runtime_tests.hf", "Transformers"),
 }
 
 
@@ -92,7 +93,7 @@ def _serve(artifact: Path, threads: int, provider: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
     try:
-        module, name = _RUNNERS[artifact.suffix]
+        module, name = _RUNNERS["/" if artifact.is_dir() else artifact.suffix]
         device = {} if provider == "CPU" else {"provider": provider}
         runner = getattr(import_module(module), name)(artifact, threads, **device)
         failure = None

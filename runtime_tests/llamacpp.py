@@ -113,7 +113,7 @@ class LlamaCpp:
             results += self._score_group(group)
         return results
 
-    def perplexity(self, text: str, tokens: int) -> dict[str, float]:
+    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
         """Nats over windows of 512 tokens, each read from its own beginning.
 
         Args:
@@ -121,15 +121,14 @@ class LlamaCpp:
             tokens: how many.
 
         Returns:
-            ``nats``, their sum, and ``tokens``, how many were predicted.
+            ``nats`` of each window, and ``tokens``, how many were predicted in all.
         """
         ids = self.tokenize(text)[:tokens]
-        nats, predicted = 0.0, 0
+        nats, predicted = [], 0
         for window in windows(ids):
             last = len(window) - 1
             self._decode([_Token(t, i, (0,), i < last) for i, t in enumerate(window)])
-            for i in range(last):
-                nats -= self._log_probability(i, window[i + 1])
+            nats.append(-sum(self._log_probability(i, window[i + 1]) for i in range(last)))
             predicted += last
         return {"nats": nats, "tokens": predicted}
 

@@ -93,7 +93,7 @@ class OnnxRuntime:
         """
         return [self._score(item["prompt"], item["continuations"]) for item in items]
 
-    def perplexity(self, text: str, tokens: int) -> dict[str, float]:
+    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
         """Nats over windows of 512 tokens, each read from its own beginning.
 
         Args:
@@ -101,12 +101,12 @@ class OnnxRuntime:
             tokens: how many.
 
         Returns:
-            ``nats``, their sum, and ``tokens``, how many were predicted.
+            ``nats`` of each window, and ``tokens``, how many were predicted in all.
         """
         ids = self.tokenize(text)[:tokens]
-        nats, predicted = 0.0, 0
+        nats, predicted = [], 0
         for window in windows(ids):
-            nats -= _log_probabilities(self._run(window, 0)[:-1], window[1:])
+            nats.append(-_log_probabilities(self._run(window, 0)[:-1], window[1:]))
             predicted += len(window) - 1
         return {"nats": nats, "tokens": predicted}
 

@@ -89,6 +89,7 @@ def run(
                 **child.call("info"),
                 "peak_memory_bytes": memory[name],  # loaded and decoding, before any scoring
                 **_judged(answered[name]),
+                "answers": _answers(plan, answered[name]),
                 "general_perplexity": perplexities[name],
                 **timings[name],
             }
@@ -139,25 +140,37 @@ def quality(
         progress: begins a stage of so many steps.
 
     Returns:
-        ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, and whether the accuracy is
-        near guessing; JSON-like.
+        ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, ``answers`` row by row,
+        the guessing line, and whether the accuracy is near it; JSON-like.
     """
     with (
         start(artifact, plan.threads) as child,
         progress("evaluate", len(plan.items) + bool(plan.perplexity_tokens)) as stage,
     ):
-        record = _judged(_answer({"model": child}, plan, stage)["model"])
+        answered = _answer({"model": child}, plan, stage)["model"]
+        record = _judged(answered) | {"answers": _answers(plan, answered)}
         if plan.perplexity_tokens:
             record["general_perplexity"] = _perplexity(child, plan)
             stage.advance()
     line = accuracy.guessing_line(plan.items)
-    return record | {"near_guessing": accuracy.near_guessing(record["accuracy"], line)}
+    near = accuracy.near_guessing(record["accuracy"], line)
+    return record | {"guessing_line": line, "near_guessing": near}
 
 
 def _judged(answered: list[Answered]) -> dict[str, Any]:
     return {
         "accuracy": accuracy.accuracy_interval(answered),
         "nats_per_answer_token": accuracy.nats_per_token(answered),
+    }
+
+
+def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
+    """Row by row, so that another build can be compared on the same rows."""
+    return {
+        "rows": [item.id for item in plan.items],
+        "correct": [one.correct for one in answered],
+        "nats": [one.nats for one in answered],
+        "tokens": [one.tokens for one in answered],
     }
 
 
@@ -211,14 +224,15 @@ def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, l
     return answered
 
 
-def _perplexity(child: Child, plan: Plan) -> dict[str, float]:
+def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
     found = child.call("perplexity", text=plan.general_text, tokens=plan.perplexity_tokens)
     if not found["tokens"]:
         raise InputError(
             "The general text for perplexity is shorter than 512 tokens.",
             "Give a longer general corpus with --general.",
         )
-    return {"value": math.exp(found["nats"] / found["tokens"]), "tokens": found["tokens"]}
+    value = math.exp(sum(found["nats"]) / found["tokens"])
+    return {"value": value, "tokens": found["tokens"], "window_nats": found["nats"]}
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:

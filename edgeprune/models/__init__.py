@@ -1,5 +1,5 @@
 """Opening checkpoints, and finding the blocks and linear layers to prune."""
 
-from edgeprune.models.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.models.checkpoint import Checkpoint, artifact_path, open_checkpoint
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "artifact_path", "open_checkpoint"]

@@ -70,6 +70,21 @@ def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
     return _from_folder(download(model), model.rpartition("/")[2], model)
 
 
+def artifact_path(text: str) -> Path:
+    """What a runtime opens: a GGUF or ONNX file as it is, or a checkpoint's transformers folder.
+
+    Raises:
+        InputError: there is no such file, folder or model.
+        UsageError: no packaged model of that name.
+    """
+    path = Path(text).expanduser()
+    if path.suffix not in {".gguf", ".onnx"}:
+        return open_checkpoint(text).folder
+    if not path.is_file():
+        raise InputError(f"No such file: {path}.", "edgeprune build makes one.")
+    return path
+
+
 def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
     """What kind of model a name means, and its path or hub id. Nothing is opened.
 

@@ -1,0 +1,76 @@
+"""`edgeprune baseline`."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune baseline save builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0 --name main
+  edgeprune baseline list
+  edgeprune check builds/new --baseline main
+"""
+
+folder_option = click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("baselines"), show_default=True,
+    help="Where baselines are kept.",
+)  # fmt: skip
+
+
+@click.group("baseline", epilog=_EPILOG)
+def command() -> None:
+    """Keep measurements of builds, for `edgeprune check` to compare with."""
+
+
+@command.command("save")
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--name", help="[the build's folder]")
+@click.option("--rounds", type=click.IntRange(2), default=15, show_default=True)
+@folder_option
+def save(build: Path, name: str | None, rounds: int, folder: Path) -> None:
+    """Time a build beside its dense twin, and keep that with its answers."""
+    from edgeprune.progress import Bars
+    from edgeprune.regression import baselines
+    from edgeprune.regression.measurement import measure
+
+    path = baselines.save(
+        name or build.resolve().name, measure(build, rounds, None, Bars()), folder
+    )
+    click.echo(f"{path}: {rounds} rounds")
+
+
+@command.command("list")
+@folder_option
+def listing(folder: Path) -> None:
+    """Name the baselines."""
+    from edgeprune.regression import baselines
+
+    for name in baselines.names(folder):
+        click.echo(name)
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it.")
+@folder_option
+def show(name: str, as_json: bool, folder: Path) -> None:
+    """Show what a baseline holds."""
+    from edgeprune.regression import baselines
+
+    found = baselines.load(name, folder)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    where = found["surroundings"]
+    click.echo(f"{found['build']} for {found['task']}, {found['threads']} threads")
+    click.echo(f"{where['processor']}, {where['cores']} cores, fingerprint {found['machine']}")
+    for artifact, one in found["artifacts"].items():
+        click.echo(f"{artifact:<7} {_speeds(one)}, {one['file_bytes'] / 1e6:.1f} MB")
+
+
+def _speeds(one: dict[str, Any]) -> str:
+    parts = [f"{kind} {median(one[kind]):.1f} tokens/s" for kind in ("prefill", "decode")]
+    return ", ".join(parts)

@@ -1,0 +1,111 @@
+"""`edgeprune bench`."""
+
+import csv
+import io
+import json
+import statistics
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune bench builds/*/model.gguf
+  edgeprune bench dense.gguf pruned.gguf --prefill 128,512 --decode 64 --threads 1,2
+  edgeprune bench model.onnx ./my-model --json > bench.json     # a folder runs in transformers
+"""
+
+_COLUMNS = ("artifact", "size, MB", "runtime", "threads", "test", "result")
+
+
+class _Numbers(click.ParamType):
+    name = "N[,N…]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            found = (0,)
+        if min(found) < 1:
+            self.fail(f"{value!r} is not a list of numbers from 1 on, such as 128,512.", param, ctx)
+        return found
+
+
+@click.command("bench", epilog=_EPILOG)
+@click.argument("artifacts", nargs=-1, required=True)
+@click.option("--prefill", type=_Numbers(), default=(256,), help="Prompt lengths. [256]")
+@click.option("--decode", type=_Numbers(), default=(64,), help="Tokens to decode. [64]")
+@click.option("--depth", type=click.IntRange(1), default=64, help="Prompt before them. [64]")
+@click.option("--threads", type=_Numbers(), help="Numbers of threads. [all cores]")
+@click.option("--rounds", type=click.IntRange(1), default=10, help="Rounds in turn. [10]")
+@click.option(
+    "--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True
+)
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+def command(
+    artifacts: tuple[str, ...], threads: tuple[int, ...] | None, form: str, **lengths: Any
+) -> None:
+    """Time GGUF and ONNX files and transformers models beside each other, in turns."""
+    from edgeprune.machine import cores, surroundings
+    from edgeprune.models import artifact_path
+    from edgeprune.progress import Bars
+    from runtime_tests.bench import Lengths, bench
+
+    paths = {}
+    for text in dict.fromkeys(artifacts):
+        paths[text] = artifact_path(text)
+    before = surroundings()
+    found = bench(paths, Lengths(threads=threads or (cores(),), **lengths), Bars().stage)
+    record = {"surroundings": before} | found
+    if form == "json":
+        click.echo(json.dumps(record))
+    elif form == "csv":
+        click.echo(_csv(record), nl=False)
+    else:
+        click.echo(_markdown(record))
+
+
+def _csv(record: dict[str, Any]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("artifact", "threads", "test", "unit", "median", "mean", "sd", "rounds"))
+    for row in record["rows"]:
+        samples = row["samples"]
+        writer.writerow(
+            (row["artifact"], row["threads"], row["test"], row["unit"],
+             statistics.median(samples), statistics.mean(samples), _sd(samples), len(samples))
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def _markdown(record: dict[str, Any]) -> str:
+    """llama-bench's form."""
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    about = {(r["artifact"], r["threads"]): r for r in record["rows"] if "runtime" in r}
+    for row in record["rows"]:
+        known = about[row["artifact"], row["threads"]]
+        cells = (row["artifact"], f"{known['bytes'] / 1e6:.1f}", known["runtime"], row["threads"],
+                 row["test"], _result(row))  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    where = record["surroundings"]
+    lines += [
+        "",
+        f"{where['processor']}, {where['cores']} cores, load {where['load']:.2f} before, governor "
+        f"{where['governor']}; mean ± standard deviation of the rounds.",
+    ]
+    return "\n".join(lines)
+
+
+def _result(row: dict[str, Any]) -> str:
+    samples = row["samples"]
+    if row["unit"] == "B":
+        return f"{samples[0] / 1e6:.0f} MB"
+    digits = 3 if row["unit"] == "s" else 2
+    spread = f" ± {_sd(samples):.{digits}f}" if len(samples) > 1 else ""
+    return f"{statistics.mean(samples):.{digits}f}{spread} {row['unit']}"
+
+
+def _sd(samples: list[float]) -> float:
+    return statistics.stdev(samples) if len(samples) > 1 else 0.0

@@ -1,0 +1,122 @@
+"""`edgeprune check`: the gate."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import click
+
+from edgeprune.cli.baseline import folder_option
+
+if TYPE_CHECKING:
+    from edgeprune.regression.verdicts import Finding
+
+# Exit codes of this verb.
+_CODES = {"held": 0, "regressed": 1, "unclear": 2}
+_ANNOTATIONS = {"held": "notice", "regressed": "error", "unclear": "warning"}
+_EPILOG = """\b
+Examples:
+  edgeprune check builds/new --baseline main
+  edgeprune check builds/new --baseline main --device laptop-cpu --junit check.xml
+  edgeprune check builds/new --device phone-arm            # limits alone
+\b
+Exits with 0: held, 1: regressed, 2: could not tell (too noisy, other questions, another machine).
+"""
+
+
+@click.command("check", epilog=_EPILOG)
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--baseline", metavar="NAME|FILE", help="What to compare with.")
+@click.option("--device", metavar="NAME|FILE", help="Limits: laptop-cpu, phone-arm, or a .yaml.")
+@click.option("--rounds", type=click.IntRange(2), default=15, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="[as in the baseline]")
+@click.option("--speed", type=float, help="Share of speed, as x dense, that may be lost. [0.05]")
+@click.option("--total-speed", type=float, help="Share of tokens/s that may be lost. [0.25]")
+@click.option("--accuracy", type=float, help="Points that may be lost. [2]")
+@click.option("--nats", type=float, help="Share of nats per answer token that may be added. [0.02]")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML.")
+@click.option("--github", is_flag=True, help="Print as GitHub's annotations.")
+@click.option("--json", "as_json", is_flag=True, help="Print verdicts and the measurement as JSON.")
+@folder_option
+def command(
+    build: Path, baseline: str | None, device: str | None, rounds: int, threads: int | None,
+    junit: Path | None, github: bool, as_json: bool, folder: Path, **thresholds: float | None,
+) -> None:  # fmt: skip
+    """Hold a build against another one, or against a device's limits: did it get worse?
+
+    A change of speed counts when it passes its threshold and Mann-Whitney's test says it is real;
+    of answers, by McNemar's test and paired bootstrap on the same rows.
+    """
+    from edgeprune.errors import UsageError
+    from edgeprune.progress import Bars
+    from edgeprune.regression import baselines, limits
+    from edgeprune.regression.compare import Thresholds, compare
+    from edgeprune.regression.measurement import measure
+
+    if not baseline and not device:
+        raise UsageError("Nothing to hold the build against.", "Give --baseline or --device.")
+    asked = limits.read_limits(device) if device else None
+    before = baselines.load(baseline, folder) if baseline else None
+    used = threads or (before["threads"] if before else None)
+    after = measure(build, rounds, used, Bars())
+    findings = []
+    if before:
+        given = {name: value for name, value in thresholds.items() if value is not None}
+        findings += compare(before, after, Thresholds(**given))
+    if asked:
+        findings += limits.judge(asked, after)
+    verdict = _worst(findings)
+    if junit:
+        junit.write_bytes(_junit(findings, build))
+    if as_json:
+        found = [vars(finding) for finding in findings]
+        click.echo(json.dumps({"verdict": verdict, "findings": found, "measured": after}))
+    else:
+        for finding in findings:
+            click.echo(_annotation(finding) if github else _line(finding))
+        click.echo(f"{verdict}: {build} {_said(verdict)}")
+    sys.exit(_CODES[verdict])
+
+
+def _worst(findings: "list[Finding]") -> str:
+    found = {finding.verdict for finding in findings}
+    return next((v for v in ("regressed", "unclear") if v in found), "held")
+
+
+def _said(verdict: str) -> str:
+    return {
+        "held": "holds.",
+        "regressed": "got worse.",
+        "unclear": "could not be told apart: more --rounds, or a quieter machine.",
+    }[verdict]
+
+
+def _line(finding: "Finding") -> str:
+    return f"{finding.verdict:<9} {finding.measure}: {finding.sentence}"
+
+
+def _annotation(finding: "Finding") -> str:
+    kind = _ANNOTATIONS[finding.verdict]
+    return f"::{kind} title={finding.measure} {finding.verdict}::{finding.sentence}"
+
+
+def _junit(findings: "list[Finding]", build: Path) -> bytes:
+    count = {verdict: sum(f.verdict == verdict for f in findings) for verdict in _CODES}
+    about: dict[str, Any] = {
+        "name": f"edgeprune check {build.name}", "tests": str(len(findings)),
+        "failures": str(count["regressed"]), "skipped": str(count["unclear"]),
+    }  # fmt: skip
+    suite = ElementTree.Element("testsuite", about)
+    for finding in findings:
+        case = ElementTree.SubElement(
+            suite, "testcase", {"classname": "edgeprune.check", "name": finding.measure}
+        )
+        tag = {"regressed": "failure", "unclear": "skipped"}.get(finding.verdict, "system-out")
+        child = ElementTree.SubElement(case, tag)
+        if tag == "system-out":
+            child.text = finding.sentence
+        else:
+            child.set("message", finding.sentence)
+    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)

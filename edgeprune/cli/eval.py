@@ -1,0 +1,65 @@
+"""`edgeprune eval`."""
+
+import json
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune eval builds/*/model.gguf --task medqa
+  edgeprune eval model.onnx --task arc_easy --rows 500 --json
+  edgeprune eval ./my-model --task questions.jsonl      # a transformers folder, in float32
+"""
+
+
+@click.command("eval", epilog=_EPILOG)
+@click.argument("artifact")
+@click.option("--task", required=True, help="Shipped task, or a .yaml or .jsonl file.")
+@click.option("--general", help="General text for perplexity [boolq_passages]")
+@click.option("--rows", type=click.IntRange(1), help="Evaluation rows of the task [200]")
+@click.option("--perplexity-tokens", type=click.IntRange(512), help="Of general text [8192]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime [all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, row by row.")
+def command(artifact: str, task: str, rows: int | None, as_json: bool, **values: Any) -> None:
+    """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
+    import runtime_tests
+    from edgeprune.calibration.data import load_data
+    from edgeprune.measuring import measure_plan
+    from edgeprune.models import artifact_path
+    from edgeprune.progress import Bars
+    from edgeprune.recipe import make
+
+    given = {"task": task, "eval_rows": rows} | values
+    recipe = make({name: value for name, value in given.items() if value is not None})
+    path = artifact_path(artifact)
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+    if as_json:
+        click.echo(json.dumps({"artifact": artifact, "task": data.task.task.name} | found))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    accuracy, nats = found["accuracy"], found["nats_per_answer_token"]
+    lines = []
+    if accuracy:
+        lines.append(
+            f"accuracy               {accuracy['value']:.3f} ({accuracy['low']:.3f}-"
+            f"{accuracy['high']:.3f}), {accuracy['correct']} of {accuracy['rows']}"
+        )
+    lines.append(
+        f"nats per answer token  {nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})"
+    )
+    if perplexity := found.get("general_perplexity"):
+        lines.append(
+            f"general perplexity     {perplexity['value']:.2f} over {perplexity['tokens']} tokens"
+        )
+    if found["near_guessing"]:
+        lines.append(
+            "The accuracy can't be told from guessing "
+            f"({found['guessing_line']:.3f}): go by the likelihood of the right answer."
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""Whether a build still is as good and as fast: measurements, baselines, verdicts."""

@@ -1,0 +1,106 @@
+"""Two measurements beside each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.regression import verdicts
+from edgeprune.regression.verdicts import Finding
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What may be lost, as shares where nothing else is said.
+
+    Attributes:
+        speed: of the speed as a multiple of the dense twin's, measured in the same rounds.
+        total_speed: of tokens per second, on the same machine; other loads come and go there.
+        accuracy: points of 100.
+        nats: per answer token.
+        perplexity: nats of general text.
+        size: of the file.
+        memory: at its peak.
+    """
+
+    speed: float = 0.05
+    total_speed: float = 0.25
+    accuracy: float = 2.0
+    nats: float = 0.02
+    perplexity: float = 0.02
+    size: float = 0.01
+    memory: float = 0.1
+
+
+def compare(before: dict[str, Any], after: dict[str, Any], thresholds: Thresholds) -> list[Finding]:
+    """Hold a build's measurement against a baseline's, both as `measure` gives them."""
+    name = "pruned" if "pruned" in after["artifacts"] else "dense"
+    if name not in before["artifacts"]:
+        return [Finding("build", "unclear", "the baseline was not pruned, and this build is")]
+    old, new = before["artifacts"][name], after["artifacts"][name]
+    return [
+        *_speeds(before, after, name, thresholds),
+        *_quality(before, after, old, new, thresholds),
+        verdicts.size("file", old["file_bytes"], new["file_bytes"], thresholds.size, "B"),
+        verdicts.size(
+            "peak memory", old["peak_memory_bytes"], new["peak_memory_bytes"], thresholds.memory,
+            "B",
+        ),
+    ]  # fmt: skip
+
+
+def _speeds(
+    before: dict[str, Any], after: dict[str, Any], name: str, thresholds: Thresholds
+) -> list[Finding]:
+    if before["lengths"] != after["lengths"]:
+        return [Finding("speed", "unclear", "prompts or answers of another length were timed")]
+    same_machine = before["machine"] == after["machine"]
+    findings = []
+    for kind in ("prefill", "decode"):
+        if name == "pruned":
+            old, new = (_ratios(one["artifacts"], kind) for one in (before, after))
+            findings.append(verdicts.speed(f"{kind}, x dense", old, new, thresholds.speed))
+        if same_machine:
+            old, new = (one["artifacts"][name][kind] for one in (before, after))
+            findings.append(verdicts.speed(kind, old, new, thresholds.total_speed))
+    if not same_machine:
+        said = "measured on another machine: only multiples of the dense model are compared"
+        findings.append(Finding("tokens/s", "held" if name == "pruned" else "unclear", said))
+    return findings
+
+
+def _ratios(artifacts: dict[str, Any], kind: str) -> list[float]:
+    """Speed as a multiple of the dense twin's, round by round: a slow minute hits both."""
+    return (np.array(artifacts["pruned"][kind]) / np.array(artifacts["dense"][kind])).tolist()
+
+
+def _quality(
+    before: dict[str, Any], after: dict[str, Any], old: Any, new: Any, thresholds: Thresholds
+) -> list[Finding]:
+    findings = []
+    mine, theirs = new["answers"], old["answers"]
+    if before["task"] != after["task"] or mine["rows"] != theirs["rows"]:
+        findings.append(Finding("answers", "unclear", "other questions were asked"))
+    else:
+        if mine["correct"][0] is not None:
+            findings.append(
+                verdicts.accuracy(theirs["correct"], mine["correct"], thresholds.accuracy)
+            )
+        findings.append(
+            verdicts.likelihood(
+                "nats per answer token", theirs["nats"], mine["nats"], mine["tokens"],
+                thresholds.nats,
+            )
+        )  # fmt: skip
+    windows = len(new["general_nats"])
+    if before["general"] != after["general"] or windows != len(old["general_nats"]):
+        findings.append(Finding("general text", "unclear", "another text was read"))
+    else:
+        tokens = [new["general_tokens"] / windows] * windows
+        findings.append(
+            verdicts.likelihood(
+                "nats of general text", old["general_nats"], new["general_nats"], tokens,
+                thresholds.perplexity,
+            )
+        )  # fmt: skip
+    return findings

@@ -1,0 +1,155 @@
+"""Pure comparisons of what was measured: samples and answers in, verdicts out.
+
+A change counts when its size passes a threshold *and* a test says that it is real (the rule of asv,
+airspeed velocity). What a test could not have seen is not called held.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Verdict = Literal["held", "regressed", "unclear"]
+
+# Of Mann-Whitney's test, two-sided; asv's choice.
+SPEED_P = 0.002
+# Of McNemar's exact test and of the bootstrap intervals.
+CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure compared.
+
+    Attributes:
+        measure: what was compared.
+        verdict: ``held`` (also if it got better), ``regressed`` or ``unclear``.
+        sentence: why, with figures.
+    """
+
+    measure: str
+    verdict: Verdict
+    sentence: str
+
+
+def speed(
+    measure: str, before: Sequence[float], after: Sequence[float], threshold: float
+) -> Finding:
+    """Compare samples where more is better.
+
+    Args:
+        measure: what they are of.
+        before: of the baseline.
+        after: of the build.
+        threshold: share by which the median may fall.
+    """
+    from scipy.stats import mannwhitneyu
+
+    change = float(np.median(after) / np.median(before)) - 1
+    low, high = _ratio_interval(before, after)
+    p = float(mannwhitneyu(before, after).pvalue)
+    said = (
+        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(before)} and {len(after)} "
+        f"samples), {threshold:.0%} allowed"
+    )
+    reachable = 2 / math.comb(len(before) + len(after), len(after))
+    if change < -threshold and p < SPEED_P:
+        return Finding(measure, "regressed", said)
+    if reachable >= SPEED_P:
+        return Finding(measure, "unclear", f"{said}: too few samples for p < {SPEED_P}")
+    if low < -threshold:
+        noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
+        return Finding(measure, "unclear", f"{said}: {noise}")
+    return Finding(measure, "held", said)
+
+
+def size(measure: str, before: float, after: float, threshold: float, unit: str) -> Finding:
+    """Compare numbers without noise where less is better."""
+    change = after / before - 1
+    said = f"{after:,.4g} {unit} after {before:,.4g} ({change:+.1%}), {threshold:.0%} allowed"
+    return Finding(measure, "regressed" if change > threshold else "held", said)
+
+
+def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) -> Finding:
+    """Compare right answers to the same questions, by McNemar's exact test.
+
+    Args:
+        before: of the baseline.
+        after: of the build.
+        threshold: points (of 100) that may be lost.
+    """
+    from scipy.stats import binomtest
+
+    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    won = sum(a and not b for b, a in zip(before, after, strict=True))
+    points = 100 * (won - lost) / len(before)
+    p = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
+    said = (
+        f"{points:+.1f} points ({lost} answers lost, {won} won of {len(before)}, p {p:.2g}), "
+        f"{threshold:g} allowed"
+    )
+    if points < -threshold:
+        real = p < 1 - CONFIDENCE
+        return Finding("accuracy", "regressed" if real else "unclear",
+                       said if real else f"{said}: may be chance")  # fmt: skip
+    return Finding("accuracy", "held", said)
+
+
+def likelihood(
+    measure: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    tokens: Sequence[float],
+    threshold: float,
+) -> Finding:
+    """Compare nats on the same rows by a paired bootstrap over rows.
+
+    Args:
+        measure: what they are of.
+        before: nats of each row, of the baseline.
+        after: of the build.
+        tokens: of each row.
+        threshold: share by which nats per token may rise.
+    """
+    from scipy.stats import bootstrap
+
+    old, new, weights = np.array(before), np.array(after), np.array(tokens, float)
+
+    def rise(picked: Any, axis: int = -1) -> Any:
+        return new[picked].sum(axis) / old[picked].sum(axis) - 1
+
+    rows = np.arange(len(old))
+    change = float(rise(rows))
+    if np.array_equal(old, new):
+        return Finding(measure, "held", f"equal on {len(old)} rows")
+    interval = bootstrap(
+        (rows,), rise, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
+        vectorized=True, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    per_token = new.sum() / weights.sum()
+    said = (
+        f"{change:+.1%} ({interval.low:+.1%} to {interval.high:+.1%}) to {per_token:.3f} nats a "
+        f"token, {threshold:.0%} allowed"
+    )
+    if change > threshold:
+        real = interval.low > 0
+        return Finding(measure, "regressed" if real else "unclear",
+                       said if real else f"{said}: may be chance")  # fmt: skip
+    return Finding(measure, "held", said)
+
+
+def _ratio_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """Bootstrap interval of the change of the median."""
+    chance = np.random.default_rng(0)
+    old, new = np.array(before), np.array(after)
+
+    def medians(samples: np.ndarray) -> np.ndarray:
+        picked = chance.integers(len(samples), size=(_RESAMPLES, len(samples)))
+        return np.median(samples[picked], axis=1)
+
+    edges = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+    low, high = np.quantile(medians(new) / medians(old) - 1, edges)
+    return float(low), float(high)

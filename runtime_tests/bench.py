@@ -1,0 +1,141 @@
+"""How fast artifacts are: each in a child process, all taking turns within every round."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime_tests.child import Child, start
+from runtime_tests.energy import joules
+from runtime_tests.run import Stage
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What is timed.
+
+    Attributes:
+        prefill: prompt lengths, in tokens.
+        decode: tokens decoded one by one; behind a prompt of ``depth`` tokens.
+        depth: see ``decode``.
+        threads: numbers of threads; each artifact runs with each.
+        rounds: how often everything is timed.
+    """
+
+    prefill: tuple[int, ...] = (256,)
+    decode: tuple[int, ...] = (64,)
+    depth: int = 64
+    threads: tuple[int, ...] = (1,)
+    rounds: int = 10
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An artifact with a number of threads, in its child process."""
+
+    name: str
+    path: Path
+    threads: int
+    child: Child
+
+
+def bench(
+    artifacts: dict[str, Path],
+    lengths: Lengths,
+    progress: Callable[[str, int], AbstractContextManager[Stage]],
+) -> dict[str, Any]:
+    """Time artifacts beside each other.
+
+    Args:
+        artifacts: files or transformers folders, by the names they get in the result.
+        lengths: what to time.
+        progress: begins a stage of so many steps.
+
+    Returns:
+        A JSON-like record: ``lengths``, and ``rows``, one for each artifact, number of threads and
+        test: raw ``samples`` in tokens/s (``pp<n>``, ``tg<n>``), seconds (``load``, ``load_cold``,
+        ``first_token``), bytes (``peak_memory``) or joules a token (``energy``, where the processor
+        counts them).
+
+    Raises:
+        MachineError: the runtime refused an artifact or crashed on it.
+    """
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        contenders = []
+        for name, path in artifacts.items():
+            for threads in lengths.threads:
+                cold = _cold_load(path, threads)
+                child = stack.enter_context(start(path, threads))
+                one = Contender(name, path, threads, child)
+                contenders.append(one)
+                info = child.call("info")
+                rows.append(_row(one, "load", "s", [info["load_seconds"]], info))
+                if cold is not None:
+                    rows.append(_row(one, "load_cold", "s", [cold], info))
+        samples: dict[tuple[int, str, str], list[float]] = {}
+        with progress("time", lengths.rounds * len(contenders)) as stage:
+            for one in contenders:  # first calls allocate and page in
+                one.child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=2)
+            for _ in range(lengths.rounds):
+                for index, one in enumerate(contenders):
+                    for test, unit, value in _measured(one.child, lengths):
+                        samples.setdefault((index, test, unit), []).append(value)
+                    stage.advance()
+        for (index, test, unit), found in samples.items():
+            rows.append(_row(contenders[index], test, unit, found))
+        for one in contenders:
+            rows.append(_row(one, "peak_memory", "B", [one.child.call("peak_memory")]))
+    return {"lengths": asdict(lengths), "rows": rows}
+
+
+def _measured(child: Child, lengths: Lengths) -> Iterator[tuple[str, str, float]]:
+    for tokens in lengths.prefill:
+        seconds = child.call("prefill_seconds", tokens=tokens)
+        yield f"pp{tokens}", "tokens/s", tokens / seconds
+    first = time.perf_counter()
+    child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
+    yield "first_token", "s", time.perf_counter() - first
+    for tokens in lengths.decode:
+        with _energy() as used:
+            seconds = child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=tokens)
+        yield f"tg{tokens}", "tokens/s", tokens / seconds
+        if used:
+            yield "energy", "J/token", used[0] / tokens
+
+
+@contextmanager
+def _energy() -> Iterator[list[float]]:
+    """Fills in what the processor used meanwhile, the prompt included; nothing if it can't tell."""
+    found: list[float] = []
+    before = joules()
+    yield found
+    after = joules()
+    if before is not None and after is not None and after >= before:
+        found.append(after - before)
+
+
+def _cold_load(path: Path, threads: int) -> float | None:
+    """Seconds to load what is not in the page cache; None where pages can't be dropped."""
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    files = list(path.iterdir()) if path.is_dir() else sorted(path.parent.glob(f"{path.name}*"))
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with start(path, threads) as child:
+        return child.call("info")["load_seconds"]
+
+
+def _row(
+    one: Contender, test: str, unit: str, samples: list[float], info: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    row = {"artifact": one.name, "threads": one.threads, "test": test, "unit": unit,
+           "samples": samples}  # fmt: skip
+    if info:
+        row |= {"runtime": info["version"], "bytes": info["file_bytes"]}
+    return row

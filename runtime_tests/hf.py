@@ -1,0 +1,158 @@
+"""transformers in this process: the reference that artifacts are held against.
+
+In float32, slow, and sure of itself. A prompt is read once for all its choices.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from runtime_tests.inputs import timing_ids, windows
+from runtime_tests.memory import peak_memory
+
+_MOST_TOKENS = 2048  # of a prompt with its answer
+
+
+class Transformers:
+    """A model on the CPU, in float32.
+
+    Args:
+        path: a transformers folder.
+        threads: torch's threads.
+
+    Raises:
+        RuntimeError: transformers can't open it.
+    """
+
+    def __init__(self, path: Path, threads: int):
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        options = {"trust_remote_code": False, "local_files_only": True}
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            self._model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, **options
+            ).eval()
+        except (ValueError, OSError, KeyError) as error:
+            raise RuntimeError(f"transformers can't open {path}: {error}") from None
+        self.load_seconds = time.perf_counter() - start
+        self._path = path
+        ends = self._model.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, how long it took, in seconds, and its size."""
+        import transformers
+
+        files = [*self._path.glob("*.safetensors")]
+        return {
+            "runtime": "transformers",
+            "version": f"transformers {transformers.__version__}",
+            "load_seconds": self.load_seconds,
+            "file_bytes": sum(file.stat().st_size for file in files),
+            "sparse": None,
+            "sparse_off": "",
+        }
+
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """Token ids of a text."""
+        return self._tokenizer(text, add_special_tokens=add_special).input_ids
+
+    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+        """Log-likelihood of continuations.
+
+        Args:
+            items: each with a ``prompt`` and its ``continuations``.
+
+        Returns:
+            For each item and continuation ``logprob`` in nats and ``tokens``.
+        """
+        return [self._score(item["prompt"], item["continuations"]) for item in items]
+
+    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
+        """Nats over windows of 512 tokens, each read from its own beginning.
+
+        Args:
+            text: what to read; the first ``tokens`` of it are used.
+            tokens: how many.
+
+        Returns:
+            ``nats`` of each window, and ``tokens``, how many were predicted in all.
+        """
+        found = list(windows(self.tokenize(text)[:tokens]))
+        nats = [-_log_probability(self._run(ids, None)[:-1], ids[1:]) for ids in found]
+        return {"nats": nats, "tokens": sum(len(ids) - 1 for ids in found)}
+
+    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """Greedy answers, up to the first line break."""
+        return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Time to read a prompt of so many tokens."""
+        ids = timing_ids(tokens, self._model.config.vocab_size)
+        start = time.perf_counter()
+        self._run(ids, DynamicCache())
+        return time.perf_counter() - start
+
+    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        ids = timing_ids(prompt_tokens + tokens, self._model.config.vocab_size)
+        cache = DynamicCache()
+        self._run(ids[:prompt_tokens], cache)
+        start = time.perf_counter()
+        for token in ids[prompt_tokens:]:
+            self._run([token], cache)
+        return time.perf_counter() - start
+
+    def peak_memory(self) -> int:
+        """The most memory this process has held resident, in bytes."""
+        return peak_memory()
+
+    def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
+        ends = [self.tokenize(text) for text in continuations]
+        start = self.tokenize(prompt, add_special=True)
+        if not start:  # nothing to condition on: the first token is given
+            start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
+        room = _MOST_TOKENS - max(map(len, ends))
+        if room < 1:
+            raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
+        start, cache, scores = start[-room:], DynamicCache(), []
+        first = self._run(start, cache)[-1:]
+        for end in ends:
+            logits = first
+            if len(end) > 1:
+                logits = torch.cat([first, self._run(end[:-1], cache)])
+                cache.crop(len(start))
+            scores.append({"logprob": _log_probability(logits, end), "tokens": len(end)})
+        return scores
+
+    def _generate(self, prompt: str, max_tokens: int) -> str:
+        ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
+        cache, written = DynamicCache(), list[int]()
+        logits = self._run(ids, cache)
+        while len(written) < max_tokens:
+            token = int(logits[-1].argmax())
+            if token in self._ends:
+                break
+            written.append(token)
+            if "\n" in self._tokenizer.decode(written).lstrip():
+                break
+            logits = self._run([token], cache)
+        return self._tokenizer.decode(written).strip().partition("\n")[0]
+
+    def _run(self, ids: list[int], cache: DynamicCache | None) -> Tensor:
+        """Logits of tokens that stand behind those in the cache, (tokens, vocabulary)."""
+        with torch.no_grad():
+            found = self._model(
+                torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None
+            )
+        return found.logits[0]
+
+
+def _log_probability(logits: Tensor, tokens: list[int]) -> float:
+    """The sum over tokens, each predicted by its row of ``logits``."""
+    return logits.log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)].sum().item()

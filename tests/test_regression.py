@@ -1,0 +1,209 @@
+"""The gate: verdicts on made-up samples, baselines, limits; and on a real build."""
+
+import copy
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import InputError, UsageError
+from edgeprune.regression import baselines, limits, verdicts
+from edgeprune.regression.compare import Thresholds, compare
+from tests.test_cli import run
+
+
+def samples(center: float, spread: float, count: int = 15, seed: int = 0) -> list[float]:
+    return (center * np.random.default_rng(seed).normal(1, spread, count)).tolist()
+
+
+def test_a_slowdown_counts_when_it_is_large_and_real():
+    before = samples(100, 0.02)
+    assert verdicts.speed("x", before, samples(88, 0.02, seed=1), 0.05).verdict == "regressed"
+    assert verdicts.speed("x", before, samples(98, 0.02, seed=1), 0.05).verdict == "held"
+    assert verdicts.speed("x", before, samples(130, 0.02, seed=1), 0.05).verdict == "held"
+
+
+def test_what_noise_hides_is_not_called_held():
+    before = samples(100, 0.3)
+    found = verdicts.speed("x", before, samples(90, 0.3, seed=1), 0.05)
+    assert found.verdict == "unclear"
+    assert "chance" in found.sentence or "noisy" in found.sentence
+    few = verdicts.speed("x", samples(100, 0.01, 4), samples(100, 0.01, 4, seed=1), 0.05)
+    assert few.verdict == "unclear"
+    assert "too few" in few.sentence
+
+
+def test_false_alarms_are_rare_and_ten_percent_is_seen():
+    """On ratios that scatter by 3 %, as they do on a shared machine."""
+    alarms = misses = 0
+    for seed in range(200):
+        before = samples(1.5, 0.03, seed=3 * seed)
+        same = verdicts.speed("x", before, samples(1.5, 0.03, seed=3 * seed + 1), 0.05)
+        worse = verdicts.speed("x", before, samples(1.35, 0.03, seed=3 * seed + 2), 0.05)
+        alarms += same.verdict == "regressed"
+        misses += worse.verdict != "regressed"
+    assert alarms <= 2
+    assert misses <= 10
+
+
+def test_accuracy_goes_by_the_answers_that_changed():
+    right = [True] * 60 + [False] * 40
+    lost = [False] * 12 + right[12:]
+    assert verdicts.accuracy(right, lost, 2).verdict == "regressed"
+    traded = [False] * 12 + [True] * 48 + [True] * 11 + [False] * 29
+    assert verdicts.accuracy(right, traded, 2).verdict == "held"  # one point
+    four = [False] * 4 + right[4:]
+    assert verdicts.accuracy(right, four, 5).verdict == "held"
+    scattered = [False] * 10 + [True] * 50 + [True] * 7 + [False] * 33
+    assert verdicts.accuracy(right, scattered, 2).verdict == "unclear"  # p 0.31
+
+
+def test_likelihood_is_compared_row_by_row():
+    chance = np.random.default_rng(0)
+    before = chance.gamma(4, 1, 150)
+    tokens = [2] * 150
+    assert verdicts.likelihood("n", before, before, tokens, 0.02).sentence.startswith("equal")
+    worse = before * 1.05 + chance.normal(0, 0.05, 150)
+    assert verdicts.likelihood("n", before, worse, tokens, 0.02).verdict == "regressed"
+    assert verdicts.likelihood("n", before, worse, tokens, 0.10).verdict == "held"
+    wild = before + chance.normal(0.1, 3, 150)
+    assert verdicts.likelihood("n", before, wild, tokens, 0.001).verdict in {"unclear", "held"}
+
+
+def test_sizes_have_thresholds_alone():
+    assert verdicts.size("file", 100, 102, 0.01, "B").verdict == "regressed"
+    assert verdicts.size("file", 100, 100.5, 0.01, "B").verdict == "held"
+
+
+def measured(**changes) -> dict:
+    def artifact(speed: float, seed: int) -> dict:
+        return {
+            "sha256": "0", "file_bytes": 1000, "peak_memory_bytes": 2000,
+            "answers": {"rows": ["a", "b"] * 40, "correct": [True, False] * 40,
+                        "nats": [1.0, 2.0] * 40, "tokens": [1, 1] * 40},
+            "general_nats": [100.0, 110.0], "general_tokens": 1022, "first_token": [0.1] * 15,
+            "prefill": samples(10 * speed, 0.02, seed=seed),
+            "decode": samples(speed, 0.02, seed=seed + 1),
+        }  # fmt: skip
+
+    found = {
+        "schema": 1, "build": "b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
+        "lengths": [256, 64], "machine": "m",
+        "surroundings": {"processor": "p", "cores": 2, "load": 0.0, "governor": "unknown"},
+        "artifacts": {"dense": artifact(100, 1), "pruned": artifact(150, 3)},
+    }  # fmt: skip
+    return found | changes
+
+
+def verdict_of(found, measure: str) -> str:
+    return next(f.verdict for f in found if f.measure == measure)
+
+
+def test_measurements_of_one_build_hold():
+    assert {f.verdict for f in compare(measured(), measured(), Thresholds())} == {"held"}
+
+
+def test_other_machines_are_compared_by_ratios_alone():
+    other = measured(machine="n")
+    for artifact in other["artifacts"].values():
+        artifact["decode"] = [speed / 3 for speed in artifact["decode"]]
+    found = compare(measured(), other, Thresholds())
+    assert "decode" not in {f.measure for f in found}
+    assert verdict_of(found, "decode, x dense") == "held"
+    other["artifacts"]["pruned"]["decode"] = [
+        s * 0.85 for s in other["artifacts"]["pruned"]["decode"]
+    ]
+    found = compare(measured(), other, Thresholds())
+    assert verdict_of(found, "decode, x dense") == "regressed"
+
+
+def test_everything_slower_is_seen_on_the_same_machine():
+    slower = measured()
+    for artifact in slower["artifacts"].values():
+        artifact["decode"] = [speed * 0.55 for speed in artifact["decode"]]
+    found = compare(measured(), slower, Thresholds())
+    assert verdict_of(found, "decode") == "regressed"
+    assert verdict_of(found, "decode, x dense") == "held"
+
+
+def test_other_questions_or_lengths_cannot_be_compared():
+    other = measured()
+    other["artifacts"]["pruned"]["answers"]["rows"][0] = "z"
+    assert verdict_of(compare(measured(), other, Thresholds()), "answers") == "unclear"
+    longer = compare(measured(), measured(lengths=[512, 64]), Thresholds())
+    assert verdict_of(longer, "speed") == "unclear"
+    reads_other = compare(measured(), measured(general="h"), Thresholds())
+    assert verdict_of(reads_other, "general text") == "unclear"
+
+
+def test_baselines_are_files(tmp_path):
+    path = baselines.save("main", measured(), tmp_path)
+    assert baselines.load("main", tmp_path) == baselines.load(str(path), tmp_path) == measured()
+    assert baselines.names(tmp_path) == ["main"]
+    with pytest.raises(UsageError, match="Unknown baseline 'mian'"):
+        baselines.load("mian", tmp_path)
+    with pytest.raises(UsageError, match="can't name"):
+        baselines.save("../main", measured(), tmp_path)
+    (tmp_path / "old.json").write_text(json.dumps(measured(schema=0)))
+    with pytest.raises(InputError, match="in form 0, expected 1"):
+        baselines.load("old", tmp_path)
+    (tmp_path / "odd.json").write_text("[]")
+    with pytest.raises(InputError, match="is no baseline"):
+        baselines.load("odd", tmp_path)
+
+
+def test_devices_have_limits(tmp_path):
+    asked = limits.read_limits("laptop-cpu")
+    assert {f.verdict for f in limits.judge(asked, measured())} == {"held"}
+    slow = copy.deepcopy(measured())
+    slow["artifacts"]["pruned"]["decode"] = [1.0] * 15
+    found = limits.judge(asked, slow)
+    assert verdict_of(found, "decode, limit") == "regressed"
+    with pytest.raises(UsageError, match="Unknown device 'laptop'"):
+        limits.read_limits("laptop")
+    (tmp_path / "odd.yaml").write_text("min_decode: -1\n")
+    with pytest.raises(InputError, match="min_decode"):
+        limits.read_limits(str(tmp_path / "odd.yaml"))
+
+
+@pytest.fixture(scope="module")
+def two_builds(tiny_folder, rows_file, tmp_path_factory):
+    """The same tiny model, pruned well and badly."""
+    from edgeprune import Recipe, build
+    from tests.test_pipeline import QUICK
+
+    folder = tmp_path_factory.mktemp("builds")
+    common = {"model": str(tiny_folder), "task": str(rows_file)} | QUICK
+    for name, sparsity in (("good", 0.5), ("bad", 0.97)):
+        build(Recipe(**common | {"sparsity": sparsity}), folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_gate_on_real_builds(two_builds, tmp_path):
+    kept = tmp_path / "baselines"
+    where = ("--folder", kept)
+    saved = run("baseline", "save", two_builds / "good", "--name", "main", *where)
+    assert saved.returncode == 0, saved.stderr
+    assert run("baseline", "list", *where).stdout == "main\n"
+    junit = tmp_path / "check.xml"
+    # A tiny model's timings are noise: only what it answers is judged here.
+    free = ("--speed", "0.9", "--total-speed", "0.9")
+    same = run("check", two_builds / "good", "--baseline", "main", *where, *free)
+    assert same.returncode == 0, same.stdout + same.stderr
+    worse = run("check", two_builds / "bad", "--baseline", "main", "--junit", junit, *where, *free)
+    assert worse.returncode == 1, worse.stdout + worse.stderr
+    assert "regressed nats per answer token" in worse.stdout
+    suite = ElementTree.parse(junit).getroot()
+    assert int(suite.get("failures")) >= 1
+    said = run("check", two_builds / "bad", "--baseline", "main", "--github", *where, *free)
+    assert "::error title=nats per answer token regressed::" in said.stdout
+
+
+def test_the_gate_says_what_it_lacks(tmp_path):
+    assert run("check", tmp_path, "--baseline", "none").returncode == 2
+    assert run("check", tmp_path).returncode == 2
+    nothing = run("check", tmp_path, "--device", "laptop-cpu")
+    assert nothing.returncode == 3
+    assert "is no finished build" in nothing.stderr
