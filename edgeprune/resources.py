@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_folder(kind: str) -> Path:
-    """The folder of one kind of shipped configuration: ``tasks``, ``recipes``, ``targets``, …"""
+    """The folder of one kind of shipped configuration: ``tasks``, ``targets`` and so on."""
     installed = _PACKAGE / "configs" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / "configs" / kind
 
