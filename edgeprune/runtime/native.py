@@ -15,7 +15,6 @@ from edgeprune.machine import cores
 
 TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
 SPARSE, DENSE = 0, 1
-_LINE = 64
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
@@ -113,7 +112,7 @@ class PackedMatrix:
         self._source_bytes = data.nbytes
         source, threads = np.ascontiguousarray(data).ctypes.data, cores()
         size = library().ep_packed_size(self.shape, source, threads)
-        self.packed = _aligned(size)
+        self.packed = np.empty(size, np.uint8)
         if library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads):
             raise AssertionError("packing took more than it had said")
 
@@ -140,10 +139,3 @@ class PackedMatrix:
         data = np.empty(self._source_bytes, np.uint8)
         library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores())
         return data
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Bytes that begin with a cache line."""
-    room = np.empty(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + size]
