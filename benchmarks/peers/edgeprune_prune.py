@@ -20,6 +20,7 @@ from edgeprune.engine import Pruning, prune, walk
 from edgeprune.fusion import FusionRule
 from edgeprune.machine import cores, describe
 from edgeprune.models import open_checkpoint
+from edgeprune.models.hf import load_model
 from edgeprune.patterns import Pattern
 from edgeprune.progress import Quiet
 from edgeprune.sparsity.weights import save_tensors
@@ -44,6 +45,7 @@ def main() -> None:
     pruning = Pruning(options.method, FusionRule("general"), pattern, options.sparsity)
     streams = {"general": Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))}
     checkpoint = open_checkpoint(options.model)
+    load_model(checkpoint)  # once before, with all that is imported for it, as the peer's is loaded
     start = time.perf_counter()
     pruned = prune(checkpoint, streams, pruning, options.out / "work", Quiet())
     seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,17 +115,21 @@ def prune(
             for stream, states in hidden.items():
                 walk.embed(stream, states)
             store.keep_hidden(0, walk.shapes)
-        for index in range(start, len(walk.blocks)):
-            block, pruned = run.prune_block(index, hidden)
-            if first:
-                store.save_block(index, pruned)
-            if hidden and index + 1 < total:  # nothing reads what the last one makes
-                following = store.new_hidden(index + 1, walk.shapes)
-                for stream, states in hidden.items():
-                    walk.advance(index, block, states, following[stream])
-                store.keep_hidden(index + 1, walk.shapes)
-                hidden = following
-            stage.advance()
+        with ThreadPoolExecutor(1) as beside:  # the disk works while the next states are computed
+            for index in range(start, len(walk.blocks)):
+                block, pruned = run.prune_block(index, hidden)
+                saved = beside.submit(store.save_block, index, pruned) if first else None
+                following = {}
+                if hidden and index + 1 < total:  # nothing reads what the last one makes
+                    following = store.new_hidden(index + 1, walk.shapes)
+                    for stream, states in hidden.items():
+                        walk.advance(index, block, states, following[stream])
+                if saved:
+                    saved.result()
+                if following:  # only now: a run that was killed goes on behind a saved block
+                    store.keep_hidden(index + 1, walk.shapes)
+                    hidden = following
+                stage.advance()
         if pruning.head:
             pruned = run.prune_head(_head_name(model, stored), hidden)
             if first:
