@@ -134,11 +134,12 @@ class _Traced:
 
     def __init__(self, model: Model, storage: Storage):
         self._model, self._trace = model, traced.trace(model)
+        self._contrib = storage.flavour != "portable"
         self.kind = load_config(model.folder)["model_type"]
         self.planned = traced.plan(model, self._trace, storage)
 
     def fill(self, graph: Graph, stage: Stage) -> None:
-        weights = WeightWriter(graph, self._model, self.planned, contrib=True)
+        weights = WeightWriter(graph, self._model, self.planned, self._contrib)
         traced.build(graph, self._trace, weights)
         stage.advance()
 
