@@ -9,6 +9,7 @@ made again. Writes docs/check.md.
 """
 
 import copy
+import itertools
 import time
 from collections import Counter
 from pathlib import Path
@@ -46,7 +47,7 @@ def main(build: Path, pairs: int, slowdown: float, out: Path) -> None:
         click.echo(f"{index} of {pairs}: {seconds[-1]:.0f} s", err=True)
     same, slower = Counter[str](), Counter[str]()
     alarms = Counter[str]()
-    for before, after in zip(measured, measured[1:], strict=False):
+    for before, after in itertools.pairwise(measured):
         verdicts = compare(before, after, Thresholds())
         same[_worst(verdicts)] += 1
         alarms.update(f.measure for f in verdicts if f.verdict == "regressed")
