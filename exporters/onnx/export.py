@@ -1,7 +1,9 @@
 """From a checkpoint to a verified ONNX model."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from onnx import ModelProto, helper
 
@@ -12,7 +14,6 @@ from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
 from edgeprune.sparsity.onnx_metadata import properties
 from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.config import load_config
-from exporters.onnx import traced
 from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config
 from exporters.onnx.build import FLAVOURS, build, declare
 from exporters.onnx.decoder import KINDS, read_decoder
@@ -31,7 +32,7 @@ def check(model: Model, storage: Storage) -> None:
     if _is_known(model):
         plan_tensors(model, read_decoder(model.folder), storage)
     else:
-        traced.check(model)
+        _tracing().check(model)
     if not (model.folder / "tokenizer.json").is_file():
         raise InputError(
             f"{model.folder} holds no tokenizer.json.",
@@ -133,19 +134,25 @@ class _Traced:
     flavour = "traced"
 
     def __init__(self, model: Model, storage: Storage):
-        self._model, self._trace = model, traced.trace(model)
+        self._tracing, self._model = _tracing(), model
+        self._trace = self._tracing.trace(model)
         self._contrib = storage.flavour != "portable"
         self.kind = load_config(model.folder)["model_type"]
-        self.planned = traced.plan(model, self._trace, storage)
+        self.planned = self._tracing.plan(model, self._trace, storage)
 
     def fill(self, graph: Graph, stage: Stage) -> None:
         weights = WeightWriter(graph, self._model, self.planned, self._contrib)
-        traced.build(graph, self._trace, weights)
+        self._tracing.build(graph, self._trace, weights)
         stage.advance()
 
     def write_beside(self, path: Path) -> None:
         copy_tokenizer(path, self._model.folder)
         copy_end_tokens(path, self._model.folder)
+
+
+def _tracing() -> ModuleType:
+    """Imported when it is needed: transformers takes seconds."""
+    return import_module("exporters.onnx.traced")
 
 
 def _is_known(model: Model) -> bool:

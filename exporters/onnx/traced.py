@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
-from edgeprune.models.hf import stored_tensors, transformers
 from exporters.artifact import Model, Storage
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor
@@ -66,7 +66,7 @@ def check(checkpoint: Model) -> None:
     Raises:
         InputError: torch can't trace the architecture.
     """
-    library = transformers()
+    library = load("transformers")
     try:
         config = library.AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         layers = min(2, config.num_hidden_layers)
@@ -87,7 +87,7 @@ def trace(model: Model) -> Trace:
     Raises:
         InputError: torch can't trace the architecture, or its weights have other names there.
     """
-    opened = transformers().AutoModelForCausalLM.from_pretrained(
+    opened = load("transformers").AutoModelForCausalLM.from_pretrained(
         model.folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32
     )
     return _traced(opened, set(model.weights.names()))
@@ -136,7 +136,7 @@ class _Flat(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: list[Tensor]) -> Any:
         pairs = zip(past[::2], past[1::2], strict=True)
-        cache = transformers().DynamicCache(list(pairs))
+        cache = DynamicCache(list(pairs))
         found = self.model(
             input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
             use_cache=True,
@@ -193,15 +193,25 @@ def _names(model: Any, stored: set[str]) -> dict[str, str]:
     first: dict[int, str] = {}  # place in memory -> name
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.data_ptr() not in first:
-            ((known, tensor),) = stored_tensors(model, {name: parameter}, stored).items()
-            if tensor.shape != parameter.shape:
-                raise InputError(
-                    f"The checkpoint stores {name} in another shape than transformers uses.",
-                    "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
-                )
-            first[parameter.data_ptr()] = known
+            first[parameter.data_ptr()] = _stored_name(model, name, parameter, stored)
         found[name] = first[parameter.data_ptr()]
     return found
+
+
+def _stored_name(model: Any, name: str, parameter: Tensor, stored: set[str]) -> str:
+    """What a checkpoint calls a parameter: transformers renames some, and may add a prefix."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    prefix = f"{model.base_model_prefix}."
+    with contextlib.suppress(ValueError, KeyError, AttributeError, NotImplementedError):
+        for own, tensor in revert_weight_conversion(model, {name: parameter}).items():
+            for choice in (own, own.removeprefix(prefix), prefix + own):
+                if choice in stored and tensor.shape == parameter.shape:
+                    return choice
+    raise InputError(
+        f"The checkpoint stores {name} under a name or in a shape that edgeprune can't find.",
+        "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
+    )
 
 
 def _export(model: Any) -> Any:
