@@ -2,16 +2,17 @@
 
 ::
 
-    from edgeprune.runtime import enable, open_session
+    from edgeprune.runtime import enable
 
     enable()
     llama = llama_cpp.Llama("model.gguf")  # packed or plain; sparse weights run as such
+
+    from edgeprune.runtime.onnx_loading import open_session
 
     session = open_session(Path("model.onnx"), onnxruntime.SessionOptions()).session  # likewise
 """
 
 from edgeprune.runtime.loading import enable, load_model
-from edgeprune.runtime.onnx_loading import open_session
 from edgeprune.runtime.switch import Status, status
 
-__all__ = ["Status", "enable", "load_model", "open_session", "status"]
+__all__ = ["Status", "enable", "load_model", "status"]
