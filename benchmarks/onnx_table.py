@@ -27,9 +27,9 @@ _PROSE = (
     "are multiplied by without their zeros, but for fp32, which has no such kernel; *dense "
     "products* leaves them to onnxruntime and rebuilds packed ones one by one. *genai's graph* is "
     "what onnxruntime-genai's builder makes of the dense model; *genai's loop* runs our folder. "
-    "Accuracy and nats are those of the build, with sparse products. Peak memory is that of the "
-    "process up to then, session and {steps} steps. Sizes are of the model and the weights beside "
-    "it. Medians of {rounds} rounds in which all take turns; ± is the standard deviation."
+    "Accuracy and nats are those of the build on {rows} rows, with sparse products. Peak memory is "
+    "that of the process up to then, session and {steps} steps. Sizes are of the model and the "
+    "weights beside it. Medians of {rounds} rounds in which all take turns; ± is the standard deviation."
 )
 
 
@@ -38,9 +38,12 @@ _PROSE = (
 @click.option("--patterns", default="unstructured,2:4")
 @click.option("--types", default="fp32,fp16,int8,int4")
 @click.option("--rounds", default=5)
+@click.option("--rows", default=100)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/onnx.md"))
 @click.option("--job", hidden=True)
-def main(task: str, patterns: str, types: str, rounds: int, out: Path, job: str | None) -> None:
+def main(
+    task: str, patterns: str, types: str, rounds: int, rows: int, out: Path, job: str | None
+) -> None:  # fmt: skip
     if job:
         how, path = job.split("|")
         click.echo(json.dumps(_JOBS[how](Path(path))))
@@ -48,17 +51,17 @@ def main(task: str, patterns: str, types: str, rounds: int, out: Path, job: str 
     lines = [
         "# ONNX, measured",
         "",
-        _PROSE.format(task=task, steps=_STEPS, rounds=rounds),
+        _PROSE.format(task=task, steps=_STEPS, rounds=rounds, rows=rows),
         "",
         sentence(),
     ]
     for pattern in patterns.split(","):
-        lines += ["", f"## {pattern}", "", *_table(task, pattern, types.split(","), rounds)]
+        lines += ["", f"## {pattern}", "", *_table(task, pattern, types.split(","), rounds, rows)]
         out.write_text("\n".join([*lines, ""]), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _table(task: str, pattern: str, types: list[str], rounds: int) -> list[str]:
+def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) -> list[str]:
     from edgeprune import build
     from edgeprune.progress import Bars
     from edgeprune.recipe import make
@@ -72,7 +75,16 @@ def _table(task: str, pattern: str, types: list[str], rounds: int) -> list[str]:
     shares = []
     for kind in types:
         recipe = make(
-            {"task": task, "target": "onnx", "type": kind, "pattern": pattern, "pack": True}
+            {
+                "task": task,
+                "target": "onnx",
+                "type": kind,
+                "pattern": pattern,
+                "pack": True,
+                "eval_rows": rows,
+                "perplexity_tokens": 2048,
+                "rounds": 2,
+            }
         )
         manifest = build(recipe, folder, Bars()).manifest
         packed, sizes = folder / "model.packed.onnx", manifest["packed"]
