@@ -126,7 +126,7 @@ class Transformers:
             logits = first
             if len(end) > 1:
                 logits = torch.cat([first, self._run(end[:-1], cache)])
-                cache.crop(len(start))
+                cache.crop(1 - len(end))  # by so many tokens
             scores.append({"logprob": _log_probability(logits, end), "tokens": len(end)})
         return scores
 
