@@ -510,3 +510,21 @@ def test_lies_about_packing_are_refused(exported, tmp_path):
             inspect(packed)
         with pytest.raises((InputError, RuntimeError)):
             open_session(packed, onnxruntime.SessionOptions())
+
+
+def test_names_that_are_no_text_are_refused(exported, tmp_path):
+    """Found by benchmarks/fuzz.py: protobuf hands out bytes where a name is not UTF-8."""
+    name = b"model.layers.0.self_attn.q_proj"
+    data = exported["int8"].read_bytes()
+    assert name in data
+    (tmp_path / "m.onnx").write_bytes(data.replace(name, b"\xff" * len(name)))
+    with pytest.raises(InputError, match="not UTF-8"):
+        OnnxFile(tmp_path / "m.onnx")
+
+
+def test_places_that_no_file_can_have_are_refused(exported, tmp_path):
+    """Found by benchmarks/fuzz.py."""
+    data = exported["int8"].read_bytes().replace(b"model.onnx.data", b"model.onn\0.data")
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(InputError, match="lacks its weights"):
+        OnnxFile(tmp_path / "m.onnx")

@@ -203,13 +203,19 @@ def test_lies_about_sizes_ask_for_no_memory(files, tmp_path):
     tracemalloc.stop()
 
 
-def test_mutated_files_never_crash(tmp_path):
+@pytest.mark.parametrize(
+    ("seeds", "read"),
+    [(fuzz.gguf_seeds, fuzz.read_gguf_file), (fuzz.onnx_seeds, fuzz.read_onnx_file)],
+    ids=["gguf", "onnx"],
+)
+def test_mutated_files_never_crash(seeds, read, tmp_path):
     """A small part of what benchmarks/fuzz.py does."""
-    good = [path.read_bytes() for path in fuzz.seeds(tmp_path)]
-    taken = 0
+    good = [path.read_bytes() for path in seeds(tmp_path)]
+    ending = "gguf" if seeds is fuzz.gguf_seeds else "onnx"
+    case, taken = tmp_path / f"case.{ending}", 0
     for seed in range(1000, 1300):
-        (tmp_path / "case.gguf").write_bytes(fuzz.mutate(random.Random(seed), good))
-        taken += fuzz.read(tmp_path / "case.gguf")
+        case.write_bytes(fuzz.mutate(random.Random(seed), good))
+        taken += read(case)
     assert 0 < taken < 300
 
 

@@ -37,7 +37,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
 
     file = OnnxFile(source)
     chosen = [t for t in file.tensors if t.properties.get("edgeprune.pruned") and _is_listable(t)]
-    if is_packed(file) or not chosen:
+    if is_packed(file) or file.lists_weights or not chosen:
         raise UsageError(
             f"{source} holds no pruned matrices of floats to list.",
             "Build it with --type fp16 or fp32, and without packing.",

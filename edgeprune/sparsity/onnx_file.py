@@ -73,6 +73,8 @@ class OnnxFile:
         self._onnx = load("onnx")
         self._path, self._folder = path, path.resolve().parent
         self.model = self._parsed()
+        if not all(isinstance(text, str) for text in _texts(self.model)):
+            raise self._damaged("its names are not UTF-8")
         self._initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self._coo = {sparse.values.name: sparse for sparse in self.model.graph.sparse_initializer}
         self.properties = {p.key: p.value for p in self.model.metadata_props}
@@ -83,6 +85,11 @@ class OnnxFile:
             for place, name in enumerate(node.input):
                 self._users.setdefault(name, []).append((node, place))
         self.tensors = list(self._walk())
+
+    @property
+    def lists_weights(self) -> bool:
+        """Whether weights stand in it as ONNX's ``sparse_initializer``."""
+        return bool(self._coo)
 
     def array(self, name: str) -> np.ndarray:
         """An initializer as it is stored."""
@@ -318,7 +325,7 @@ class OnnxFile:
     def _place(self, tensor: Any) -> tuple[np.ndarray, int, int]:
         """The mapped file that a tensor stands in, and where in it."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = Path(entries.get("location", ""))
+        location = Path(entries.get("location", "").replace("\0", "?"))
         path = (self._folder / location).resolve()
         if location.is_absolute() or not path.is_relative_to(self._folder):
             raise self._damaged(f"{tensor.name} points outside of its folder, to {location}")
@@ -345,3 +352,21 @@ class OnnxFile:
         return InputError(
             f"{self._path} is a damaged ONNX file: {reason}.", "Fetch or build it again."
         )
+
+
+def _texts(model: Any) -> Iterator[Any]:
+    """Names and properties that are used as text; protobuf gives bytes where they are none."""
+    graph = model.graph
+    listed = [sparse.values for sparse in graph.sparse_initializer]
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for tensor in (*graph.initializer, *listed):
+        yield tensor.name
+        for entry in (*tensor.external_data, *tensor.metadata_props):
+            yield from (entry.key, entry.value)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    yield model.producer_name

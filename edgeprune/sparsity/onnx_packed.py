@@ -53,7 +53,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
     from onnx import TensorProto
 
     file = OnnxFile(source)
-    if is_packed(file):
+    if is_packed(file) or file.lists_weights:
         raise UsageError(f"{source} is packed already.")
     chosen = {tensor.name: tensor for tensor in file.tensors if _gains(file, tensor)}
     if not chosen:
