@@ -14,7 +14,7 @@ ROWS = ("--rows", "12", "--perplexity-tokens", "512")
 
 @pytest.mark.slow
 def test_the_dense_model_scores_alike_in_every_runtime(real_checkpoint, dense_f32, tmp_path):
-    """In float32, to the third digit of a nat."""
+    """In float32, but for llama.cpp's cache, which is of half precision."""
     onnx = tmp_path / "model.onnx"
     export(dense_model(real_checkpoint), Storage("fp32"), onnx, None, "test", Counter())
     found = {}
@@ -27,7 +27,7 @@ def test_the_dense_model_scores_alike_in_every_runtime(real_checkpoint, dense_f3
         assert other["answers"]["rows"] == gguf["answers"]["rows"]
         assert other["answers"]["tokens"] == gguf["answers"]["tokens"]
         assert other["answers"]["correct"] == gguf["answers"]["correct"]
-        assert other["answers"]["nats"] == pytest.approx(gguf["answers"]["nats"], abs=0.005)
+        assert other["answers"]["nats"] == pytest.approx(gguf["answers"]["nats"], abs=0.02)
         assert other["general_perplexity"]["value"] == pytest.approx(
             gguf["general_perplexity"]["value"], rel=1e-3
         )

@@ -112,12 +112,12 @@ def test_wrong_counts_fail_the_export(pruned_tiny, tmp_path, monkeypatch):
     module = importlib.import_module("exporters.gguf.export")
     honest = module.set_counts
 
-    def lie(path, found):
+    def lie(path, file, found):
         counts = {name: count + 1 for name, count in found.nonzeros.items()}
-        honest(path, SparsityMetadata(**{**vars(found), "nonzeros": counts}))
+        honest(path, file, SparsityMetadata(**{**vars(found), "nonzeros": counts}))
 
     monkeypatch.setattr(module, "set_counts", lie)
-    with pytest.raises(CheckFailed, match="non-zero counts are not those of its bytes"):
+    with pytest.raises(CheckFailed, match="non-zero counts are not those of the file's bytes"):
         export(pruned_tiny, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "test", Counter())
 
 

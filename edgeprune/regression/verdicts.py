@@ -18,6 +18,7 @@ SPEED_P = 0.002
 # Of McNemar's exact test and of the bootstrap intervals.
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
+_FEWEST_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ def likelihood(
     change = float(rise(rows))
     if np.array_equal(old, new):
         return Finding(measure, "held", f"equal on {len(old)} rows")
+    if len(old) < _FEWEST_ROWS:
+        said = f"{change:+.1%} on {len(old)} rows, {threshold:.0%} allowed: too few rows to tell"
+        return Finding(measure, "unclear" if change > threshold else "held", said)
     interval = bootstrap(
         (rows,), rise, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
         vectorized=True, rng=np.random.default_rng(0),
