@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from edgeprune.files import read_json, write_json
 from edgeprune.machine import sentence
 
 _PROMPT, _STEPS = 256, 48
@@ -101,10 +102,7 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
         }
         if built := _built_by_genai(kind, recipe.model):
             models["dense, genai's graph"] = ("stock", built / "model.onnx")
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-        for _ in range(rounds):
-            for name, (how, path) in models.items():
-                samples[name].append(_child(how, path))
+        samples = _samples(folder / f"{kind}-samples.json", models, rounds)
         results = manifest["results"]["artifacts"]
         tensors = [t for t in manifest["artifact"]["tensors"] if t["pruned"]]
         total = sum(t["shape"][0] * t["shape"][1] for t in tensors)
@@ -124,6 +122,20 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
                 f"| {f'{zeros:.1%}' if name == 'pruned' else ''} |"
             )
     return [*lines, "", f"Packed, the pruned tensors take of their bytes: {', '.join(shares)}."]
+
+
+def _samples(
+    kept: Path, models: dict[str, tuple[str, Path]], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Every contender's measurements; those of an earlier run are not repeated."""
+    known = read_json(kept)
+    if known is None:
+        known = {name: [] for name in models}
+        for _ in range(rounds):
+            for name, (how, path) in models.items():
+                known[name].append(_child(how, path))
+        write_json(kept, known)
+    return known
 
 
 def _built_by_genai(kind: str, model: str) -> Path | None:

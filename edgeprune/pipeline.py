@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune import machine
 from edgeprune.calibration.data import Data, load_data
+from edgeprune.calibration.task import Task
 from edgeprune.errors import GateFailed, UsageError
 from edgeprune.extras import need
 from edgeprune.files import read_json, sweep, write_json
@@ -15,9 +16,11 @@ from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.checkpoint import locate
+from edgeprune.models.origin import origin
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
+from edgeprune.recovering import recover_stage
 from edgeprune.search import Search, search
 from edgeprune.stages import (
     artifact_name,
@@ -81,29 +84,37 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
 def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
 
-    for leftover in (".model.*", ".manifest.json.*", ".report.html.*", "work/**/.*.*"):
+    outputs = ("model", "manifest.json", *report.FILES)
+    for leftover in (*(f".{name}.*" for name in outputs), "work/**/.*.*"):
         sweep(folder, leftover)
     check_disk(recipe, folder)
     checkpoint = open_checkpoint(recipe.model, progress)
     check_stage(recipe, checkpoint)
+    origin(checkpoint)  # a broken model card is said now, not after the pruning
     _say_what_fusion_does(recipe, progress)
     found = None
     if recipe.max_loss:
         found, data = search(recipe, checkpoint, data, folder / "work" / "search", progress)
         recipe = recipe.model_copy(update={"sparsity": found.sparsity})
     pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
+    recovered = None
+    if recipe.recover and pruned:
+        recovered = recover_stage(recipe, checkpoint, pruned, data, folder, progress)
+        pruned, rows_used = recovered.checkpoint, recovered.rows
     artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
     packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
     manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
     manifest["packed"] = packed
+    manifest["recovery"] = recovered.facts if recovered else None
     manifest["rounded_with_data"] = sum(
         record.rounded_to_zero is not None for record in (pruned.records if pruned else [])
     )
-    if read_json(folder / "manifest.json") != manifest or not (folder / "report.html").exists():
+    said = [folder / name for name in report.FILES]
+    if read_json(folder / "manifest.json") != manifest or not all(map(Path.exists, said)):
         write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
-            report.write(folder / "report.html", manifest)
+            report.write(folder, manifest)
             stage.advance()
     if manifest["gates"]:
         raise GateFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.", manifest)
@@ -130,6 +141,7 @@ def _manifest(
             "name": checkpoint.name,
             "source": checkpoint.source,
             "sha256": checkpoint.sha256,
+            **asdict(origin(checkpoint)),
         },
         "data": _describe_data(data, rows_used),
         "artifact": artifacts.get("pruned", artifacts["dense"]),
@@ -153,7 +165,9 @@ def default_folder(recipe: Recipe) -> Path:
     elif recipe.pattern == UNSTRUCTURED:
         pattern = f"{round(100 * recipe.sparsity)}pct"
     task, model = short_name(recipe.task), short_name(recipe.model)
-    parts = (task, model, recipe.method, recipe.fusion, pattern, recipe.type)
+    parts = [task, model, recipe.method, recipe.fusion, pattern, recipe.type]
+    if recipe.recover:
+        parts.append("recovered")
     return Path("builds") / "-".join(parts)
 
 
@@ -187,6 +201,8 @@ def _describe_data(data: Data, used: dict[str, list[str]]) -> dict[str, Any]:
         "task": {
             "name": task.task.name,
             "version": task.task.version,
+            "description": task.task.description,
+            "hub_id": _hub_id(task.task),
             "kind": task.task.kind,
             "license": task.task.license,
             "warning": task.task.warning,
@@ -198,6 +214,7 @@ def _describe_data(data: Data, used: dict[str, list[str]]) -> dict[str, Any]:
         "general": {
             "name": general.task.name,
             "version": general.task.version,
+            "hub_id": _hub_id(general.task),
             "license": general.task.license,
             "source": general.split.origin,
             "sha256": general.calibration_hash(),
@@ -205,3 +222,8 @@ def _describe_data(data: Data, used: dict[str, list[str]]) -> dict[str, Any]:
             "evaluation_rows": [row.id for row in data.general_evaluation],
         },
     }
+
+
+def _hub_id(task: Task) -> str:
+    """Where the data set of a task stands on the hub, whichever copy of it was read."""
+    return next((source.name for source in task.sources if source.kind == "hub"), "")

@@ -11,7 +11,7 @@ from edgeprune.errors import MachineError
 from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
-from edgeprune.recipe import Recipe
+from edgeprune.recipe import Recipe, budget_seconds
 from edgeprune.sparsity.types import TYPES_OF, WeightType
 
 _GIB = 1 << 30
@@ -81,15 +81,21 @@ def plan(recipe: Recipe) -> BuildPlan:
         gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
     if recipe.max_loss:
         flops *= 1 + _TRIALS
+    # Weights, two moments, the best so far, and the run as it is kept, in float32.
+    trained_bytes = 4 * (4 * prunable + parameters) if recipe.recover else 0
+    recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(
         parameters=parameters,
         prunable=prunable,
         zeros=round(pruned * recipe.sparsity),
         artifact_bytes=size,
-        disk_bytes=2 * size + stored * pruned + 2 * hidden,
-        memory_bytes=round(_BASE_MEMORY + stored * parameters + 2 * hidden + gram_bytes),
-        seconds=(flops + evaluation_tokens * 2 * parameters) / _flops_per_second(),
+        disk_bytes=2 * size + stored * pruned + 2 * hidden + trained_bytes,
+        memory_bytes=round(
+            _BASE_MEMORY + stored * parameters + max(2 * hidden + gram_bytes, trained_bytes)
+        ),
+        seconds=(flops + evaluation_tokens * 2 * parameters) / _flops_per_second()
+        + (1 + _TRIALS * bool(recipe.max_loss)) * recovery_seconds,
     )
 
 

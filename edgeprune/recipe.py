@@ -19,6 +19,7 @@ from pydantic import (
 from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import UsageError, unknown
 from edgeprune.methods import METHODS
+from edgeprune.recovery import RECOVERIES
 from edgeprune.resources import read_yaml
 from edgeprune.sparsity.types import DEFAULT_TYPE, TYPES_OF
 
@@ -26,6 +27,7 @@ TARGETS = tuple(TYPES_OF)
 # `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 UNSTRUCTURED = "unstructured"
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _NAMES: dict[str, Collection[str]] = {
     "target": TARGETS,
     "method": METHODS,
@@ -119,6 +121,23 @@ class Recipe(BaseModel):
     surprising_weight: float = Field(
         1.0, ge=0, le=1, description="factor for tokens whose perplexity is above 2.5"
     )
+    recover: bool = Field(
+        False, description="train the kept weights, with the dense model as teacher"
+    )
+    recover_by: list[str] = Field(
+        ["distill"], min_length=1,
+        description="ways of training, in turn: " + ", ".join(RECOVERIES),
+    )  # fmt: skip
+    recover_budget: str = Field(
+        "10m", pattern=r"^\d+(\.\d+)?[smh]$", description="time for that, such as 90s, 10m, 2h"
+    )
+    recover_steps: int | None = Field(
+        None, ge=1, description="training steps instead of a time, the same on every machine"
+    )
+    recover_batch: int = Field(4, ge=1, description="sequences a training step")
+    recover_learning_rate: float = Field(
+        1e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
+    )
     max_loss: str | None = Field(
         None,
         description="find the highest sparsity that costs the task at most this, such as 2%",
@@ -165,6 +184,15 @@ class Recipe(BaseModel):
         if value not in names:
             raise ValueError(str(unknown(str(info.field_name), value, names)))
         return value
+
+    @field_validator("recover_by", mode="before")
+    @classmethod
+    def _known_ways(cls, value: Any) -> Any:
+        ways = [way.strip() for way in value.split(",")] if isinstance(value, str) else value
+        for way in ways:
+            if way not in RECOVERIES:
+                raise ValueError(str(unknown("way of training", str(way), RECOVERIES)))
+        return ways
 
     @field_validator("type")
     @classmethod
@@ -240,6 +268,16 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _recovery_fits(self) -> Self:
+        if self.recover and self.rounding == "feedback":
+            raise ValueError(
+                "rounding 'feedback' would be undone by training: leave out recover, or rounding"
+            )
+        if self.recover and not self.sparsity:
+            raise ValueError("recover trains what pruning left: set a sparsity")
+        return self
+
+    @model_validator(mode="after")
     def _sparsity_follows_pattern(self) -> Self:
         if self.pattern == UNSTRUCTURED:
             return self
@@ -252,6 +290,11 @@ class Recipe(BaseModel):
             )
         object.__setattr__(self, "sparsity", sparsity)
         return self
+
+
+def budget_seconds(recipe: Recipe) -> float:
+    """A recipe's time for training."""
+    return float(recipe.recover_budget[:-1]) * _SECONDS[recipe.recover_budget[-1]]
 
 
 def make(values: dict[str, Any]) -> Recipe:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PRUNE_VERSION = 3
 _EXPORT_VERSION = 3
-_MEASURE_VERSION = 4
+_MEASURE_VERSION = 5
 # The highest code of a grid with 8 bits.
 _EIGHT_BITS = 127
 
@@ -55,7 +55,7 @@ def prune_stage(
     from edgeprune.engine import finished, prune
 
     key = prune_key(recipe, checkpoint, data)
-    work = folder / "work" / f"prune-{key[:16]}"
+    work = prune_folder(folder, key)
     used: dict[str, list[str]] = read_json(work / "rows.json") or {}
     pruned = finished(checkpoint, work) if used else None
     if pruned is None:
@@ -92,6 +92,11 @@ def _streams(
                 "its rows are used up."
             )
     return streams
+
+
+def prune_folder(folder: Path, key: str) -> Path:
+    """Where a build keeps the pruning of a `prune_key`."""
+    return folder / "work" / f"prune-{key[:16]}"
 
 
 def prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
@@ -174,14 +179,15 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     """What the engine rounds tensors to; empty where the exporter rounds each weight by itself.
 
     Rounding with calibration data is worth its time below 8 bits, and is asked for else. It needs a
-    method that looks at data.
+    method that looks at data; weights that are trained afterwards don't stay on a grid.
     """
     import exporters
 
     blind = METHODS[recipe.method].sees == "nothing"
     if recipe.rounding == "feedback" and blind:
         raise UsageError(f"rounding 'feedback' needs data, and {recipe.method} sees none.")
-    if blind or recipe.rounding == "nearest" or (recipe.rounding == "auto" and not recipe.sparsity):
+    left_alone = recipe.rounding == "auto" and not recipe.sparsity
+    if blind or recipe.recover or recipe.rounding == "nearest" or left_alone:
         return {}
     grids = exporters.get(recipe.target).grids(dense_model(checkpoint), storage(recipe))
     chosen = {
@@ -244,7 +250,7 @@ def export_stage(
     }
     if pruned:
         sparse, metadata = pruned_model(recipe, pruned)
-        key = sha256_json([metadata and asdict(metadata), pruned.files[0].parent.name])
+        key = sha256_json([metadata and asdict(metadata), pruned.files[-1].parent.name])
         artifacts["pruned"] = _export_one(
             recipe, "pruned", sparse, metadata, key, None, folder, progress
         )
@@ -263,6 +269,7 @@ def _export_one(
 ) -> dict[str, Any]:
     """Write the build's result, or the ``twin`` that it is measured against."""
     import exporters
+    from edgeprune import report
 
     target, stored = exporters.get(recipe.target), storage(recipe)
     path = twin or folder / artifact_name(recipe)
@@ -270,7 +277,7 @@ def _export_one(
 
     def export() -> dict[str, Any]:
         if not twin:  # what was said of the last artifact is not true of the next
-            for name_of_old in ("manifest.json", "report.html"):
+            for name_of_old in ("manifest.json", *report.FILES):
                 (folder / name_of_old).unlink(missing_ok=True)
         with progress.stage(f"export {name}", target.steps(model)) as stage:
             artifact = target.export(model, stored, path, metadata, quantized_by(), stage)

@@ -12,6 +12,7 @@ from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
+from edgeprune.recovering import recover_stage, recovery_key
 from edgeprune.stages import (
     artifact_name,
     dense_model,
@@ -58,7 +59,7 @@ def trial(
             [recipe.target, asdict(storage(recipe)), quantized_by()],
             [(item.id, item.prompt, item.continuations) for item in plan.items],
             [plan.metric, plan.perplexity_tokens, plan.general_text],
-            dense_statistics is not None,
+            [dense_statistics is not None, recovery_key(recipe)],
         ]
     )
     record = folder / f"trial-{key[:16]}.json"
@@ -66,6 +67,8 @@ def trial(
         return known
     work = folder / "trial"
     pruned, _ = prune_stage(recipe, checkpoint, data, work, progress, dense_statistics)
+    if recipe.recover and pruned:
+        pruned = recover_stage(recipe, checkpoint, pruned, data, work, progress).checkpoint
     model, metadata = pruned_model(recipe, pruned) if pruned else (dense_model(checkpoint), None)
     target = exporters.get(recipe.target)
     path = work / artifact_name(recipe)

@@ -1,5 +1,6 @@
 """From scored answers to numbers with intervals, and to words where a number misleads."""
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -108,6 +109,19 @@ def nats_difference(before: list[Answered], after: list[Answered]) -> dict[str, 
     nats_a, _ = _columns(after)
     delta = nats_a - nats_b
     return _bootstrap(lambda i: delta[i].sum(-1) / tokens[i].sum(-1), len(before))
+
+
+def perplexity(nats: list[float], tokens: int) -> dict[str, float]:
+    """Perplexity of text read in windows of equal length, with a bootstrap interval over them.
+
+    Args:
+        nats: of each window.
+        tokens: predicted in all of them.
+    """
+    windows = np.array(nats)
+    each = tokens / len(nats)
+    found = _bootstrap(lambda i: windows[i].mean(-1) / each, len(nats))
+    return {name: math.exp(value) for name, value in found.items()}
 
 
 def near_guessing(accuracy: dict[str, float] | None, line: float | None) -> bool:

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from edgeprune.errors import MachineError
 from runtime_tests.child import Child, start
 from runtime_tests.energy import joules
+from runtime_tests.gpus import gpus
 from runtime_tests.run import Stage
 
 
@@ -21,6 +24,7 @@ class Lengths:
         prefill: prompt lengths, in tokens.
         decode: tokens decoded one by one; behind a prompt of ``depth`` tokens.
         depth: see ``decode``.
+        batch: sequences that are read or decoded side by side.
         threads: numbers of threads; each artifact runs with each.
         rounds: how often everything is timed.
     """
@@ -28,16 +32,17 @@ class Lengths:
     prefill: tuple[int, ...] = (256,)
     decode: tuple[int, ...] = (64,)
     depth: int = 64
+    batch: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = (1,)
     rounds: int = 10
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An artifact with a number of threads, in its child process."""
+    """An artifact on a device with a number of threads, in its child process."""
 
     name: str
-    path: Path
+    device: str
     threads: int
     child: Child
 
@@ -46,6 +51,7 @@ def bench(
     artifacts: dict[str, Path],
     lengths: Lengths,
     progress: Callable[[str, int], AbstractContextManager[Stage]],
+    on_gpus: bool = False,
 ) -> dict[str, Any]:
     """Time artifacts beside each other.
 
@@ -53,29 +59,39 @@ def bench(
         artifacts: files or transformers folders, by the names they get in the result.
         lengths: what to time.
         progress: begins a stage of so many steps.
+        on_gpus: also on every GPU that can run an artifact here.
 
     Returns:
-        A JSON-like record: ``lengths``, and ``rows``, one for each artifact, number of threads and
-        test: raw ``samples`` in tokens/s (``pp<n>``, ``tg<n>``), seconds (``load``, ``load_cold``,
-        ``first_token``), bytes (``peak_memory``) or joules a token (``energy``, where the processor
-        counts them).
+        A JSON-like record: ``lengths``; ``not_run``, artifact, device and why, of GPUs that were
+        wanted; and ``rows``, one for each artifact, device, number of threads and test, with raw
+        ``samples`` in tokens/s (``pp<n>``, ``tg<n>``; ``tg<n> b<m>`` for m sequences side by side,
+        whose tokens all count), seconds (``load``, ``load_cold``, ``first_token``), bytes
+        (``peak_memory``) or joules a token (``energy<n>``, where the processor counts them).
 
     Raises:
         MachineError: the runtime refused an artifact or crashed on it.
     """
     rows: list[dict[str, Any]] = []
+    not_run: list[dict[str, str]] = []
+    contenders: list[Contender] = []
     with ExitStack() as stack:
-        contenders = []
-        for name, path in artifacts.items():
-            for threads in lengths.threads:
-                cold = _cold_load(path, threads)
-                child = stack.enter_context(start(path, threads))
-                one = Contender(name, path, threads, child)
-                contenders.append(one)
-                info = child.call("info")
-                rows.append(_row(one, "load", "s", [info["load_seconds"]], info))
-                if cold is not None:
-                    rows.append(_row(one, "load_cold", "s", [cold], info))
+        for (name, path), threads in product(artifacts.items(), lengths.threads):
+            cold = _cold_load(path, threads)
+            one = Contender(name, "CPU", threads, stack.enter_context(start(path, threads)))
+            contenders.append(one)
+            info = one.child.call("info")
+            rows.append(_row(one, "load", "s", [info["load_seconds"]], info))
+            if cold is not None:
+                rows.append(_row(one, "load_cold", "s", [cold], info))
+        for name, path in artifacts.items() if on_gpus else ():
+            for gpu in gpus(path):
+                try:
+                    if reason := gpu.why_not():
+                        raise MachineError(reason)
+                    child = stack.enter_context(start(path, 1, gpu.name))
+                    contenders.append(Contender(name, gpu.name, 1, child))
+                except MachineError as error:
+                    not_run.append({"artifact": name, "device": gpu.name, "why": str(error)})
         samples: dict[tuple[int, str, str], list[float]] = {}
         with progress("time", lengths.rounds * len(contenders)) as stage:
             for one in contenders:  # first calls allocate and page in
@@ -89,22 +105,28 @@ def bench(
             rows.append(_row(contenders[index], test, unit, found))
         for one in contenders:
             rows.append(_row(one, "peak_memory", "B", [one.child.call("peak_memory")]))
-    return {"lengths": asdict(lengths), "rows": rows}
+    return {"lengths": asdict(lengths), "rows": rows, "not_run": not_run}
 
 
 def _measured(child: Child, lengths: Lengths) -> Iterator[tuple[str, str, float]]:
-    for tokens in lengths.prefill:
-        seconds = child.call("prefill_seconds", tokens=tokens)
-        yield f"pp{tokens}", "tokens/s", tokens / seconds
+    for batch, tokens in product(lengths.batch, lengths.prefill):
+        seconds = child.call("prefill_seconds", tokens=tokens, batch=batch)
+        yield _name("pp", tokens, batch), "tokens/s", batch * tokens / seconds
     first = time.perf_counter()
     child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
     yield "first_token", "s", time.perf_counter() - first
-    for tokens in lengths.decode:
+    for batch, tokens in product(lengths.batch, lengths.decode):
         with _energy() as used:
-            seconds = child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=tokens)
-        yield f"tg{tokens}", "tokens/s", tokens / seconds
+            seconds = child.call(
+                "decode_seconds", prompt_tokens=lengths.depth, tokens=tokens, batch=batch
+            )
+        yield _name("tg", tokens, batch), "tokens/s", batch * tokens / seconds
         if used:
-            yield "energy", "J/token", used[0] / tokens
+            yield _name("energy", tokens, batch), "J/token", used[0] / (batch * tokens)
+
+
+def _name(test: str, tokens: int, batch: int) -> str:
+    return f"{test}{tokens}" if batch == 1 else f"{test}{tokens} b{batch}"
 
 
 @contextmanager
@@ -134,8 +156,8 @@ def _cold_load(path: Path, threads: int) -> float | None:
 def _row(
     one: Contender, test: str, unit: str, samples: list[float], info: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    row = {"artifact": one.name, "threads": one.threads, "test": test, "unit": unit,
-           "samples": samples}  # fmt: skip
+    row = {"artifact": one.name, "device": one.device, "threads": one.threads, "test": test,
+           "unit": unit, "samples": samples}  # fmt: skip
     if info:
         row |= {"runtime": info["version"], "bytes": info["file_bytes"]}
     return row

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeprune.errors import MachineError
+from runtime_tests.gpus import kind
 
 # What runs which kind of artifact: module and class; a folder is transformers'.
 _RUNNERS = {
@@ -66,7 +67,7 @@ class Child:
 def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child]:
     """Start a child process with ``artifact`` loaded; it ends with the context.
 
-    ``provider`` is one of onnxruntime's, by its name in `runtime_tests.providers`.
+    ``provider`` is ``CPU``, or one of `runtime_tests.gpus` by its name.
 
     Raises:
         MachineError: the runtime refused the artifact or crashed on it.
@@ -93,7 +94,7 @@ def _serve(artifact: Path, threads: int, provider: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
     try:
-        module, name = _RUNNERS["/" if artifact.is_dir() else artifact.suffix]
+        module, name = _RUNNERS[kind(artifact)]
         device = {} if provider == "CPU" else {"provider": provider}
         runner = getattr(import_module(module), name)(artifact, threads, **device)
         failure = None

@@ -1,6 +1,7 @@
 """transformers in this process: the reference that artifacts are held against.
 
-In float32, slow, and sure of itself. A prompt is read once for all its choices.
+On the CPU in float32, slow, and sure of itself. A prompt is read once for all its choices. On a
+CUDA GPU in half precision, dense or with torch's 2:4 kernels.
 """
 
 import time
@@ -18,27 +19,33 @@ _MOST_TOKENS = 2048  # of a prompt with its answer
 
 
 class Transformers:
-    """A model on the CPU, in float32.
+    """A model on the CPU, in float32, or on a GPU, in float16.
 
     Args:
         path: a transformers folder.
         threads: torch's threads.
+        provider: ``CPU``, ``CUDA``, or ``CUDA 2:4``: products with 2:4 weights by sparse kernels.
 
     Raises:
-        RuntimeError: transformers can't open it.
+        RuntimeError: transformers can't open it, or no weight of it is 2:4.
     """
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, provider: str = "CPU"):
         torch.set_num_threads(threads)
+        self._device = "cpu" if provider == "CPU" else "cuda"
+        self._dtype = torch.float32 if provider == "CPU" else torch.float16
         start = time.perf_counter()
         options = {"trust_remote_code": False, "local_files_only": True}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path, **options)
             self._model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, **options
+                path, dtype=self._dtype, use_safetensors=True, **options
             ).eval()
         except (ValueError, OSError, KeyError) as error:
             raise RuntimeError(f"transformers can't open {path}: {error}") from None
+        self._model.to(self._device)
+        if provider == "CUDA 2:4" and not _make_semi_structured(self._model):
+            raise RuntimeError(f"{path} has no weights with two zeros in every four inputs")
         self.load_seconds = time.perf_counter() - start
         self._path = path
         ends = self._model.generation_config.eos_token_id
@@ -91,26 +98,34 @@ class Transformers:
         """Greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Time to read a prompt of so many tokens."""
+    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
+        """Time to read a prompt of so many tokens, or several of them at once."""
         ids = timing_ids(tokens, self._model.config.vocab_size)
         start = time.perf_counter()
-        self._run(ids, DynamicCache())
+        self._run(ids, DynamicCache(), batch)
+        self._wait()
         return time.perf_counter() - start
 
-    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
         ids = timing_ids(prompt_tokens + tokens, self._model.config.vocab_size)
         cache = DynamicCache()
-        self._run(ids[:prompt_tokens], cache)
+        self._run(ids[:prompt_tokens], cache, batch)
+        self._wait()
         start = time.perf_counter()
         for token in ids[prompt_tokens:]:
-            self._run([token], cache)
+            self._run([token], cache, batch)
+        self._wait()
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
         """The most memory this process has held resident, in bytes."""
         return peak_memory()
+
+    def _wait(self) -> None:
+        """Until a GPU has done what it was given."""
+        if self._device == "cuda":
+            torch.cuda.synchronize()
 
     def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
         ends = [self.tokenize(text) for text in continuations]
@@ -144,13 +159,38 @@ class Transformers:
             logits = self._run([token], cache)
         return self._tokenizer.decode(written).strip().partition("\n")[0]
 
-    def _run(self, ids: list[int], cache: DynamicCache | None) -> Tensor:
-        """Logits of tokens that stand behind those in the cache, (tokens, vocabulary)."""
+    def _run(self, ids: list[int], cache: DynamicCache | None, batch: int = 1) -> Tensor:
+        """Logits of tokens that stand behind those in the cache, (tokens, vocabulary).
+
+        A larger ``batch`` runs so many copies of them; the logits are those of the first.
+        """
         with torch.no_grad():
             found = self._model(
-                torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None
+                torch.tensor([ids] * batch, device=self._device),
+                past_key_values=cache,
+                use_cache=cache is not None,
             )
-        return found.logits[0]
+        return found.logits[0].float()
+
+
+def _make_semi_structured(model: torch.nn.Module) -> int:
+    """Give 2:4 weights torch's compressed form, and count them."""
+    from torch.sparse import to_sparse_semi_structured
+
+    count = 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and is_two_of_four(module.weight):
+            weight = to_sparse_semi_structured(module.weight.detach())
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+            count += 1
+    return count
+
+
+def is_two_of_four(weight: Tensor) -> bool:
+    """Whether every four inputs of every row, (out, in), hold two zeros or more."""
+    if weight.shape[1] % 4:
+        return False
+    return bool((weight.unflatten(1, (-1, 4)).count_nonzero(-1) <= 2).all())
 
 
 def _log_probability(logits: Tensor, tokens: list[int]) -> float:

@@ -23,6 +23,7 @@ from runtime_tests.memory import peak_memory
 _CONTEXT = 4096
 _BATCH = 2048
 _MAX_SEQUENCES = 64
+_ALL_LAYERS = 999
 
 _LOG: deque[str] = deque(maxlen=8)
 
@@ -48,17 +49,20 @@ class LlamaCpp:
     Args:
         path: a GGUF file.
         threads: threads for prefill and decode.
+        provider: ``CPU``, or ``GPU`` for all layers on llama.cpp's GPU.
 
     Raises:
         RuntimeError: llama.cpp refuses the file; carries the last lines of its log.
     """
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, provider: str = "CPU"):
         self._log, self._path = _LOG, path
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
-        self._loaded = load_model(path, api.llama_model_default_params())
+        how = api.llama_model_default_params()
+        how.n_gpu_layers = 0 if provider == "CPU" else _ALL_LAYERS
+        self._loaded = load_model(path, how)
         self._model = self._loaded.model
         if not self._model:
             raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
@@ -136,23 +140,30 @@ class LlamaCpp:
         """Greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Time to read a prompt of so many tokens, at most one batch."""
-        batch = [
-            _Token(t, i, (0,), i == tokens - 1)
+    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
+        """Time to read a prompt of so many tokens, or several of them at once."""
+        if tokens * batch > _BATCH or batch > _MAX_SEQUENCES:
+            raise RuntimeError(
+                f"{batch} prompts of {tokens} tokens: at most {_MAX_SEQUENCES} prompts and "
+                f"{_BATCH} tokens are read at once"
+            )
+        prompts = [
+            _Token(t, i, (sequence,), i == tokens - 1)
+            for sequence in range(batch)
             for i, t in enumerate(timing_ids(tokens, self._vocab_size))
         ]
         start = time.perf_counter()
-        self._decode(batch)
+        self._decode(prompts)
         return time.perf_counter() - start
 
-    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
-        self.prefill_seconds(prompt_tokens)
+        self.prefill_seconds(prompt_tokens, batch)
         ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
         for i, token in enumerate(ids):
-            self._decode([_Token(token, prompt_tokens + i, (0,), True)], keep=True)
+            step = [_Token(token, prompt_tokens + i, (s,), True) for s in range(batch)]
+            self._decode(step, keep=True)
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:

@@ -56,7 +56,8 @@ class OnnxRuntime:
         self._caches = [name for name in shapes if name.startswith("past_key_values.")]
         if not self._caches or not {"input_ids", "attention_mask"} <= set(shapes):
             raise RuntimeError(f"{path} is no decoder with a cache: it takes {sorted(shapes)}")
-        _, self._heads, _, self._head_dim = shapes[self._caches[0]]
+        _, self._heads, _, width = shapes[self._caches[0]]
+        self._head_dim = width if isinstance(width, int) else _head_size(path)
         self._vocab_size = self._session.get_outputs()[0].shape[-1]
         properties = self._session.get_modelmeta().custom_metadata_map
         self._ends = _end_tokens(path)
@@ -114,21 +115,21 @@ class OnnxRuntime:
         """Greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Time to read a prompt of so many tokens."""
+    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
+        """Time to read a prompt of so many tokens, or several of them at once."""
         ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
-        self._run(ids, 0)
+        self._run(ids, 0, batch)
         return time.perf_counter() - start
 
-    def decode_seconds(self, prompt_tokens: int, tokens: int) -> float:
+    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
-        self._make_room(prompt_tokens + tokens)
-        self.prefill_seconds(prompt_tokens)
+        self._make_room(prompt_tokens + tokens, batch)
+        self.prefill_seconds(prompt_tokens, batch)
         ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()
         for i, token in enumerate(ids):
-            self._run([token], prompt_tokens + i)
+            self._run([token], prompt_tokens + i, batch)
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
@@ -169,26 +170,31 @@ class OnnxRuntime:
             logits = self._run([token], len(ids) + step)
         return self._tokenizer.decode(written).strip().partition("\n")[0]
 
-    def _make_room(self, tokens: int) -> None:
+    def _make_room(self, tokens: int, batch: int = 1) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""
-        if self._buffers and self._buffers[0].shape[2] >= tokens:
-            return
+        if self._buffers:
+            held, _, room, _ = self._buffers[0].shape
+            if held == batch and room >= tokens:
+                return
         capacity = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
-        shape = (1, self._heads, capacity, self._head_dim)
+        shape = (batch, self._heads, capacity, self._head_dim)
         self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
 
-    def _run(self, ids: list[int], past: int) -> np.ndarray:
-        """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
-        self._make_room(past + len(ids))
+    def _run(self, ids: list[int], past: int, batch: int = 1) -> np.ndarray:
+        """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary).
+
+        A larger ``batch`` runs so many copies of them; the logits are those of the first.
+        """
+        self._make_room(past + len(ids), batch)
         feeds = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, past + len(ids)), np.int64),
+            "input_ids": np.tile(np.array(ids, np.int64), (batch, 1)),
+            "attention_mask": np.ones((batch, past + len(ids)), np.int64),
         }
         return self._run_in_place(feeds) if self._in_place else self._run_and_copy(feeds, past)
 
     def _run_in_place(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         binding = self._session.io_binding()
-        logits = np.empty((1, feeds["input_ids"].shape[1], self._vocab_size), np.float32)
+        logits = np.empty((*feeds["input_ids"].shape, self._vocab_size), np.float32)
         for name, value in feeds.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
@@ -227,6 +233,15 @@ def _end_tokens(path: Path) -> frozenset[int]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return frozenset()
+
+
+def _head_size(path: Path) -> int:
+    """Width of a head, which onnxruntime-genai's graphs leave to the configuration beside them."""
+    try:
+        config = json.loads(path.with_name("genai_config.json").read_text(encoding="utf-8"))
+        return int(config["model"]["decoder"]["head_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RuntimeError(f"{path} says nowhere how wide its heads are.") from None
 
 
 def _log_probabilities(logits: np.ndarray, tokens: list[int]) -> float:

@@ -29,7 +29,9 @@ GPUS = (
         "TensorrtExecutionProvider",
         {"trt_sparsity_enable": "True", "trt_fp16_enable": "True"},
     ),
+    Provider("DirectML", "DmlExecutionProvider"),
 )
+_NVIDIA = ("CUDA", "TensorRT")
 BY_NAME = {provider.name: provider for provider in (CPU, *GPUS)}
 
 
@@ -37,8 +39,11 @@ def why_not(provider: Provider) -> str:
     """Why a provider can't run anything here; empty if it can."""
     import onnxruntime
 
-    if provider != CPU and not shutil.which("nvidia-smi"):
+    if provider.name in _NVIDIA and not shutil.which("nvidia-smi"):
         return "no GPU"
     if provider.ort not in onnxruntime.get_available_providers():
-        return f"this onnxruntime has no {provider.name} (pip install onnxruntime-gpu)"
+        wheel = (
+            "onnxruntime-gpu" if provider.name in _NVIDIA else "onnxruntime-directml, on Windows"
+        )
+        return f"this onnxruntime has no {provider.name} (pip install {wheel})"
     return ""

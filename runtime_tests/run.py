@@ -1,6 +1,5 @@
 """The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -231,8 +230,8 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
             "The general text for perplexity is shorter than 512 tokens.",
             "Give a longer general corpus with --general.",
         )
-    value = math.exp(sum(found["nats"]) / found["tokens"])
-    return {"value": value, "tokens": found["tokens"], "window_nats": found["nats"]}
+    value = accuracy.perplexity(found["nats"], found["tokens"])
+    return value | {"tokens": found["tokens"], "window_nats": found["nats"]}
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """`edgeprune eval`: one scorer, three runtimes."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from edgeprune.calibration.data import load_data
 from exporters.artifact import Storage
 from exporters.onnx import export
 from tests.conftest import Counter, dense_model
@@ -47,13 +50,14 @@ def test_a_table_for_people_and_bad_input(tiny_folder, rows_file, tmp_path):
 
 def test_bench_times_artifacts_in_turns(tiny_folder, dense_f32):
     done = run("bench", tiny_folder, dense_f32, "--rounds", "2", "--prefill", "16,32",
-               "--decode", "4", "--depth", "8", "--threads", "1,2", "--json")  # fmt: skip
+               "--decode", "4", "--depth", "8", "--threads", "1,2", "--batch", "1,3",
+               "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     tests = {(row["artifact"], row["threads"], row["test"]) for row in record["rows"]}
     for path in (tiny_folder, dense_f32):
         for threads in (1, 2):
-            for test in ("pp16", "pp32", "tg4", "first_token", "load", "peak_memory"):
+            for test in ("pp16", "pp32 b3", "tg4", "tg4 b3", "first_token", "load", "peak_memory"):
                 assert (str(path), threads, test) in tests
     rounds = [row["samples"] for row in record["rows"] if row["test"] == "tg4"]
     assert all(len(samples) == 2 and min(samples) > 0 for samples in rounds)
@@ -64,9 +68,75 @@ def test_bench_prints_tables(tiny_folder):
     options = ("--rounds", "2", "--prefill", "8", "--decode", "2", "--depth", "4")
     table = run("bench", tiny_folder, *options)
     assert table.returncode == 0, table.stderr
-    assert "| artifact | size, MB | runtime | threads | test | result |" in table.stdout
+    assert "| artifact | size, MB | runtime | device | threads | test | result |" in table.stdout
     assert " ± " in table.stdout
     rows = run("bench", tiny_folder, *options, "--format", "csv").stdout.splitlines()
-    assert rows[0] == "artifact,threads,test,unit,median,mean,sd,rounds"
-    assert any(row.split(",")[2] == "pp8" for row in rows[1:])
+    assert rows[0] == "artifact,device,threads,test,unit,median,mean,sd,rounds"
+    assert any(row.split(",")[3] == "pp8" for row in rows[1:])
     assert run("bench", tiny_folder, "--prefill", "0").returncode == 2
+
+
+def test_gpus_that_are_not_here_are_named(tiny_folder, dense_f32):
+    options = ("--rounds", "1", "--prefill", "8", "--decode", "2", "--depth", "4", "--gpu")
+    done = run("bench", tiny_folder, dense_f32, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    missing = {(Path(one["artifact"]), one["device"]): one["why"] for one in found["not_run"]}
+    timed = {(Path(row["artifact"]), row["device"]) for row in found["rows"]}
+    for path, device in ((tiny_folder, "CUDA"), (tiny_folder, "CUDA 2:4"), (dense_f32, "GPU")):
+        assert missing.get((path, device)) or (path, device) in timed
+    if missing:
+        assert "not run: " in run("bench", tiny_folder, dense_f32, *options).stdout
+
+
+def test_two_of_four_is_recognised():
+    from runtime_tests.hf import is_two_of_four
+
+    weight = torch.tensor([[1.0, 0, 2, 0, 0, 0, 3, 4], [0.0, 0, 0, 0, 1, 0, 0, 0]])
+    assert is_two_of_four(weight)
+    assert not is_two_of_four(weight + 1)
+    assert not is_two_of_four(weight[:, :6])
+
+
+def test_a_batch_that_does_not_fit_is_said(dense_f32):
+    done = run("bench", dense_f32, "--rounds", "1", "--prefill", "512", "--batch", "8")
+    assert done.returncode == 4
+    assert "2048 tokens are read at once" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_the_reference_equals_lm_evaluation_harness(real_checkpoint, rows_file, tmp_path):
+    """Same rows, same template: the same likelihoods and the same right answers."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    done = run("eval", real_checkpoint.folder, "--task", rows_file, *ROWS, "--json")
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stdout)["answers"]
+    data = load_data(str(rows_file), "boolq_passages", 12, 512)
+    assert [row.id for row in data.evaluation] == ours["rows"]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps(row.fields | {"choices": list(row.choices), "answer": row.answer}) + "\n"
+            for row in data.evaluation
+        )
+    )
+    task = {
+        "task": "oracle",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc"}],
+    }
+    model = HFLM(pretrained=str(real_checkpoint.folder), device="cpu", dtype="float32")
+    found = lm_eval.simple_evaluate(model=model, tasks=[task], log_samples=True, bootstrap_iters=0)
+    samples = sorted(found["samples"]["oracle"], key=lambda sample: sample["doc_id"])
+    theirs = [-sample["filtered_resps"][row.answer][0]
+              for sample, row in zip(samples, data.evaluation, strict=True)]  # fmt: skip
+    assert ours["nats"] == pytest.approx(theirs, abs=1e-3)
+    assert ours["correct"] == [bool(sample["acc"]) for sample in samples]

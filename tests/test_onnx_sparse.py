@@ -62,7 +62,9 @@ def test_products_without_zeros_give_the_same_logits(
 
 def test_float32_weights_stay_with_onnxruntime(exported):  # noqa: F811
     """There is no kernel for them: they would have to be rounded."""
-    assert OnnxRuntime(exported["fp32"], 2).info()["sparse"] is None
+    single = OnnxRuntime(exported["fp32"], 2).info()
+    assert single["sparse"] is None
+    assert "no pruned weight is both" in single["sparse_off"]
 
 
 def rewritten(path, folder, change):
@@ -224,9 +226,11 @@ def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):  # no
     assert found["CPU"]["nats_per_answer_token"]["value"] > 0
     assert found["CPU"]["decode"]["median"] > 0
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert [why_not(gpu) for gpu in GPUS] == ["no GPU", "no GPU"]
+    cuda, tensorrt, directml = map(why_not, GPUS)
+    assert cuda == tensorrt == "no GPU"
+    assert "onnxruntime-directml" in directml
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU.ort])
-    assert all("onnxruntime-gpu" in why_not(gpu) for gpu in GPUS)
+    assert ["onnxruntime-gpu" in why_not(gpu) for gpu in GPUS] == [True, True, False]
     with pytest.raises(RuntimeError, match="TensorRT was left out"):
         OnnxRuntime(exported["fp16"], 1, "TensorRT")

@@ -17,6 +17,8 @@ _VERBS = {
     "bench": ("edgeprune.cli.bench", "Time artifacts beside each other, in turns."),
     "check": ("edgeprune.cli.check", "Say whether a build got worse: exit code 0, 1 or 2."),
     "baseline": ("edgeprune.cli.baseline", "Keep what a build measured, to check others by."),
+    "sweep": ("edgeprune.cli.sweep", "Build many recipes and compare them."),
+    "report": ("edgeprune.cli.report", "Write a build's page again, or compare builds."),
     "inspect": ("edgeprune.cli.inspect", "Show an artifact's metadata and count its zeros."),
     "pack": ("edgeprune.cli.pack", "Leave the zeros out of a GGUF file; it still runs."),
     "unpack": ("edgeprune.cli.pack", "Restore the file that a packed one was made from."),

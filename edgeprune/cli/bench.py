@@ -12,10 +12,14 @@ _EPILOG = """\b
 Examples:
   edgeprune bench builds/*/model.gguf
   edgeprune bench dense.gguf pruned.gguf --prefill 128,512 --decode 64 --threads 1,2
+  edgeprune bench model.gguf --batch 1,4,8
   edgeprune bench model.onnx ./my-model --json > bench.json     # a folder runs in transformers
 """
 
-_COLUMNS = ("artifact", "size, MB", "runtime", "threads", "test", "result")
+_COLUMNS = ("artifact", "size, MB", "runtime", "device", "threads", "test", "result")
+
+
+_CSV = ("artifact", "device", "threads", "test", "unit", "median", "mean", "sd", "rounds")
 
 
 class _Numbers(click.ParamType):
@@ -38,14 +42,20 @@ class _Numbers(click.ParamType):
 @click.option("--prefill", type=_Numbers(), default=(256,), help="Prompt lengths. [256]")
 @click.option("--decode", type=_Numbers(), default=(64,), help="Tokens to decode. [64]")
 @click.option("--depth", type=click.IntRange(1), default=64, help="Prompt before them. [64]")
+@click.option("--batch", type=_Numbers(), default=(1,), help="Sequences side by side. [1]")
 @click.option("--threads", type=_Numbers(), help="Numbers of threads. [all cores]")
+@click.option("--gpu", is_flag=True, help="On GPUs as well; those that are not here are named.")
 @click.option("--rounds", type=click.IntRange(1), default=10, help="Rounds in turn. [10]")
 @click.option(
     "--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True
 )
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def command(
-    artifacts: tuple[str, ...], threads: tuple[int, ...] | None, form: str, **lengths: Any
+    artifacts: tuple[str, ...],
+    threads: tuple[int, ...] | None,
+    gpu: bool,
+    form: str,
+    **lengths: Any,
 ) -> None:
     """Time GGUF and ONNX files and transformers models beside each other, in turns."""
     from edgeprune.machine import cores, surroundings
@@ -57,7 +67,8 @@ def command(
     for text in dict.fromkeys(artifacts):
         paths[text] = artifact_path(text)
     before = surroundings()
-    found = bench(paths, Lengths(threads=threads or (cores(),), **lengths), Bars().stage)
+    timed = Lengths(threads=threads or (cores(),), **lengths)
+    found = bench(paths, timed, Bars().stage, on_gpus=gpu)
     record = {"surroundings": before} | found
     if form == "json":
         click.echo(json.dumps(record))
@@ -70,11 +81,11 @@ def command(
 def _csv(record: dict[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("artifact", "threads", "test", "unit", "median", "mean", "sd", "rounds"))
+    writer.writerow(_CSV)
     for row in record["rows"]:
         samples = row["samples"]
         writer.writerow(
-            (row["artifact"], row["threads"], row["test"], row["unit"],
+            (row["artifact"], row["device"], row["threads"], row["test"], row["unit"],
              statistics.median(samples), statistics.mean(samples), _sd(samples), len(samples))
         )  # fmt: skip
     return out.getvalue()
@@ -83,12 +94,14 @@ def _csv(record: dict[str, Any]) -> str:
 def _markdown(record: dict[str, Any]) -> str:
     """llama-bench's form."""
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-    about = {(r["artifact"], r["threads"]): r for r in record["rows"] if "runtime" in r}
+    about = {r["artifact"]: r for r in record["rows"] if "runtime" in r}
     for row in record["rows"]:
-        known = about[row["artifact"], row["threads"]]
-        cells = (row["artifact"], f"{known['bytes'] / 1e6:.1f}", known["runtime"], row["threads"],
-                 row["test"], _result(row))  # fmt: skip
+        known = about[row["artifact"]]
+        cells = (row["artifact"], f"{known['bytes'] / 1e6:.1f}", known["runtime"], row["device"],
+                 row["threads"], row["test"], _result(row))  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for one in record["not_run"]:
+        lines.append(f"| {one['artifact']} | | | {one['device']} | | not run: {one['why']} | |")
     where = record["surroundings"]
     lines += [
         "",

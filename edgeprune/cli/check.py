@@ -67,7 +67,7 @@ def command(
         findings += compare(before, after, Thresholds(**given))
     if asked:
         findings += limits.judge(asked, after)
-    verdict = _worst(findings)
+    verdict = worst(findings)
     if junit:
         junit.write_bytes(_junit(findings, build))
     if as_json:
@@ -80,7 +80,8 @@ def command(
     sys.exit(_CODES[verdict])
 
 
-def _worst(findings: "list[Finding]") -> str:
+def worst(findings: "list[Finding]") -> str:
+    """The verdict of a check: the worst of its findings."""
     found = {finding.verdict for finding in findings}
     return next((v for v in ("regressed", "unclear") if v in found), "held")
 

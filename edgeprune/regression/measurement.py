@@ -59,9 +59,12 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
             raise InputError(f"{path} is gone.", "Run the same edgeprune build again.")
     used = threads or results["threads"]
     lengths = Lengths(
-        (recipe["prefill_tokens"],), (recipe["decode_tokens"],), recipe["prefill_tokens"],
-        (used,), rounds,
-    )  # fmt: skip
+        prefill=(recipe["prefill_tokens"],),
+        decode=(recipe["decode_tokens"],),
+        depth=recipe["prefill_tokens"],
+        threads=(used,),
+        rounds=rounds,
+    )
     found = bench(artifacts, lengths, progress.stage)
     tests = {(row["artifact"], row["test"]): row["samples"] for row in found["rows"]}
     kinds = {f"pp{lengths.prefill[0]}": "prefill", f"tg{lengths.decode[0]}": "decode"}

@@ -1,5 +1,15 @@
-"""The report people read: one offline HTML file."""
+"""What people read of a build: an offline page, a model card, a page that compares builds."""
 
-from edgeprune.report.page import write
+from pathlib import Path
+from typing import Any
 
-__all__ = ["write"]
+FILES = ("report.html", "README.md")
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a build's page and its model card, which has the form that the hub wants."""
+    from edgeprune.files import write_text
+    from edgeprune.report import card, page
+
+    write_text(folder / "report.html", page.render(manifest))
+    write_text(folder / "README.md", card.render(manifest))

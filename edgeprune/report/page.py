@@ -1,44 +1,94 @@
 """One HTML page from a build's manifest."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
-from edgeprune.files import write_text
-from edgeprune.report.words import caveats, size_text, table, verdict
+from edgeprune.report import plots
+from edgeprune.report.plots import Figure
+from edgeprune.report.templates import fill
+from edgeprune.report.words import caveats, table, verdict
 
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
 
-
-def write(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the report; one file, no network."""
-    from jinja2 import Environment
-
-    from edgeprune.report import plots  # matplotlib is an extra; the words of a report are not
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["size"] = size_text
+def render(manifest: dict[str, Any]) -> str:
+    """The report: verdict on top, then figures, then where everything came from."""
     results = manifest["results"]
-    artifacts, tensors = results["artifacts"], manifest["pruned_tensors"]
-    figures = [
-        ("Accuracy and likelihood", plots.quality(artifacts, results["guessing_line"])),
-        ("Latency", plots.latency(artifacts)),
-        ("Size", plots.size(artifacts)),
-    ]
-    if manifest["search"]:
-        figures.append(("How far it can be pruned", plots.search_curve(manifest["search"])))
-    if tensors:
-        figures.append(("Sparsity by layer", plots.sparsity_by_layer(tensors)))
-    if any(tensor["exclusive"] for tensor in tensors):
-        figures.append(("Channels that only one stream needs", plots.exclusive_by_layer(tensors)))
-    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return fill(
+        "build.html.j2",
         manifest=manifest,
         results=results,
-        artifacts=artifacts,
-        figures=figures,
+        figures=list(_figures(manifest)),
         rows=table(manifest),
         verdict=verdict(manifest),
         caveats=caveats(manifest),
-        raw=json.dumps({k: v for k, v in manifest.items() if k != "pruned_tensors"}, indent=2),
+        raw=json.dumps(_short(manifest), indent=2),
     )
-    write_text(path, page)
+
+
+def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
+    """Plots, each with what it shows in a sentence for those who can't see it."""
+    results, tensors = manifest["results"], manifest["pruned_tensors"]
+    artifacts, rows = results["artifacts"], {name: cells for name, *cells in table(manifest)}
+
+    def said(*measures: str) -> str:
+        found = []
+        for measure in measures:
+            cells = zip(artifacts, rows[measure], strict=True)
+            found.append(f"{measure}: " + ", ".join(f"{name} {cell}" for name, cell in cells))
+        return "; ".join(found)
+
+    yield Figure(
+        "Accuracy, likelihood and perplexity",
+        plots.quality(artifacts, results["guessing_line"]),
+        said("accuracy", "nats per answer token", "general perplexity"),
+    )
+    yield Figure("Latency", plots.latency(artifacts), said("prefill, tokens/s", "decode, tokens/s"))
+    yield Figure("Size", plots.size(artifacts, manifest["packed"]), said("file", "peak memory"))
+    if search := manifest["search"]:
+        yield Figure(
+            "How far it can be pruned",
+            plots.search_curve(search),
+            ", ".join(f"{p['sparsity']:.0%}: {p['value']:.3f}" for p in search["probes"])
+            + f"; bound {search['bound']:.3f}",
+        )
+    if recovery := (manifest["recovery"] or {}).get("distill"):
+        losses = [point["held_out"] for point in recovery["curve"]]
+        yield Figure(
+            "Recovery",
+            plots.loss_curve(recovery["curve"]),
+            f"held-out distance to the dense model, from {losses[0]:.3f} to {min(losses):.3f} "
+            f"nats per token in {recovery['steps']} steps",
+        )
+    if tensors:
+        ends = [min(tensors, key=_sparsity), max(tensors, key=_sparsity)]
+        yield Figure(
+            "Sparsity by layer and matrix",
+            plots.sparsity_by_layer(tensors),
+            "share of zeros, from "
+            + " to ".join(f"{tensor['sparsity']:.1%} ({tensor['name']})" for tensor in ends),
+        )
+    if exclusive := [tensor["exclusive"] for tensor in tensors if tensor["exclusive"]]:
+        general, task = (mean(pair[side] for pair in exclusive) for side in (0, 1))
+        yield Figure(
+            "Channels that only one stream needs",
+            plots.exclusive_by_layer(tensors),
+            f"on average {general:.0%} of the channels are general text's, {task:.0%} the task's",
+        )
+
+
+def _sparsity(tensor: dict[str, Any]) -> float:
+    return tensor["sparsity"]
+
+
+def _short(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person may want to look up: without the lists row by row and tensor by tensor."""
+    short = {key: value for key, value in manifest.items() if key != "pruned_tensors"}
+    short["artifact"] = {k: v for k, v in manifest["artifact"].items() if k != "tensors"}
+    short["results"] = manifest["results"] | {
+        "artifacts": {
+            name: {k: v for k, v in record.items() if k != "answers"}
+            for name, record in manifest["results"]["artifacts"].items()
+        }
+    }
+    return short

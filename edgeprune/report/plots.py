@@ -3,15 +3,18 @@
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 _GREY = "#808890"  # readable on white and on black
 _DENSE, _PRUNED = "#7a8ca5", "#d9622b"
 _COLOURS = {"dense": _DENSE, "pruned": _PRUNED}
+# Ids that matplotlib gives every element: no use on a page that holds several plots.
+_COUNTED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _MATRIX = re.compile(r"\.(\d+)\.(.+)\.weight$")
 _STYLE = {
     "svg.fonttype": "none",
@@ -26,6 +29,21 @@ _STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot on a page.
+
+    Attributes:
+        title: its heading.
+        svg: as text.
+        alt: what it shows, in words and numbers.
+    """
+
+    title: str
+    svg: str
+    alt: str
 
 
 def sparsity_by_layer(tensors: list[dict[str, Any]]) -> str:
@@ -56,6 +74,21 @@ def search_curve(search: dict[str, Any]) -> str:
         )  # fmt: skip
         axes.axhline(search["bound"], color=_DENSE, linestyle="--", linewidth=1, label="bound")
         axes.set(xlabel="sparsity", ylabel=search["metric"].replace("_", " "))
+        axes.legend(fontsize=7)
+
+    return _svg(draw)
+
+
+def loss_curve(curve: list[dict[str, Any]]) -> str:
+    """Losses of a training run: of the sequences trained on, and of those held out."""
+
+    def draw(axes: Any) -> None:
+        for side, colour in (("train", _DENSE), ("held_out", _PRUNED)):
+            points = [(p["step"], p[side]) for p in curve if p[side] is not None]
+            axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, color=colour,
+                      label=side.replace("_", " "))  # fmt: skip
+        axes.set(xlabel="step", ylabel="nats per token from the dense model")
+        axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
 
     return _svg(draw)
@@ -108,7 +141,7 @@ def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
 
 
 def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
-    """Accuracy and likelihood against dense, with intervals."""
+    """Accuracy, likelihood and perplexity against dense, with intervals."""
 
     def draw_accuracy(axes: Any) -> None:
         _intervals(axes, {name: record["accuracy"] for name, record in artifacts.items()})
@@ -121,15 +154,22 @@ def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
                 va="bottom",
                 fontsize=7,
             )
-        axes.set(ylabel="accuracy", ylim=(0, 1))
+        axes.set(title="accuracy", ylim=(0, 1))
 
-    def draw_nats(axes: Any) -> None:
-        _intervals(axes, {n: record["nats_per_answer_token"] for n, record in artifacts.items()})
-        axes.set(ylabel="nats per answer token")
-        axes.set_ylim(bottom=0)
+    def draw(measure: str, title: str) -> Callable[[Any], None]:
+        def on(axes: Any) -> None:
+            _intervals(axes, {name: record[measure] for name, record in artifacts.items()})
+            axes.set(title=title)
+            axes.set_ylim(bottom=0)
+
+        return on
 
     has_accuracy = all(record["accuracy"] for record in artifacts.values())
-    return _svg(*((draw_accuracy, draw_nats) if has_accuracy else (draw_nats,)))
+    return _svg(
+        *([draw_accuracy] if has_accuracy else []),
+        draw("nats_per_answer_token", "nats / answer token"),
+        draw("general_perplexity", "general perplexity"),
+    )
 
 
 def latency(artifacts: dict[str, Any]) -> str:
@@ -150,18 +190,95 @@ def latency(artifacts: dict[str, Any]) -> str:
     return _svg(draw("prefill"), draw("decode"))
 
 
-def size(artifacts: dict[str, Any]) -> str:
-    """File size and peak memory of the runtime."""
+def size(artifacts: dict[str, Any], packed: dict[str, Any] | None = None) -> str:
+    """File size, with the packed file if there is one, and peak memory of the runtime."""
+    files = {name: record["file_bytes"] for name, record in artifacts.items()}
+    if packed:
+        files["packed"] = packed["packed_bytes"]
+    memory = {name: record["peak_memory_bytes"] for name, record in artifacts.items()}
 
-    def draw(key: str, title: str) -> Callable[[Any], None]:
+    def draw(values: dict[str, int], title: str) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
-            values = [record[key] / 1e6 for record in artifacts.values()]
-            axes.bar(list(artifacts), values, color=[_COLOURS[name] for name in artifacts])
+            colours = [_COLOURS.get(name, _PRUNED) for name in values]
+            axes.bar(list(values), [value / 1e6 for value in values.values()], color=colours)
             axes.set(title=title, ylabel="MB")
 
         return on
 
-    return _svg(draw("file_bytes", "file"), draw("peak_memory_bytes", "peak memory"))
+    return _svg(draw(files, "file"), draw(memory, "peak memory"))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A model in a plot of what it costs against what it gives.
+
+    Attributes:
+        label: written beside it.
+        x: what it costs.
+        y: what it gives.
+        dense: whether it is a dense model, drawn hollow.
+        front: whether none of the others is better in both.
+    """
+
+    label: str
+    x: float
+    y: float
+    dense: bool
+    front: bool
+
+
+def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
+    """Marks against each other, the best of them joined by a line.
+
+    Args:
+        panels: labels of both axes, and the marks.
+    """
+
+    def draw(x: str, y: str, marks: Sequence[Mark]) -> Callable[[Any], None]:
+        def on(axes: Any) -> None:
+            best = sorted((mark.x, mark.y) for mark in marks if mark.front)
+            axes.plot(*zip(*best, strict=True), color=_GREY, linewidth=1, linestyle="--")
+            for mark in marks:
+                colour = _DENSE if mark.dense else _PRUNED
+                face = "none" if mark.dense else colour
+                axes.scatter(mark.x, mark.y, s=28, edgecolors=colour, facecolors=face, zorder=3)
+                axes.annotate(
+                    mark.label, (mark.x, mark.y), xytext=(3, 4), textcoords="offset points",
+                    fontsize=7,
+                )  # fmt: skip
+            axes.set(xlabel=x, ylabel=y)
+            axes.margins(0.15)
+
+        return on
+
+    return _svg(*(draw(*panel) for panel in panels), height=3.4)
+
+
+def history(labels: Sequence[str], lines: dict[str, list[dict[str, float]]]) -> str:
+    """One panel a measure, builds from left to right.
+
+    Args:
+        labels: of the builds.
+        lines: by measure, a value with its ``low`` and ``high`` a build.
+    """
+
+    def draw(title: str, values: list[dict[str, float]]) -> Callable[[Any], None]:
+        def on(axes: Any) -> None:
+            middle = [value["value"] for value in values]
+            error = [
+                [value["value"] - value.get("low", value["value"]) for value in values],
+                [value.get("high", value["value"]) - value["value"] for value in values],
+            ]
+            axes.errorbar(
+                range(len(middle)), middle, yerr=error, color=_PRUNED, marker="o", markersize=4,
+                linewidth=1, capsize=2,
+            )  # fmt: skip
+            axes.set(title=title)
+            axes.set_xticks(range(len(labels)), labels)
+
+        return on
+
+    return _svg(*(draw(title, values) for title, values in lines.items()))
 
 
 def _intervals(axes: Any, values: dict[str, dict[str, float]]) -> None:
@@ -172,13 +289,14 @@ def _intervals(axes: Any, values: dict[str, dict[str, float]]) -> None:
     axes.set_xticks(range(len(values)), list(values))
 
 
-def _svg(*draw: Callable[[Any], None]) -> str:
+def _svg(*draw: Callable[[Any], None], height: float = 2.6) -> str:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7, 2.6), layout="constrained")
+        figure = Canvas(figsize=(7, height), layout="constrained")
         figure.patch.set_alpha(0)
         for axes, one in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True):
             axes.patch.set_alpha(0)
             one(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    _, tag, rest = text.getvalue().partition("<svg")
+    return _COUNTED_ID.sub("", tag + rest)

@@ -43,6 +43,7 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
             f"{search['dense']:.3f}) on {search['rows']} rows held out of calibration; the "
             "figures below are on the evaluation rows."
         )
+    words += _about_recovery(manifest["recovery"] or {})
     change = results.get("difference")
     if change:
         before, after = (results["artifacts"][n]["file_bytes"] for n in ("dense", "pruned"))
@@ -87,6 +88,24 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
     return words
 
 
+def _about_recovery(recovery: dict[str, Any]) -> list[str]:
+    words = []
+    if rebuilt := recovery.get("reconstruct"):
+        words.append(
+            f"{rebuilt['submodules']} submodules were rebuilt: their outputs' relative error to "
+            f"the dense model's fell from {rebuilt['before']:.3f} to {rebuilt['after']:.3f} on "
+            "average."
+        )
+    if distilled := recovery.get("distill"):
+        losses = [point["held_out"] for point in distilled["curve"]]
+        words.append(
+            f"The kept weights were trained for {distilled['steps']} steps towards the dense "
+            f"model's predictions: the distance on sequences held out fell from {losses[0]:.3f} "
+            f"to {min(losses):.3f} nats per token."
+        )
+    return words
+
+
 def _about_gpu(found: dict[str, Any]) -> str:
     if reason := found.get("not_run"):
         return f"was not run: {reason}"
@@ -128,7 +147,7 @@ def table(manifest: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [
         ("accuracy", [interval(a["accuracy"], 3) for a in artifacts]),
         ("nats per answer token", [interval(a["nats_per_answer_token"], 2) for a in artifacts]),
-        ("general perplexity", [f"{a['general_perplexity']['value']:.1f}" for a in artifacts]),
+        ("general perplexity", [interval(a["general_perplexity"], 1) for a in artifacts]),
         ("prefill, tokens/s", [speed(a["prefill"]) for a in artifacts]),
         ("decode, tokens/s", [speed(a["decode"]) for a in artifacts]),
         ("file", [size_text(a["file_bytes"]) for a in artifacts]),

@@ -17,6 +17,7 @@ from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.onnx_packed import is_packed, without_expansions
 
 _PRUNED = "edgeprune.pruned"
+_NOTHING_TO_GAIN = "no pruned weight is both of a type with kernels (fp16, int8, int4) and sparse"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ def open_session(path: Path, options: Any) -> Opened:
     if pruned and not off:
         threads = options.intra_op_num_threads or cores()
         given, sparse = replace_products(model, readers, pruned, threads)
+        if not given:
+            off = _NOTHING_TO_GAIN
+            if not is_packed(file):  # onnxruntime maps the file, which is cheaper than ours
+                session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+                return Opened(session, off=off)
     given |= {name: np.ascontiguousarray(read()) for name, read in readers.items()}
     _declare(model, given)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in given.values()]

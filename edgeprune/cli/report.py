@@ -1,0 +1,75 @@
+"""`edgeprune report`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  edgeprune report builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0   # its page and card again
+  edgeprune report --compare builds/old builds/new builds/newest        # history, Pareto plot
+  edgeprune report --compare builds --out pareto.html                   # all builds of a folder
+"""
+
+
+@click.command("report", epilog=_EPILOG)
+@click.argument("builds", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--compare", is_flag=True, help="One page about all of them.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("comparison.html"), show_default=True,
+    help="The page of --compare.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="With --compare: print the figures as JSON.")
+def command(builds: tuple[Path, ...], compare: bool, out: Path, as_json: bool) -> None:
+    """Write a build's page and model card again, or one page that compares builds."""
+    from edgeprune import report
+    from edgeprune.files import write_text
+    from edgeprune.report import comparison
+
+    manifests = _manifests(builds)
+    if not compare:
+        for folder, manifest in manifests.items():
+            report.write(folder, manifest)
+            click.echo(folder / "report.html")
+        return
+    found = comparison.entries(manifests)
+    write_text(out, comparison.render(found))
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in found]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*comparison.HEADINGS)
+    for entry in found:
+        table.add_row(*comparison.cells(entry))
+    Console().print(table)
+    click.echo(out)
+
+
+def _manifests(folders: tuple[Path, ...]) -> dict[Path, dict[str, Any]]:
+    """Manifests by folder; a folder of builds stands for those in it, the oldest first."""
+    from edgeprune.errors import InputError
+    from edgeprune.regression.measurement import read_build
+
+    found: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        inside = sorted(folder.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+        if inside and not (folder / "manifest.json").exists():
+            found |= {path.parent: read_build(path.parent) for path in inside}
+        else:
+            found[folder] = read_build(folder)
+    for folder, manifest in found.items():
+        if "license" not in manifest["model"] or "low" not in _perplexity(manifest):
+            raise InputError(
+                f"{folder} was made by an older edgeprune: its manifest lacks what reports need.",
+                "Run the same edgeprune build again: finished stages are kept.",
+            )
+    return found
+
+
+def _perplexity(manifest: dict[str, Any]) -> dict[str, Any]:
+    return manifest["results"]["artifacts"]["dense"]["general_perplexity"]

@@ -1,0 +1,99 @@
+"""`edgeprune sweep`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgeprune.sweep import Group, Outcome
+
+_EPILOG = """\b
+Examples:
+  edgeprune sweep configs/recipes/*.yaml
+  edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set task=arc_easy --out builds/arc
+  edgeprune sweep medqa-demo medqa-2of4 --dry-run        # shipped recipes by name
+  edgeprune sweep recipes/*.yaml --ray 10.0.0.1:6379     # needs edgeprune[ray] on every machine
+
+\b
+Builds of the same pruning (other types or targets) prune once. The same command again goes on
+where it stopped. The folder gets pareto.html, which compares the builds.
+Exit code: 0, or the highest of the builds' own.
+"""
+
+
+@click.command("sweep", epilog=_EPILOG)
+@click.argument("recipes", nargs=-1, required=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("builds/sweep"), show_default=True,
+    help="Gets one folder a build.",
+)  # fmt: skip
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="In every recipe, such as eval_rows=500; may be repeated.",
+)  # fmt: skip
+@click.option("--ray", "cluster", metavar="ADDRESS", help="On a Ray cluster; 'local' starts one.")
+@click.option("--dry-run", is_flag=True, help="List the builds and what they share, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of each as JSON.")
+def command(
+    recipes: tuple[str, ...], out: Path, settings: tuple[str, ...], cluster: str | None,
+    dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Build many recipes and compare them."""
+    from edgeprune import sweep
+    from edgeprune.progress import Bars
+
+    planned = sweep.groups(_recipes(recipes, settings), Bars())
+    if dry_run:
+        _list(planned, out)
+        return
+    outcomes = sweep.sweep(planned, out, Bars(), cluster)
+    page = _compare(outcomes, out)
+    if as_json:
+        click.echo(json.dumps(sweep.as_json(outcomes)))
+    else:
+        for outcome in outcomes:
+            said = f": {outcome.message}" if outcome.message else ""
+            click.echo(f"{outcome.state:<7} {outcome.folder}{said}")
+        click.echo(page or "No build to compare.")
+    sys.exit(max(outcome.exit_code for outcome in outcomes))
+
+
+def _recipes(files: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any]:
+    from edgeprune.errors import UsageError
+    from edgeprune.recipe import resolve
+
+    found: dict[str, Any] = {}
+    for file in files:
+        name = Path(file).stem
+        if name in found:
+            raise UsageError(f"Two recipes are called '{name}'.", "Give one another file name.")
+        try:
+            found[name] = resolve(file, settings, {})
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}", error.hint) from None
+    return found
+
+
+def _list(planned: "list[Group]", out: Path) -> None:
+    for group in planned:
+        first: str | None = None
+        for name, recipe in group.recipes.items():
+            shared = f", prunes as {first}" if first and recipe.sparsity else ""
+            click.echo(f"{out / name}: {recipe.task}, {recipe.type}{shared}")
+            first = first or name
+
+
+def _compare(outcomes: "list[Outcome]", out: Path) -> Path | None:
+    from edgeprune.files import write_text
+    from edgeprune.regression.measurement import read_build
+    from edgeprune.report import comparison
+
+    whole = [outcome.folder for outcome in outcomes if outcome.state != "error"]
+    if not whole:
+        return None
+    found = comparison.entries({folder: read_build(folder) for folder in whole})
+    write_text(out / "pareto.html", comparison.render(found))
+    return out / "pareto.html"

@@ -1,0 +1,83 @@
+"""Training that leaves zeros alone, and the pruned model to train."""
+
+import math
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeprune.engine import PrunedCheckpoint
+from edgeprune.models.hf import load_model
+from edgeprune.sparsity.weights import save_tensors
+
+_WARM_UP = 0.05
+_LARGEST_GRADIENT = 1.0
+
+
+class MaskedAdamW:
+    """AdamW that keeps the zeros of matrices exactly zero at every step.
+
+    Their gradients are zeroed before the optimizer sees them. Its moments stay zero there, there is
+    no weight decay, and so nothing ever moves.
+
+    Args:
+        parameters: what is trained, by name; zeros of those with two dimensions or more stay.
+        learning_rate: at its highest.
+
+    Attributes:
+        masks: of the parameters that hold zeros; True where a weight may move.
+        inner: torch's optimizer.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], learning_rate: float):
+        self._parameters, self._learning_rate = parameters, learning_rate
+        self.masks = {
+            name: parameter.detach() != 0
+            for name, parameter in parameters.items()
+            if parameter.dim() > 1 and bool((parameter == 0).any())
+        }
+        self.inner = torch.optim.AdamW(
+            parameters.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
+
+    def step(self, share: float) -> None:
+        """Take a step with a share of the learning rate, and clear the gradients."""
+        for name, mask in self.masks.items():
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                gradient.mul_(mask)
+        nn.utils.clip_grad_norm_(self._parameters.values(), _LARGEST_GRADIENT)
+        for group in self.inner.param_groups:
+            group["lr"] = self._learning_rate * share
+        self.inner.step()
+        self.inner.zero_grad()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear rise, then a cosine down to a tenth."""
+    warm = max(1, round(_WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
+
+
+def open_student(pruned: PrunedCheckpoint, folder: Path) -> Any:
+    """The pruned model in float32, through a checkpoint that is only there while it is loaded.
+
+    transformers knows how a checkpoint's tensors become a model's, and ours are named as they are.
+    """
+    weights = pruned.weights()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".student-", dir=folder) as place:
+        for file in pruned.base.folder.glob("*.json"):
+            if ".index." not in file.name:
+                shutil.copy(file, place)
+        tensors = {name: weights.read(name).float() for name in weights.names()}
+        save_tensors(Path(place) / "model.safetensors", tensors, {"format": "pt"})
+        del tensors
+        student = replace(pruned.base, folder=Path(place), gguf=None)
+        return load_model(student, torch.float32).requires_grad_(False)

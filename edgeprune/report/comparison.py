@@ -1,0 +1,219 @@
+"""Builds beside each other: what each costs, what it gives, and which of them is beaten."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from edgeprune.files import sha256_json
+from edgeprune.report import plots
+from edgeprune.report.plots import Figure, Mark
+from edgeprune.report.templates import fill
+from edgeprune.report.words import size_text, verdict
+
+HEADINGS = (
+    "", "build", "zeros", "type", "smallest file", "decode, tokens/s", "x dense",
+    "nats / answer token", "accuracy", "general perplexity", "verdict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A build as it is compared.
+
+    Attributes:
+        label: a letter, or a type for a dense twin.
+        name: the build's folder; empty for a dense twin.
+        task: of the build.
+        questions: hash of what it was measured on.
+        machine: hash of where.
+        sparsity: or the pattern, in words.
+        type: of the weights.
+        bytes: of the smallest file that runs: the packed one, if there is one.
+        decode: tokens per second, the median.
+        decode_ratio: of that to the dense twin's.
+        nats: per answer token, with interval.
+        accuracy: with interval, or none.
+        perplexity: of general text, with interval.
+        verdict: of its gates.
+    """
+
+    label: str
+    name: str
+    task: str
+    questions: str
+    machine: str
+    sparsity: str
+    type: str
+    bytes: int
+    decode: float
+    decode_ratio: float
+    nats: dict[str, float]
+    accuracy: dict[str, float] | None
+    perplexity: dict[str, float]
+    verdict: str
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is there to be held against."""
+        return not self.name
+
+
+def entries(builds: dict[Path, dict[str, Any]]) -> list[Entry]:
+    """One entry a build, in their order, and one for each different dense twin.
+
+    Args:
+        builds: manifests by folder.
+    """
+    found, twins = [], dict[tuple[str, ...], Entry]()
+    for index, (folder, manifest) in enumerate(builds.items()):
+        artifacts = manifest["results"]["artifacts"]
+        name = "pruned" if "pruned" in artifacts else "dense"
+        found.append(_entry(_letters(index), folder.name, manifest, name))
+        if name == "pruned":
+            twin = _entry(manifest["recipe"]["type"], "", manifest, "dense")
+            key = (twin.task, twin.questions, manifest["model"]["sha256"], twin.type)
+            twins.setdefault(key, twin)
+    return found + list(twins.values())
+
+
+def _entry(label: str, name: str, manifest: dict[str, Any], artifact: str) -> Entry:
+    recipe, results = manifest["recipe"], manifest["results"]
+    record, packed = results["artifacts"][artifact], manifest["packed"]
+    pruned, machine = artifact == "pruned", manifest["machine"]
+    dense = results["artifacts"]["dense"]["decode"]["median"]
+    pattern = recipe["pattern"]
+    zeros = f"{recipe['sparsity']:.0%}" if pattern == "unstructured" else pattern
+    return Entry(
+        label=label,
+        name=name,
+        task=manifest["data"]["task"]["name"],
+        questions=sha256_json([record["answers"]["rows"], results["metric"]]),
+        machine=sha256_json([machine["processor"], machine["cores"], results["threads"]]),
+        sparsity=zeros if pruned else "none",
+        type=recipe["type"],
+        bytes=packed["packed_bytes"] if pruned and packed else record["file_bytes"],
+        decode=record["decode"]["median"],
+        decode_ratio=record["decode"]["median"] / dense,
+        nats=record["nats_per_answer_token"],
+        accuracy=record["accuracy"],
+        perplexity=record["general_perplexity"],
+        verdict=verdict(manifest)[0] if name else "",
+    )
+
+
+def _letters(index: int) -> str:
+    """A to Z, then AA, AB and so on."""
+    first, last = divmod(index, 26)
+    return (_letters(first - 1) if first else "") + chr(ord("A") + last)
+
+
+def front(costs: list[tuple[float, float]]) -> list[bool]:
+    """Which of several are not beaten: no other costs less in one and no more in both."""
+    return [
+        not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in costs)
+        for one in costs
+    ]
+
+
+def render(found: list[Entry]) -> str:
+    """The page: a section for each task and set of questions; its history and Pareto plot."""
+    key = _section_key
+    sections = [_section(list(group)) for _, group in groupby(sorted(found, key=key), key)]
+    count = sum(not entry.dense for entry in found)
+    return fill("comparison.html.j2", sections=sections, headings=HEADINGS, count=count)
+
+
+def _section_key(entry: Entry) -> tuple[str, str]:
+    return entry.task, entry.questions
+
+
+def _section(group: list[Entry]) -> dict[str, Any]:
+    builds = [entry for entry in group if not entry.dense]
+    by_size = front([(entry.bytes, entry.nats["value"]) for entry in group])
+    by_speed = front([(-entry.decode, entry.nats["value"]) for entry in group])
+    one_machine = len({entry.machine for entry in group}) == 1
+    panels = [_panel("smallest file, MB", group, by_size, [e.bytes / 1e6 for e in group])]
+    if one_machine:
+        panels.append(_panel("decode, tokens/s", group, by_speed, [e.decode for e in group]))
+    unbeaten = [entry for entry, best in zip(group, by_size, strict=True) if best]
+    figures = [
+        Figure(
+            "Cost against task loss",
+            plots.pareto(*panels),
+            "not beaten in size and nats per answer token: "
+            + ", ".join(f"{entry.label} ({size_text(entry.bytes)}, {entry.nats['value']:.2f})"
+                        for entry in unbeaten),
+        )
+    ]  # fmt: skip
+    if len(builds) > 1:
+        figures.append(_history(builds))
+    return {
+        "task": group[0].task,
+        "verdict": _sentence(unbeaten, builds),
+        "notes": [] if one_machine else [
+            "Measured on several machines: only multiples of the dense model's speed compare."
+        ],
+        "rows": [cells(entry) for entry in group],
+        "figures": figures,
+    }  # fmt: skip
+
+
+def _panel(
+    title: str, group: list[Entry], best: list[bool], costs: list[float]
+) -> tuple[str, str, list[Mark]]:
+    marks = [
+        Mark(entry.label, cost, entry.nats["value"], entry.dense, is_best)
+        for entry, cost, is_best in zip(group, costs, best, strict=True)
+    ]
+    return title, "nats per answer token", marks
+
+
+def _history(builds: list[Entry]) -> Figure:
+    lines = {
+        "nats / answer token": [entry.nats for entry in builds],
+        "general perplexity": [entry.perplexity for entry in builds],
+        "decode, x dense": [{"value": entry.decode_ratio} for entry in builds],
+        "file, MB": [{"value": entry.bytes / 1e6} for entry in builds],
+    }
+    first, last = builds[0], builds[-1]
+    said = (
+        f"from {first.label} to {last.label}: nats per answer token {first.nats['value']:.2f} to "
+        f"{last.nats['value']:.2f}, decode {first.decode_ratio:.2f} to {last.decode_ratio:.2f} "
+        f"times the dense model, {size_text(first.bytes)} to {size_text(last.bytes)}"
+    )
+    plot = plots.history([entry.label for entry in builds], lines)
+    return Figure("History, in the order given", plot, said)
+
+
+def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
+    """Which builds are worth shipping, in the plane of size and task loss."""
+    best = [entry.label for entry in unbeaten if not entry.dense]
+    beaten = [entry.label for entry in builds if entry.label not in best]
+    if not best:
+        return "Every build is beaten by a dense model that is no larger and no worse at the task."
+    said = f"Not beaten in size and task loss: {', '.join(best)}."
+    return said + (f" Another is smaller and better than {', '.join(beaten)}." if beaten else "")
+
+
+def cells(entry: Entry) -> list[str]:
+    """An entry as the cells of a row under `HEADINGS`."""
+
+    def interval(value: dict[str, float] | None, digits: int) -> str:
+        if value is None:
+            return "-"
+        return f"{value['value']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
+
+    return [
+        entry.label,
+        entry.name or "dense",
+        entry.sparsity,
+        entry.type,
+        size_text(entry.bytes),
+        f"{entry.decode:.1f}",
+        f"{entry.decode_ratio:.2f}",
+        interval(entry.nats, 2),
+        interval(entry.accuracy, 3),
+        interval(entry.perplexity, 1),
+        entry.verdict,
+    ]

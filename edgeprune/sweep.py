@@ -1,0 +1,170 @@
+"""Many builds in one go, sharing what they have in common.
+
+Builds whose pruned weights are made from the same inputs (another type, target or packing of the
+same pruning) prune once: the later ones begin with hard links to the finished blocks. Such builds
+form a group; groups are what machines of a Ray cluster are given.
+"""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune import machine
+from edgeprune.calibration.data import load_data
+from edgeprune.errors import EdgepruneError, GateFailed
+from edgeprune.extras import load
+from edgeprune.files import atomic_folder, sha256_json
+from edgeprune.models import open_checkpoint
+from edgeprune.pipeline import build
+from edgeprune.progress import Progress, Quiet
+from edgeprune.recipe import Recipe
+from edgeprune.stages import check_stage, prune_folder, prune_key
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one build.
+
+    Attributes:
+        name: of the recipe.
+        folder: of the build.
+        state: ``done``, ``failed`` (a gate did not hold; the build is whole) or ``error``.
+        message: what went wrong, empty if nothing did.
+        exit_code: as `edgeprune build` would have given it.
+    """
+
+    name: str
+    folder: Path
+    state: str
+    message: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Builds that prune alike.
+
+    Attributes:
+        key: hash of what the pruned weights are made from.
+        recipes: by name.
+    """
+
+    key: str
+    recipes: dict[str, Recipe]
+
+
+def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
+    """Put builds together that share their pruning. Every mistake of a recipe is said here.
+
+    Args:
+        recipes: by name.
+        progress: told about conversions.
+
+    Raises:
+        EdgepruneError: naming the recipe; nothing has been built yet.
+    """
+    found: dict[str, dict[str, Recipe]] = {}
+    for name, recipe in recipes.items():
+        try:
+            data = load_data(
+                recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens
+            )
+            checkpoint = open_checkpoint(recipe.model, progress)
+            check_stage(recipe, checkpoint)
+        except EdgepruneError as error:
+            error.args = (f"{name}: {error}",)
+            raise
+        key = prune_key(recipe, checkpoint, data)
+        if recipe.max_loss:  # its sparsity is not known yet
+            key = sha256_json([key, recipe.model_dump()])
+        found.setdefault(key, {})[name] = recipe
+    return [Group(key, alike) for key, alike in found.items()]
+
+
+def sweep(
+    planned: list[Group], folder: Path, progress: Progress, cluster: str | None = None
+) -> list[Outcome]:
+    """Build everything; a build that fails does not stop the others.
+
+    Args:
+        planned: as `groups` gives them.
+        folder: gets one folder a build. What is finished there is not done again.
+        progress: told of every stage, or with a cluster of every finished group.
+        cluster: address of a Ray cluster that sees ``folder`` under the same path; ``local`` is
+            this machine. None: one after the other, in this process.
+
+    Returns:
+        What became of each build, in the order of the groups.
+
+    Raises:
+        MachineError: a cluster is asked for and Ray is not installed.
+    """
+    folder = folder.resolve()
+    if cluster:
+        return _on_ray(planned, folder, progress, cluster)
+    outcomes = []
+    for group in planned:
+        outcomes += build_group(group, folder, progress)
+    return outcomes
+
+
+def build_group(group: Group, folder: Path, progress: Progress) -> list[Outcome]:
+    """Build recipes that share a pruning, one after the other."""
+    outcomes: list[Outcome] = []
+    for name, recipe in group.recipes.items():
+        target = folder / name
+        for done in outcomes:
+            _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
+        progress.note(f"{name}: {target}")
+        try:
+            build(recipe, target, progress)
+            outcomes.append(Outcome(name, target, "done"))
+        except EdgepruneError as error:
+            state = "failed" if isinstance(error, GateFailed) else "error"
+            outcomes.append(Outcome(name, target, state, str(error), error.exit_code))
+            progress.note(f"{name}: {error}")
+    return outcomes
+
+
+def _share(source: Path, target: Path) -> None:
+    """Hard links to finished files, which are replaced and never written into."""
+    if not source.is_dir() or target.exists():
+        return
+    with atomic_folder(target) as temporary:
+        shutil.copytree(source, temporary, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _on_ray(planned: list[Group], folder: Path, progress: Progress, address: str) -> list[Outcome]:
+    ray: Any = load("ray")
+    ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        cores = min(machine.cores(), int(ray.cluster_resources().get("CPU", 1)))
+        task = ray.remote(num_cpus=cores)(_build_quietly)
+        waiting = {task.remote(group, folder): index for index, group in enumerate(planned)}
+        found: dict[int, list[Outcome]] = {}
+        with progress.stage("groups of builds", len(planned)) as stage:
+            while waiting:
+                (finished,), _ = ray.wait(list(waiting), num_returns=1)
+                found[waiting.pop(finished)] = ray.get(finished)
+                stage.advance()
+        return [outcome for index in sorted(found) for outcome in found[index]]
+    finally:
+        ray.shutdown()
+
+
+def _build_quietly(group: Group, folder: Path) -> list[Outcome]:
+    return build_group(group, folder, Quiet())
+
+
+def as_json(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """Outcomes for a script."""
+    return [asdict(outcome) | {"folder": str(outcome.folder)} for outcome in outcomes]

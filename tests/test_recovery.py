@@ -1,0 +1,246 @@
+"""Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeprune import Recipe, build
+from edgeprune.calibration.streams import Stream
+from edgeprune.errors import CheckFailed, UsageError
+from edgeprune.models import open_checkpoint
+from edgeprune.progress import Quiet
+from edgeprune.recipe import make
+from edgeprune.recovery import distill, reconstruct
+from edgeprune.recovery.batches import split
+from edgeprune.recovery.loss import distillation
+from edgeprune.stages import pruning
+from tests.test_pipeline import QUICK
+
+STEPS = 12
+
+
+def streams(samples: int, length: int = 32) -> dict[str, Stream]:
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name in ("general", "task"):
+        tokens = torch.randint(100, 40000, (samples, length), generator=generator)
+        found[name] = Stream(tokens, tokens % 2 == 0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_folder, tmp_path_factory):
+    from edgeprune.engine import prune
+
+    recipe = Recipe(task="medqa", method="wanda")
+    folder = tmp_path_factory.mktemp("pruned")
+    checkpoint = open_checkpoint(str(tiny_folder))
+    return prune(checkpoint, streams(2), pruning(recipe), folder, Quiet(), "cpu")
+
+
+def train(pruned, folder, **changes):
+    how = distill.Distillation(steps=STEPS, batch=2, learning_rate=1e-3, **changes)
+    return distill.distill(pruned, streams(12), how, folder, Quiet(), "cpu")
+
+
+def test_the_loss_is_torchs_divergence():
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(5, 7, generator=generator) for _ in range(2))
+    weights = torch.tensor([0.1, 0.2, 0.0, 0.3, 0.4])
+    rows = torch.nn.functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    assert torch.allclose(distillation(student, teacher, weights), (rows * weights).sum())
+    assert distillation(teacher, teacher, weights).abs() < 1e-6
+
+
+@given(samples=st.integers(1, 23), batch=st.integers(1, 7), share=st.sampled_from([0.0, 0.3, 1.0]))
+def test_every_sequence_has_its_turn(samples, batch, share):
+    made = streams(samples, 4)
+    training, held_out = split(made, share, 3.0, seed=5)
+    for name, tokens in training.tokens.items():
+        kept = {tuple(row) for row in held_out.tokens[name].tolist()}
+        assert samples == 1 or not kept & {tuple(row) for row in tokens.tolist()}
+    assert sum(w.sum().item() for _, w in held_out.all()) == pytest.approx(1)
+    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in training.tokens}
+    for step in range(8):
+        picked = training.step(step, batch)
+        assert len(picked) == batch
+        again = training.step(step, batch)
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(picked, again, strict=True))
+        for ids, _ in picked:
+            owner = next(n for n, t in training.tokens.items() if (t == ids).all(1).any())
+            seen[owner].append(tuple(ids.tolist()))
+    for name, order in seen.items():
+        size = len(training.tokens[name])
+        assert len(set(order[:size])) == len(order[:size])
+
+
+def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):
+    found = train(pruned, tmp_path)
+    before, after = pruned.weights(), found.checkpoint.weights()
+    moved = 0
+    for record in pruned.records:
+        old, new = before.read(record.name), after.read(record.name)
+        assert torch.equal(old == 0, new == 0)
+        moved += int((old != new).sum())
+    assert moved
+    losses = [point["held_out"] for point in found.curve]
+    assert min(losses) < losses[0]
+    assert found.steps <= found.planned == STEPS
+    embedding = "model.embed_tokens.weight"
+    assert torch.equal(before.read(embedding), after.read(embedding))
+    assert {path.name for path in tmp_path.iterdir()} == {"recovered.safetensors", "done.json"}
+
+
+def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
+    real, seen = distill._Trainer._step, []
+
+    def step(self, done):
+        loss = real(self, done)
+        for name, mask in self._optimizer.masks.items():
+            seen.append(bool((self._parameters[name] == 0)[~mask].all()))
+        return loss
+
+    monkeypatch.setattr(distill._Trainer, "_step", step)
+    train(pruned, tmp_path)
+    assert len(seen) >= STEPS
+    assert all(seen)
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, STEPS])
+def test_a_killed_run_gives_the_same_weights(pruned, tmp_path, monkeypatch, killed_at):
+    whole = train(pruned, tmp_path / "whole").checkpoint.files[-1].read_bytes()
+    real = distill._Trainer._step
+
+    def step(self, done):
+        if done.step + 1 == killed_at:
+            raise KeyboardInterrupt
+        return real(self, done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distill._Trainer, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(pruned, tmp_path / "killed")
+    again = train(pruned, tmp_path / "killed")
+    assert again.checkpoint.files[-1].read_bytes() == whole
+
+
+def test_damaged_state_begins_anew(pruned, tmp_path, monkeypatch):
+    real = distill._Trainer._step
+
+    def step(self, done):
+        if done.step == STEPS - 1:
+            raise KeyboardInterrupt
+        return real(self, done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distill._Trainer, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(pruned, tmp_path / "cut")
+    (state,) = (tmp_path / "cut").glob("state-*.safetensors")
+    state.write_bytes(state.read_bytes()[:1000])
+    whole = train(pruned, tmp_path / "whole").checkpoint.files[-1].read_bytes()
+    assert train(pruned, tmp_path / "cut").checkpoint.files[-1].read_bytes() == whole
+
+
+def test_a_time_budget_becomes_steps(pruned, tmp_path):
+    found = distill.distill(
+        pruned, streams(12), distill.Distillation(seconds=0.01, batch=1), tmp_path, Quiet(), "cpu"
+    )
+    assert found.planned == found.steps == 1
+
+
+def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
+    how = distill.Distillation(steps=60, batch=1, learning_rate=0.3)
+    found = distill.distill(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
+    assert found.steps < found.planned
+    name = pruned.records[0].name
+    kept = found.checkpoint.weights().read(name)
+    assert torch.equal(pruned.weights().read(name), kept)  # the best was the first
+
+
+def test_a_loss_that_is_no_number_is_an_error(pruned, tmp_path):
+    how = distill.Distillation(steps=9, learning_rate=1e30)
+    with pytest.raises(CheckFailed, match="loss of recovery is nan"):
+        distill.distill(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
+
+
+def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3,
+                    recover_by=["reconstruct", "distill"], **QUICK)  # fmt: skip
+    made = build(recipe, tmp_path / "out")
+    assert made.manifest["recovery"]["distill"]["steps"] == 3
+    pruned_alone = build(recipe.model_copy(update={"recover": False}), tmp_path / "plain")
+    zeros = [
+        [t["nonzeros"] for t in one.manifest["artifact"]["tensors"] if t["pruned"]]
+        for one in (made, pruned_alone)
+    ]
+    assert zeros[0] == zeros[1]
+    hashes = [one.manifest["artifact"]["sha256"] for one in (made, pruned_alone)]
+    assert hashes[0] != hashes[1]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<h2>Recovery" in page
+    assert "trained for 3 steps" in page
+    assert "4 submodules were rebuilt" in page
+    assert pruned_alone.manifest["recovery"] is None
+    used = made.manifest["data"]["task"]["calibration_rows"]
+    assert set(pruned_alone.manifest["data"]["task"]["calibration_rows"]) <= set(used)
+    assert not set(used) & set(made.manifest["data"]["task"]["evaluation_rows"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"sparsity": 0}, "set a sparsity"),
+        ({"rounding": "feedback"}, "undone by training"),
+        ({"recover_budget": "soon"}, "recover_budget"),
+        ({"recover_by": "distil"}, "did you mean distill"),
+    ],
+)
+def test_recipes_that_make_no_sense(values, said):
+    with pytest.raises(UsageError, match=said):
+        make({"task": "medqa", "recover": True} | values)
+
+
+def rebuild(pruned, folder, **changes):
+    how = reconstruct.Reconstruction(**{"steps": 6, "learning_rate": 1e-3} | changes)
+    return reconstruct.reconstruct(pruned, streams(5), how, folder, Quiet(), "cpu")
+
+
+def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
+    found = rebuild(pruned, tmp_path)
+    assert set(found.errors) == {f"{i}.{name}" for i in (0, 1) for name in ("self_attn", "mlp")}
+    assert all(after <= before for before, after in found.errors.values())
+    assert sum(after < before for before, after in found.errors.values()) >= 3
+    before, after = pruned.weights(), found.checkpoint.weights()
+    for record in pruned.records:
+        old, new = before.read(record.name), after.read(record.name)
+        assert torch.equal(old == 0, new == 0)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "block-0000.safetensors", "block-0001.safetensors", "calibration-0000.safetensors",
+        "calibration-0001.safetensors", "rebuilt.json",
+    }  # fmt: skip
+
+
+def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkeypatch):
+    whole = [file.read_bytes() for file in rebuild(pruned, tmp_path / "whole").checkpoint.files]
+    real = reconstruct._Block.rebuild
+
+    def rebuild_one(self, steps):
+        if self._index == 1:
+            raise KeyboardInterrupt
+        return real(self, steps)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconstruct._Block, "rebuild", rebuild_one)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(pruned, tmp_path / "killed")
+    again = rebuild(pruned, tmp_path / "killed")
+    assert [file.read_bytes() for file in again.checkpoint.files] == whole
+    assert len(again.errors) == 4
+
+
+def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path):
+    assert len(rebuild(pruned, tmp_path, steps=None, seconds=0.01).errors) == 4
