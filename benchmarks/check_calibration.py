@@ -87,11 +87,11 @@ def _changes(task: str, good: Path) -> dict[str, dict[str, Any]]:
 
 
 def _built(name: str, task: str, sparsity: float) -> Path:
-    return build(Recipe(task=task, sparsity=sparsity), _WORK / name, Bars()).folder
+    return build(Recipe(task=task, sparsity=sparsity), _WORK / task / name, Bars()).folder
 
 
 def _measured(name: str, folder: Path, threads: int | None = None) -> dict[str, Any]:
-    record = _WORK / f"{name}.json"
+    record = folder.parent / f"{name}.json"
     found = read_json(record)
     if found is None:
         start = time.perf_counter()

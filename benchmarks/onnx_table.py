@@ -128,8 +128,8 @@ def _samples(
     kept: Path, models: dict[str, tuple[str, Path]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Every contender's measurements; those of an earlier run are not repeated."""
-    known = read_json(kept)
-    if known is None:
+    known = read_json(kept) or {}
+    if set(known) != set(models) or any(len(samples) != rounds for samples in known.values()):
         known = {name: [] for name in models}
         for _ in range(rounds):
             for name, (how, path) in models.items():

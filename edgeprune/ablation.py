@@ -39,7 +39,9 @@ class Variant:
     def recipe(self, base: Recipe, seed: int) -> Recipe:
         """The base recipe with this variant's settings."""
         values = base.model_dump(exclude={"sparsity", "pattern"}) | {"seed": seed}
-        if self.method != DENSE:
+        if self.method == DENSE:
+            values["recover"] = False
+        else:
             values["method"] = self.method
         if self.fusion:
             values["fusion"] = self.fusion

@@ -83,6 +83,19 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str | None = None
     return UsageError(f"Unknown {kind} '{given}': {expected}", hint)
 
 
+def known(error: BaseException) -> EdgepruneError | None:
+    """An error with a message for the user; None for one that is a bug of ours."""
+    if isinstance(error, EdgepruneError):
+        return error
+    if isinstance(error, OSError):
+        return from_os_error(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "memory" in str(error).lower()
+    ):
+        return MachineError("Out of memory.", "Use fewer --samples or a shorter --length.")
+    return None
+
+
 def from_os_error(error: OSError) -> EdgepruneError:
     """Turn an operating system error into a message with the right exit code."""
     where = f" ({error.filename})" if error.filename else ""

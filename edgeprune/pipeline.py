@@ -11,7 +11,7 @@ from edgeprune.calibration.data import Data, load_data
 from edgeprune.calibration.task import Task
 from edgeprune.errors import GateFailed, UsageError
 from edgeprune.extras import need
-from edgeprune.files import read_json, sweep, write_json
+from edgeprune.files import read_json, sha256_json, sweep, write_json
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -20,7 +20,7 @@ from edgeprune.models.origin import origin
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
-from edgeprune.recovering import recover_stage
+from edgeprune.recovering import recover_stage, recovery_key
 from edgeprune.search import Search, search
 from edgeprune.stages import (
     artifact_name,
@@ -28,6 +28,7 @@ from edgeprune.stages import (
     export_stage,
     measure_stage,
     pack_stage,
+    prune_key,
     prune_stage,
 )
 
@@ -73,7 +74,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     locate(recipe.model)  # a wrong name is said before a folder is made for it
     folder = Path(out or default_folder(recipe)).expanduser()
-    _claim(folder)
+    claim(folder)
     try:
         with FileLock(folder / "work" / "lock", timeout=0):
             return _build(recipe, data, folder, progress)
@@ -100,8 +101,11 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     recovered = None
     if recipe.recover and pruned:
         recovered = recover_stage(recipe, checkpoint, pruned, data, folder, progress)
-        pruned, rows_used = recovered.checkpoint, recovered.rows
-    artifacts = export_stage(recipe, checkpoint, pruned, folder, progress)
+        pruned = recovered.checkpoint
+        for name, rows in recovered.rows.items():
+            rows_used[name] = list(dict.fromkeys([*rows_used[name], *rows]))
+    made_from = sha256_json([prune_key(recipe, checkpoint, data), recovery_key(recipe, checkpoint)])
+    artifacts = export_stage(recipe, checkpoint, pruned, made_from, folder, progress)
     packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
     manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
@@ -112,10 +116,10 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     )
     said = [folder / name for name in report.FILES]
     if read_json(folder / "manifest.json") != manifest or not all(map(Path.exists, said)):
-        write_json(folder / "manifest.json", manifest)
         with progress.stage("report", 1) as stage:
             report.write(folder, manifest)
             stage.advance()
+        write_json(folder / "manifest.json", manifest)  # last: it says that the rest is there
     if manifest["gates"]:
         raise GateFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.", manifest)
     return Build(folder, folder / artifact_name(recipe), manifest)
@@ -176,7 +180,12 @@ def short_name(source: str) -> str:
     return _FILE_ENDING.sub("", Path(source).name)
 
 
-def _claim(folder: Path) -> None:
+def claim(folder: Path) -> None:
+    """Make a folder, or one that is empty or a build's already, a build's.
+
+    Raises:
+        UsageError: it holds something else; nothing was touched.
+    """
     if folder.is_file():
         raise UsageError(f"--out {folder} is a file, expected a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "work").is_dir():

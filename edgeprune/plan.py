@@ -81,8 +81,10 @@ def plan(recipe: Recipe) -> BuildPlan:
         gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
     if recipe.max_loss:
         flops *= 1 + _TRIALS
-    # Weights, two moments, the best so far, and the run as it is kept, in float32.
-    trained_bytes = 4 * (4 * prunable + parameters) if recipe.recover else 0
+    # In memory: weights, gradients and two moments in float32, and the dense model. On disk: the
+    # best weights, and the run as it is kept (weights and moments) while it is written anew.
+    trained_bytes = 4 * 4 * prunable + 6 * parameters if recipe.recover else 0
+    kept_bytes = 4 * 7 * prunable if recipe.recover else 0
     recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(
@@ -90,7 +92,7 @@ def plan(recipe: Recipe) -> BuildPlan:
         prunable=prunable,
         zeros=round(pruned * recipe.sparsity),
         artifact_bytes=size,
-        disk_bytes=2 * size + stored * pruned + 2 * hidden + trained_bytes,
+        disk_bytes=2 * size + stored * pruned + 2 * hidden + kept_bytes,
         memory_bytes=round(
             _BASE_MEMORY + stored * parameters + max(2 * hidden + gram_bytes, trained_bytes)
         ),

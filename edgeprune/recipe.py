@@ -187,12 +187,20 @@ class Recipe(BaseModel):
 
     @field_validator("recover_by", mode="before")
     @classmethod
-    def _known_ways(cls, value: Any) -> Any:
-        ways = [way.strip() for way in value.split(",")] if isinstance(value, str) else value
-        for way in ways:
+    def _ways_as_text(cls, value: Any) -> Any:
+        return [way.strip() for way in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("recover_by")
+    @classmethod
+    def _known_ways(cls, value: list[str]) -> list[str]:
+        for way in value:
             if way not in RECOVERIES:
-                raise ValueError(str(unknown("way of training", str(way), RECOVERIES)))
-        return ways
+                raise ValueError(str(unknown("way of training", way, RECOVERIES)))
+        if value != [way for way in RECOVERIES if way in value]:
+            raise ValueError(
+                f"recover_by takes each way once, in the order {', '.join(RECOVERIES)}"
+            )
+        return value
 
     @field_validator("type")
     @classmethod
@@ -269,12 +277,12 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _recovery_fits(self) -> Self:
-        if self.recover and self.rounding == "feedback":
-            raise ValueError(
-                "rounding 'feedback' would be undone by training: leave out recover, or rounding"
-            )
         if self.recover and not self.sparsity:
             raise ValueError("recover trains what pruning left: set a sparsity")
+        if self.recover and self.rounding == "feedback" and "distill" not in self.recover_by:
+            raise ValueError(
+                "rounding 'feedback' and recover: only 'distill' trains weights on their grid"
+            )
         return self
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ def prune_stage(
     ``dense_statistics`` is as in `edgeprune.engine.prune`; with it nothing is rounded yet. A dense
     model whose weights are rounded on the calibration data comes out as pruned by nothing.
     """
-    grids = {} if dense_statistics else rounding_grids(recipe, checkpoint)
+    grids = {} if dense_statistics else _pruning_grids(recipe, checkpoint)
     if recipe.sparsity == 0 and not grids:
         return None, {"general": [], "task": []}
     from edgeprune.engine import finished, prune
@@ -112,7 +112,7 @@ def prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
             "task": data.task.calibration_hash(),
             "streams": [recipe.samples, recipe.length, recipe.seed],
             "pruning": asdict(pruning(recipe)),
-            "grids": {n: asdict(g) for n, g in rounding_grids(recipe, checkpoint).items()},
+            "grids": {n: asdict(g) for n, g in _pruning_grids(recipe, checkpoint).items()},
             "arithmetic": [str(device), str(compute_dtype(device))],
         }
     )
@@ -179,7 +179,7 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     """What the engine rounds tensors to; empty where the exporter rounds each weight by itself.
 
     Rounding with calibration data is worth its time below 8 bits, and is asked for else. It needs a
-    method that looks at data; weights that are trained afterwards don't stay on a grid.
+    method that looks at data.
     """
     import exporters
 
@@ -187,7 +187,7 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     if recipe.rounding == "feedback" and blind:
         raise UsageError(f"rounding 'feedback' needs data, and {recipe.method} sees none.")
     left_alone = recipe.rounding == "auto" and not recipe.sparsity
-    if blind or recipe.recover or recipe.rounding == "nearest" or left_alone:
+    if blind or recipe.rounding == "nearest" or left_alone:
         return {}
     grids = exporters.get(recipe.target).grids(dense_model(checkpoint), storage(recipe))
     chosen = {
@@ -201,6 +201,11 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
             "It knows q8_0, q5_0 and q4_0, the mixes made of them, int8 and int4.",
         )
     return chosen
+
+
+def _pruning_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
+    """What pruning rounds to: nothing if weights are trained afterwards, and rounded then."""
+    return {} if recipe.recover else rounding_grids(recipe, checkpoint)
 
 
 def dense_model(checkpoint: Checkpoint) -> "Model":
@@ -237,10 +242,14 @@ def export_stage(
     recipe: Recipe,
     checkpoint: Checkpoint,
     pruned: "PrunedCheckpoint | None",
+    made_from: str,
     folder: Path,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """The artifact and its dense twin in the same type: facts about each file."""
+    """The artifact and its dense twin in the same type: facts about each file.
+
+    ``made_from`` is the hash of everything that pruned and trained weights depend on.
+    """
     twin = folder / "work" / f"dense-{recipe.type}.{recipe.target}" if pruned else None
     dense = dense_model(checkpoint)
     artifacts = {
@@ -250,7 +259,7 @@ def export_stage(
     }
     if pruned:
         sparse, metadata = pruned_model(recipe, pruned)
-        key = sha256_json([metadata and asdict(metadata), pruned.files[-1].parent.name])
+        key = sha256_json([metadata and asdict(metadata), made_from])
         artifacts["pruned"] = _export_one(
             recipe, "pruned", sparse, metadata, key, None, folder, progress
         )

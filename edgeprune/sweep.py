@@ -2,22 +2,23 @@
 
 Builds whose pruned weights are made from the same inputs (another type, target or packing of the
 same pruning) prune once: the later ones begin with hard links to the finished blocks. Such builds
-form a group; groups are what machines of a Ray cluster are given.
+form a group; groups are what machines of a Ray cluster are given. Builds of another method or
+sparsity share no statistics: those of a block depend on what was pruned before it.
 """
 
 import os
 import shutil
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune import machine
 from edgeprune.calibration.data import load_data
-from edgeprune.errors import EdgepruneError, GateFailed
+from edgeprune.errors import EdgepruneError, GateFailed, MachineError, known
 from edgeprune.extras import load
 from edgeprune.files import atomic_folder, sha256_json
 from edgeprune.models import open_checkpoint
-from edgeprune.pipeline import build
+from edgeprune.pipeline import build, claim
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import Recipe
 from edgeprune.stages import check_stage, prune_folder, prune_key
@@ -73,10 +74,10 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
             )
             checkpoint = open_checkpoint(recipe.model, progress)
             check_stage(recipe, checkpoint)
+            key = prune_key(recipe, checkpoint, data)
         except EdgepruneError as error:
             error.args = (f"{name}: {error}",)
             raise
-        key = prune_key(recipe, checkpoint, data)
         if recipe.max_loss:  # its sparsity is not known yet
             key = sha256_json([key, recipe.model_dump()])
         found.setdefault(key, {})[name] = recipe
@@ -92,8 +93,8 @@ def sweep(
         planned: as `groups` gives them.
         folder: gets one folder a build. What is finished there is not done again.
         progress: told of every stage, or with a cluster of every finished group.
-        cluster: address of a Ray cluster that sees ``folder`` under the same path; ``local`` is
-            this machine. None: one after the other, in this process.
+        cluster: address of a Ray cluster whose machines see ``folder`` and the working folder under
+            the same paths; ``local`` is this machine. None: one after the other, in this process.
 
     Returns:
         What became of each build, in the order of the groups.
@@ -115,22 +116,26 @@ def build_group(group: Group, folder: Path, progress: Progress) -> list[Outcome]
     outcomes: list[Outcome] = []
     for name, recipe in group.recipes.items():
         target = folder / name
-        for done in outcomes:
-            _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
         progress.note(f"{name}: {target}")
         try:
+            claim(target)
+            for done in outcomes:
+                _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
             build(recipe, target, progress)
             outcomes.append(Outcome(name, target, "done"))
-        except EdgepruneError as error:
-            state = "failed" if isinstance(error, GateFailed) else "error"
-            outcomes.append(Outcome(name, target, state, str(error), error.exit_code))
-            progress.note(f"{name}: {error}")
+        except Exception as error:
+            told = known(error)
+            if told is None:
+                raise  # a bug
+            state = "failed" if isinstance(told, GateFailed) else "error"
+            outcomes.append(Outcome(name, target, state, str(told), told.exit_code))
+            progress.note(f"{name}: {told}")
     return outcomes
 
 
 def _share(source: Path, target: Path) -> None:
-    """Hard links to finished files, which are replaced and never written into."""
-    if not source.is_dir() or target.exists():
+    """Hard links to a finished pruning, whose files are replaced and never written into."""
+    if not (source / "done.json").is_file() or target.exists():
         return
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, copy_function=_link, dirs_exist_ok=True)
@@ -144,25 +149,49 @@ def _link(source: str, target: str) -> None:
 
 
 def _on_ray(planned: list[Group], folder: Path, progress: Progress, address: str) -> list[Outcome]:
-    ray: Any = load("ray")
+    """One build a machine at a time: a build uses all cores, and times what it made."""
+    ray = load("ray")
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
-        cores = min(machine.cores(), int(ray.cluster_resources().get("CPU", 1)))
-        task = ray.remote(num_cpus=cores)(_build_quietly)
-        waiting = {task.remote(group, folder): index for index, group in enumerate(planned)}
+        idle = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        left, at_work = deque(enumerate(planned)), dict[Any, tuple[int, str]]()
         found: dict[int, list[Outcome]] = {}
         with progress.stage("groups of builds", len(planned)) as stage:
-            while waiting:
-                (finished,), _ = ray.wait(list(waiting), num_returns=1)
-                found[waiting.pop(finished)] = ray.get(finished)
+            while left or at_work:
+                while left and idle:
+                    index, group = left.popleft()
+                    node = idle.pop()
+                    task = ray.remote(num_cpus=0, scheduling_strategy=_only_on(node))(_remotely)
+                    at_work[task.remote(group, folder, Path.cwd())] = index, node
+                (finished,), _ = ray.wait(list(at_work), num_returns=1)
+                index, node = at_work.pop(finished)
+                try:
+                    found[index] = ray.get(finished)
+                except ray.exceptions.RayError as error:
+                    found[index] = _lost(planned[index], folder, error)
+                idle.append(node)
                 stage.advance()
         return [outcome for index in sorted(found) for outcome in found[index]]
     finally:
         ray.shutdown()
 
 
-def _build_quietly(group: Group, folder: Path) -> list[Outcome]:
+def _only_on(node: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _remotely(group: Group, folder: Path, place: Path) -> list[Outcome]:
+    """On a machine of the cluster; recipes may name files from where the sweep was begun."""
+    os.chdir(place)
     return build_group(group, folder, Quiet())
+
+
+def _lost(group: Group, folder: Path, error: Exception) -> list[Outcome]:
+    message = f"The machine or its worker was lost: {str(error).strip().splitlines()[-1]}"
+    code = MachineError.exit_code
+    return [Outcome(name, folder / name, "error", message, code) for name in group.recipes]
 
 
 def as_json(outcomes: list[Outcome]) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def trial(
             [recipe.target, asdict(storage(recipe)), quantized_by()],
             [(item.id, item.prompt, item.continuations) for item in plan.items],
             [plan.metric, plan.perplexity_tokens, plan.general_text],
-            [dense_statistics is not None, recovery_key(recipe)],
+            [dense_statistics is not None, recovery_key(recipe, checkpoint)],
         ]
     )
     record = folder / f"trial-{key[:16]}.json"

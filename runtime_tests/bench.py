@@ -83,41 +83,60 @@ def bench(
             rows.append(_row(one, "load", "s", [info["load_seconds"]], info))
             if cold is not None:
                 rows.append(_row(one, "load_cold", "s", [cold], info))
-        for name, path in artifacts.items() if on_gpus else ():
-            for gpu in gpus(path):
-                try:
-                    if reason := gpu.why_not():
-                        raise MachineError(reason)
-                    child = stack.enter_context(start(path, 1, gpu.name))
-                    contenders.append(Contender(name, gpu.name, 1, child))
-                except MachineError as error:
-                    not_run.append({"artifact": name, "device": gpu.name, "why": str(error)})
+        if on_gpus:
+            found_gpus, not_run = _on_gpus(artifacts, lengths, stack)
+            contenders += found_gpus
         samples: dict[tuple[int, str, str], list[float]] = {}
         with progress("time", lengths.rounds * len(contenders)) as stage:
-            for one in contenders:  # first calls allocate and page in
-                one.child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=2)
+            for one in contenders:
+                _warm_up(one.child, lengths)
             for _ in range(lengths.rounds):
                 for index, one in enumerate(contenders):
-                    for test, unit, value in _measured(one.child, lengths):
+                    for test, unit, value in _measured(one, lengths):
                         samples.setdefault((index, test, unit), []).append(value)
                     stage.advance()
         for (index, test, unit), found in samples.items():
             rows.append(_row(contenders[index], test, unit, found))
         for one in contenders:
-            rows.append(_row(one, "peak_memory", "B", [one.child.call("peak_memory")]))
+            if one.device == "CPU":  # a GPU's memory is not what the process holds
+                rows.append(_row(one, "peak_memory", "B", [one.child.call("peak_memory")]))
     return {"lengths": asdict(lengths), "rows": rows, "not_run": not_run}
 
 
-def _measured(child: Child, lengths: Lengths) -> Iterator[tuple[str, str, float]]:
+def _on_gpus(
+    artifacts: dict[str, Path], lengths: Lengths, stack: ExitStack
+) -> tuple[list[Contender], list[dict[str, str]]]:
+    """Artifacts on the GPUs that run them here, and those that don't, with the reason."""
+    contenders, not_run = [], []
+    for name, path in artifacts.items():
+        for gpu in gpus(path):
+            try:
+                if reason := gpu.why_not():
+                    raise MachineError(reason)
+                child = stack.enter_context(start(path, 1, gpu.name))
+                _warm_up(child, lengths)
+                contenders.append(Contender(name, gpu.name, 1, child))
+            except MachineError as error:
+                not_run.append({"artifact": name, "device": gpu.name, "why": str(error)})
+    return contenders, not_run
+
+
+def _warm_up(child: Child, lengths: Lengths) -> None:
+    """First calls allocate and page in."""
+    for batch in lengths.batch:
+        child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=2, batch=batch)
+
+
+def _measured(one: Contender, lengths: Lengths) -> Iterator[tuple[str, str, float]]:
     for batch, tokens in product(lengths.batch, lengths.prefill):
-        seconds = child.call("prefill_seconds", tokens=tokens, batch=batch)
+        seconds = one.child.call("prefill_seconds", tokens=tokens, batch=batch)
         yield _name("pp", tokens, batch), "tokens/s", batch * tokens / seconds
     first = time.perf_counter()
-    child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
+    one.child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
     yield "first_token", "s", time.perf_counter() - first
     for batch, tokens in product(lengths.batch, lengths.decode):
-        with _energy() as used:
-            seconds = child.call(
+        with _energy(one.device) as used:
+            seconds = one.child.call(
                 "decode_seconds", prompt_tokens=lengths.depth, tokens=tokens, batch=batch
             )
         yield _name("tg", tokens, batch), "tokens/s", batch * tokens / seconds
@@ -130,12 +149,12 @@ def _name(test: str, tokens: int, batch: int) -> str:
 
 
 @contextmanager
-def _energy() -> Iterator[list[float]]:
-    """Fills in what the processor used meanwhile, the prompt included; nothing if it can't tell."""
+def _energy(device: str) -> Iterator[list[float]]:
+    """Fills in what the device used meanwhile, the prompt included; nothing if it can't tell."""
     found: list[float] = []
-    before = joules()
+    before = joules(device)
     yield found
-    after = joules()
+    after = joules(device)
     if before is not None and after is not None and after >= before:
         found.append(after - before)
 

@@ -1,12 +1,22 @@
-"""Energy counters of the processor, where they can be read."""
+"""Energy counters of processors and GPUs, where they can be read."""
 
 from pathlib import Path
+from typing import Any
 
 _ZONES = Path("/sys/class/powercap")
 
 
-def joules() -> float | None:
-    """What all processor packages have used since some time; None where that can't be read."""
+def joules(device: str = "CPU") -> float | None:
+    """What a device has used since some time; None where that can't be read.
+
+    Args:
+        device: ``CPU`` for all processor packages (RAPL), else the first NVIDIA GPU (NVML, which
+            the package nvidia-ml-py reads).
+    """
+    return _processor() if device == "CPU" else _gpu()
+
+
+def _processor() -> float | None:
     total, found = 0, False
     for zone in _ZONES.glob("intel-rapl:[0-9]"):
         try:
@@ -15,3 +25,16 @@ def joules() -> float | None:
         except (OSError, ValueError):
             return None  # root alone may read it on most machines
     return total / 1e6 if found else None
+
+
+def _gpu() -> float | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle: Any = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+    except pynvml.NVMLError:
+        return None

@@ -91,7 +91,7 @@ class Transformers:
             ``nats`` of each window, and ``tokens``, how many were predicted in all.
         """
         found = list(windows(self.tokenize(text)[:tokens]))
-        nats = [-_log_probability(self._run(ids, None)[:-1], ids[1:]) for ids in found]
+        nats = [-_log_probability(self._run([ids], None)[0, :-1], ids[1:]) for ids in found]
         return {"nats": nats, "tokens": sum(len(ids) - 1 for ids in found)}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
@@ -102,7 +102,7 @@ class Transformers:
         """Time to read a prompt of so many tokens, or several of them at once."""
         ids = timing_ids(tokens, self._model.config.vocab_size)
         start = time.perf_counter()
-        self._run(ids, DynamicCache(), batch)
+        self._run([ids] * batch, DynamicCache())
         self._wait()
         return time.perf_counter() - start
 
@@ -110,11 +110,11 @@ class Transformers:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
         ids = timing_ids(prompt_tokens + tokens, self._model.config.vocab_size)
         cache = DynamicCache()
-        self._run(ids[:prompt_tokens], cache, batch)
+        self._run([ids[:prompt_tokens]] * batch, cache)
         self._wait()
         start = time.perf_counter()
         for token in ids[prompt_tokens:]:
-            self._run([token], cache, batch)
+            self._run([[token]] * batch, cache)
         self._wait()
         return time.perf_counter() - start
 
@@ -136,19 +136,22 @@ class Transformers:
         if room < 1:
             raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
         start, cache, scores = start[-room:], DynamicCache(), []
-        first = self._run(start, cache)[-1:]
-        for end in ends:
-            logits = first
-            if len(end) > 1:
-                logits = torch.cat([first, self._run(end[:-1], cache)])
-                cache.crop(1 - len(end))  # by so many tokens
+        first = self._run([start], cache)[0, -1:]
+        longest = max(map(len, ends)) - 1
+        behind = first.new_empty(len(ends), 0, first.shape[1])
+        if longest > 0:  # shorter ends are filled up: what is read behind them changes nothing
+            cache.batch_repeat_interleave(len(ends))
+            rows = [(end[:-1] + (end[-1:] or [0]) * longest)[:longest] for end in ends]
+            behind = self._run(rows, cache)
+        for row, end in enumerate(ends):
+            logits = torch.cat([first, behind[row, : max(len(end) - 1, 0)]])
             scores.append({"logprob": _log_probability(logits, end), "tokens": len(end)})
         return scores
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
         ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
         cache, written = DynamicCache(), list[int]()
-        logits = self._run(ids, cache)
+        logits = self._run([ids], cache)[0]
         while len(written) < max_tokens:
             token = int(logits[-1].argmax())
             if token in self._ends:
@@ -156,21 +159,18 @@ class Transformers:
             written.append(token)
             if "\n" in self._tokenizer.decode(written).lstrip():
                 break
-            logits = self._run([token], cache)
+            logits = self._run([[token]], cache)[0]
         return self._tokenizer.decode(written).strip().partition("\n")[0]
 
-    def _run(self, ids: list[int], cache: DynamicCache | None, batch: int = 1) -> Tensor:
-        """Logits of tokens that stand behind those in the cache, (tokens, vocabulary).
-
-        A larger ``batch`` runs so many copies of them; the logits are those of the first.
-        """
+    def _run(self, rows: list[list[int]], cache: DynamicCache | None) -> Tensor:
+        """Logits of sequences behind those in the cache, (sequences, tokens, vocabulary)."""
         with torch.no_grad():
             found = self._model(
-                torch.tensor([ids] * batch, device=self._device),
+                torch.tensor(rows, device=self._device),
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return found.logits[0].float()
+        return found.logits.float()
 
 
 def _make_semi_structured(model: torch.nn.Module) -> int:

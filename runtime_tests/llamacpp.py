@@ -158,6 +158,11 @@ class LlamaCpp:
 
     def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        if batch * (prompt_tokens + tokens) > _CONTEXT:
+            raise RuntimeError(
+                f"{batch} sequences of {prompt_tokens} and {tokens} tokens: the context holds "
+                f"{_CONTEXT} in all"
+            )
         self.prefill_seconds(prompt_tokens, batch)
         ids = timing_ids(tokens, self._vocab_size)
         start = time.perf_counter()

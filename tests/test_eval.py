@@ -1,6 +1,8 @@
 """`edgeprune eval`: one scorer, three runtimes."""
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from edgeprune.calibration.data import load_data
 from exporters.artifact import Storage
 from exporters.onnx import export
+from runtime_tests import energy
 from tests.conftest import Counter, dense_model
 from tests.test_cli import run
 
@@ -87,6 +90,23 @@ def test_gpus_that_are_not_here_are_named(tiny_folder, dense_f32):
         assert missing.get((path, device)) or (path, device) in timed
     if missing:
         assert "not run: " in run("bench", tiny_folder, dense_f32, *options).stdout
+
+
+def test_energy_is_read_where_it_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy, "_ZONES", tmp_path)
+    assert energy.joules() is None
+    for zone, microjoules in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 500_000)):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "energy_uj").write_text(f"{microjoules}\n")
+    assert energy.joules() == 2.5
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("?")
+    assert energy.joules() is None
+    nvml = types.ModuleType("pynvml")
+    nvml.NVMLError = RuntimeError
+    nvml.nvmlInit = nvml.nvmlDeviceGetHandleByIndex = lambda *_: None
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda _: 1500
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert energy.joules("CUDA") == 1.5
 
 
 def test_two_of_four_is_recognised():

@@ -1,5 +1,8 @@
 """Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,14 +13,18 @@ from edgeprune.calibration.streams import Stream
 from edgeprune.errors import CheckFailed, UsageError
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
+from edgeprune.quantization.grid import Grid
 from edgeprune.recipe import make
 from edgeprune.recovery import distill, reconstruct
 from edgeprune.recovery.batches import split
 from edgeprune.recovery.loss import distillation
+from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.sparsity.onnx_file import OnnxFile
+from edgeprune.sparsity.weights import Weights
 from edgeprune.stages import pruning
 from tests.test_pipeline import QUICK
 
-STEPS = 12
+STEPS = 25  # so that points of the curve, where a run is kept, are two steps apart
 
 
 def streams(samples: int, length: int = 32) -> dict[str, Stream]:
@@ -67,6 +74,7 @@ def test_every_sequence_has_its_turn(samples, batch, share):
     for step in range(8):
         picked = training.step(step, batch)
         assert len(picked) == batch
+        assert sum(w.sum().item() for _, w in picked) == pytest.approx(1)
         again = training.step(step, batch)
         assert all(torch.equal(a, b) for (a, _), (b, _) in zip(picked, again, strict=True))
         for ids, _ in picked:
@@ -74,6 +82,7 @@ def test_every_sequence_has_its_turn(samples, batch, share):
             seen[owner].append(tuple(ids.tolist()))
     for name, order in seen.items():
         size = len(training.tokens[name])
+        assert order
         assert len(set(order[:size])) == len(order[:size])
 
 
@@ -109,7 +118,7 @@ def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
     assert all(seen)
 
 
-@pytest.mark.parametrize("killed_at", [1, 5, STEPS])
+@pytest.mark.parametrize("killed_at", [1, 6, 7, STEPS])
 def test_a_killed_run_gives_the_same_weights(pruned, tmp_path, monkeypatch, killed_at):
     whole = train(pruned, tmp_path / "whole").checkpoint.files[-1].read_bytes()
     real = distill._Trainer._step
@@ -145,11 +154,14 @@ def test_damaged_state_begins_anew(pruned, tmp_path, monkeypatch):
     assert train(pruned, tmp_path / "cut").checkpoint.files[-1].read_bytes() == whole
 
 
-def test_a_time_budget_becomes_steps(pruned, tmp_path):
-    found = distill.distill(
-        pruned, streams(12), distill.Distillation(seconds=0.01, batch=1), tmp_path, Quiet(), "cpu"
-    )
-    assert found.planned == found.steps == 1
+def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
+    """A clock that goes on by one second each time it is looked at: a step takes one."""
+    clock = itertools.count()
+    monkeypatch.setattr(distill.time, "perf_counter", lambda: float(next(clock)))
+    how = distill.Distillation(seconds=30, batch=1)
+    found = distill.distill(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
+    # Of 30 s, 6 have gone, and 11 points of the curve read 2 sequences, without a backward pass.
+    assert found.planned == 30 - 6 - 11
 
 
 def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
@@ -165,6 +177,33 @@ def test_a_loss_that_is_no_number_is_an_error(pruned, tmp_path):
     how = distill.Distillation(steps=9, learning_rate=1e30)
     with pytest.raises(CheckFailed, match="loss of recovery is nan"):
         distill.distill(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
+
+
+@pytest.mark.parametrize(("target", "kind"), [("gguf", "q4_0"), ("onnx", "int4")])
+def test_a_build_holds_the_weights_that_were_trained(
+    tiny_folder, rows_file, tmp_path, target, kind
+):
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=5,
+                    target=target, type=kind, **QUICK)  # fmt: skip
+    made = build(recipe, tmp_path / "out")
+    assert made.manifest["recovery"]["distill"]["rounded"] == 14
+    file = next((tmp_path / "out").glob("work/recover-*/distill/recovered.safetensors"))
+    trained = Weights([file])
+    tensors = inspected(made.artifact)
+    for name in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        values = trained.read(name).numpy()
+        assert any(np.array_equal(values, other) for other in tensors[values.shape])
+
+
+def inspected(path):
+    """Dequantised tensors of an artifact by shape."""
+    found: dict[tuple[int, ...], list[np.ndarray]] = {}
+    opened = OnnxFile(path) if path.suffix == ".onnx" else open_gguf(path)
+    for tensor in opened.tensors:
+        values = tensor.values()
+        found.setdefault(values.shape, []).append(values)
+        found.setdefault(values.T.shape, []).append(values.T)
+    return found
 
 
 def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
@@ -194,7 +233,6 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     ("values", "said"),
     [
         ({"sparsity": 0}, "set a sparsity"),
-        ({"rounding": "feedback"}, "undone by training"),
         ({"recover_budget": "soon"}, "recover_budget"),
         ({"recover_by": "distil"}, "did you mean distill"),
     ],
@@ -202,6 +240,43 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
 def test_recipes_that_make_no_sense(values, said):
     with pytest.raises(UsageError, match=said):
         make({"task": "medqa", "recover": True} | values)
+
+
+def on_grid(weight, scales):
+    codes = weight.view(len(weight), -1, 32) / scales.float()[:, :, None].clamp_min(1e-12)
+    return (codes - codes.round()).abs().max() < 1e-3 and codes.abs().max() <= 8
+
+
+@pytest.mark.parametrize("killed_at", [0, 10, STEPS - 1])
+def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, killed_at):
+    grids = {record.name: Grid(-8, 7) for record in pruned.records}
+    real = distill._Trainer._step
+
+    def step(self, done):
+        if done.step + 1 == killed_at:
+            raise KeyboardInterrupt
+        return real(self, done)
+
+    def run(folder):
+        how = distill.Distillation(steps=STEPS, batch=2, learning_rate=1e-3)
+        return distill.distill(pruned, streams(12), how, folder, Quiet(), "cpu", grids)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distill._Trainer, "_step", step)
+        if killed_at:
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path)
+    found = run(tmp_path)
+    assert found.rounded == len(pruned.records)
+    assert [point["rounded"] for point in found.curve].count(True) >= 2
+    weights, scales = found.checkpoint.weights(), Weights(found.checkpoint.calibration)
+    for record in pruned.records:
+        new = weights.read(record.name)
+        assert on_grid(new, scales.read(f"{record.name}.scales").abs())
+        assert not new[pruned.weights().read(record.name) == 0].any()
+    if killed_at:
+        whole = run(tmp_path / "whole").checkpoint.files[-1].read_bytes()
+        assert found.checkpoint.files[-1].read_bytes() == whole
 
 
 def rebuild(pruned, folder, **changes):
@@ -242,5 +317,15 @@ def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkey
     assert len(again.errors) == 4
 
 
-def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path):
-    assert len(rebuild(pruned, tmp_path, steps=None, seconds=0.01).errors) == 4
+def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path, monkeypatch):
+    clock, seen = itertools.count(), []
+    real = reconstruct._Block.rebuild
+
+    def rebuild_one(self, steps):
+        seen.append(steps)
+        return real(self, steps)
+
+    monkeypatch.setattr(reconstruct.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(reconstruct._Block, "rebuild", rebuild_one)
+    rebuild(pruned, tmp_path, steps=None, seconds=40)
+    assert seen == [40 / 2 / 2 - round(5 * 10 / 8 / 3)] * 2

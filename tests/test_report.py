@@ -1,5 +1,6 @@
 """What people read: the page, the model card, builds beside each other, many builds in one go."""
 
+import errno
 import json
 import re
 from html.parser import HTMLParser
@@ -9,10 +10,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from edgeprune import sweep as sweeping
 from edgeprune.errors import InputError
 from edgeprune.models import open_checkpoint
 from edgeprune.models.origin import Origin, origin
+from edgeprune.progress import Quiet
 from edgeprune.recipe import load
+from edgeprune.report import card
 from edgeprune.report.comparison import entries, front, render
 from tests.test_cli import run
 from tests.test_pipeline import QUICK
@@ -98,15 +102,35 @@ def test_a_sweep_says_mistakes_before_any_work(sweep, tmp_path):
     assert "Two recipes are called 'q8'" in twice.stderr
 
 
-def test_a_build_that_can_not_be_made_does_not_stop_the_others(sweep, tmp_path):
-    full = tmp_path / "builds" / "q8"
-    full.mkdir(parents=True)
-    (full / "mine.txt").write_text("not a build")
-    done = run(
-        "sweep", sweep / "q8.yaml", sweep / "f16.yaml", "--out", tmp_path / "builds", "--json"
-    )
+@pytest.mark.parametrize("blocked", ["q8", "f16"])
+def test_a_build_that_can_not_be_made_does_not_stop_the_others(sweep, tmp_path, blocked):
+    taken = tmp_path / "builds" / blocked
+    taken.mkdir(parents=True)
+    (taken / "README.md").write_text("not a build's")
+    files = [sweep / "q8.yaml", sweep / "f16.yaml"]
+    done = run("sweep", *files, "--out", tmp_path / "builds", "--json")
     assert done.returncode == 2
-    assert [outcome["state"] for outcome in json.loads(done.stdout)] == ["error", "done"]
+    states = {outcome["name"]: outcome["state"] for outcome in json.loads(done.stdout)}
+    assert states == {"q8": "done", "f16": "done"} | {blocked: "error"}
+    assert [path.name for path in taken.iterdir()] == ["README.md"]
+    assert (taken / "README.md").read_text() == "not a build's"
+
+
+def test_a_full_disk_is_one_builds_error(sweep, tmp_path, monkeypatch):
+    """And a bug is not hidden as one."""
+    recipes = {name: load(str(sweep / f"{name}.yaml")) for name in ("q8", "f16")}
+    planned = sweeping.groups(recipes, Quiet())
+
+    def full(recipe, target, progress):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sweeping, "build", full)
+    found = sweeping.sweep(planned, tmp_path, Quiet())
+    assert [(one.state, one.exit_code) for one in found] == [("error", 4), ("error", 4)]
+    assert "disk is full" in found[0].message
+    monkeypatch.setattr(sweeping, "build", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweeping.sweep(planned, tmp_path / "other", Quiet())
 
 
 def test_the_page_can_be_read_without_seeing_it(sweep):
@@ -125,6 +149,7 @@ def test_a_report_is_written_again(sweep):
     done = run("report", sweep / "builds/q8")
     assert done.returncode == 0, done.stderr
     assert [page.read_bytes() for page in pages] == before
+    assert run("report", sweep / "builds/q8", "--out", "x.html").returncode == 2
     nothing = run("report", sweep)
     assert nothing.returncode == 3
     assert "no finished build" in nothing.stderr
@@ -139,7 +164,9 @@ def test_builds_are_compared_on_one_page(sweep, tmp_path):
     page = Page((tmp_path / "c.html").read_text())
     assert len(page.alts) == page.tags.count("svg") == 2
     assert "not beaten in size" in page.alts[0]
-    assert run("report", "--compare", sweep / "builds/q8", "--out", tmp_path / "1.html").stdout
+    here = run("report", "--compare", ".", "--json", cwd=sweep / "builds/q8")
+    assert [entry["name"] for entry in json.loads(here.stdout)] == ["q8", ""]
+    (sweep / "builds/q8/comparison.html").unlink()
 
 
 def test_other_tasks_and_machines_are_not_mixed(sweep):
@@ -172,6 +199,15 @@ def test_the_card_has_the_hubs_form_and_makes_the_build_again(sweep):
     recipe = sweep / "again.yaml"
     recipe.write_text(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     assert load(str(recipe)) == load(str(sweep / "q8.yaml"))
+
+
+def test_the_card_of_a_plain_export_says_that_nothing_was_pruned(sweep):
+    manifest = json.loads((sweep / "builds/q8/manifest.json").read_text())
+    manifest["recipe"]["sparsity"] = 0.0
+    text = card.render(manifest)
+    assert "nothing pruned" in text
+    assert "pruned" not in ModelCard(text).data.tags
+    assert ", pruned for" not in text
 
 
 def test_the_license_is_passed_on(real_checkpoint, tiny_folder, tmp_path):

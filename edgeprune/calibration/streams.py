@@ -27,10 +27,6 @@ class Stream:
     answers: "Tensor"
     rows: list[Row] = field(default_factory=list)
 
-    def first(self, samples: int) -> "Stream":
-        """The first sequences alone."""
-        return Stream(self.tokens[:samples], self.answers[:samples], self.rows)
-
 
 def pack(
     task: Task, rows: list[Row], tokenizer: Any, samples: int, length: int, seed: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import EXIT_INTERRUPTED, EdgepruneError, from_os_error
+from edgeprune.errors import EXIT_INTERRUPTED, known
 
 # verb -> module; the short help stands here so that `--help` imports nothing.
 _VERBS = {
@@ -83,15 +83,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+    except Exception as error:
+        told = known(error)
+        if told is None:
             raise  # a bug: the traceback is wanted
-        _fail("Out of memory.", "Use fewer --samples or a shorter --length.", 4)
-    except EdgepruneError as error:
-        _fail(str(error), error.hint, error.exit_code)
-    except OSError as error:
-        known = from_os_error(error)
-        _fail(str(known), known.hint, known.exit_code)
+        _fail(str(told), told.hint, told.exit_code)
 
 
 def _fail(message: str, hint: str | None, code: int) -> None:

@@ -88,6 +88,8 @@ def _csv(record: dict[str, Any]) -> str:
             (row["artifact"], row["device"], row["threads"], row["test"], row["unit"],
              statistics.median(samples), statistics.mean(samples), _sd(samples), len(samples))
         )  # fmt: skip
+    for one in record["not_run"]:
+        writer.writerow((one["artifact"], one["device"], "", f"not run: {one['why']}"))
     return out.getvalue()
 
 

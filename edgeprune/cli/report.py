@@ -19,16 +19,22 @@ Examples:
 @click.argument("builds", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--compare", is_flag=True, help="One page about all of them.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("comparison.html"), show_default=True,
-    help="The page of --compare.",
-)  # fmt: skip
+    "--out", type=click.Path(path_type=Path), help="The page of --compare. [comparison.html]"
+)
 @click.option("--json", "as_json", is_flag=True, help="With --compare: print the figures as JSON.")
-def command(builds: tuple[Path, ...], compare: bool, out: Path, as_json: bool) -> None:
+def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: bool) -> None:
     """Write a build's page and model card again, or one page that compares builds."""
     from edgeprune import report
+    from edgeprune.errors import UsageError
+    from edgeprune.extras import need
     from edgeprune.files import write_text
+
+    need("matplotlib", "huggingface_hub")
     from edgeprune.report import comparison
 
+    if (out or as_json) and not compare:
+        raise UsageError("--out and --json belong to --compare: a build's page has its place.")
+    out = out or Path("comparison.html")
     manifests = _manifests(builds)
     if not compare:
         for folder, manifest in manifests.items():

@@ -15,7 +15,8 @@ Examples:
   edgeprune sweep configs/recipes/*.yaml
   edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set task=arc_easy --out builds/arc
   edgeprune sweep medqa-demo medqa-2of4 --dry-run        # shipped recipes by name
-  edgeprune sweep recipes/*.yaml --ray 10.0.0.1:6379     # needs edgeprune[ray] on every machine
+  edgeprune sweep recipes/*.yaml --ray 10.0.0.1:6379     # needs edgeprune[ray] on every machine,
+                                                         # and a folder that all of them see
 
 \b
 Builds of the same pruning (other types or targets) prune once. The same command again goes on
@@ -42,6 +43,9 @@ def command(
     dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build many recipes and compare them."""
+    from edgeprune.extras import need
+
+    need("torch", "transformers", "matplotlib", "huggingface_hub")
     from edgeprune import sweep
     from edgeprune.progress import Bars
 

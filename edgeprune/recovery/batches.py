@@ -32,20 +32,24 @@ class Batches:
     def step(self, number: int, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Sequences of one step with their tokens' weights, which sum to 1 over the step.
 
-        Every sequence of a stream is seen once before any is seen again.
+        Streams take turns from one sequence to the next, across steps; every sequence of a stream
+        is seen once before any is seen again.
 
         Args:
             number: of the step, from 0.
-            batch: sequences in all, dealt out to the streams in turn.
+            batch: sequences in all.
         """
-        counts = {name: len(range(i, batch, len(self.tokens)))
-                  for i, name in enumerate(self.tokens)}  # fmt: skip
+        names = list(self.tokens)
+        picked: dict[str, list[int]] = {}
+        for position in range(number * batch, (number + 1) * batch):
+            turn, place = position % len(names), position // len(names)
+            picked.setdefault(names[turn], []).append(self._pick(names[turn], place))
+        whole = sum(self.shares[name] for name in picked)
         found = []
-        for name, count in counts.items():
-            picked = [self._pick(name, number * count + i) for i in range(count)]
-            chosen = self.weights[name][picked]
-            chosen = self.shares[name] * chosen / chosen.sum().clamp_min(1e-9)
-            found += list(zip(self.tokens[name][picked], chosen, strict=True))
+        for name, places in picked.items():
+            chosen = self.weights[name][places]
+            chosen = self.shares[name] / whole * chosen / chosen.sum().clamp_min(1e-9)
+            found += list(zip(self.tokens[name][places], chosen, strict=True))
         return found
 
     def all(self) -> list[tuple[Tensor, Tensor]]:
@@ -61,6 +65,11 @@ class Batches:
         epoch, place = divmod(position, size)
         order = torch.Generator().manual_seed(self.seed + epoch)
         return int(torch.randperm(size, generator=order)[place])
+
+
+def is_held_out(sequences: int) -> Tensor:
+    """Which sequences of a stream no training sees, (sequences,) boolean."""
+    return torch.arange(sequences) % _HELD_OUT_EVERY == 0
 
 
 def split(
@@ -82,7 +91,7 @@ def split(
     weights: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for name in (name for name, share in shares.items() if share):
         stream = streams[name]
-        held = torch.arange(len(stream.tokens)) % _HELD_OUT_EVERY == 0
+        held = is_held_out(len(stream.tokens))
         masks = (held, held) if len(stream.tokens) == 1 else (~held, held)
         counted = torch.ones(stream.tokens.shape)[:, 1:]
         if name == "task":

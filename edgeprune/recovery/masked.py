@@ -72,7 +72,7 @@ def open_student(pruned: PrunedCheckpoint, folder: Path) -> Any:
     """
     weights = pruned.weights()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".student-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix=".student.", dir=folder) as place:
         for file in pruned.base.folder.glob("*.json"):
             if ".index." not in file.name:
                 shutil.copy(file, place)

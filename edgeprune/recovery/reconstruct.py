@@ -5,6 +5,7 @@ through the blocks already rebuilt, targets from the dense model's own stream. O
 model and four sets of hidden states are all that is held; no gradient crosses a block.
 """
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -26,9 +27,11 @@ from edgeprune.models.hf import load_model, stored_tensors
 from edgeprune.models.layers import weight_matrices
 from edgeprune.progress import Progress
 from edgeprune.recovery.masked import MaskedAdamW, open_student, schedule
+from edgeprune.sparsity.weights import is_whole
 
 _BATCH = 8
 _LEAST_STEPS = 4
+_LEAST_POWER = 1e-20  # of a submodule that gives nothing but zeros
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def finished(pruned: PrunedCheckpoint, folder: Path) -> Rebuilt | None:
     if done is None:
         return None
     files = [BlockStore(folder).block_file(index) for index in range(done["blocks"])]
-    if not all(file.is_file() for file in files):
+    if not all(map(is_whole, files)):
         return None
     errors = {name: tuple(pair) for name, pair in done["errors"].items()}
     return Rebuilt(replace(pruned, files=[*pruned.files, *files]), errors)
@@ -93,9 +96,10 @@ def reconstruct(
     Raises:
         CheckFailed: an error is no number any more.
     """
-    if result := finished(pruned, folder):
-        return result
     store = BlockStore(folder)
+    if result := finished(pruned, folder):
+        _clean_up(folder, store)
+        return result
     place = pick_device(device)
     dense = Walk(load_model(pruned.base), streams, place)
     sparse = Walk(open_student(pruned, folder), streams, place)
@@ -106,7 +110,8 @@ def reconstruct(
     if not hidden:
         hidden = store.new_hidden(0, shapes)
         for key, states in hidden.items():
-            dense.embed(key.partition("-")[2], states)
+            side, _, stream = key.partition("-")
+            (dense if side == "dense" else sparse).embed(stream, states)
         store.keep_hidden(0, shapes)
     stored = frozenset(pruned.base.weights().names())
     with progress.stage("rebuild blocks", len(dense.blocks)) as stage:
@@ -131,11 +136,16 @@ def reconstruct(
             store.keep_hidden(index + 1, shapes)
             hidden = following
     write_json(folder / "rebuilt.json", {"blocks": len(dense.blocks), "errors": known["errors"]})
-    store.drop_hidden()
-    (folder / "plan.json").unlink()
+    _clean_up(folder, store)
     found = finished(pruned, folder)
     assert found
     return found
+
+
+def _clean_up(folder: Path, store: BlockStore) -> None:
+    """Drop what only an unfinished run needs."""
+    store.drop_hidden()
+    (folder / "plan.json").unlink(missing_ok=True)
 
 
 class _Block:
@@ -151,7 +161,7 @@ class _Block:
     ):
         self._walk, self._index, self._how = sparse, index, how
         self.teacher = dense.load(index)
-        self.block = sparse.load(index).float()
+        self.block = copy.deepcopy(sparse.blocks[index]).to(sparse.device)  # in float32
         self._inputs = {side: [h for key, h in hidden.items() if key.startswith(side)]
                         for side in ("dense", "sparse")}  # fmt: skip
         self._count = sum(len(states) for states in self._inputs["sparse"])
@@ -174,7 +184,7 @@ class _Block:
         errors = {}
         for name, module in self._submodules().items():
             targets = self._targets(name)
-            power = float(targets.float().square().mean())
+            power = max(float(targets.float().square().mean()), _LEAST_POWER)
             before = self._error(name, targets) / power
             self._train(name, module, targets, steps)
             after = self._error(name, targets) / power

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.sparsity.weights import save_tensors
 
+_SCALES = "scales:"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -22,8 +23,9 @@ class Progressed:
     Attributes:
         step: steps done.
         steps: to do in all; 0 until a time budget has been turned into steps.
-        curve: ``step``, ``train`` loss since the last point, and ``held_out`` loss.
-        best: the lowest held-out loss.
+        curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
+            were ``rounded``.
+        best: the lowest held-out loss of weights that the run may end with.
     """
 
     step: int = 0
@@ -39,10 +41,14 @@ class RunFolder:
         self._folder = folder
 
     def save(
-        self, done: Progressed, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+        self,
+        done: Progressed,
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.AdamW,
+        scales: dict[str, Tensor],
     ) -> None:
         """Keep everything that going on needs."""
-        tensors: dict[str, Tensor] = {}
+        tensors = {_SCALES + name: scale for name, scale in scales.items()}
         for name, parameter in parameters.items():
             tensors[name] = parameter.detach()
             for moment in _MOMENTS:
@@ -56,7 +62,10 @@ class RunFolder:
                 old.unlink()
 
     def resume(
-        self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+        self,
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.AdamW,
+        scales: dict[str, Tensor],
     ) -> Progressed:
         """Put a run back to where it was kept; a new one if nothing was, or it is damaged."""
         known: dict[str, Any] = read_json(self._folder / "state.json") or {}
@@ -71,11 +80,15 @@ class RunFolder:
             values = {name: tensors[name] for name in parameters}
         except (OSError, SafetensorError, KeyError, TypeError):
             return Progressed()
+        device = next(iter(parameters.values())).device
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(values[name])
-                kept = {m: t.to(parameter.device) for m, t in moments[name].items()}
+                kept = {m: t.to(device) for m, t in moments[name].items()}
                 optimizer.state[parameter] = {"step": torch.tensor(float(done.step)), **kept}
+        for name, tensor in tensors.items():
+            if name.startswith(_SCALES):
+                scales[name.removeprefix(_SCALES)] = tensor.to(device)
         return done
 
     def clean_up(self) -> None:

@@ -10,12 +10,14 @@ from edgeprune.report.words import caveats, table, verdict
 _USES = {
     "gguf": """\
 llama-cli -m {file}                # stock llama.cpp
-edgeprune chat {file}              # with edgeprune's sparse kernels: faster, in less memory""",
+edgeprune chat {file}              # with edgeprune's sparse kernels""",
     "onnx": """\
+from pathlib import Path
+
 import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
 
-from edgeprune.runtime.onnx_loading import open_session  # with edgeprune's sparse kernels: faster
+from edgeprune.runtime.onnx_loading import open_session  # with its sparse kernels
 session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session""",
 }
 _ALWAYS_SAID = (
@@ -28,7 +30,7 @@ def render(manifest: dict[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
     recipe, data, origin = manifest["recipe"], manifest["data"], manifest["model"]
-    sparse = [f"sparsity-{100 * recipe['sparsity']:g}", recipe["pattern"]]
+    sparse = ["pruned", f"sparsity-{100 * recipe['sparsity']:g}", recipe["pattern"]]
     header = ModelCardData(
         base_model=origin["hub_id"] or None,
         license=origin["license"] or None,
@@ -37,7 +39,7 @@ def render(manifest: dict[str, Any]) -> str:
         language=list(origin["languages"]) or None,
         datasets=[d["hub_id"] for d in data.values() if d["hub_id"]] or None,
         pipeline_tag="text-generation",
-        tags=["edgeprune", recipe["target"], "pruned", *(sparse if recipe["sparsity"] else [])],
+        tags=["edgeprune", recipe["target"], *(sparse if recipe["sparsity"] else [])],
     )
     body = fill(
         "card.md.j2",

@@ -1,5 +1,6 @@
 """Builds beside each other: what each costs, what it gives, and which of them is beaten."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,9 @@ class Entry:
         label: a letter, or a type for a dense twin.
         name: the build's folder; empty for a dense twin.
         task: of the build.
-        questions: hash of what it was measured on.
+        questions: hash of what it was measured on, cut into tokens as its model does.
+        general: hash of the general text.
+        model: its name.
         machine: hash of where.
         sparsity: or the pattern, in words.
         type: of the weights.
@@ -42,6 +45,8 @@ class Entry:
     name: str
     task: str
     questions: str
+    general: str
+    model: str
     machine: str
     sparsity: str
     type: str
@@ -69,7 +74,7 @@ def entries(builds: dict[Path, dict[str, Any]]) -> list[Entry]:
     for index, (folder, manifest) in enumerate(builds.items()):
         artifacts = manifest["results"]["artifacts"]
         name = "pruned" if "pruned" in artifacts else "dense"
-        found.append(_entry(_letters(index), folder.name, manifest, name))
+        found.append(_entry(_letters(index), folder.resolve().name, manifest, name))
         if name == "pruned":
             twin = _entry(manifest["recipe"]["type"], "", manifest, "dense")
             key = (twin.task, twin.questions, manifest["model"]["sha256"], twin.type)
@@ -88,7 +93,11 @@ def _entry(label: str, name: str, manifest: dict[str, Any], artifact: str) -> En
         label=label,
         name=name,
         task=manifest["data"]["task"]["name"],
-        questions=sha256_json([record["answers"]["rows"], results["metric"]]),
+        questions=sha256_json(
+            [record["answers"]["rows"], record["answers"]["tokens"], results["metric"]]
+        ),
+        general=manifest["data"]["general"]["sha256"],
+        model=manifest["model"]["name"],
         machine=sha256_json([machine["processor"], machine["cores"], results["threads"]]),
         sparsity=zeros if pruned else "none",
         type=recipe["type"],
@@ -151,12 +160,17 @@ def _section(group: list[Entry]) -> dict[str, Any]:
     return {
         "task": group[0].task,
         "verdict": _sentence(unbeaten, builds),
-        "notes": [] if one_machine else [
-            "Measured on several machines: only multiples of the dense model's speed compare."
-        ],
+        "notes": list(_notes(group)),
         "rows": [cells(entry) for entry in group],
         "figures": figures,
     }  # fmt: skip
+
+
+def _notes(group: list[Entry]) -> Iterator[str]:
+    if len({entry.machine for entry in group}) > 1:
+        yield "Measured on several machines: only multiples of the dense model's speed compare."
+    if len({entry.general for entry in group}) > 1:
+        yield "General perplexity is that of different texts: it does not compare."
 
 
 def _panel(
@@ -183,7 +197,7 @@ def _history(builds: list[Entry]) -> Figure:
         f"times the dense model, {size_text(first.bytes)} to {size_text(last.bytes)}"
     )
     plot = plots.history([entry.label for entry in builds], lines)
-    return Figure("History, in the order given", plot, said)
+    return Figure("Build by build, in the order of the table", plot, said)
 
 
 def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
@@ -193,7 +207,9 @@ def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
     if not best:
         return "Every build is beaten by a dense model that is no larger and no worse at the task."
     said = f"Not beaten in size and task loss: {', '.join(best)}."
-    return said + (f" Another is smaller and better than {', '.join(beaten)}." if beaten else "")
+    if beaten:
+        said += f" Another, maybe a dense one, is no larger and no worse than {', '.join(beaten)}."
+    return said
 
 
 def cells(entry: Entry) -> list[str]:
@@ -206,7 +222,7 @@ def cells(entry: Entry) -> list[str]:
 
     return [
         entry.label,
-        entry.name or "dense",
+        entry.name or f"{entry.model}, dense",
         entry.sparsity,
         entry.type,
         size_text(entry.bytes),

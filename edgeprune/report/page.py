@@ -8,7 +8,7 @@ from typing import Any
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
-from edgeprune.report.words import caveats, table, verdict
+from edgeprune.report.words import caveats, loss_range, size_text, table, verdict
 
 
 def render(manifest: dict[str, Any]) -> str:
@@ -44,7 +44,13 @@ def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
         said("accuracy", "nats per answer token", "general perplexity"),
     )
     yield Figure("Latency", plots.latency(artifacts), said("prefill, tokens/s", "decode, tokens/s"))
-    yield Figure("Size", plots.size(artifacts, manifest["packed"]), said("file", "peak memory"))
+    packed = manifest["packed"]
+    yield Figure(
+        "Size",
+        plots.size(artifacts, packed),
+        said("file", "peak memory")
+        + (f"; packed file: {size_text(packed['packed_bytes'])}" if packed else ""),
+    )
     if search := manifest["search"]:
         yield Figure(
             "How far it can be pruned",
@@ -53,12 +59,12 @@ def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
             + f"; bound {search['bound']:.3f}",
         )
     if recovery := (manifest["recovery"] or {}).get("distill"):
-        losses = [point["held_out"] for point in recovery["curve"]]
+        before, after = loss_range(recovery)
         yield Figure(
             "Recovery",
             plots.loss_curve(recovery["curve"]),
-            f"held-out distance to the dense model, from {losses[0]:.3f} to {min(losses):.3f} "
-            f"nats per token in {recovery['steps']} steps",
+            f"held-out distance to the dense model, from {before:.3f} to {after:.3f} nats per "
+            f"token in {recovery['steps']} steps",
         )
     if tensors:
         ends = [min(tensors, key=_sparsity), max(tensors, key=_sparsity)]

@@ -88,6 +88,13 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
     return words
 
 
+def loss_range(distilled: dict[str, Any]) -> tuple[float, float]:
+    """Held-out loss before training, and of the weights that were kept."""
+    curve, rounded = distilled["curve"], bool(distilled["rounded"])
+    kept = min(point["held_out"] for point in curve if point["rounded"] == rounded)
+    return curve[0]["held_out"], kept
+
+
 def _about_recovery(recovery: dict[str, Any]) -> list[str]:
     words = []
     if rebuilt := recovery.get("reconstruct"):
@@ -97,12 +104,17 @@ def _about_recovery(recovery: dict[str, Any]) -> list[str]:
             "average."
         )
     if distilled := recovery.get("distill"):
-        losses = [point["held_out"] for point in distilled["curve"]]
+        before, after = loss_range(distilled)
         words.append(
             f"The kept weights were trained for {distilled['steps']} steps towards the dense "
-            f"model's predictions: the distance on sequences held out fell from {losses[0]:.3f} "
-            f"to {min(losses):.3f} nats per token."
+            f"model's predictions: the distance on sequences held out went from {before:.3f} "
+            f"to {after:.3f} nats per token."
         )
+        if distilled["rounded"]:
+            words.append(
+                f"The last steps trained {distilled['rounded']} tensors as the file rounds them; "
+                "the dense model beside them is rounded weight by weight."
+            )
     return words
 
 

@@ -34,6 +34,15 @@ def save_tensors(
         raise OSError(code, os.strerror(code), str(path)) from None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there and as long as it says."""
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
 class Weights:
     """A read-only view of one checkpoint over several files; later files win.
 
