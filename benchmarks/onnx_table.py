@@ -25,13 +25,12 @@ _PROSE = (
     "Written by `benchmarks/onnx_table.py`: SmolLM2-135M pruned for {task} to 50 %, in onnxruntime "
     "on the CPU with 2 threads. *stock*: as onnxruntime opens the file, where it rebuilds packed "
     "weights itself when it makes the session. The others are opened by edgeprune: pruned weights "
-    "are multiplied by without their zeros, but for fp32, which has no such kernel; *dense "
-    "products* leaves them to onnxruntime and rebuilds packed ones one by one. *genai's graph* is "
-    "what onnxruntime-genai's builder makes of the dense model; *genai's loop* runs our folder. "
-    "Accuracy and nats are those of the build on {rows} rows, with sparse products. Peak memory is "
-    "that of the process up to then, session and {steps} steps. Sizes are of the model and the "
-    "weights beside it. Medians of {rounds} rounds in which all take turns; ± is the standard "
-    "deviation."
+    "are multiplied by without their zeros; *dense products* leaves them to onnxruntime and "
+    "rebuilds packed ones one by one. *genai's graph* is what onnxruntime-genai's builder makes of "
+    "the dense model; *genai's loop* runs our folder. Accuracy and nats are those of the build on "
+    "{rows} rows, with sparse products. Peak memory is that of the process up to then, session and "
+    "{steps} steps. Sizes are of the model and the weights beside it. Medians of {rounds} rounds in "
+    "which all take turns; ± is the standard deviation."
 )
 
 

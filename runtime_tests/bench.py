@@ -27,6 +27,7 @@ class Lengths:
         batch: sequences that are read or decoded side by side.
         threads: numbers of threads; each artifact runs with each.
         rounds: how often everything is timed.
+        first_token: whether the time to the first token is wanted, too.
     """
 
     prefill: tuple[int, ...] = (256,)
@@ -35,6 +36,7 @@ class Lengths:
     batch: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = (1,)
     rounds: int = 10
+    first_token: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,10 @@ def _measured(one: Contender, lengths: Lengths) -> Iterator[tuple[str, str, floa
     for batch, tokens in product(lengths.batch, lengths.prefill):
         seconds = one.child.call("prefill_seconds", tokens=tokens, batch=batch)
         yield _name("pp", tokens, batch), "tokens/s", batch * tokens / seconds
-    first = time.perf_counter()
-    one.child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
-    yield "first_token", "s", time.perf_counter() - first
+    if lengths.first_token:
+        first = time.perf_counter()
+        one.child.call("decode_seconds", prompt_tokens=max(lengths.prefill), tokens=1)
+        yield "first_token", "s", time.perf_counter() - first
     for batch, tokens in product(lengths.batch, lengths.decode):
         with _energy(one.device) as used:
             seconds = one.child.call(

@@ -17,6 +17,9 @@ FORBIDDEN = {
     "edgeprune/quantization/**/*.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
     "edgeprune/runtime/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
     "edgeprune/sparsity/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
+    "edgeprune/recovery/**/*.py": ("edgeprune.recipe", "exporters", "runtime_tests"),
+    "edgeprune/report/**/*.py": ("torch", "edgeprune.engine", "exporters", "runtime_tests"),
+    "edgeprune/regression/**/*.py": ("torch", "edgeprune.engine", "exporters"),
     "exporters/**/*.py": ("runtime_tests",),
     "runtime_tests/**/*.py": ("exporters",),
 }

@@ -67,7 +67,7 @@ def by_numpy(kind, data, rows, cols):
             own = part[:, block * BLOCK : (block + 1) * BLOCK]
             if wide:
                 order = own.T.reshape(-1)
-                kept = (order & 0x7FFF) != 0
+                kept = (order << 1) != 0
             else:
                 sides += scales[tile * TILE : (tile + 1) * TILE, block].tobytes()
                 order = own.reshape(TILE, 8, 4).transpose(1, 0, 2).reshape(-1)
@@ -186,7 +186,7 @@ def test_zero_activations_give_zeros(kernel):
 
 def test_bytes_per_weight_are_those_of_the_design():
     """At 50 %: 1 bit of mask, half a bit of scale, half the codes; a tile's offset beside."""
-    for kind, bits in (("Q8_0", 5.5), ("Q4_0", 3.5), ("F16", 9.0), ("BF16", 9.0)):
+    for kind, bits in (("Q8_0", 5.5), ("Q4_0", 3.5), ("F16", 9.0), ("BF16", 9.0), ("F32", 17.0)):
         values = np.ones((256, 2048), np.float32)
         columns = np.random.default_rng(0).permuted(np.tile(np.arange(2048), (256, 1)), axis=1)
         np.put_along_axis(values, columns[:, :1024], 0, axis=1)
@@ -207,7 +207,7 @@ def test_fixed_patterns_give_records_of_one_size(kind, kept, group):
     data = quants.quantize(values, GGMLQuantizationType[kind])
     packed = PackedMatrix(kind, data, values.shape).packed
     ends = packed[: 8 * (rows // TILE + 1)].view("<u8")
-    bits = {"Q8_0": 8, "Q4_0": 4}.get(kind, 16)
+    bits = {"Q8_0": 8, "Q4_0": 4, "F32": 32}.get(kind, 16)
     exact = TILE * columns // 2 * bits // 8
     if kind == "Q4_0" and group == 64:  # its two streams differ in length by chance
         assert (np.diff(ends) < 1.1 * exact).all()

@@ -56,11 +56,15 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
         f"({recipe.method}, {recipe.fusion}, {recipe.pattern})",
         **sources,
         "artifact": f"{size_text(figures.artifact_bytes)} of weights as {recipe.type}, no smaller "
-        "than dense: GGUF stores zeros in full",
+        f"than dense: {recipe.target.upper()} stores zeros in full",
         "disk": size_text(figures.disk_bytes),
         "memory": f"about {size_text(figures.memory_bytes)}",
         "time": f"about {max(1, round(figures.seconds / 60))} min on this machine",
         "out": str(folder),
     }
+    if recipe.recover:
+        steps = recipe.recover_steps
+        length = f"{steps} steps" if steps else recipe.recover_budget
+        rows["training"] = f"{', '.join(recipe.recover_by)}: {length}"
     for name, text in rows.items():
         click.echo(f"{name:<10}{text}")

@@ -9,9 +9,9 @@ from rich.table import Table
 from edgeprune.report.words import caveats, table, verdict
 
 
-def print_summary(manifest: dict[str, Any], folder: Path) -> None:
+def print_summary(manifest: dict[str, Any], folder: Path, console: Console | None = None) -> None:
     """The results beside the dense model, what to make of them, and the next command."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = console or Console(highlight=False, soft_wrap=True)
     recipe, results = manifest["recipe"], manifest["results"]
     console.print(
         f"\n[bold]{manifest['model']['name']}[/] for [bold]{manifest['data']['task']['name']}[/]: "

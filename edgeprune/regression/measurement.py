@@ -9,6 +9,7 @@ from edgeprune.files import read_json, sha256_json
 from edgeprune.progress import Progress
 
 SCHEMA = 1
+_DEPTH = 64  # a short prompt before what is decoded: it is read again in every round
 ROUNDS = 15  # 15 and 15 samples show a change of one standard deviation at p < 0.002
 
 
@@ -61,9 +62,10 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
     lengths = Lengths(
         prefill=(recipe["prefill_tokens"],),
         decode=(recipe["decode_tokens"],),
-        depth=recipe["prefill_tokens"],
+        depth=_DEPTH,
         threads=(used,),
         rounds=rounds,
+        first_token=False,
     )
     found = bench(artifacts, lengths, progress.stage)
     tests = {(row["artifact"], row["test"]): row["samples"] for row in found["rows"]}
@@ -86,7 +88,6 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
                 "answers": record["answers"],
                 "general_nats": record["general_perplexity"]["window_nats"],
                 "general_tokens": record["general_perplexity"]["tokens"],
-                "first_token": tests[name, "first_token"],
                 **{kind: tests[name, test] for test, kind in kinds.items()},
             }
             for name, record in results["artifacts"].items()

@@ -13,7 +13,7 @@ import numpy as np
 from edgeprune.errors import MachineError
 from edgeprune.machine import cores
 
-TYPES = {"F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
 SPARSE, DENSE = 0, 1
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")

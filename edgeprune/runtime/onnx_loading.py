@@ -17,7 +17,7 @@ from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.onnx_packed import is_packed, without_expansions
 
 _PRUNED = "edgeprune.pruned"
-_NOTHING_TO_GAIN = "no pruned weight is both of a type with kernels (fp16, int8, int4) and sparse"
+_NOTHING_TO_GAIN = "no pruned weight is both of a type with kernels and sparse"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,11 @@ def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator
         elif node.op_type == "MatMul" and (name := casts.get(node.input[1])) in pruned:
             array = reads[name]()
             if array.dtype == np.float16 and array.ndim == 2 and not array.shape[0] % _BLOCK:
-                yield _Product(node, name, "F16", array.shape[::-1], partial(_half_rows, array))
+                yield _Product(node, name, "F16", array.shape[::-1], partial(_float_rows, array))
+        elif node.op_type == "MatMul" and (name := node.input[1]) in pruned:
+            array = reads[name]()
+            if array.dtype == np.float32 and array.ndim == 2 and not array.shape[0] % _BLOCK:
+                yield _Product(node, name, "F32", array.shape[::-1], partial(_float_rows, array))
 
 
 def _quantized_rows(
@@ -113,7 +117,7 @@ def _quantized_rows(
     return CODES[_BITS_TO_TYPE[bits]].join(halves.view(np.uint8), of_blocks)
 
 
-def _half_rows(array: np.ndarray) -> np.ndarray:
+def _float_rows(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T).view(np.uint8)
 
 

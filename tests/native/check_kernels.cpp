@@ -51,6 +51,8 @@ struct Tensor {
     std::vector<double> values;
 };
 
+bool is_float(int type) { return type == EP_F32 || type == EP_F16 || type == EP_BF16; }
+
 Tensor make(const ep_shape &shape, double density) {
     Tensor t;
     const auto put16 = [&](uint16_t bits) {
@@ -59,11 +61,17 @@ Tensor make(const ep_shape &shape, double density) {
     };
     const auto kept = [&] { return std::uniform_real_distribution<>()(chance) < density; };
     for (int64_t block = 0; block < shape.rows * shape.cols / 32; block++) {
-        if (shape.type == EP_F16 || shape.type == EP_BF16) {
+        if (is_float(shape.type)) {
             for (int i = 0; i < 32; i++) {
                 const float value = kept() ? normal() : 0;
                 uint32_t word;
                 std::memcpy(&word, &value, 4);
+                if (shape.type == EP_F32) {
+                    put16(word & 0xFFFF);
+                    put16(word >> 16);
+                    t.values.push_back(value);
+                    continue;
+                }
                 const uint16_t bits = shape.type == EP_F16 ? to_f16(value) : word >> 16;
                 put16(bits);
                 t.values.push_back(shape.type == EP_F16 ? from_f16(bits) : from_bf16(bits));
@@ -108,7 +116,8 @@ std::vector<double> rounded(const std::vector<float> &x, bool to_bytes) {
 
 // A tensor as `.packed.gguf` files hold it: scales, mask, kept codes (or bit planes of them).
 std::vector<uint8_t> in_a_file(const ep_shape &shape, const Tensor &t) {
-    const bool wide = shape.type == EP_F16 || shape.type == EP_BF16;
+    const bool wide = is_float(shape.type);
+    const int size = shape.type == EP_F32 ? 4 : wide ? 2 : 1;
     std::vector<uint8_t> scales, mask(shape.rows * shape.cols / 8), codes;
     size_t at = 0;
     for (int64_t block = 0; block < shape.rows * shape.cols / 32; block++) {
@@ -116,16 +125,16 @@ std::vector<uint8_t> in_a_file(const ep_shape &shape, const Tensor &t) {
         at += wide ? 0 : 2;
         for (int i = 0; i < 32; i++) {
             const uint8_t *own = t.bytes.data() + at;
-            const int code = wide                    ? own[2 * i] | own[2 * i + 1] << 8
-                             : shape.type == EP_Q8_0 ? own[i]
-                             : i < 16                ? own[i] & 15
-                                                     : own[i - 16] >> 4;
-            if (code == (shape.type == EP_Q4_0 ? 8 : 0)) continue;
+            uint32_t code = 0;
+            if (shape.type == EP_Q4_0)
+                code = i < 16 ? own[i] & 15 : own[i - 16] >> 4;
+            else
+                std::memcpy(&code, own + size * i, size);
+            if (code == (shape.type == EP_Q4_0 ? 8U : 0U)) continue;
             mask[block * 4 + i / 8] |= 1 << i % 8;
-            codes.push_back(code & 255);
-            if (wide) codes.push_back(code >> 8);
+            for (int byte = 0; byte < size; byte++) codes.push_back(code >> 8 * byte & 255);
         }
-        at += wide ? 64 : shape.type == EP_Q8_0 ? 32 : 16;
+        at += shape.type == EP_Q4_0 ? 16 : 32 * size;
     }
     if (shape.type == EP_Q4_0) {
         const size_t plane = (codes.size() + 7) / 8;
@@ -202,7 +211,7 @@ int main(int count, char **arguments) {
     for (std::string name; names >> name;) {
         if (ep_use(name.c_str()) != 0) return 1;
         for (int round = 0; round < rounds; round++)
-            for (const int type : {EP_F16, EP_Q4_0, EP_Q8_0, EP_BF16})
+            for (const int type : {EP_F32, EP_F16, EP_Q4_0, EP_Q8_0, EP_BF16})
                 for (const int layout : {EP_SPARSE, EP_DENSE})
                     for (const double density : {0.0, 0.5, 1.0, (round % 10) / 10.0}) {
                         if (!check(name.c_str(), type, layout, density)) return 1;

@@ -1,6 +1,6 @@
 /* Products of sparse matrices with vectors: the kernel library's C interface.
  *
- * A matrix is packed from the rows of a GGUF tensor (Q8_0, Q4_0, F16 or BF16) into tiles of 16 rows
+ * A matrix is packed from the rows of a GGUF tensor (Q8_0, Q4_0, F16, BF16 or F32) into tiles of 16 rows
  * without its zeros; layout.h says how. All functions are safe to call from several threads at once,
  * ep_use excepted. Nothing here knows llama.cpp; llama_adapter.cpp puts it there.
  */
@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* How values are stored; the numbers are ggml's. */
-enum ep_type { EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
+enum ep_type { EP_F32 = 0, EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
 
 /* EP_DENSE keeps zeros: the same tiles and the same kernels without masks, to compare with. */
 enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1 };

@@ -82,6 +82,22 @@ struct Avx512 {
         const __m512 first = expand_column<Type>(p, mask & 0xFFFF);
         return {first, expand_column<Type>(p, mask >> 16)};
     }
+    static EP_INLINE Pair load_floats(const uint8_t *p) {
+        return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 64)};
+    }
+    static EP_INLINE void store_floats(Pair pair, uint8_t *p) {
+        _mm512_storeu_ps(p, pair.first);
+        _mm512_storeu_ps(p + 64, pair.second);
+    }
+    static EP_INLINE __m512 expand_floats_column(const uint8_t *&p, uint32_t mask) {
+        const __m512 next = _mm512_loadu_ps(p);
+        p += 4 * __builtin_popcount(mask);
+        return _mm512_maskz_expand_ps(static_cast<__mmask16>(mask), next);
+    }
+    static EP_INLINE Pair expand_floats(const uint8_t *&p, uint32_t mask) {
+        const __m512 first = expand_floats_column(p, mask & 0xFFFF);
+        return {first, expand_floats_column(p, mask >> 16)};
+    }
     static EP_INLINE void fma(Row &row, Row &other, Pair pair, float a, float b) {
         row = _mm512_fmadd_ps(pair.first, _mm512_set1_ps(a), row);
         other = _mm512_fmadd_ps(pair.second, _mm512_set1_ps(b), other);
@@ -112,7 +128,8 @@ uint8_t *compress16(const uint16_t *values, uint8_t *bits, uint8_t *out) {
 
 }  // namespace
 
-const Kernels kAvx512 = table<Avx512>("avx512", runs_here, {0.9F, 0.75F, 0.85F, 0.9F}, compress, compress16);
+const Kernels kAvx512 = table<Avx512>("avx512", runs_here, {0.9F, 0.75F, 0.85F, 0.9F, 0.85F},
+                                      compress, compress16);
 
 }  // namespace edgeprune
 #endif

@@ -146,6 +146,21 @@ struct Neon {
     static EP_INLINE Pair expand_wide(const uint8_t *&p, uint32_t mask) {
         return widen<Type>(expand16(p, mask));
     }
+    static EP_INLINE Row load_row(const uint8_t *p) {
+        Row row;
+        for (int i = 0; i < 4; i++) row.at[i] = vreinterpretq_f32_u8(vld1q_u8(p + 16 * i));
+        return row;
+    }
+    static EP_INLINE Pair load_floats(const uint8_t *p) { return {load_row(p), load_row(p + 64)}; }
+    static EP_INLINE void store_floats(const Pair &pair, uint8_t *p) {
+        for (int i = 0; i < 4; i++) {
+            vst1q_u8(p + 16 * i, vreinterpretq_u8_f32(pair.first.at[i]));
+            vst1q_u8(p + 64 + 16 * i, vreinterpretq_u8_f32(pair.second.at[i]));
+        }
+    }
+    static EP_INLINE Pair expand_floats(const uint8_t *&p, uint32_t mask) {
+        return expand_floats_plainly<Neon>(p, mask);
+    }
     static EP_INLINE void fma(Row &row, Row &other, const Pair &pair, float a, float b) {
         for (int i = 0; i < 4; i++) row.at[i] = vfmaq_n_f32(row.at[i], pair.first.at[i], a);
         for (int i = 0; i < 4; i++) other.at[i] = vfmaq_n_f32(other.at[i], pair.second.at[i], b);
@@ -163,7 +178,7 @@ bool runs_here() {
 }  // namespace
 
 // Not measured on an ARM processor yet: as cautious as AVX2's.
-const Kernels kNeon = table<Neon>("neon", runs_here, {0.6F, 0, 0.6F, 0.6F});
+const Kernels kNeon = table<Neon>("neon", runs_here, {0.6F, 0, 0.6F, 0.6F, 0});
 
 }  // namespace edgeprune
 #endif

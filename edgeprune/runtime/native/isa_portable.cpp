@@ -120,6 +120,17 @@ struct Portable {
     static EP_INLINE Pair expand_wide(const uint8_t *&p, uint32_t mask) {
         return widen<Type>(expand16(p, mask));
     }
+    static EP_INLINE Pair load_floats(const uint8_t *p) {
+        Pair pair;
+        std::memcpy(&pair, p, sizeof pair);
+        return pair;
+    }
+    static EP_INLINE void store_floats(const Pair &pair, uint8_t *p) {
+        std::memcpy(p, &pair, sizeof pair);
+    }
+    static EP_INLINE Pair expand_floats(const uint8_t *&p, uint32_t mask) {
+        return expand_floats_plainly<Portable>(p, mask);
+    }
     static EP_INLINE void fma(Row &row, Row &other, const Pair &pair, float a, float b) {
         for (int i = 0; i < 16; i++) row.at[i] += pair.first.at[i] * a;
         for (int i = 0; i < 16; i++) other.at[i] += pair.second.at[i] * b;

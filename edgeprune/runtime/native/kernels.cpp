@@ -39,7 +39,7 @@ std::atomic<const Kernels *> &in_use() {
 }
 
 int64_t scratch_bytes(const Matrix &m) {
-    return round_up(kTileRows * m.cols * (m.wide() ? 2 : 1), 64);
+    return round_up(kTileRows * m.cols * (m.wide() ? m.float_bytes() : 1), 64);
 }
 
 // Threads that wait for each other; llama.cpp brings its own.
@@ -75,6 +75,7 @@ const Kernels::OfType &Kernels::of(int32_t type) const {
         case EP_F16: return f16;
         case EP_Q4_0: return q4_0;
         case EP_BF16: return bf16;
+        case EP_F32: return f32;
         default: return q8_0;
     }
 }

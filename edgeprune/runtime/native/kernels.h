@@ -5,11 +5,11 @@
 
 namespace edgeprune {
 
-// One token times tiles [from, to): `x` is the token's codes, or its floats for 16-bit types.
+// One token times tiles [from, to): `x` is the token's codes, or its floats for types of floats.
 using MatVec = void (*)(const Matrix &, int64_t from, int64_t to, const void *x, float *y);
 
 // Several tokens times tiles [from, to): one token every `x_stride` bytes. `scratch` holds one tile
-// with its zeros: kTileRows * cols codes or 16-bit values.
+// with its zeros: kTileRows * cols codes or floats.
 using MatMul = void (*)(const Matrix &, int64_t from, int64_t to, const void *x, int64_t x_stride,
                         float *y, int64_t y_stride, int64_t tokens, uint8_t *scratch);
 
@@ -34,7 +34,7 @@ struct Kernels {
     struct OfType {
         Products by_layout[2];
         float break_even;  // see ep_break_even
-    } f16, q4_0, q8_0, bf16;
+    } f16, q4_0, q8_0, bf16, f32;
 
     const OfType &of(int32_t type) const;
 };

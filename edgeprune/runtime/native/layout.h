@@ -2,7 +2,7 @@
 //
 // Rows are cut into tiles of 16, columns into blocks of 32, blocks into chunks that one vector
 // operation takes at once. A chunk of an 8- or 4-bit type is 16 rows x 4 columns, row by row: the
-// order of a dot product of bytes. A chunk of a 16-bit type is 2 columns x 16 rows, column by column.
+// order of a dot product of bytes. A chunk of a type of floats is 2 columns x 16 rows, column by column.
 //
 //   offsets   tiles + 1 numbers of 64 bits: where the values of each tile begin
 //   sides     for each tile and block: 16 scales (8- and 4-bit types), then, in a sparse matrix, 512
@@ -12,6 +12,7 @@
 //     Q4_0        codes of chunks 0, 2, 4, ... in low nibbles, those of 1, 3, 5, ... in high ones:
 //                 two streams that advance by themselves and share bytes
 //     F16, BF16   two bytes each
+//     F32         four bytes each
 //   padding   so that a wide load at the last value stays inside
 //
 // A dense matrix has all of its values and no masks. Rows that fill up the last tile are zero.
@@ -41,7 +42,8 @@ struct Matrix : ep_shape {
     EP_INLINE Matrix(const ep_shape &shape, const void *packed)
         : ep_shape(shape), data(static_cast<const uint8_t *>(packed)) {}
 
-    EP_INLINE bool wide() const { return type == EP_F16 || type == EP_BF16; }  // 16-bit types
+    EP_INLINE bool wide() const { return type == EP_F16 || type == EP_BF16 || type == EP_F32; }  // floats
+    EP_INLINE int64_t float_bytes() const { return type == EP_F32 ? 4 : 2; }
     EP_INLINE int64_t tiles() const { return round_up(rows, kTileRows) / kTileRows; }
     EP_INLINE int64_t blocks() const { return cols / kBlock; }
     EP_INLINE int64_t scale_bytes() const { return wide() ? 0 : kTileRows * 2; }

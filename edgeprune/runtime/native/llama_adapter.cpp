@@ -15,6 +15,7 @@
 
 #include "kernels.h"
 #include "llama_internals.h"
+#include "rows.h"
 
 namespace {
 
@@ -51,8 +52,7 @@ State &state() {
 }
 
 size_t dense_bytes(const ep_shape &shape) {
-    const size_t block = shape.type == EP_Q8_0 ? 34 : shape.type == EP_Q4_0 ? 18 : 64;
-    return shape.rows * shape.cols / edgeprune::kBlock * block;
+    return shape.rows * shape.cols / edgeprune::kBlock * edgeprune::source_block_bytes(shape.type);
 }
 
 Claim claim_of(const llama::Tensor *t) {

@@ -15,7 +15,18 @@ constexpr int64_t kBlockCodes = kChunks * kChunkCodes;
 
 uint8_t zero_code(int32_t type) { return type == EP_Q8_0 ? 128 : 8; }
 
-bool is_zero16(uint16_t value) { return (value & 0x7FFF) == 0; }
+// Of either sign; `value` is the bits of a float.
+template <typename Bits>
+bool is_zero(Bits value) {
+    return static_cast<Bits>(value << 1) == 0;
+}
+
+template <typename Bits>
+int64_t count_floats(const uint8_t *from) {
+    Bits values[kBlock];
+    std::memcpy(values, from, sizeof values);
+    return std::count_if(values, values + kBlock, [](Bits value) { return !is_zero(value); });
+}
 
 TileRows rows_of_tensor(const Matrix &m, const void *data) {
     const auto *first = static_cast<const uint8_t *>(data);
@@ -43,11 +54,11 @@ Kept count_rows(const Matrix &m, const uint8_t *from, int64_t rows) {
     Kept kept;
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t block = 0; block < m.blocks(); block++, from += source_block_bytes(m.type)) {
-            int even = 0, odd = 0;
-            if (m.wide()) {
-                uint16_t values[kBlock];
-                std::memcpy(values, from, sizeof values);
-                for (const uint16_t value : values) even += !is_zero16(value);
+            int64_t even = 0, odd = 0;
+            if (m.type == EP_F32) {
+                even = count_floats<uint32_t>(from);
+            } else if (m.wide()) {
+                even = count_floats<uint16_t>(from);
             } else if (m.type == EP_Q8_0) {
                 for (int i = 2; i < 34; i++) even += from[i] != 0;
             } else {
@@ -68,8 +79,9 @@ Kept count_rows(const Matrix &m, const uint8_t *from, int64_t rows) {
 
 int64_t value_bytes(const Matrix &m, Kept kept) {
     if (m.layout == EP_DENSE)
-        return m.cols * kTileRows * (m.wide() ? 4 : m.type == EP_Q8_0 ? 2 : 1) / 2;
-    return m.wide() ? 2 * kept.even : std::max(kept.even, kept.odd);
+        return m.cols * kTileRows *
+               (m.wide() ? 2 * m.float_bytes() : m.type == EP_Q8_0 ? 2 : 1) / 2;
+    return m.wide() ? m.float_bytes() * kept.even : std::max(kept.even, kept.odd);
 }
 
 // Where each tile's values begin, and behind the last where they end.
@@ -139,8 +151,8 @@ void scatter(const Matrix &m, uint8_t *rows, int64_t present, int64_t block, con
 }
 
 // The values of a tile's block in the order of its chunks: 2 columns x 16 rows.
-void gather16(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block,
-              uint16_t *values) {
+void gather_floats(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block,
+                   uint16_t *values) {
     uint32_t pairs[kBlock / 2][kTileRows];  // of two columns, one row after another
     for (int64_t r = 0; r < kTileRows; r++) {
         const uint8_t *from = rows + (r * m.blocks() + block) * kBlock * 2;
@@ -154,13 +166,39 @@ void gather16(const Matrix &m, const uint8_t *rows, int64_t present, int64_t blo
     }
 }
 
-void scatter16(const Matrix &m, uint8_t *rows, int64_t present, int64_t block,
-               const uint16_t *values) {
+void gather_floats(const Matrix &m, const uint8_t *rows, int64_t present, int64_t block,
+                   uint32_t *values) {
+    for (int64_t r = 0; r < kTileRows; r++) {
+        const uint8_t *from = rows + (r * m.blocks() + block) * kBlock * 4;
+        for (int64_t c = 0; c < kBlock; c++)
+            values[c * kTileRows + r] = r < present ? word_at(from + 4 * c) : 0;
+    }
+}
+
+template <typename Bits>
+void scatter_floats(const Matrix &m, uint8_t *rows, int64_t present, int64_t block,
+                    const Bits *values) {
     for (int64_t r = 0; r < present; r++) {
-        uint16_t own[kBlock];
+        Bits own[kBlock];
         for (int64_t c = 0; c < kBlock; c++) own[c] = values[c * kTileRows + r];
         std::memcpy(rows + (r * m.blocks() + block) * sizeof own, own, sizeof own);
     }
+}
+
+uint8_t *compress_floats(const uint16_t *values, uint8_t *mask, uint8_t *out) {
+    return kernels().compress16(values, mask, out);
+}
+
+uint8_t *compress_floats(const uint32_t *values, uint8_t *mask, uint8_t *out) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; i++) {
+        const bool keep = !is_zero(values[i]);
+        std::memcpy(out, values + i, 4);
+        out += 4 * keep;
+        bits |= static_cast<uint32_t>(keep) << i;
+    }
+    std::memcpy(mask, &bits, sizeof bits);
+    return out;
 }
 
 void join_nibbles(const uint8_t *low, const uint8_t *high, int64_t count, uint8_t *out) {
@@ -172,7 +210,7 @@ struct Buffers {
     std::vector<uint8_t> rows, even, odd;  // the latter: what a tile keeps, and room for a wide store
     explicit Buffers(const Matrix &m)
         : rows(kTileRows * row_bytes(m)),
-          even(m.cols * kTileRows * (m.wide() ? 2 : 1) + kChunkCodes),
+          even(m.cols * kTileRows * (m.wide() ? m.float_bytes() : 1) + kChunkCodes),
           odd(even.size()) {}
 };
 
@@ -211,19 +249,19 @@ bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *
     return true;
 }
 
-bool pack_halves(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
+template <typename Bits>
+bool pack_floats(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
                  uint8_t *values, int64_t size, Buffers &buffers) {
-    const Compress16 compress = kernels().compress16;
-    alignas(64) uint16_t all[kBlockCodes];
+    alignas(64) Bits all[kBlockCodes];
     uint8_t *next = buffers.even.data();
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-        gather16(m, rows, present, block, all);
+        gather_floats(m, rows, present, block, all);
         if (m.layout == EP_DENSE) {
             std::memcpy(next, all, sizeof all);
             next += sizeof all;
             continue;
         }
-        for (int64_t j = 0; j < 16; j++) next = compress(all + 32 * j, side + 4 * j, next);
+        for (int64_t j = 0; j < 16; j++) next = compress_floats(all + 32 * j, side + 4 * j, next);
     }
     if (next - buffers.even.data() != size) return false;
     std::memcpy(values, buffers.even.data(), size);
@@ -251,16 +289,17 @@ void unpack_codes(const Matrix &m, int64_t tile, uint8_t *rows) {
     }
 }
 
-void unpack_halves(const Matrix &m, int64_t tile, uint8_t *rows) {
+template <typename Bits>
+void unpack_floats(const Matrix &m, int64_t tile, uint8_t *rows) {
     const uint8_t *side = m.sides(tile), *values = m.values(tile);
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-        uint16_t all[kBlockCodes] = {};
+        Bits all[kBlockCodes] = {};
         for (int64_t i = 0; i < kBlockCodes; i++) {
             if (m.layout == EP_SPARSE && !(side[i / 8] >> i % 8 & 1)) continue;
-            std::memcpy(&all[i], values, 2);
-            values += 2;
+            std::memcpy(&all[i], values, sizeof(Bits));
+            values += sizeof(Bits);
         }
-        scatter16(m, rows, rows_in(m, tile), block, all);
+        scatter_floats(m, rows, rows_in(m, tile), block, all);
     }
 }
 
@@ -282,7 +321,9 @@ int pack(const Matrix &m, const TileRows &rows, uint8_t *out, size_t size, int t
             auto *side = const_cast<uint8_t *>(m.sides(tile));
             uint8_t *values = out + m.values_start() + ends[tile];
             const int64_t length = ends[tile + 1] - ends[tile];
-            const auto pack_tile = m.wide() ? pack_halves : pack_codes;
+            const auto pack_tile = m.type == EP_F32 ? pack_floats<uint32_t>
+                                   : m.wide()       ? pack_floats<uint16_t>
+                                                    : pack_codes;
             if (!pack_tile(m, own, rows_in(m, tile), side, values, length, buffers)) same = false;
         }
     });
@@ -295,8 +336,8 @@ int pack(const Matrix &m, const TileRows &rows, uint8_t *out, size_t size, int t
 using namespace edgeprune;
 
 int ep_packable(const ep_shape *shape) {
-    const bool type = shape->type == EP_F16 || shape->type == EP_BF16 || shape->type == EP_Q8_0 ||
-                      shape->type == EP_Q4_0;
+    const bool type = shape->type == EP_F16 || shape->type == EP_BF16 || shape->type == EP_F32 ||
+                      shape->type == EP_Q8_0 || shape->type == EP_Q4_0;
     const bool layout = shape->layout == EP_SPARSE || shape->layout == EP_DENSE;
     return type && layout && shape->rows > 0 && shape->cols > 0 && shape->cols % kBlock == 0;
 }
@@ -340,8 +381,10 @@ void ep_unpack(const ep_shape *shape, const void *packed, void *data, int thread
     over_tiles(m, threads, [&](int64_t from, int64_t to) {
         for (int64_t tile = from; tile < to; tile++) {
             auto *rows = static_cast<uint8_t *>(data) + tile * kTileRows * row_bytes(m);
-            if (m.wide())
-                unpack_halves(m, tile, rows);
+            if (m.type == EP_F32)
+                unpack_floats<uint32_t>(m, tile, rows);
+            else if (m.wide())
+                unpack_floats<uint16_t>(m, tile, rows);
             else
                 unpack_codes(m, tile, rows);
         }

@@ -32,7 +32,7 @@ class Container {
         for (size_t tile = 1; tile < starts_.size(); tile++) starts_[tile] += starts_[tile - 1];
         const uint64_t all = starts_.back();
         plane_ = (all + 7) / 8;
-        const uint64_t codes = m.wide() ? 2 * all : m.type == EP_Q8_0 ? all : 4 * plane_;
+        const uint64_t codes = m.wide() ? m.float_bytes() * all : m.type == EP_Q8_0 ? all : 4 * plane_;
         whole_ = size == static_cast<uint64_t>(kept_ - data_) + codes;
     }
 
@@ -46,7 +46,7 @@ class Container {
         for (int64_t i = first; i < first + rows_in(m_, tile) * m_.blocks(); i++) {
             const uint32_t mask = mask32(i);
             if (m_.wide())
-                halves(mask, next, to);
+                floats(mask, next, to);
             else if (m_.type == EP_Q8_0)
                 bytes(mask, next, data_ + 2 * i, to);
             else
@@ -64,10 +64,11 @@ class Container {
         return mask;
     }
 
-    void halves(uint32_t mask, uint64_t next, uint8_t *to) const {
-        std::memset(to, 0, 2 * kBlock);
+    void floats(uint32_t mask, uint64_t next, uint8_t *to) const {
+        const int64_t size = m_.float_bytes();
+        std::memset(to, 0, size * kBlock);
         for (; mask; mask &= mask - 1)
-            std::memcpy(to + 2 * __builtin_ctz(mask), kept_ + 2 * next++, 2);
+            std::memcpy(to + size * __builtin_ctz(mask), kept_ + size * next++, size);
     }
 
     void bytes(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {

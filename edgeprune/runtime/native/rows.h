@@ -10,7 +10,7 @@
 namespace edgeprune {
 
 inline int64_t source_block_bytes(int32_t type) {
-    return type == EP_Q8_0 ? 34 : type == EP_Q4_0 ? 18 : 2 * kBlock;
+    return type == EP_Q8_0 ? 34 : type == EP_Q4_0 ? 18 : (type == EP_F32 ? 4 : 2) * kBlock;
 }
 
 inline int64_t row_bytes(const Matrix &m) { return m.blocks() * source_block_bytes(m.type); }

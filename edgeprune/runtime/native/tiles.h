@@ -7,7 +7,8 @@
 //   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row);
 //                               lowered: sums of raised codes as those of the codes
 //   Half    32 values, 16 bit   load16, expand16, store16; widen: to a Pair
-//   Pair    two columns         expand_wide: the next kept values to their places, as floats
+//   Pair    two columns         expand_wide: the next kept 16-bit values to their places, as floats;
+//                               expand_floats, load_floats, store_floats: the same of 32-bit ones
 //   Row     16 floats           zero, accumulate (sums times scales), fma, store
 //
 // P::kTokens is how many tokens share one pass over a tile; P::kUnsigned<type> says whether `dot`
@@ -90,26 +91,45 @@ struct Codes<P, EP_Q4_0, EP_DENSE, Raised> {
     }
 };
 
-// Walks the 16-bit values of a tile, a chunk at a time.
-template <class P, int Layout>
-struct Halves {
+// Bytes of a chunk of floats: two columns of a tile.
+template <int Type>
+constexpr int64_t kFloatChunk = 2 * kTileRows * (Type == EP_F32 ? 4 : 2);
+
+// A chunk of floats that stands with its zeros.
+template <class P, int Type>
+EP_INLINE typename P::Pair two_columns(const uint8_t *values) {
+    if constexpr (Type == EP_F32)
+        return P::load_floats(values);
+    else
+        return P::template widen<Type>(P::load16(values));
+}
+
+// Walks the floats of a tile, a chunk at a time.
+template <class P, int Type, int Layout>
+struct Floats {
     const uint8_t *values;
-    EP_INLINE explicit Halves(const uint8_t *start) : values(start) {}
-    EP_INLINE typename P::Half one(const uint8_t *masks, int j) {
-        if constexpr (Layout == EP_SPARSE) {
-            return P::expand16(values, mask32(masks, j));
+    EP_INLINE explicit Floats(const uint8_t *start) : values(start) {}
+    EP_INLINE typename P::Pair pair(const uint8_t *masks, int j) {
+        if constexpr (Layout == EP_DENSE) {
+            const auto found = two_columns<P, Type>(values);
+            values += kFloatChunk<Type>;
+            return found;
+        } else if constexpr (Type == EP_F32) {
+            return P::expand_floats(values, mask32(masks, j));
         } else {
-            const auto chunk = P::load16(values);
-            values += 64;
-            return chunk;
+            return P::template expand_wide<Type>(values, mask32(masks, j));
         }
     }
-    template <int Type>
-    EP_INLINE typename P::Pair wide(const uint8_t *masks, int j) {
-        if constexpr (Layout == EP_SPARSE)
-            return P::template expand_wide<Type>(values, mask32(masks, j));
-        else
-            return P::template widen<Type>(one(masks, j));
+    // The same chunk as it would stand in a dense matrix.
+    EP_INLINE void fill(const uint8_t *masks, int j, uint8_t *out) {
+        if constexpr (Layout == EP_DENSE) {
+            std::memcpy(out, values, kFloatChunk<Type>);
+            values += kFloatChunk<Type>;
+        } else if constexpr (Type == EP_F32) {
+            P::store_floats(pair(masks, j), out);
+        } else {
+            P::store16(P::expand16(values, mask32(masks, j)), out);
+        }
     }
 };
 
@@ -208,27 +228,27 @@ void matmul(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_
 }
 
 template <class P, int Type, int Layout>
-void matvec16(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) {
+void matvec_floats(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) {
     const int64_t blocks = m.blocks(), step = m.side_bytes();
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
         const auto *a = static_cast<const float *>(x);
-        Halves<P, Layout> halves(m.values(tile));
+        Floats<P, Type, Layout> floats(m.values(tile));
         auto row = P::zero(), other = P::zero();
         for (int64_t block = 0; block < blocks; block++, side += step, a += kBlock)
             for (int j = 0; j < 16; j++)
-                P::fma(row, other, halves.template wide<Type>(side, j), a[2 * j], a[2 * j + 1]);
+                P::fma(row, other, floats.pair(side, j), a[2 * j], a[2 * j + 1]);
         store<P>(m, tile, P::add(row, other), y);
     }
 }
 
 template <class P, int Type, int Tokens>
-EP_INLINE void tile_times16(const Matrix &m, int64_t tile, const uint8_t *values, const uint8_t *x,
-                            int64_t x_stride, float *y, int64_t y_stride) {
+EP_INLINE void tile_times_floats(const Matrix &m, int64_t tile, const uint8_t *values,
+                                 const uint8_t *x, int64_t x_stride, float *y, int64_t y_stride) {
     typename P::Row rows[Tokens];
     for (int t = 0; t < Tokens; t++) rows[t] = P::zero();
-    for (int64_t column = 0; column < m.cols; column += 2, values += 64) {
-        const auto pair = P::template widen<Type>(P::load16(values));
+    for (int64_t column = 0; column < m.cols; column += 2, values += kFloatChunk<Type>) {
+        const auto pair = two_columns<P, Type>(values);
         for (int t = 0; t < Tokens; t++) {
             const auto *a = reinterpret_cast<const float *>(x + t * x_stride) + column;
             P::fma(rows[t], rows[t], pair, a[0], a[1]);
@@ -238,22 +258,22 @@ EP_INLINE void tile_times16(const Matrix &m, int64_t tile, const uint8_t *values
 }
 
 template <class P, int Type, int Layout>
-void matmul16(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_stride, float *y,
-              int64_t y_stride, int64_t tokens, uint8_t *scratch) {
+void matmul_floats(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_stride,
+                   float *y, int64_t y_stride, int64_t tokens, uint8_t *scratch) {
     const auto *bytes = static_cast<const uint8_t *>(x);
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
-        Halves<P, Layout> halves(m.values(tile));
+        Floats<P, Type, Layout> floats(m.values(tile));
         uint8_t *out = scratch;
         for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes())
-            for (int j = 0; j < 16; j++, out += 64) P::store16(halves.one(side, j), out);
+            for (int j = 0; j < 16; j++, out += kFloatChunk<Type>) floats.fill(side, j, out);
         int64_t t = 0;
         for (; t + P::kTokens <= tokens; t += P::kTokens)
-            tile_times16<P, Type, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
-                                              y + t * y_stride, y_stride);
+            tile_times_floats<P, Type, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                                   y + t * y_stride, y_stride);
         for (; t < tokens; t++)
-            tile_times16<P, Type, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
-                                     y + t * y_stride, y_stride);
+            tile_times_floats<P, Type, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                          y + t * y_stride, y_stride);
     }
 }
 
@@ -293,6 +313,14 @@ void quantize(const float *x, int64_t cols, Token token) {
     }
 }
 
+// Expansion of 32-bit values where no instruction does it.
+template <class P>
+[[maybe_unused]] EP_INLINE typename P::Pair expand_floats_plainly(const uint8_t *&p, uint32_t mask) {
+    alignas(64) float all[2 * kTileRows] = {};
+    for (; mask; mask &= mask - 1, p += 4) std::memcpy(&all[__builtin_ctz(mask)], p, 4);
+    return P::load_floats(reinterpret_cast<const uint8_t *>(all));
+}
+
 // Compression where no instruction does it.
 [[maybe_unused]] uint8_t *compress_plainly(const uint8_t *codes, uint8_t zero, uint8_t *bits,
                                            uint8_t *out) {
@@ -326,16 +354,16 @@ constexpr Kernels::OfType of_codes(float break_even) {
 }
 
 template <class P, int Type>
-constexpr Kernels::OfType of_halves(float break_even) {
-    return {{{matvec16<P, Type, EP_SPARSE>, matmul16<P, Type, EP_SPARSE>},
-             {matvec16<P, Type, EP_DENSE>, matmul16<P, Type, EP_DENSE>}},
+constexpr Kernels::OfType of_floats(float break_even) {
+    return {{{matvec_floats<P, Type, EP_SPARSE>, matmul_floats<P, Type, EP_SPARSE>},
+             {matvec_floats<P, Type, EP_DENSE>, matmul_floats<P, Type, EP_DENSE>}},
             break_even};
 }
 
 // Densities up to which a packed matrix is neither slower nor larger than llama.cpp's own, measured
 // by benchmarks/break_even.py; 0: not at any.
 struct BreakEven {
-    float f16, q4_0, q8_0, bf16;
+    float f16, q4_0, q8_0, bf16, f32;
 };
 
 template <class P>
@@ -347,10 +375,11 @@ constexpr Kernels table(const char *name, bool (*runs_here)(), BreakEven even,
             quantize,
             compress,
             compress16,
-            of_halves<P, EP_F16>(even.f16),
+            of_floats<P, EP_F16>(even.f16),
             of_codes<P, EP_Q4_0>(even.q4_0),
             of_codes<P, EP_Q8_0>(even.q8_0),
-            of_halves<P, EP_BF16>(even.bf16)};
+            of_floats<P, EP_BF16>(even.bf16),
+            of_floats<P, EP_F32>(even.f32)};
 }
 
 }  // namespace

@@ -1,0 +1,43 @@
+"""Pictures of a build for the README: its report in Chromium, its summary on a terminal.
+
+    python benchmarks/screenshots.py builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0
+
+Writes docs/report.png (light), docs/report-dark.png, docs/report-phone.png and docs/terminal.svg.
+Needs Debian's `chromium`.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from edgeprune.cli.summary import print_summary
+from edgeprune.regression.measurement import read_build
+
+_PAGES = {
+    "report.png": ((820, 1500), ()),
+    "report-dark.png": ((820, 1500), ("--blink-settings=preferredColorScheme=0",)),
+    "report-phone.png": ((500, 1500), ()),  # as narrow as headless Chromium gets
+}
+
+
+@click.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"))
+def main(build: Path, out: Path) -> None:
+    for name, (size, options) in _PAGES.items():
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--screenshot={out / name}", "--window-size={},{}".format(*size), *options]
+        page = (build / "report.html").resolve().as_uri()
+        subprocess.run([*command, page], check=True, stderr=subprocess.DEVNULL)
+        click.echo(out / name)
+    console = Console(record=True, width=110, highlight=False, soft_wrap=False, file=sys.stderr)
+    print_summary(read_build(build), build, console)
+    console.save_svg(str(out / "terminal.svg"), title="edgeprune build --task medqa")
+    click.echo(out / "terminal.svg")
+
+
+if __name__ == "__main__":
+    main()
