@@ -29,8 +29,8 @@ _PROSE = (
     "rebuilds packed ones one by one. *genai's graph* is what onnxruntime-genai's builder makes of "
     "the dense model; *genai's loop* runs our folder. Accuracy and nats are those of the build on "
     "{rows} rows, with sparse products. Peak memory is that of the process up to then, session and "
-    "{steps} steps. Sizes are of the model and the weights beside it. Medians of {rounds} rounds in "
-    "which all take turns; ± is the standard deviation."
+    "{steps} steps. Sizes are of the model and the weights beside it. Medians of {rounds} rounds "
+    "in which all take turns; ± is the standard deviation."
 )
 
 

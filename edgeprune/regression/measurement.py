@@ -88,6 +88,9 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
                 "answers": record["answers"],
                 "general_nats": record["general_perplexity"]["window_nats"],
                 "general_tokens": record["general_perplexity"]["tokens"],
+                "first_token": [
+                    lengths.prefill[0] / speed for speed in tests[name, f"pp{lengths.prefill[0]}"]
+                ],
                 **{kind: tests[name, test] for test, kind in kinds.items()},
             }
             for name, record in results["artifacts"].items()

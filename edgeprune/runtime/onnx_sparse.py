@@ -91,14 +91,17 @@ def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator
                 if codes.size * 8 == math.prod(shape) * bits:
                     rows = partial(_quantized_rows, codes, scales, bits, block)
                     yield _Product(node, node.input[1], _BITS_TO_TYPE[bits], shape, rows)
-        elif node.op_type == "MatMul" and (name := casts.get(node.input[1])) in pruned:
-            array = reads[name]()
+        elif node.op_type == "MatMul" and (half := casts.get(node.input[1])) in pruned:
+            assert half
+            array = reads[half]()
             if array.dtype == np.float16 and array.ndim == 2 and not array.shape[0] % _BLOCK:
-                yield _Product(node, name, "F16", array.shape[::-1], partial(_float_rows, array))
-        elif node.op_type == "MatMul" and (name := node.input[1]) in pruned:
-            array = reads[name]()
+                yield _Product(node, half, "F16", array.shape[::-1], partial(_float_rows, array))
+        elif node.op_type == "MatMul" and node.input[1] in pruned:
+            array = reads[node.input[1]]()
             if array.dtype == np.float32 and array.ndim == 2 and not array.shape[0] % _BLOCK:
-                yield _Product(node, name, "F32", array.shape[::-1], partial(_float_rows, array))
+                yield _Product(
+                    node, node.input[1], "F32", array.shape[::-1], partial(_float_rows, array)
+                )
 
 
 def _quantized_rows(
