@@ -1,6 +1,7 @@
 """onnxruntime in this process: keys and values stay in buffers that the model fills in place.
 
-A prompt is read once for all its choices, which then go on behind copies of it, side by side.
+A prompt is read once for all its choices: each choice goes on behind it, over what the one before
+left in the buffers.
 """
 
 import json
@@ -21,7 +22,6 @@ from runtime_tests.providers import BY_NAME, CPU, Provider
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
 _CAPACITY_STEP = 512
-_SIDE_BY_SIDE = 8  # choices of a question
 _ERRORS_ONLY = 3
 
 
@@ -63,7 +63,7 @@ class OnnxRuntime:
         self._ends = _end_tokens(path)
         fused = properties.get("edgeprune.flavour", "ort") == "ort"
         self._in_place = fused and provider == "CPU"
-        self._buffers: dict[int, list[np.ndarray]] = {}  # by batch, one for each of the caches
+        self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
         """What is loaded, how long it took, in seconds, and its size."""
@@ -148,28 +148,12 @@ class OnnxRuntime:
         self._make_room(len(start) + max(map(len, ends)))
         first = self._run(start, 0)[-1:].copy()
         scores = []
-        for at in range(0, len(ends), _SIDE_BY_SIDE):
-            some = ends[at : at + _SIDE_BY_SIDE]
-            behind = self._behind(len(start), some)
-            for row, end in enumerate(some):
-                logits = np.concatenate([first, behind[row][: max(len(end) - 1, 0)]])
-                scores.append({"logprob": _log_probabilities(logits, end), "tokens": len(end)})
+        for end in ends:  # one by one: onnxruntime's operator takes no batch behind a cache
+            logits = first
+            if len(end) > 1:
+                logits = np.concatenate([first, self._run(end[:-1], len(start))])
+            scores.append({"logprob": _log_probabilities(logits, end), "tokens": len(end)})
         return scores
-
-    def _behind(self, past: int, ends: list[list[int]]) -> np.ndarray:
-        """Logits of several ends of the same prompt, (ends, tokens, vocabulary).
-
-        The last token of an end needs none; shorter ends are filled up, and what is read behind
-        them changes nothing before.
-        """
-        longest = max(map(len, ends)) - 1
-        if longest < 1:
-            return np.empty((len(ends), 0, self._vocab_size), np.float32)
-        self._make_room(past + longest, len(ends))
-        for prompt, copies in zip(self._buffers[1], self._buffers[len(ends)], strict=True):
-            copies[:, :, :past] = prompt[:, :, :past]
-        rows = [(end[:-1] + (end[-1:] or [0]) * longest)[:longest] for end in ends]
-        return self._run_rows(rows, past)
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
         ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
@@ -188,12 +172,13 @@ class OnnxRuntime:
 
     def _make_room(self, tokens: int, batch: int = 1) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""
-        if batch in self._buffers and self._buffers[batch][0].shape[2] >= tokens:
-            return
+        if self._buffers:
+            held, _, room, _ = self._buffers[0].shape
+            if held == batch and room >= tokens:
+                return
         capacity = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
         shape = (batch, self._heads, capacity, self._head_dim)
-        kept = {size: held for size, held in self._buffers.items() if size == 1 != batch}
-        self._buffers = kept | {batch: [np.zeros(shape, np.float32) for _ in self._caches]}
+        self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
 
     def _run(self, ids: list[int], past: int) -> np.ndarray:
         """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
@@ -215,8 +200,7 @@ class OnnxRuntime:
         for name, value in feeds.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        buffers = self._buffers[len(logits)]
-        for name, buffer in zip(self._caches, buffers, strict=True):
+        for name, buffer in zip(self._caches, self._buffers, strict=True):
             place = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             binding.bind_input(name, *place)
             binding.bind_output(name.replace("past_key_values", "present"), *place)
@@ -224,11 +208,10 @@ class OnnxRuntime:
         return logits
 
     def _run_and_copy(self, feeds: dict[str, np.ndarray], past: int) -> np.ndarray:
-        buffers = self._buffers[len(feeds["input_ids"])]
-        old = {n: b[:, :, :past] for n, b in zip(self._caches, buffers, strict=True)}
+        old = {n: b[:, :, :past] for n, b in zip(self._caches, self._buffers, strict=True)}
         names = [name.replace("past_key_values", "present") for name in self._caches]
         logits, *new = self._session.run(["logits", *names], feeds | old)
-        for buffer, present in zip(buffers, new, strict=True):
+        for buffer, present in zip(self._buffers, new, strict=True):
             buffer[:, :, past : present.shape[2]] = present[:, :, past:]
         return logits
 

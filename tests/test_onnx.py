@@ -123,6 +123,17 @@ def test_step_by_step_is_all_at_once(pruned, flavour, tmp_path):
     assert close(np.stack(steps), whole[2:], 1e-5)
 
 
+def test_sequences_side_by_side_are_each_their_own(exported):
+    runner = OnnxRuntime(exported["fp32"], 1)
+    other = [token + 1 for token in IDS]
+    alone = [runner._run(ids, 0).copy() for ids in (IDS, other)]
+    together = runner._run_rows([IDS[:-1], other[:-1]], 0).copy()
+    last = runner._run_rows([IDS[-1:], other[-1:]], len(IDS) - 1)
+    for row in (0, 1):
+        assert close(together[row], alone[row][:-1], 1e-5)
+        assert close(last[row], alone[row][-1:], 1e-5)
+
+
 def test_the_portable_flavour_has_standard_operators_only(pruned, exported, tmp_path):
     path = save(pruned, tmp_path / "model.onnx", METADATA, type="fp16", flavour="portable")
     onnx.checker.check_model(str(path), full_check=True)
