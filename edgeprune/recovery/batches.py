@@ -9,8 +9,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from edgeprune.calibration.streams import Stream
 
-# One sequence in so many of each stream is never trained on.
-_HELD_OUT_EVERY = 10
+# One sequence in so many of each stream is not trained on, up to so many: judging takes time.
+_HELD_OUT_EVERY, _HELD_OUT_MOST = 10, 6
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Batches:
 
 def is_held_out(sequences: int) -> Tensor:
     """Which sequences of a stream no training sees, (sequences,) boolean."""
-    return torch.arange(sequences) % _HELD_OUT_EVERY == 0
+    places = torch.arange(sequences)
+    return (places % _HELD_OUT_EVERY == 0) & (places < _HELD_OUT_EVERY * _HELD_OUT_MOST)
 
 
 def split(
