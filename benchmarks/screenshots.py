@@ -34,8 +34,12 @@ def main(build: Path, out: Path) -> None:
         subprocess.run([*command, page], check=True, stderr=subprocess.DEVNULL)
         click.echo(out / name)
     console = Console(record=True, width=110, highlight=False, soft_wrap=False, file=sys.stderr)
-    print_summary(read_build(build), build, console)
-    console.save_svg(str(out / "terminal.svg"), title="edgeprune build --task medqa")
+    manifest = read_build(build)
+    print_summary(manifest, build, console)
+    console.save_svg(
+        str(out / "terminal.svg"),
+        title=f"edgeprune build --task {manifest['data']['task']['name']}",
+    )
     click.echo(out / "terminal.svg")
 
 

@@ -149,10 +149,11 @@ def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
             axes.axhline(guessing_line, color=_GREY, linestyle="--", linewidth=1)
             axes.annotate(
                 "guessing",
-                (0.02, guessing_line),
+                (0.5, guessing_line),  # between the bars
                 xycoords=("axes fraction", "data"),
+                ha="center",
                 va="bottom",
-                fontsize=7,
+                fontsize=6,
             )
         axes.set(title="accuracy", ylim=(0, 1))
 
@@ -284,7 +285,7 @@ def history(labels: Sequence[str], lines: dict[str, list[dict[str, float]]]) -> 
 def _intervals(axes: Any, values: dict[str, dict[str, float]]) -> None:
     for place, (name, value) in enumerate(values.items()):
         error = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
-        axes.bar(place, value["value"], color=_COLOURS[name], width=0.6)
+        axes.bar(place, value["value"], color=_COLOURS[name], width=0.6, alpha=0.6)
         axes.errorbar(place, value["value"], yerr=error, color=_GREY, capsize=4)
     axes.set_xticks(range(len(values)), list(values))
 
