@@ -2,8 +2,8 @@
 
     python benchmarks/check_calibration.py --task arc_easy
 
-One build is measured again and again with the default settings, and every measurement is held
-against the one before it: whatever `check` finds is a false alarm. The same comparisons are made
+One build is measured again and again with the default settings, each time beside the measurement
+before it, as `check` does: whatever it finds is a false alarm. The same comparisons are made
 again with the pruned artifact's speeds cut by 10 %, as a slower kernel would cut them. Then real
 changes are made, one at a time: the same recipe built anew, edgeprune's kernels turned off, one
 thread less, a recipe with more zeros.
@@ -30,7 +30,7 @@ from edgeprune.regression.measurement import ROUNDS, measure
 _WORK = Path("ablations/check")
 _PROSE = (
     "Written by `benchmarks/check_calibration.py`: {pairs} comparisons of a build with itself, "
-    "each measurement with the one before it, and the same with the pruned artifact's speeds cut "
+    "each measurement beside the one before it, and the same with the pruned artifact's speeds cut "
     "by {slowdown:.0%}. Default settings: {rounds} rounds, {seconds:.0f} s a measurement. The "
     "machine is a shared one, and was used while this ran."
 )
@@ -43,7 +43,9 @@ _PROSE = (
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/check.md"))
 def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
     good = _built("good", task, 0.5)
-    measured = [_measured(f"same-{index:03d}", good) for index in range(pairs + 1)]
+    measured = [_measured("same-000", good)]
+    for index in range(1, pairs + 1):
+        measured.append(_measured(f"same-{index:03d}", good, before=measured[-1]))
     same, slower, alarms = Counter[str](), Counter[str](), Counter[str]()
     for before, after in itertools.pairwise(measured):
         found = compare(before, after, Thresholds())
@@ -68,7 +70,7 @@ def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
         "| a real change | verdict | because |",
         "| --- | --- | --- |",
     ]
-    for name, change in _changes(task, good).items():
+    for name, change in _changes(task, good, measured[0]).items():
         found = compare(measured[0], change, Thresholds())
         reasons = [f"{f.measure} {f.sentence}" for f in found if f.verdict != "held"]
         lines.append(f"| {name} | {worst(found)} | {'; '.join(reasons) or 'nothing changed'} |")
@@ -76,13 +78,15 @@ def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _changes(task: str, good: Path) -> dict[str, dict[str, Any]]:
-    found = {"the same recipe built anew": _measured("again", _built("again", task, 0.5))}
+def _changes(task: str, good: Path, before: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    again = _built("again", task, 0.5)
+    found = {"the same recipe built anew": _measured("again", again, before=before)}
     os.environ["EDGEPRUNE_SPARSE"] = "0"
-    found["kernels off (`EDGEPRUNE_SPARSE=0`)"] = _measured("stock", good)
+    found["kernels off (`EDGEPRUNE_SPARSE=0`)"] = _measured("stock", good, before=before)
     del os.environ["EDGEPRUNE_SPARSE"]
-    found["one thread instead of two"] = _measured("one-thread", good, threads=1)
-    found["55 % zeros instead of 50 %"] = _measured("worse", _built("worse", task, 0.55))
+    found["one thread instead of two"] = _measured("one-thread", good, 1, before)
+    worse = _built("worse", task, 0.55)
+    found["55 % zeros instead of 50 %"] = _measured("worse", worse, before=before)
     return found
 
 
@@ -90,12 +94,17 @@ def _built(name: str, task: str, sparsity: float) -> Path:
     return build(Recipe(task=task, sparsity=sparsity), _WORK / task / name, Bars()).folder
 
 
-def _measured(name: str, folder: Path, threads: int | None = None) -> dict[str, Any]:
+def _measured(
+    name: str,
+    folder: Path,
+    threads: int | None = None,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     record = folder.parent / f"{name}.json"
     found = read_json(record)
     if found is None:
         start = time.perf_counter()
-        found = measure(folder, ROUNDS, threads, Quiet())
+        found = measure(folder, ROUNDS, threads, Quiet(), before)
         found["seconds"] = time.perf_counter() - start
         write_json(record, found)
     click.echo(f"{name}: {found['seconds']:.0f} s", err=True)

@@ -5,10 +5,11 @@ from typing import Any
 
 from edgeprune import machine
 from edgeprune.errors import InputError
-from edgeprune.files import read_json, sha256_json
+from edgeprune.files import read_json, sha256_file, sha256_json
 from edgeprune.progress import Progress
 
 SCHEMA = 1
+_BASELINE = "baseline"
 _DEPTH = 64  # a short prompt before what is decoded: it is read again in every round
 ROUNDS = 15  # 15 and 15 samples show a change of one standard deviation at p < 0.002
 
@@ -33,7 +34,13 @@ def read_build(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    rounds: int,
+    threads: int | None,
+    progress: Progress,
+    baseline: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Answers and sizes of a build as it measured them, and its speed as it is now.
 
     Args:
@@ -41,6 +48,9 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
         rounds: how often both are timed.
         threads: of the runtime; None: as the build was measured.
         progress: told of every stage.
+        baseline: an earlier measurement. If its artifact is still where it was, it takes turns with
+            the others: a shared machine is a third faster in one minute than in the next, and
+            nothing but the same rounds cancels that.
 
     Returns:
         A JSON-like record; `edgeprune.regression.compare` compares two of them.
@@ -58,6 +68,8 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
     for path in artifacts.values():
         if not path.is_file():
             raise InputError(f"{path} is gone.", "Run the same edgeprune build again.")
+    if baseline and (before := _still_there(baseline)):
+        artifacts[_BASELINE] = before
     used = threads or results["threads"]
     lengths = Lengths(
         prefill=(recipe["prefill_tokens"],),
@@ -73,6 +85,7 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
     return {
         "schema": SCHEMA,
         "build": folder.name,
+        "folder": str(folder.resolve()),
         "task": manifest["data"]["task"]["name"],
         "general": manifest["data"]["general"]["sha256"],
         "metric": results["metric"],
@@ -80,8 +93,12 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
         "lengths": [recipe["prefill_tokens"], recipe["decode_tokens"]],
         "machine": fingerprint(),
         "surroundings": machine.surroundings(),
+        "baseline_now": {
+            kind: tests[_BASELINE, test] for test, kind in kinds.items() if _BASELINE in artifacts
+        },
         "artifacts": {
             name: {
+                "file": files[name]["file"],
                 "sha256": files[name]["sha256"],
                 "file_bytes": record["file_bytes"],
                 "peak_memory_bytes": tests[name, "peak_memory"][0],
@@ -96,6 +113,14 @@ def measure(folder: Path, rounds: int, threads: int | None, progress: Progress) 
             for name, record in results["artifacts"].items()
         },
     }
+
+
+def _still_there(baseline: dict[str, Any]) -> Path | None:
+    """A baseline's artifact, if the file is unchanged."""
+    artifacts = baseline["artifacts"]
+    facts = artifacts.get("pruned", artifacts["dense"])
+    path = Path(baseline.get("folder", "")) / facts.get("file", "")
+    return path if path.is_file() and sha256_file(path) == facts["sha256"] else None
 
 
 def fingerprint() -> str:

@@ -67,6 +67,39 @@ def speed(
     return Finding(measure, "held", said)
 
 
+def paired_speed(
+    measure: str, before: Sequence[float], after: Sequence[float], threshold: float
+) -> Finding:
+    """Compare samples taken in the same rounds, by Wilcoxon's signed-rank test.
+
+    Whatever made a round slow made both slow: their ratio does not know of it.
+
+    Args:
+        measure: what they are of; more is better.
+        before: of the baseline, round by round.
+        after: of the build, in the same rounds.
+        threshold: share by which the median ratio may fall below 1.
+    """
+    from scipy.stats import wilcoxon
+
+    ratios = np.array(after) / np.array(before)
+    change = float(np.median(ratios)) - 1
+    low, high = _ratio_interval([1.0], ratios)
+    p = float(wilcoxon(np.log(ratios)).pvalue) if np.any(ratios != 1) else 1.0
+    said = (
+        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(ratios)} rounds), "
+        f"{threshold:.0%} allowed"
+    )
+    if change < -threshold and p < SPEED_P:
+        return Finding(measure, "regressed", said)
+    if 2.0 ** (1 - len(ratios)) >= SPEED_P:
+        return Finding(measure, "unclear", f"{said}: too few rounds for p < {SPEED_P}")
+    if low < -threshold:
+        noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
+        return Finding(measure, "unclear", f"{said}: {noise}")
+    return Finding(measure, "held", said)
+
+
 def size(measure: str, before: float, after: float, threshold: float, unit: str) -> Finding:
     """Compare numbers without noise where less is better."""
     change = after / before - 1
@@ -145,7 +178,9 @@ def likelihood(
     return Finding(measure, "held", said)
 
 
-def _ratio_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+def _ratio_interval(
+    before: Sequence[float], after: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
     """Bootstrap interval of the change of the median."""
     chance = np.random.default_rng(0)
     old, new = np.array(before), np.array(after)
