@@ -4,7 +4,7 @@
 
 One build is measured again and again with the default settings, each time beside the measurement
 before it, as `check` does: whatever it finds is a false alarm. The same comparisons are made
-again with the pruned artifact's speeds cut by 10 %, as a slower kernel would cut them. Then real
+again with the build's speeds cut by 10 %, as an artifact that runs slower would show. Then real
 changes are made, one at a time: the same recipe built anew, edgeprune's kernels turned off, one
 thread less, a recipe with more zeros.
 """
@@ -25,7 +25,7 @@ from edgeprune.files import read_json, write_json
 from edgeprune.machine import sentence
 from edgeprune.progress import Bars, Quiet
 from edgeprune.regression.compare import Thresholds, compare
-from edgeprune.regression.measurement import ROUNDS, measure
+from edgeprune.regression.measurement import ROUNDS, SCHEMA, measure
 
 _WORK = Path("ablations/check")
 _PROSE = (
@@ -63,7 +63,7 @@ def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
         "| | held | could not tell | regressed |",
         "| --- | --- | --- | --- |",
         _shares("the same build", same, pairs),
-        _shares(f"{slowdown:.0%} slower", slower, pairs),
+        _shares(f"an artifact {slowdown:.0%} slower", slower, pairs),
         "",
         "False alarms: " + (", ".join(f"{n} of {m}" for m, n in alarms.items()) or "none") + ".",
         "",
@@ -102,7 +102,7 @@ def _measured(
 ) -> dict[str, Any]:
     record = folder.parent / f"{name}.json"
     found = read_json(record)
-    if found is None:
+    if found is None or found["schema"] != SCHEMA:
         start = time.perf_counter()
         found = measure(folder, ROUNDS, threads, Quiet(), before)
         found["seconds"] = time.perf_counter() - start

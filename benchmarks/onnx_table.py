@@ -20,6 +20,7 @@ import click
 
 from edgeprune.files import read_json, write_json
 from edgeprune.machine import sentence
+from edgeprune.runtime import switch
 
 _PROMPT, _STEPS, _TIMES = 256, 48, 5
 _PROSE = (
@@ -129,14 +130,16 @@ def _samples(
     kept: Path, models: dict[str, tuple[str, Path]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Every contender's measurements; those of an earlier run are not repeated."""
+    made_by = [list(models), rounds, _TIMES, switch.fingerprint()]
     known = read_json(kept) or {}
-    if set(known) != set(models) or any(len(samples) != rounds for samples in known.values()):
-        known = {name: [] for name in models}
+    if known.get("made_by") != made_by:
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in models}
         for _ in range(rounds):
             for name, (how, path) in models.items():
-                known[name].append(_child(how, path))
+                samples[name].append(_child(how, path))
+        known = {"made_by": made_by, "samples": samples}
         write_json(kept, known)
-    return known
+    return known["samples"]
 
 
 def _built_by_genai(kind: str, model: str) -> Path | None:

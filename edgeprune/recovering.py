@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
     from edgeprune.quantization.grid import Grid
 
-_VERSION = 1
+_VERSION = 2
 # Sequences of each stream, fewer if its rows are used up.
 _DISTILLED_ON = 512
 _REBUILT_ON = 64

@@ -339,7 +339,7 @@ def pack_stage(
         if recipe.pack:
             return _reuse(
                 folder / "work" / "pack.json",
-                artifact["sha256"],
+                sha256_json(artifact["files"]),  # of ONNX, the weights are in a file of their own
                 write,
                 still_good=lambda facts: _unchanged(folder, facts["files"]),
             )
@@ -365,7 +365,7 @@ def measure_stage(
     import runtime_tests
 
     plan = measure_plan(recipe, data)
-    hashes = {name: facts["sha256"] for name, facts in artifacts.items()}
+    hashes = {name: facts["files"] for name, facts in artifacts.items()}
     surroundings = [machine.describe(), switch.fingerprint()]
     key = sha256_json([_MEASURE_VERSION, asdict(plan), hashes, surroundings])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}

@@ -118,6 +118,7 @@ class OnnxRuntime:
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
         """Time to read a prompt of so many tokens, or several of them at once."""
         ids = timing_ids(tokens, self._vocab_size)
+        self._make_room(tokens, batch)
         start = time.perf_counter()
         self._run_rows([ids] * batch, 0)
         return time.perf_counter() - start

@@ -234,7 +234,7 @@ class Moe:
             lambda _module, args, output: calls.append((args[0].reshape(-1, 64), output[2]))
         )
         for part in self.states.split(2):
-            self.walk._call(0, 2).run(self.block, part)
+            self.walk.call(0, 2).run(self.block, part)
         hook.remove()
         return torch.cat([c[0] for c in calls]), torch.cat([c[1] for c in calls])
 

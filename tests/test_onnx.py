@@ -539,3 +539,22 @@ def test_places_that_no_file_can_have_are_refused(exported, tmp_path):
     (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(InputError, match="lacks its weights"):
         OnnxFile(tmp_path / "m.onnx")
+
+
+def test_other_weights_under_the_same_graph_are_packed_anew(tiny_folder, rows_file, tmp_path):
+    """The graph's file says nothing of the weights beside it: its hash alone is no key."""
+    rows = tmp_path / "rows.jsonl"
+    lines = rows_file.read_text().splitlines(keepends=True)
+    recipe = Recipe(model=str(tiny_folder), task=str(rows), target="onnx", type="fp16", pack=True,
+                    method="wanda", **QUICK)  # fmt: skip
+    weights = []
+    for kept in (lines, lines[40:]):
+        rows.write_text("".join(kept))
+        build(recipe, tmp_path / "out")
+        weights.append((tmp_path / "out" / "model.onnx.data").read_bytes())
+        plain, packed = (
+            OnnxRuntime(tmp_path / "out" / name, 1)._run(IDS, 0)
+            for name in ("model.onnx", "model.packed.onnx")
+        )
+        assert close(plain, packed, 1e-6)
+    assert weights[0] != weights[1]

@@ -92,7 +92,8 @@ def test_the_manifest_says_what_went_in(tiny_build, tiny_recipe):
 
 def test_the_report_is_one_offline_page_with_every_plot(tiny_build):
     page = (tiny_build.folder / "report.html").read_text()
-    for title in ("Accuracy and likelihood", "Latency", "Size", "Sparsity by layer", "Channels"):
+    quality = "Accuracy, likelihood and perplexity"
+    for title in (quality, "Latency", "Size", "Sparsity by layer", "Channels"):
         assert f"<h2>{title}" in page
     assert page.count("<svg") == 5
     for remote in ("<script", "src=", "@import", "<link"):

@@ -74,6 +74,12 @@ def test_a_baseline_timed_in_the_same_rounds_is_what_counts():
     assert verdict_of(found, "decode, x dense") == "held"
 
 
+def test_a_baseline_whose_artifact_is_gone_is_said():
+    found = compare(measured(), measured(baseline_now={}), Thresholds())
+    assert verdict_of(found, "x baseline") == "unclear"
+    assert "20% can't be seen" in found[0].sentence
+
+
 def test_a_slower_runtime_is_seen_though_it_slows_the_baseline_too():
     """As with EDGEPRUNE_SPARSE=0: both artifacts run as stock ones."""
     after = measured()
@@ -127,11 +133,14 @@ def measured(**changes) -> dict:
         }  # fmt: skip
 
     found = {
-        "schema": 1, "build": "b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
+        "schema": 2, "build": "b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
         "lengths": [256, 64], "machine": "m",
         "surroundings": {"processor": "p", "cores": 2, "load": 0.0, "governor": "unknown"},
         "artifacts": {"dense": artifact(100, 1), "pruned": artifact(150, 3)},
     }  # fmt: skip
+    found["baseline_now"] = {
+        kind: found["artifacts"]["pruned"][kind] for kind in ("prefill", "decode")
+    }
     return found | changes
 
 
@@ -185,7 +194,7 @@ def test_baselines_are_files(tmp_path):
     with pytest.raises(UsageError, match="can't name"):
         baselines.save("../main", measured(), tmp_path)
     (tmp_path / "old.json").write_text(json.dumps(measured(schema=0)))
-    with pytest.raises(InputError, match="in form 0, expected 1"):
+    with pytest.raises(InputError, match="in form 0, expected 2"):
         baselines.load("old", tmp_path)
     (tmp_path / "odd.json").write_text("[]")
     with pytest.raises(InputError, match="is no baseline"):
@@ -234,7 +243,7 @@ def test_the_gate_on_real_builds(two_builds, tmp_path):
     assert run("baseline", "list", *where).stdout == "main\n"
     junit = tmp_path / "check.xml"
     # A tiny model's timings are noise: only what it answers is judged here.
-    free = ("--speed", "0.9", "--total-speed", "0.9")
+    free = ("--speed", "0.9", "--drift", "0.45", "--total-speed", "0.45")
     same = run("check", two_builds / "good", "--baseline", "main", *where, *free)
     assert same.returncode == 0, same.stdout + same.stderr
     worse = run("check", two_builds / "bad", "--baseline", "main", "--junit", junit, *where, *free)

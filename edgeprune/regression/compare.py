@@ -61,6 +61,12 @@ def _speeds(
         return [Finding("speed", "unclear", "prompts or answers of another length were timed")]
     same_machine = before["machine"] == after["machine"]
     findings = []
+    if not after.get("baseline_now"):
+        said = (
+            "the baseline's artifact is gone or was changed, so that nothing was timed in the same "
+            f"rounds: less than {thresholds.drift:.0%} can't be seen"
+        )
+        findings.append(Finding("x baseline", "unclear" if same_machine else "held", said))
     for kind, times in (("prefill", 2), ("decode", 1)):
         new = after["artifacts"][name][kind]
         if beside := after.get("baseline_now"):

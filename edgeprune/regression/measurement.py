@@ -8,7 +8,7 @@ from edgeprune.errors import InputError
 from edgeprune.files import read_json, sha256_file, sha256_json
 from edgeprune.progress import Progress
 
-SCHEMA = 1
+SCHEMA = 2
 _BASELINE = "baseline"
 _DEPTH = 64  # a short prompt before what is decoded: it is read again in every round
 ROUNDS = 15  # 15 and 15 samples show a change of one standard deviation at p < 0.002
@@ -68,7 +68,8 @@ def measure(
     for path in artifacts.values():
         if not path.is_file():
             raise InputError(f"{path} is gone.", "Run the same edgeprune build again.")
-    if baseline and (before := _still_there(baseline)):
+    name = "pruned" if "pruned" in artifacts else "dense"
+    if baseline and (before := _still_there(baseline, name)):
         artifacts[_BASELINE] = before
     used = threads or results["threads"]
     lengths = Lengths(
@@ -99,6 +100,7 @@ def measure(
         "artifacts": {
             name: {
                 "file": files[name]["file"],
+                "files": files[name]["files"],
                 "sha256": files[name]["sha256"],
                 "file_bytes": record["file_bytes"],
                 "peak_memory_bytes": tests[name, "peak_memory"][0],
@@ -115,12 +117,15 @@ def measure(
     }
 
 
-def _still_there(baseline: dict[str, Any]) -> Path | None:
-    """A baseline's artifact, if the file is unchanged."""
-    artifacts = baseline["artifacts"]
-    facts = artifacts.get("pruned", artifacts["dense"])
-    path = Path(baseline.get("folder", "")) / facts.get("file", "")
-    return path if path.is_file() and sha256_file(path) == facts["sha256"] else None
+def _still_there(baseline: dict[str, Any], name: str) -> Path | None:
+    """A baseline's artifact of that name, if all its files are unchanged."""
+    if not (facts := baseline["artifacts"].get(name)):
+        return None
+    folder = Path(baseline["folder"])
+    for file, digest in facts["files"].items():
+        if not (folder / file).is_file() or sha256_file(folder / file) != digest:
+            return None
+    return folder / facts["file"]
 
 
 def fingerprint() -> str:

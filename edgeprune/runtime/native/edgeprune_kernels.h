@@ -48,7 +48,7 @@ EP_API size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, si
 EP_API int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
                         size_t size, int threads);
 
-/* The bytes of the GGUF tensor again; a negative zero of a 16-bit type comes back positive. */
+/* The bytes of the GGUF tensor again; negative zeros of floats come back positive. */
 EP_API void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);
 
 /* Bytes that ep_matmul_part needs to work with. */
