@@ -243,7 +243,7 @@ def test_the_gate_on_real_builds(two_builds, tmp_path):
     assert run("baseline", "list", *where).stdout == "main\n"
     junit = tmp_path / "check.xml"
     # A tiny model's timings are noise: only what it answers is judged here.
-    free = ("--speed", "0.9", "--drift", "0.45", "--total-speed", "0.45")
+    free = ("--speed", "1", "--drift", "1", "--total-speed", "1")
     same = run("check", two_builds / "good", "--baseline", "main", *where, *free)
     assert same.returncode == 0, same.stdout + same.stderr
     worse = run("check", two_builds / "bad", "--baseline", "main", "--junit", junit, *where, *free)
