@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune import machine
 from edgeprune.calibration.data import load_data
 from edgeprune.errors import EdgepruneError, GateFailed, MachineError, known
 from edgeprune.extras import load
@@ -184,6 +185,11 @@ def _only_on(node: str) -> Any:
 
 def _remotely(group: Group, folder: Path, place: Path) -> list[Outcome]:
     """On a machine of the cluster; recipes may name files from where the sweep was begun."""
+    import torch
+
+    # Ray lets a task that claims no processor have one thread, and sums would come out otherwise.
+    os.environ.pop("OMP_NUM_THREADS", None)
+    torch.set_num_threads(machine.cores())
     os.chdir(place)
     return build_group(group, folder, Quiet())
 
