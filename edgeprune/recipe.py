@@ -128,9 +128,7 @@ class Recipe(BaseModel):
         ["distill"], min_length=1,
         description="ways of training, in turn: " + ", ".join(RECOVERIES),
     )  # fmt: skip
-    recover_budget: str = Field(
-        "10m", pattern=r"^\d+(\.\d+)?[smh]$", description="time for that, such as 90s, 10m, 2h"
-    )
+    recover_budget: str = Field("10m", description="time for that, such as 90s, 10m, 2h")
     recover_steps: int | None = Field(
         None, ge=1, description="training steps instead of a time, the same on every machine"
     )
@@ -189,6 +187,13 @@ class Recipe(BaseModel):
     @classmethod
     def _ways_as_text(cls, value: Any) -> Any:
         return [way.strip() for way in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("recover_budget")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        if not re.fullmatch(r"\d+(\.\d+)?[smh]", value):
+            raise ValueError(f"recover_budget '{value}' is not a time such as 90s, 10m or 2h")
+        return value
 
     @field_validator("recover_by")
     @classmethod

@@ -186,8 +186,7 @@ def rounding_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
     blind = METHODS[recipe.method].sees == "nothing"
     if recipe.rounding == "feedback" and blind:
         raise UsageError(f"rounding 'feedback' needs data, and {recipe.method} sees none.")
-    left_alone = recipe.rounding == "auto" and not recipe.sparsity
-    if blind or recipe.rounding == "nearest" or left_alone:
+    if blind or recipe.rounding == "nearest" or (recipe.rounding == "auto" and not recipe.sparsity):
         return {}
     grids = exporters.get(recipe.target).grids(dense_model(checkpoint), storage(recipe))
     chosen = {

@@ -241,7 +241,7 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     ("values", "said"),
     [
         ({"sparsity": 0}, "set a sparsity"),
-        ({"recover_budget": "soon"}, "recover_budget"),
+        ({"recover_budget": "soon"}, "is not a time such as 90s"),
         ({"recover_by": "distil"}, "did you mean distill"),
     ],
 )
