@@ -32,7 +32,7 @@ _PROSE = (
     "Written by `benchmarks/check_calibration.py`: {pairs} comparisons of a build with itself, "
     "each measurement beside the one before it, and the same with the pruned artifact's speeds cut "
     "by {slowdown:.0%}. Default settings: {rounds} rounds, {seconds:.0f} s a measurement. The "
-    "machine is a shared one, and was used while this ran."
+    "machine is a shared one. [Why the rule is what it is](check-rule.md)."
 )
 
 

@@ -59,6 +59,7 @@ def main(shapes: tuple[str, ...], rounds: int, out: Path, job: str | None) -> No
 
 
 def _table(shape: str, rounds: int) -> list[str]:
+    Path("ablations").mkdir(exist_ok=True)  # on the disk, where /tmp may be memory
     with tempfile.TemporaryDirectory(dir="ablations") as name:
         folder = Path(name)
         model = "smollm2-135m" if shape == "135m" else str(_random_model(folder / "model"))

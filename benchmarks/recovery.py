@@ -1,126 +1,185 @@
 """What training the kept weights brings: writes docs/recovery.md.
 
-    EDGEPRUNE_DATA=../shared/data python benchmarks/recovery.py --minutes 60 --budget 10m
+    EDGEPRUNE_DATA=../shared/data python benchmarks/recovery.py --minutes 60 --budget 3m
 
 Every row is pruned, trained within the budget, exported and scored in llama.cpp; what was tried
 before is only read. The most telling rows come first, and the page lists what was measured and
 nothing else.
 """
 
+import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+import exporters
+import runtime_tests
 from edgeprune.calibration.data import load_data
+from edgeprune.files import read_json, sha256_json, write_json
 from edgeprune.machine import sentence
-from edgeprune.models import open_checkpoint
+from edgeprune.measuring import measure_plan
+from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
-from edgeprune.trial import trial
+from edgeprune.recovering import sparse_stage
+from edgeprune.stages import dense_model, pruned_model, quantized_by, storage
 
 _WORK = Path("ablations/recovery")
-_WAYS = {
-    "one-shot": [],
-    "distill": ["distill"],
-    "reconstruct": ["reconstruct"],
-    "both": ["reconstruct", "distill"],
-}
+_ALL = {"recover_by": ["reconstruct", "distill", "finetune"], "recover_max_perplexity": None}
+_WAYS: dict[str, dict[str, Any]] = {
+    "dense": {"sparsity": 0},
+    "one-shot": {},
+    "reconstruct": {"recover_by": ["reconstruct"]},
+    "distill": {"recover_by": ["distill"]},
+    "distill, hidden states": {"recover_by": ["distill"], "recover_hidden_weight": 1.0},
+    "finetune": {"recover_by": ["finetune"], "recover_max_perplexity": None},
+    "finetune, known tokens": {"recover_by": ["finetune"]},
+    "finetune, selective": {
+        "recover_by": ["finetune"], "recover_max_perplexity": None, "recover_selective": True,
+    },
+    "distill, adapters": {
+        "recover_by": ["distill"], "recover_rank": 32, "recover_learning_rate": 1e-3,
+    },
+    "distill, gradual": {"recover_by": ["distill"], "recover_from": 0.4},
+    "all": _ALL,
+}  # fmt: skip
+# Ways by task and zeros, the most telling first. One pruning serves all the ways of a line.
+_LINES: list[tuple[str, str, list[str]]] = [
+    ("arc_easy", "0.5", ["dense", "one-shot", "distill", "finetune", "reconstruct", "all"]),
+    ("sciq", "0.5", ["dense", "one-shot", "distill", "all"]),
+    ("arc_easy", "0.6", ["one-shot", "distill", "all"]),
+    ("arc_easy", "2:4", ["one-shot", "distill", "all"]),
+    ("sciq", "0.6", ["one-shot", "distill", "all"]),
+    ("arc_easy", "0.7", ["one-shot", "distill", "all"]),
+    ("sciq", "2:4", ["one-shot", "distill", "all"]),
+    ("sciq", "0.7", ["one-shot", "distill", "all"]),
+    (
+        "arc_easy", "0.5",
+        ["finetune, known tokens", "finetune, selective", "distill, hidden states",
+         "distill, adapters"],
+    ),
+    ("arc_easy", "0.6", ["distill, gradual"]),
+]  # fmt: skip
 _HEADINGS = (
-    "task", "zeros", "type", "recovery", "general perplexity", "accuracy", "nats / answer token",
-    "minutes",
+    "task", "zeros", "recovery", "nats / answer token", "accuracy", "general perplexity",
+    "won back (log)", "steps", "minutes",
 )  # fmt: skip
 
 
 @click.command()
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
-@click.option("--budget", default="10m")
+@click.option("--budget", default="3m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows of each task")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/recovery.md"))
 def main(minutes: float, budget: str, rows: int, out: Path) -> None:
     deadline = time.monotonic() + 60 * minutes
-    found: list[tuple[str, ...]] = []
-    for task, amount, kind, way in _steps():
-        if time.monotonic() > deadline:
-            break
-        found.append(_row(_recipe(task, amount, kind, way, budget, rows), amount, way))
-        out.write_text(_page(found, budget, rows), encoding="utf-8")
+    checkpoint = open_checkpoint("smollm2-135m", Bars())
+    records: list[dict[str, Any]] = []
+    for task, zeros, ways in _LINES:
+        place = _WORK / f"{task}-{zeros.replace(':', 'of')}"
+        for way in ways:
+            recipe = _recipe(task, zeros, way, budget, rows)
+            found = _record(recipe, checkpoint, place, time.monotonic() > deadline)
+            if found:
+                records.append({"task": task, "zeros": zeros, "way": way} | found)
+                out.write_text(_page(records, budget, rows), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _steps() -> list[tuple[str, str, str, str]]:
-    """Task, sparsity or pattern, type and way of training, the most telling first."""
-    first = [("arc_easy", "0", "q8_0", "dense")]
-    first += [("arc_easy", "0.5", "q8_0", way) for way in ("one-shot", "distill")]
-    first += [("arc_easy", "0.5", "q8_0", way) for way in ("reconstruct", "both")]
-    first += [("arc_easy", "0", "q4_0", "dense")]
-    first += [("arc_easy", "0.5", "q4_0", way) for way in ("one-shot", "distill")]
-    rest = [
-        (task, amount, "q8_0", way)
-        for task in ("sciq", "arc_easy")
-        for amount in ("0", "0.5", "0.6", "0.7", "2:4")
-        for way in (("dense",) if amount == "0" else ("one-shot", "distill"))
-    ]
-    return first + [step for step in rest if step not in first]
-
-
-def _recipe(task: str, amount: str, kind: str, way: str, budget: str, rows: int) -> Recipe:
-    ways = _WAYS.get(way, [])
-    training = {"recover": True, "recover_by": ways, "recover_budget": budget} if ways else {}
-    zeros = {"pattern": amount} if ":" in amount else {"sparsity": float(amount)}
+def _recipe(task: str, zeros: str, way: str, budget: str, rows: int) -> Recipe:
+    how = _WAYS[way]
+    amount = {"pattern": zeros} if ":" in zeros else {"sparsity": float(zeros)}
+    training = {"recover": True, "recover_budget": budget} if "recover_by" in how else {}
     return make(
-        {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,
-         "type": kind} | zeros | training
+        {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144}
+        | (amount if way != "dense" else {}) | training | how
     )  # fmt: skip
 
 
-def _row(recipe: Recipe, amount: str, way: str) -> tuple[str, ...]:
+def _record(
+    recipe: Recipe, checkpoint: Checkpoint, place: Path, known_only: bool
+) -> dict[str, Any] | None:
+    file = _WORK / f"{sha256_json(recipe.model_dump())[:16]}.json"
+    known: dict[str, Any] | None = read_json(file)
+    if known or known_only:
+        return known
     start = time.monotonic()
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    result = trial(recipe, open_checkpoint(recipe.model), data, _WORK, Bars())
-    click.echo(f"{recipe.task} {amount} {recipe.type} {way}: {_minutes(start):.1f} min", err=True)
-
-    def interval(measure: str, digits: int) -> str:
-        value: dict[str, Any] = result[measure]
-        ends = f"{value['low']:.{digits}f}-{value['high']:.{digits}f}"
-        return f"{value['value']:.{digits}f} ({ends})"
-
-    return (
-        recipe.task,
-        "none" if amount == "0" else amount,
-        recipe.type,
-        way,
-        f"{result['general_perplexity']['value']:.1f}",
-        interval("accuracy", 3),
-        interval("nats_per_answer_token", 3),
-        f"{_minutes(start):.1f}" if _minutes(start) > 0.1 else "kept",
-    )
+    sparse = sparse_stage(recipe, checkpoint, data, place, Bars())
+    model, metadata = dense_model(checkpoint), None
+    if sparse.checkpoint:
+        model, metadata = pruned_model(recipe, sparse.checkpoint)
+    target, path = exporters.get("gguf"), place / "model.gguf"
+    with Bars().stage("export", target.steps(model)) as stage:
+        target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
+    found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+    measures = ("nats_per_answer_token", "accuracy", "general_perplexity")
+    record = {name: found[name] for name in measures} | {
+        "minutes": (time.monotonic() - start) / 60,
+        "steps": {n: t["steps"] for n, t in (sparse.training or {}).items() if "steps" in t},
+    }
+    write_json(file, record)
+    return record
 
 
-def _minutes(start: float) -> float:
-    return (time.monotonic() - start) / 60
-
-
-def _page(found: list[tuple[str, ...]], budget: str, rows: int) -> str:
+def _page(records: list[dict[str, Any]], budget: str, rows: int) -> str:
     lines = [
         "# Recovery, measured",
         "",
         "Written by `benchmarks/recovery.py`. SmolLM2-135M-Instruct (from its Q4_1 file), pruned "
-        f"with the defaults (alps_fast, mix), trained for {budget} (halves of it for each of "
-        "*both*), exported and scored in llama.cpp. Q4_0 rows: one-shot is rounded with error "
-        "feedback; distilled weights are trained on their grid in the last 40 % of the steps. "
-        f"General text: Wikipedia and web pages to train on, 6,144 tokens of WikiText-2 test to "
-        f"measure. {rows} evaluation rows, 95 % intervals over them. Minutes are those of pruning, "
-        "training, export and scoring; *kept* rows are of an earlier run.",
+        f"with the defaults (alps_fast, mix), trained for {budget} (*all*: a third of it each for "
+        "reconstruction, distillation and fine-tuning), exported as Q8_0 and scored in llama.cpp. "
+        "*finetune* learns all tokens of the task's answers, *known tokens* those whose perplexity "
+        "is at most 2.5 to the dense model; both distil general text beside it. General text: "
+        "Wikipedia and web pages to train on, 6,144 tokens of WikiText-2 test to measure. "
+        f"{rows} evaluation rows, 95 % intervals over them. *Won back* is the share of what "
+        "pruning cost that training returned: of nats per answer token, and of the logarithm of "
+        "general perplexity. Minutes are those of training, export and scoring, and of pruning in "
+        "the first row of its kind.",
         "",
         sentence(),
         "",
         "| " + " | ".join(_HEADINGS) + " |",
         "|" + " --- |" * len(_HEADINGS),
-        *("| " + " | ".join(row) + " |" for row in found),
+        *("| " + " | ".join(_cells(record, records)) + " |" for record in records),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cells(record: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
+    nats, accuracy = record["nats_per_answer_token"], record["accuracy"]
+    steps = " + ".join(str(number) for number in record["steps"].values())
+    return [
+        record["task"],
+        "none" if record["way"] == "dense" else record["zeros"],
+        record["way"],
+        f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
+        f"{accuracy['value']:.3f} ({accuracy['low']:.3f}-{accuracy['high']:.3f})",
+        f"{record['general_perplexity']['value']:.1f}",
+        _won_back(record, records),
+        steps or "–",
+        f"{record['minutes']:.1f}",
+    ]
+
+
+def _won_back(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """Shares of nats and of log-perplexity, where the line's other ends are known."""
+    same = [one for one in records if one["task"] == record["task"]]
+    dense = next((one for one in same if one["way"] == "dense"), None)
+    pruned = [one for one in same if one["zeros"] == record["zeros"] and one["way"] == "one-shot"]
+    if record["way"] in ("dense", "one-shot") or not (dense and pruned):
+        return "–"
+
+    def share(value: Any) -> str:
+        low, high, now = value(dense), value(pruned[0]), value(record)
+        return f"{(high - now) / (high - low):.0%}" if high > low else "no cost"
+
+    nats = share(lambda one: one["nats_per_answer_token"]["value"])
+    return f"{nats}, {share(lambda one: math.log(one['general_perplexity']['value']))}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "huggingface_hub": "prune",
     "tokenizers": "prune",
     "llama_cpp": "gguf",
+    "peft": "adapters",
     "ray": "ray",
     "fastapi": "serve",
     "sse_starlette": "serve",

@@ -11,7 +11,7 @@ from edgeprune.calibration.data import Data, load_data
 from edgeprune.calibration.task import Task
 from edgeprune.errors import GateFailed, UsageError
 from edgeprune.extras import need
-from edgeprune.files import read_json, sha256_json, sweep, write_json
+from edgeprune.files import read_json, sweep, write_json
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -20,7 +20,7 @@ from edgeprune.models.origin import origin
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
-from edgeprune.recovering import recover_stage, recovery_key
+from edgeprune.recovering import sparse_key, sparse_stage
 from edgeprune.search import Search, search
 from edgeprune.stages import (
     artifact_name,
@@ -28,8 +28,6 @@ from edgeprune.stages import (
     export_stage,
     measure_stage,
     pack_stage,
-    prune_key,
-    prune_stage,
 )
 
 if TYPE_CHECKING:
@@ -82,8 +80,22 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
         raise UsageError(f"Another build is at work in {folder}.", "Wait, or use --out.") from None
 
 
+def take_part(recipe: Recipe, folder: Path) -> None:
+    """What the processes beside the first do of a build: their share of pruning and training.
+
+    Raises:
+        EdgepruneError: as `build`; the first process says the same.
+    """
+    from edgeprune.engine import parallel
+
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    parallel.wait()  # until the folder is the first one's
+    sparse_stage(recipe, open_checkpoint(recipe.model), data, folder, Quiet())
+
+
 def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
     from edgeprune import report
+    from edgeprune.engine import parallel
 
     outputs = ("model", "manifest.json", *report.FILES)
     for leftover in (*(f".{name}.*" for name in outputs), "work/**/.*.*"):
@@ -92,25 +104,22 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     checkpoint = open_checkpoint(recipe.model, progress)
     check_stage(recipe, checkpoint)
     origin(checkpoint)  # a broken model card is said now, not after the pruning
+    if recipe.max_loss and parallel.world()[1] > 1:
+        raise UsageError("max_loss tries sparsities in one process alone.", "Launch it by itself.")
+    parallel.wait()  # `take_part` goes on from here
     _say_what_fusion_does(recipe, progress)
     found = None
     if recipe.max_loss:
         found, data = search(recipe, checkpoint, data, folder / "work" / "search", progress)
         recipe = recipe.model_copy(update={"sparsity": found.sparsity})
-    pruned, rows_used = prune_stage(recipe, checkpoint, data, folder, progress)
-    recovered = None
-    if recipe.recover and pruned:
-        recovered = recover_stage(recipe, checkpoint, pruned, data, folder, progress)
-        pruned = recovered.checkpoint
-        for name, rows in recovered.rows.items():
-            rows_used[name] = list(dict.fromkeys([*rows_used[name], *rows]))
-    made_from = sha256_json([prune_key(recipe, checkpoint, data), recovery_key(recipe, checkpoint)])
+    sparse = sparse_stage(recipe, checkpoint, data, folder, progress)
+    pruned, made_from = sparse.checkpoint, sparse_key(recipe, checkpoint, data)
     artifacts = export_stage(recipe, checkpoint, pruned, made_from, folder, progress)
     packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
-    manifest = _manifest(recipe, checkpoint, data, rows_used, pruned, artifacts, results, found)
+    manifest = _manifest(recipe, checkpoint, data, sparse.rows, pruned, artifacts, results, found)
     manifest["packed"] = packed
-    manifest["recovery"] = recovered.facts if recovered else None
+    manifest["recovery"] = sparse.training
     manifest["rounded_with_data"] = sum(
         record.rounded_to_zero is not None for record in (pruned.records if pruned else [])
     )

@@ -81,10 +81,17 @@ def plan(recipe: Recipe) -> BuildPlan:
         gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
     if recipe.max_loss:
         flops *= 1 + _TRIALS
-    # In memory: weights, gradients and two moments in float32, and the dense model. On disk: the
-    # best weights, and the run as it is kept (weights and moments) while it is written anew.
-    trained_bytes = 4 * 4 * prunable + 6 * parameters if recipe.recover else 0
-    kept_bytes = 4 * 7 * prunable if recipe.recover else 0
+    trained_bytes = kept_bytes = 0
+    if recipe.recover:
+        # In memory: weights, gradients and two moments in float32, and the dense model. On disk:
+        # the best weights, and the run as it is kept (weights and moments) while it is written
+        # anew. Adapters train a small part of the weights; the student is as large as the teacher.
+        trained = prunable
+        if recipe.recover_rank:
+            trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
+        both = (4 if recipe.recover_rank else 6) * parameters
+        trained_bytes = (6 if recipe.recover_selective else 4) * 4 * trained + both
+        kept_bytes = 4 * (8 if recipe.recover_selective else 7) * trained
     recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(

@@ -128,6 +128,10 @@ class Recipe(BaseModel):
         ["distill"], min_length=1,
         description="ways of training, in turn: " + ", ".join(RECOVERIES),
     )  # fmt: skip
+    recover_from: float | None = Field(
+        None, gt=0, lt=1,
+        description="prune gradually: begin at this sparsity, train, prune 0.1 more, and so on",
+    )  # fmt: skip
     recover_budget: str = Field("10m", description="time for that, such as 90s, 10m, 2h")
     recover_steps: int | None = Field(
         None, ge=1, description="training steps instead of a time, the same on every machine"
@@ -135,6 +139,23 @@ class Recipe(BaseModel):
     recover_batch: int = Field(4, ge=1, description="sequences a training step")
     recover_learning_rate: float = Field(
         1e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
+    )
+    recover_max_perplexity: float | None = Field(
+        2.5, gt=1,
+        description="finetune: leave out tokens of answers that the dense model finds harder than "
+        "this; null: learn all",
+    )  # fmt: skip
+    recover_hidden_weight: float = Field(
+        0.0, ge=0, description="of matching hidden states, beside the dense model's predictions"
+    )
+    recover_selective: bool = Field(
+        False, description="pull weights back as far as they matter to general skill (SPIDER)"
+    )
+    recover_rank: int | None = Field(
+        None, ge=1, description="train adapters of this rank, for large models; default: all"
+    )
+    recover_save_memory: bool = Field(
+        False, description="compute activations twice instead of keeping them"
     )
     max_loss: str | None = Field(
         None,
@@ -282,11 +303,23 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _recovery_fits(self) -> Self:
-        if self.recover and not self.sparsity:
-            raise ValueError("recover trains what pruning left: set a sparsity")
-        if self.recover and self.rounding == "feedback" and "distill" not in self.recover_by:
+        if not self.recover:
+            return self
+        if self.recover_from is not None and (
+            self.pattern != UNSTRUCTURED or self.recover_from >= self.sparsity
+        ):
             raise ValueError(
-                "rounding 'feedback' and recover: only 'distill' trains weights on their grid"
+                f"recover_from {self.recover_from:g} is for unstructured pruning to a higher "
+                f"sparsity, given {self.pattern}, {self.sparsity:g}"
+            )
+        if self.recover_rank and self.recover_selective:
+            raise ValueError("recover_selective moves whole weights: leave recover_rank out")
+        if self.rounding == "feedback" and (
+            self.recover_rank or self.recover_by[-1] == "reconstruct"
+        ):
+            raise ValueError(
+                "rounding 'feedback' and recover: weights are trained on their grid by 'distill' "
+                "and 'finetune' without recover_rank alone"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The recovery stage of a build: a recipe in the trainers' terms, their results in a manifest's."""
+"""Pruning and the recovery after it: a recipe in their terms, their results in a manifest's."""
 
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -7,106 +7,207 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.calibration.data import Data
+from edgeprune.extras import need
 from edgeprune.files import read_json, sha256_json, write_json
 from edgeprune.models import Checkpoint
 from edgeprune.models.hf import load_tokenizer
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe, budget_seconds
-from edgeprune.stages import prune_key, rounding_grids
+from edgeprune.stages import prune_folder, prune_key, prune_stage, rounding_grids
 
 if TYPE_CHECKING:
     from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
     from edgeprune.quantization.grid import Grid
+    from edgeprune.recovery.train import Training
 
-_VERSION = 2
+_VERSION = 3
 # Sequences of each stream, fewer if its rows are used up.
-_DISTILLED_ON = 512
+_TRAINED_ON = 512
 _REBUILT_ON = 64
+_STEP_UP = 0.1  # of the sparsity, from one round of gradual pruning to the next
 
 
 @dataclass(frozen=True)
-class Recovered:
-    """What training gave.
+class Sparse:
+    """What pruning and training gave.
 
     Attributes:
-        checkpoint: with the trained weights.
-        rows: ids of the rows of each stream that were trained on.
-        facts: for the manifest, by the way of training.
+        checkpoint: the pruned weights, trained if the recipe asks for it; None if there was nothing
+            to do.
+        rows: ids of the rows of each stream that were used.
+        training: facts for the manifest, by the way of training; None if nothing was trained.
     """
 
-    checkpoint: "PrunedCheckpoint"
+    checkpoint: "PrunedCheckpoint | None"
     rows: dict[str, list[str]]
-    facts: dict[str, Any]
+    training: dict[str, Any] | None = None
 
 
-def recover_stage(
+def sparse_stage(
     recipe: Recipe,
     checkpoint: Checkpoint,
-    pruned: "PrunedCheckpoint",
     data: Data,
     folder: Path,
     progress: Progress,
-) -> Recovered:
-    """Train the kept weights, in every way the recipe names; finished ones are only read."""
-    key = sha256_json([prune_key(recipe, checkpoint, data), recovery_key(recipe, checkpoint)])
+    dense_statistics: Path | None = None,
+) -> Sparse:
+    """Prune, then train the kept weights if the recipe asks for it.
+
+    With ``recover_from`` this goes in rounds: each prunes a little more of what the round before
+    has trained (gradual pruning, as in arXiv 2310.06927).
+    """
+    if recipe.recover and recipe.recover_rank:
+        need("peft")
+    rounds: dict[str, Any] = {}
+    rows: dict[str, list[str]] = {"general": [], "task": []}
+    before: PrunedCheckpoint | None = None
+    *early, last = _rounds(recipe)
+    for part in early:
+        place = folder / "work" / f"round-{part.sparsity:.3f}"
+        found = _round(part, checkpoint, before, data, place, progress)
+        before = found.checkpoint
+        rounds[f"{part.sparsity:g}"] = found.training
+        rows = _joined(rows, found.rows)
+    found = _round(last, checkpoint, before, data, folder, progress, dense_statistics)
+    training = found.training
+    if training is not None and rounds:
+        training = training | {"rounds": rounds}
+    return Sparse(found.checkpoint, _joined(rows, found.rows), training)
+
+
+def sparse_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
+    """Hash of everything that pruned and trained weights depend on."""
+    return sha256_json([prune_key(recipe, checkpoint, data), _training_key(recipe, checkpoint)])
+
+
+def _rounds(recipe: Recipe) -> list[Recipe]:
+    """The recipe of each round, the last for the sparsity that was asked for."""
+    if not recipe.recover or recipe.recover_from is None:
+        return [recipe]
+    amounts, amount = [], recipe.recover_from
+    while amount < recipe.sparsity - _STEP_UP / 2:
+        amounts.append(round(amount, 3))
+        amount += _STEP_UP
+    seconds = budget_seconds(recipe) / (len(amounts) + 1)
+    shared = {"recover_budget": f"{seconds:.3f}s"}
+    early = {"rounding": "nearest", "recover_from": None}
+    return [
+        *(recipe.model_copy(update=shared | early | {"sparsity": amount}) for amount in amounts),
+        recipe.model_copy(update=shared),
+    ]
+
+
+def _round(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    before: "PrunedCheckpoint | None",
+    data: Data,
+    folder: Path,
+    progress: Progress,
+    dense_statistics: Path | None = None,
+) -> Sparse:
+    """One pruning and its training; ``before`` is what it starts from, if not the dense model."""
+    source = _written(recipe, before, data, folder) if before else checkpoint
+    pruned, rows = prune_stage(recipe, source, data, folder, progress, dense_statistics)
+    if before and pruned:
+        shutil.rmtree(source.folder, ignore_errors=True)
+        pruned = replace(pruned, base=checkpoint, files=[*before.files, *pruned.files])
+    if not (recipe.recover and pruned):
+        return Sparse(pruned, rows)
+    key = sha256_json([prune_key(recipe, source, data), _training_key(recipe, checkpoint)])
+    return _recover(recipe, checkpoint, Sparse(pruned, rows), data, folder, key, progress)
+
+
+def _written(recipe: Recipe, before: "PrunedCheckpoint", data: Data, folder: Path) -> Checkpoint:
+    """What a round has trained, as a checkpoint that the next one prunes."""
+    from edgeprune.engine import finished, parallel
+    from edgeprune.recovery.masked import write_checkpoint
+
+    sha256 = sha256_json([before.base.sha256, *(str(file) for file in before.files)])
+    place = folder / "work" / "trained"
+    found = Checkpoint(before.base.name, before.base.source, place, sha256)
+    prunes = not finished(found, prune_folder(folder, prune_key(recipe, found, data)))
+    if prunes and parallel.world()[0] == 0:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        write_checkpoint(before, place)
+    parallel.wait()
+    return found
+
+
+def _recover(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    pruned: Sparse,
+    data: Data,
+    folder: Path,
+    key: str,
+    progress: Progress,
+) -> Sparse:
+    """Train in every way the recipe names; finished ones are only read."""
     work = folder / "work" / f"recover-{key[:16]}"
     for stale in (folder / "work").glob("recover-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
+    trained = pruned.checkpoint
+    assert trained
     rows = read_json(work / "rows.json")
     streams: dict[str, Stream] = {}
-    if rows is None or not _finished(recipe, pruned, work):
+    if rows is None or not _finished(recipe, trained, work):
         tokenizer = load_tokenizer(checkpoint)
-        streams = data.streams(tokenizer, _DISTILLED_ON, recipe.length, recipe.seed)
+        streams = data.streams(tokenizer, _TRAINED_ON, recipe.length, recipe.seed)
         rows = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", rows)
     data.refuse_overlap(rows)
     facts: dict[str, Any] = {}
-    grids = rounding_grids(recipe, checkpoint)
     for way in recipe.recover_by:
-        run = _rebuild if way == "reconstruct" else _distill
-        pruned, facts[way] = run(recipe, pruned, streams, work / way, progress, grids)
-    return Recovered(pruned, rows, facts)
+        if way == "reconstruct":
+            trained, facts[way] = _rebuild(recipe, trained, streams, work / way, progress)
+        else:  # weights stay on a grid only if nothing moves them afterwards
+            grids = _training_grids(recipe, checkpoint) if way == recipe.recover_by[-1] else {}
+            trained, facts[way] = _train(recipe, way, trained, streams, work / way, progress, grids)
+    return Sparse(trained, _joined(pruned.rows, rows), facts)
 
 
 def _finished(recipe: Recipe, pruned: "PrunedCheckpoint", work: Path) -> bool:
     """Whether every way of training has left its result."""
-    from edgeprune.recovery import distill, reconstruct
+    from edgeprune.recovery import reconstruct, train
 
-    ways = {"reconstruct": reconstruct.finished, "distill": distill.finished}
-    return all(ways[way](pruned, work / way) for way in recipe.recover_by)
+    return all(
+        (reconstruct if way == "reconstruct" else train).finished(pruned, work / way)
+        for way in recipe.recover_by
+    )
 
 
-def recovery_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
+def _training_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
     """What trained weights depend on besides the pruned ones; None if nothing is trained."""
-    grids = {name: asdict(grid) for name, grid in rounding_grids(recipe, checkpoint).items()}
-    settings: list[Any] = [recipe.recover_by, recipe.recover_budget, recipe.recover_steps]
-    settings += [recipe.recover_batch, recipe.recover_learning_rate]
+    if not recipe.recover:
+        return None
+    grids = {name: asdict(grid) for name, grid in _training_grids(recipe, checkpoint).items()}
+    settings = recipe.model_dump(include={n for n in Recipe.model_fields if "recover" in n})
     streams = [recipe.length, recipe.seed, recipe.fusion_lambda, recipe.answer_weight]
-    return [_VERSION, settings, streams, grids] if recipe.recover else None
+    return [_VERSION, settings, streams, grids]
 
 
-def _distill(
+def _training_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
+    """What the last steps round to: adapters are too coarse to hit a grid."""
+    return {} if recipe.recover_rank else rounding_grids(recipe, checkpoint)
+
+
+def _train(
     recipe: Recipe,
+    way: str,
     pruned: "PrunedCheckpoint",
     streams: "dict[str, Stream]",
     folder: Path,
     progress: Progress,
     grids: "dict[str, Grid]",
 ) -> "tuple[PrunedCheckpoint, dict[str, Any]]":
-    from edgeprune.recovery import distill
+    from edgeprune.recovery import train
 
-    how = distill.Distillation(
-        seconds=budget_seconds(recipe) / len(recipe.recover_by),
-        steps=recipe.recover_steps,
-        batch=recipe.recover_batch,
-        learning_rate=recipe.recover_learning_rate,
-        task_share=recipe.fusion_lambda,
-        answer_weight=recipe.answer_weight,
-        seed=recipe.seed,
-    )
-    found = distill.distill(pruned, streams, how, folder, progress, recipe.device, grids)
+    how = _training(recipe, way)
+    found = train.train(pruned, streams, how, folder, progress, recipe.device, grids)
     facts = {
         "steps": found.steps,
         "planned_steps": found.planned,
@@ -116,27 +217,51 @@ def _distill(
     return found.checkpoint, facts
 
 
+def _training(recipe: Recipe, way: str) -> "Training":
+    from edgeprune.recovery.train import Training
+
+    return Training(
+        answers=way == "finetune",
+        max_perplexity=recipe.recover_max_perplexity,
+        seconds=budget_seconds(recipe) / len(recipe.recover_by),
+        steps=recipe.recover_steps,
+        batch=recipe.recover_batch,
+        learning_rate=recipe.recover_learning_rate,
+        task_share=recipe.fusion_lambda,
+        answer_weight=recipe.answer_weight,
+        hidden_weight=recipe.recover_hidden_weight,
+        selective=recipe.recover_selective,
+        rank=recipe.recover_rank,
+        save_memory=recipe.recover_save_memory,
+        seed=recipe.seed,
+    )
+
+
 def _rebuild(
     recipe: Recipe,
     pruned: "PrunedCheckpoint",
     streams: "dict[str, Stream]",
     folder: Path,
     progress: Progress,
-    _grids: "dict[str, Grid]",
 ) -> "tuple[PrunedCheckpoint, dict[str, Any]]":
+    from edgeprune.engine import parallel
     from edgeprune.recovery import reconstruct
 
     how = reconstruct.Reconstruction(
         seconds=budget_seconds(recipe) / len(recipe.recover_by), steps=recipe.recover_steps
     )
     some = {name: _trained_on(stream) for name, stream in streams.items()}
+    if parallel.world()[0]:  # blocks are rebuilt by the first process alone
+        parallel.wait()
     found = reconstruct.reconstruct(pruned, some, how, folder, progress, recipe.device)
+    if parallel.world()[0] == 0:
+        parallel.wait()
     before, after = (mean(pair[side] for pair in found.errors.values()) for side in (0, 1))
     return found.checkpoint, {"before": before, "after": after, "submodules": len(found.errors)}
 
 
 def _trained_on(stream: "Stream") -> "Stream":
-    """The first sequences of those that distillation does not judge by."""
+    """The first sequences of those that training does not judge by."""
     from edgeprune.recovery.batches import is_held_out
 
     kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
@@ -145,3 +270,7 @@ def _trained_on(stream: "Stream") -> "Stream":
         tokens=stream.tokens[kept][:_REBUILT_ON],
         answers=stream.answers[kept][:_REBUILT_ON],
     )
+
+
+def _joined(one: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: list(dict.fromkeys([*one[name], *other[name]])) for name in one}

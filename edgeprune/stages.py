@@ -47,10 +47,11 @@ def prune_stage(
     """The pruned checkpoint, and the ids of the rows each stream was made of.
 
     ``dense_statistics`` is as in `edgeprune.engine.prune`; with it nothing is rounded yet. A dense
-    model whose weights are rounded on the calibration data comes out as pruned by nothing.
+    model whose weights are rounded on the calibration data, or trained, comes out as pruned by
+    nothing.
     """
     grids = {} if dense_statistics else _pruning_grids(recipe, checkpoint)
-    if recipe.sparsity == 0 and not grids:
+    if not (recipe.sparsity or recipe.recover or grids):
         return None, {"general": [], "task": []}
     from edgeprune.engine import finished, prune
 

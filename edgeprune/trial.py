@@ -12,12 +12,10 @@ from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint
 from edgeprune.progress import Progress
 from edgeprune.recipe import Recipe
-from edgeprune.recovering import recover_stage, recovery_key
+from edgeprune.recovering import sparse_key, sparse_stage
 from edgeprune.stages import (
     artifact_name,
     dense_model,
-    prune_key,
-    prune_stage,
     pruned_model,
     quantized_by,
     rounding_grids,
@@ -52,23 +50,21 @@ def trial(
     import runtime_tests
 
     plan = measure_plan(recipe, data, rows)
-    prunes = recipe.sparsity or rounding_grids(recipe, checkpoint)
+    changes = recipe.sparsity or recipe.recover or rounding_grids(recipe, checkpoint)
     key = sha256_json(
         [
-            prune_key(recipe, checkpoint, data) if prunes else checkpoint.sha256,
+            sparse_key(recipe, checkpoint, data) if changes else checkpoint.sha256,
             [recipe.target, asdict(storage(recipe)), quantized_by()],
             [(item.id, item.prompt, item.continuations) for item in plan.items],
             [plan.metric, plan.perplexity_tokens, plan.general_text],
-            [dense_statistics is not None, recovery_key(recipe, checkpoint)],
+            [dense_statistics is not None],
         ]
     )
     record = folder / f"trial-{key[:16]}.json"
     if known := read_json(record):
         return known
     work = folder / "trial"
-    pruned, _ = prune_stage(recipe, checkpoint, data, work, progress, dense_statistics)
-    if recipe.recover and pruned:
-        pruned = recover_stage(recipe, checkpoint, pruned, data, work, progress).checkpoint
+    pruned = sparse_stage(recipe, checkpoint, data, work, progress, dense_statistics).checkpoint
     model, metadata = pruned_model(recipe, pruned) if pruned else (dense_model(checkpoint), None)
     target = exporters.get(recipe.target)
     path = work / artifact_name(recipe)

@@ -1,5 +1,7 @@
 """Data-parallel statistics: two processes with half the sequences each prune as one with all."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from edgeprune import build
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
+from edgeprune.recipe import make
 from tests.test_engine import streams_of
+from tests.test_pipeline import QUICK
 
 _WORKER = """
 import sys
@@ -55,3 +60,30 @@ def test_two_gloo_processes_give_the_masks_of_one(tiny_folder, tmp_path, method)
         for name, tensor in load_file(file).items():
             same = (ours[name] != 0) == (tensor != 0)
             assert same.all(), (name, same.float().mean())
+
+
+def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tmp_path):
+    """Two processes on the CPU, as `torchrun` starts them on two GPUs; the first one's build."""
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    values = QUICK | {
+        "model": str(tiny_folder), "task": str(rows_file), "device": "cpu", "recover": True,
+        "recover_steps": 3, "recover_by": ["reconstruct", "distill"], "sparsity": 0.6,
+        "recover_from": 0.5,
+    }  # fmt: skip
+    recipe.write_text(json.dumps(values))
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+         "-m", "edgeprune", "build", "--recipe", str(recipe), "--out", str(out)],
+        cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.stdout.count("sparsity 0.6") == 1  # the first process alone speaks
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["recovery"]["distill"]["steps"] == 3
+    zeros = [t["nonzeros"] for t in manifest["artifact"]["tensors"] if t["pruned"]]
+    alone = build(make(values), tmp_path / "alone").manifest
+    assert zeros == [t["nonzeros"] for t in alone["artifact"]["tensors"] if t["pruned"]]
+    curves = [m["recovery"]["distill"]["curve"][-1]["held_out"] for m in (manifest, alone)]
+    assert curves[0] == pytest.approx(curves[1], rel=0.05)

@@ -1,23 +1,33 @@
 """Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
 
 import itertools
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from edgeprune import Recipe, build
 from edgeprune.calibration.streams import Stream
-from edgeprune.errors import CheckFailed, UsageError
+from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
 from edgeprune.quantization.grid import Grid
 from edgeprune.recipe import make
-from edgeprune.recovery import distill, reconstruct
+from edgeprune.recovery import reconstruct
+from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
-from edgeprune.recovery.loss import distillation
+from edgeprune.recovery.loss import distillation, hidden_distance, likelihood
+from edgeprune.recovery.selection import freedom
+from edgeprune.recovery.student import token_weights
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.weights import Weights
@@ -49,9 +59,37 @@ def pruned(real_checkpoint, tmp_path_factory):
     return prune(checkpoint, streams(2), pruning(recipe), folder / "work", Quiet(), "cpu")
 
 
+_WORKER = """
+import sys
+import torch
+from dataclasses import replace
+from pathlib import Path
+from edgeprune.engine import PrunedCheckpoint
+from edgeprune.models import open_checkpoint
+from tests.test_recovery import train
+
+model, *files, folder, rank = sys.argv[1:]
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}-rendezvous", rank=int(rank), world_size=2
+)
+train(PrunedCheckpoint(open_checkpoint(model), [Path(f) for f in files], [], []), Path(folder))
+torch.distributed.destroy_process_group()
+"""
+
+
+def load(stored: bytes) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(stored)
+
+
+@pytest.fixture
+def tiny_pruned_files(pruned) -> list[str]:
+    return [str(pruned.base.folder), *map(str, pruned.files)]
+
+
 def train(pruned, folder, **changes):
-    how = distill.Distillation(steps=STEPS, batch=2, learning_rate=1e-3, **changes)
-    return distill.distill(pruned, streams(12), how, folder, Quiet(), "cpu")
+    how = training.Training(**{"steps": STEPS, "batch": 2, "learning_rate": 1e-3} | changes)
+    return training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -71,26 +109,76 @@ def test_the_loss_is_torchs_divergence():
     assert distillation(teacher, teacher, weights).abs() < 1e-6
 
 
+def test_the_likelihood_and_the_distance_are_what_torch_says():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(4, 9, generator=generator)
+    following, weights = torch.tensor([1, 8, 0, 3]), torch.tensor([0.5, 0.0, 0.25, 0.25])
+    expected = -(logits.log_softmax(-1)[range(4), following] * weights).sum()
+    assert torch.allclose(likelihood(logits, following, weights), expected)
+    states = tuple(torch.randn(1, 4, 6, generator=generator) for _ in range(3))
+    assert hidden_distance(states, states) == 0
+    halves = tuple(state / 2 for state in states)
+    assert torch.allclose(hidden_distance(halves, states), torch.tensor(0.25))
+
+
+def test_freedom_is_spiders():
+    """Ranks of four kept weights by hand; the zero has none."""
+    start = torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 0.0]])
+    gradients = torch.tensor([[4.0, 3.0, 9.0], [2.0, 1.0, 9.0]])
+    standard = (torch.tensor([1.0, 2.0, 3.0, 4.0]) - 2.5) / 1.25**0.5
+    before, now = standard.sigmoid(), standard.flip(0).sigmoid()
+    wanted = torch.where(now > before, now / (now + before), 0.0)
+    wanted = (wanted / wanted[:2].mean()).clamp_max(1)
+    free = freedom(start, gradients)
+    assert torch.allclose(free[start != 0], wanted)
+    assert not free[start == 0].any()
+    assert not freedom(torch.zeros(2, 2), torch.ones(2, 2)).any()
+
+
+def test_answers_that_surprise_the_dense_model_are_left_out(pruned):
+    from edgeprune.models.hf import load_model
+
+    teacher, made = load_model(pruned.base), streams(3)
+    answers = made["task"].answers[:, 1:]
+    every = token_weights(made, teacher, True, 5.0, None)["task"]
+    assert torch.equal(every > 0, answers)
+    logits = teacher(input_ids=made["task"].tokens).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), made["task"].tokens[:, 1:], reduction="none"
+    )
+    limit = 1.001 * losses[answers].detach().median().exp().item()
+    some = token_weights(made, teacher, True, 5.0, limit)["task"]
+    assert torch.equal(some > 0, answers & (losses.exp() <= limit))
+    assert 0 < some.sum() < every.sum()
+    with pytest.raises(InputError, match="perplexity of 1.0001 or less"):
+        token_weights(made, teacher, True, 5.0, 1.0001)
+    distilled = token_weights(made, teacher, False, 5.0, None)
+    assert distilled["task"][answers].unique().tolist() == [5.0]
+    assert distilled["general"].unique().tolist() == [1.0]
+
+
 @given(samples=st.integers(1, 23), batch=st.integers(1, 7), share=st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_sequence_has_its_turn(samples, batch, share):
-    made = streams(samples, 4)
-    training, held_out = split(made, share, 3.0, seed=5)
-    for name, tokens in training.tokens.items():
+    tokens = {name: stream.tokens for name, stream in streams(samples, 4).items()}
+    weights = {name: torch.ones(samples, 3) for name in tokens}
+    train_on, held_out = split(tokens, weights, share, seed=5)
+    for name, tokens in train_on.tokens.items():
         kept = {tuple(row) for row in held_out.tokens[name].tolist()}
         assert samples == 1 or not kept & {tuple(row) for row in tokens.tolist()}
-    assert sum(w.sum().item() for _, w in held_out.all()) == pytest.approx(1)
-    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in training.tokens}
+    assert sum(one.weights.sum().item() for one in held_out.all()) == pytest.approx(1)
+    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in train_on.tokens}
     for step in range(8):
-        picked = training.step(step, batch)
+        picked = train_on.step(step, batch)
         assert len(picked) == batch
-        assert sum(w.sum().item() for _, w in picked) == pytest.approx(1)
-        again = training.step(step, batch)
-        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(picked, again, strict=True))
-        for ids, _ in picked:
-            owner = next(n for n, t in training.tokens.items() if (t == ids).all(1).any())
-            seen[owner].append(tuple(ids.tolist()))
+        assert sum(one.weights.sum().item() for one in picked) == pytest.approx(1)
+        again = train_on.step(step, batch)
+        pairs = zip(picked, again, strict=True)
+        assert all(torch.equal(one.tokens, other.tokens) for one, other in pairs)
+        for one in picked:
+            assert (train_on.tokens[one.stream] == one.tokens).all(1).any()
+            seen[one.stream].append(tuple(one.tokens.tolist()))
     for name, order in seen.items():
-        size = len(training.tokens[name])
+        size = len(train_on.tokens[name])
         assert order
         assert len(set(order[:size])) == len(order[:size])
 
@@ -113,8 +201,89 @@ def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
+VARIANTS = {
+    "answers": {"answers": True, "max_perplexity": None},
+    "hidden": {"hidden_weight": 1.0},
+    "selective": {"selective": True},
+    "adapters": {"rank": 4, "learning_rate": 1e-2},
+    "less memory": {"save_memory": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
+    pruned, tmp_path, monkeypatch, variant
+):
+    real = training._Trainer._step
+
+    def step(self, done):
+        if done.step == 6:
+            raise KeyboardInterrupt
+        return real(self, done)
+
+    found = train(pruned, tmp_path / "whole", **VARIANTS[variant])
+    before, after = pruned.weights(), found.checkpoint.weights()
+    for record in pruned.records:
+        old, new = before.read(record.name), after.read(record.name)
+        assert torch.equal(old == 0, new == 0)
+        assert not torch.equal(old, new)
+    losses = [point["held_out"] for point in found.curve]
+    assert min(losses) < losses[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Trainer, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(pruned, tmp_path / "killed", **VARIANTS[variant])
+    again = train(pruned, tmp_path / "killed", **VARIANTS[variant])
+    bytes_of = [one.checkpoint.files[-1].read_bytes() for one in (found, again)]
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_recomputed_activations_give_the_same_weights(pruned, whole, tmp_path):
+    found = train(pruned, tmp_path, save_memory=True)
+    ours, theirs = Weights([found.checkpoint.files[-1]]), load(whole)
+    for name in ours.names():
+        assert torch.allclose(ours.read(name), theirs[name], atol=1e-5)
+
+
+def test_selective_updates_move_less(pruned, whole, tmp_path):
+    found = train(pruned, tmp_path, selective=True)
+    start, everywhere, here = pruned.weights(), load(whole), found.checkpoint.weights()
+    moved = {"all": 0.0, "selective": 0.0}
+    for record in pruned.records:
+        old = start.read(record.name)
+        moved["all"] += float((everywhere[record.name] - old).abs().sum())
+        moved["selective"] += float((here.read(record.name) - old).abs().sum())
+    assert moved["selective"] < 0.8 * moved["all"]
+
+
+def test_adapters_train_what_they_leave(pruned, tmp_path):
+    """Held-out loss of the merged weights, by a model that knows nothing of adapters."""
+    how = {"rank": 4, "learning_rate": 1e-2}
+    found = train(pruned, tmp_path / "adapters", **how)
+    merged = replace(found.checkpoint, calibration=pruned.calibration)
+    again = train(merged, tmp_path / "again", steps=1)
+    best = min(point["held_out"] for point in found.curve)
+    assert again.curve[0]["held_out"] == pytest.approx(best, rel=0.02)
+
+
+def test_two_gloo_processes_train_as_one(pruned, whole, tiny_pruned_files, tmp_path):
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, *tiny_pruned_files, str(tmp_path / "two"), rank],
+            cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors[-2000:]
+    theirs = load(whole)
+    for name, tensor in load_file(tmp_path / "two" / "recovered.safetensors").items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-4), name
+
+
 def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
-    real, seen = distill._Trainer._step, []
+    real, seen = training._Trainer._step, []
 
     def step(self, done):
         loss = real(self, done)
@@ -122,7 +291,7 @@ def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
             seen.append(bool((self._parameters[name] == 0)[~mask].all()))
         return loss
 
-    monkeypatch.setattr(distill._Trainer, "_step", step)
+    monkeypatch.setattr(training._Trainer, "_step", step)
     train(pruned, tmp_path)
     assert len(seen) >= STEPS
     assert all(seen)
@@ -130,7 +299,7 @@ def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("killed_at", [1, 6, 7])
 def test_a_killed_run_gives_the_same_weights(pruned, whole, tmp_path, monkeypatch, killed_at):
-    real = distill._Trainer._step
+    real = training._Trainer._step
 
     def step(self, done):
         if done.step + 1 == killed_at:
@@ -138,7 +307,7 @@ def test_a_killed_run_gives_the_same_weights(pruned, whole, tmp_path, monkeypatc
         return real(self, done)
 
     with monkeypatch.context() as patched:
-        patched.setattr(distill._Trainer, "_step", step)
+        patched.setattr(training._Trainer, "_step", step)
         with pytest.raises(KeyboardInterrupt):
             train(pruned, tmp_path / "killed")
     again = train(pruned, tmp_path / "killed")
@@ -146,7 +315,7 @@ def test_a_killed_run_gives_the_same_weights(pruned, whole, tmp_path, monkeypatc
 
 
 def test_damaged_state_begins_anew(pruned, whole, tmp_path, monkeypatch):
-    real = distill._Trainer._step
+    real = training._Trainer._step
 
     def step(self, done):
         if done.step == STEPS - 1:
@@ -154,7 +323,7 @@ def test_damaged_state_begins_anew(pruned, whole, tmp_path, monkeypatch):
         return real(self, done)
 
     with monkeypatch.context() as patched:
-        patched.setattr(distill._Trainer, "_step", step)
+        patched.setattr(training._Trainer, "_step", step)
         with pytest.raises(KeyboardInterrupt):
             train(pruned, tmp_path / "cut")
     (state,) = (tmp_path / "cut").glob("state-*.safetensors")
@@ -165,16 +334,16 @@ def test_damaged_state_begins_anew(pruned, whole, tmp_path, monkeypatch):
 def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     """A clock that goes on by one second each time it is looked at: a step takes one."""
     clock = itertools.count()
-    monkeypatch.setattr(distill.time, "perf_counter", lambda: float(next(clock)))
-    how = distill.Distillation(seconds=30, batch=1)
-    found = distill.distill(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    how = training.Training(seconds=30, batch=1)
+    found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
     # Of 30 s, 4 have gone, and 11 points of the curve read 2 sequences, without a backward pass.
     assert found.planned == 30 - 4 - 11
 
 
 def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
-    how = distill.Distillation(steps=60, batch=1, learning_rate=0.3)
-    found = distill.distill(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
+    how = training.Training(steps=60, batch=1, learning_rate=0.3)
+    found = training.train(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
     assert found.steps < found.planned
     name = pruned.records[0].name
     kept = found.checkpoint.weights().read(name)
@@ -182,9 +351,9 @@ def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_an_error(pruned, tmp_path):
-    how = distill.Distillation(steps=9, learning_rate=1e30)
+    how = training.Training(steps=9, learning_rate=1e30)
     with pytest.raises(CheckFailed, match="loss of recovery is nan"):
-        distill.distill(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
+        training.train(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
 
 
 @pytest.mark.parametrize(("target", "kind"), [("gguf", "q4_0"), ("onnx", "int4")])
@@ -201,6 +370,41 @@ def test_a_build_holds_the_weights_that_were_trained(
     for name in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"):
         values = trained.read(name).numpy()
         assert any(np.array_equal(values, other) for other in tensors[values.shape])
+
+
+def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
+    recipe = Recipe(
+        model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0.7,
+        recover_from=0.5, recover_by=["distill", "finetune"], recover_max_perplexity=None, **QUICK,
+    )  # fmt: skip
+    made = build(recipe, tmp_path / "out")
+    recovery = made.manifest["recovery"]
+    assert list(recovery["rounds"]) == ["0.5", "0.6"]
+    assert all(set(part) == {"distill", "finetune"} for part in recovery["rounds"].values())
+    assert recovery["finetune"]["steps"] == 3
+    for tensor in made.manifest["pruned_tensors"]:
+        assert tensor["sparsity"] == pytest.approx(0.7, abs=0.02)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Zeros came in 3 rounds: the model was trained at 50%, 60%" in page
+    assert "<h2>Recovery: finetune" in page
+    first = made.artifact.read_bytes()
+    made.artifact.unlink()
+    assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
+    assert not list((tmp_path / "out").rglob("trained"))
+    shutil.rmtree(tmp_path / "out" / "work")
+    (tmp_path / "out" / "work").mkdir()
+    assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
+
+
+def test_a_dense_model_can_be_trained_too(tiny_folder, rows_file, tmp_path):
+    recipe = Recipe(
+        model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0,
+        type="q4_0", rounding="feedback", recover_by=["finetune"], recover_max_perplexity=None,
+        **QUICK,
+    )  # fmt: skip
+    made = build(recipe, tmp_path / "out")
+    assert made.manifest["recovery"]["finetune"]["rounded"] == 14
+    assert made.manifest["artifact"]["sha256"] != made.manifest["dense_artifact"]["sha256"]
 
 
 def inspected(path):
@@ -228,7 +432,7 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     hashes = [one.manifest["artifact"]["sha256"] for one in (made, pruned_alone)]
     assert hashes[0] != hashes[1]
     page = (tmp_path / "out/report.html").read_text()
-    assert "<h2>Recovery" in page
+    assert "<h2>Recovery: distill" in page
     assert "trained for 3 steps" in page
     assert "4 submodules were rebuilt" in page
     assert pruned_alone.manifest["recovery"] is None
@@ -240,7 +444,10 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"sparsity": 0}, "set a sparsity"),
+        ({"recover_from": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
+        ({"recover_rank": 8, "recover_selective": True}, "leave recover_rank out"),
+        ({"recover_rank": 8, "rounding": "feedback"}, "without recover_rank alone"),
+        ({"recover_by": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"recover_budget": "soon"}, "is not a time such as 90s"),
         ({"recover_by": "distil"}, "did you mean distill"),
     ],
@@ -258,7 +465,7 @@ def on_grid(weight, scales):
 @pytest.mark.parametrize("killed_at", [0, 10, 18])
 def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, killed_at):
     grids = {record.name: Grid(-8, 7) for record in pruned.records}
-    real = distill._Trainer._step
+    real = training._Trainer._step
 
     def step(self, done):
         if done.step + 1 == killed_at:
@@ -266,11 +473,11 @@ def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch,
         return real(self, done)
 
     def run(folder):
-        how = distill.Distillation(steps=STEPS, batch=2, learning_rate=1e-3)
-        return distill.distill(pruned, streams(12), how, folder, Quiet(), "cpu", grids)
+        how = training.Training(steps=STEPS, batch=2, learning_rate=1e-3)
+        return training.train(pruned, streams(12), how, folder, Quiet(), "cpu", grids)
 
     with monkeypatch.context() as patched:
-        patched.setattr(distill._Trainer, "_step", step)
+        patched.setattr(training._Trainer, "_step", step)
         if killed_at:
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path)

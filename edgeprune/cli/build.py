@@ -35,16 +35,21 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> No
 
         show(recipe, out, as_json)
         return
+    from edgeprune.distributed import group
     from edgeprune.errors import GateFailed
-    from edgeprune.pipeline import build, default_folder
+    from edgeprune.pipeline import build, default_folder, take_part
     from edgeprune.progress import Bars
 
     folder = (out or default_folder(recipe)).expanduser()
-    try:
-        manifest = build(recipe, folder, Bars()).manifest
-    except GateFailed as failed:
-        _report(failed.manifest, folder, as_json)
-        raise
+    with group(recipe.device) as rank:
+        if rank:
+            take_part(recipe, folder)
+            return
+        try:
+            manifest = build(recipe, folder, Bars()).manifest
+        except GateFailed as failed:
+            _report(failed.manifest, folder, as_json)
+            raise
     _report(manifest, folder, as_json)
 
 

@@ -36,6 +36,14 @@ def agree(number: int) -> int:
     return number if len(set(numbers)) == 1 else 0
 
 
+def least(number: int) -> int:
+    """The smallest number that any process has."""
+    numbers = [number] * world()[1]
+    if len(numbers) > 1:
+        dist.all_gather_object(numbers, number)
+    return min(numbers)
+
+
 def wait() -> None:
     """Until every process has come here."""
     if world()[1] > 1:

@@ -30,14 +30,14 @@ def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     weights = torch.ones(stream.tokens.shape)
     weights[:, :-1][stream.answers[:, 1:]] = pruning.answer_weight
     if pruning.surprising_weight != 1:
-        weights[:, :-1][_perplexity(model, stream.tokens) > SURPRISING] *= pruning.surprising_weight
+        weights[:, :-1][perplexity(model, stream.tokens) > SURPRISING] *= pruning.surprising_weight
     weights[:, : pruning.sink_positions] = 0
     return weights
 
 
 @torch.no_grad()
-def _perplexity(model: Any, tokens: Tensor) -> Tensor:
-    """Perplexity of each token after the first, (samples, length - 1)."""
+def perplexity(model: Any, tokens: Tensor) -> Tensor:
+    """Perplexity of each token after the first, (samples, length - 1); ``tokens`` has one more."""
     device = next(model.parameters()).device
     parts = []
     for ids in tokens.split(1):

@@ -1,16 +1,27 @@
 """Which sequences a training step sees: a function of the step alone, so that a run can go on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from edgeprune.calibration.streams import Stream
-
 # One sequence in so many of each stream is not trained on, up to so many: judging takes time.
 _HELD_OUT_EVERY, _HELD_OUT_MOST = 10, 6
+
+
+class Sample(NamedTuple):
+    """One sequence of a step.
+
+    Attributes:
+        stream: ``general`` or ``task``.
+        tokens: (length,).
+        weights: of predicting the next token from each position but the last, (length - 1,).
+    """
+
+    stream: str
+    tokens: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Batches:
     shares: dict[str, float]
     seed: int
 
-    def step(self, number: int, batch: int) -> list[tuple[Tensor, Tensor]]:
+    def step(self, number: int, batch: int) -> list[Sample]:
         """Sequences of one step with their tokens' weights, which sum to 1 over the step.
 
         Streams take turns from one sequence to the next, across steps; every sequence of a stream
@@ -45,20 +56,24 @@ class Batches:
             turn, place = position % len(names), position // len(names)
             picked.setdefault(names[turn], []).append(self._pick(names[turn], place))
         whole = sum(self.shares[name] for name in picked)
-        found = []
+        found: list[Sample] = []
         for name, places in picked.items():
-            chosen = self.weights[name][places]
-            chosen = self.shares[name] / whole * chosen / chosen.sum().clamp_min(1e-9)
-            found += list(zip(self.tokens[name][places], chosen, strict=True))
+            found += self._weighted(name, places, self.shares[name] / whole)
         return found
 
-    def all(self) -> list[tuple[Tensor, Tensor]]:
+    def all(self) -> list[Sample]:
         """Every sequence once; weights sum to 1 over all."""
-        found = []
+        found: list[Sample] = []
         for name, tokens in self.tokens.items():
-            weights = self.shares[name] * self.weights[name] / self.weights[name].sum()
-            found += list(zip(tokens, weights, strict=True))
+            found += self._weighted(name, list(range(len(tokens))), self.shares[name])
         return found
+
+    def _weighted(self, name: str, places: list[int], share: float) -> list[Sample]:
+        weights = self.weights[name][places]
+        weights = share * weights / weights.sum().clamp_min(1e-9)
+        return [
+            Sample(name, *pair) for pair in zip(self.tokens[name][places], weights, strict=True)
+        ]
 
     def _pick(self, name: str, position: int) -> int:
         size = len(self.tokens[name])
@@ -74,31 +89,27 @@ def is_held_out(sequences: int) -> Tensor:
 
 
 def split(
-    streams: "dict[str, Stream]", task_share: float, answer_weight: float, seed: int
+    tokens: dict[str, Tensor], weights: dict[str, Tensor], task_share: float, seed: int
 ) -> tuple[Batches, Batches]:
     """What is trained on, and a held-out slice to judge by.
 
     Args:
-        streams: ``general`` and ``task``.
+        tokens: of ``general`` and ``task``, (sequences, length).
+        weights: of predicting each token but the first, (sequences, length - 1).
         task_share: λ, the task stream's share of the loss; a stream with none is left out.
-        answer_weight: of positions that predict a token of the task's answers; others weigh 1.
         seed: of the order.
 
     Returns:
         Training and held-out sequences; the same ones if a stream has but one.
     """
     shares = {"general": 1 - task_share, "task": task_share}
-    sides: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    weights: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    for name in (name for name, share in shares.items() if share):
-        stream = streams[name]
-        held = is_held_out(len(stream.tokens))
-        masks = (held, held) if len(stream.tokens) == 1 else (~held, held)
-        counted = torch.ones(stream.tokens.shape)[:, 1:]
-        if name == "task":
-            counted[stream.answers[:, 1:]] = answer_weight
-        for side, mask in enumerate(masks):
-            sides[side][name] = stream.tokens[mask]
-            weights[side][name] = counted[mask]
-    train, held_out = (Batches(s, w, shares, seed) for s, w in zip(sides, weights, strict=True))
-    return train, held_out
+    sides: list[Batches] = []
+    for side in (False, True):
+        masks = {}
+        for name in (name for name, share in shares.items() if share):
+            held = is_held_out(len(tokens[name]))
+            masks[name] = held if len(held) == 1 else held == side
+        chosen = {name: tokens[name][mask] for name, mask in masks.items()}
+        counted = {name: weights[name][mask] for name, mask in masks.items()}
+        sides.append(Batches(chosen, counted, shares, seed))
+    return sides[0], sides[1]

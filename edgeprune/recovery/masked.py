@@ -27,18 +27,21 @@ class MaskedAdamW:
     Args:
         parameters: what is trained, by name; zeros of those with two dimensions or more stay.
         learning_rate: at its highest.
+        masked: whether they hold zeros that stay; adapters start at zeros that are none.
 
     Attributes:
         masks: of the parameters that hold zeros; True where a weight may move.
         inner: torch's optimizer.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], learning_rate: float):
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], learning_rate: float, masked: bool = True
+    ):
         self._parameters, self._learning_rate = parameters, learning_rate
         self.masks = {
             name: parameter.detach() != 0
             for name, parameter in parameters.items()
-            if parameter.dim() > 1 and bool((parameter == 0).any())
+            if masked and parameter.dim() > 1 and bool((parameter == 0).any())
         }
         self.inner = torch.optim.AdamW(
             parameters.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0
@@ -70,14 +73,18 @@ def open_student(pruned: PrunedCheckpoint, folder: Path) -> Any:
 
     transformers knows how a checkpoint's tensors become a model's, and ours are named as they are.
     """
-    weights = pruned.weights()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".student.", dir=folder) as place:
-        for file in pruned.base.folder.glob("*.json"):
-            if ".index." not in file.name:
-                shutil.copy(file, place)
-        tensors = {name: weights.read(name).float() for name in weights.names()}
-        save_tensors(Path(place) / "model.safetensors", tensors, {"format": "pt"})
-        del tensors
+        write_checkpoint(pruned, Path(place))
         student = replace(pruned.base, folder=Path(place), gguf=None)
         return load_model(student, torch.float32).requires_grad_(False)
+
+
+def write_checkpoint(pruned: PrunedCheckpoint, folder: Path) -> None:
+    """A folder that transformers reads as the pruned model, in float32."""
+    weights = pruned.weights()
+    for file in pruned.base.folder.glob("*.json"):
+        if ".index." not in file.name:
+            shutil.copy(file, folder)
+    tensors = {name: weights.read(name).float() for name in weights.names()}
+    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})

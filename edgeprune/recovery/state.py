@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.sparsity.weights import save_tensors
 
-_SCALES = "scales:"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+# Tensors that a run keeps besides its weights, by what they are and what they belong to.
+Others = dict[str, dict[str, Tensor]]
 
 
 @dataclass
@@ -45,10 +46,14 @@ class RunFolder:
         done: Progressed,
         parameters: dict[str, nn.Parameter],
         optimizer: torch.optim.AdamW,
-        scales: dict[str, Tensor],
+        others: Others,
     ) -> None:
         """Keep everything that going on needs."""
-        tensors = {_SCALES + name: scale for name, scale in scales.items()}
+        tensors = {
+            f"{kind}:{name}": tensor
+            for kind, named in others.items()
+            for name, tensor in named.items()
+        }
         for name, parameter in parameters.items():
             tensors[name] = parameter.detach()
             for moment in _MOMENTS:
@@ -65,9 +70,12 @@ class RunFolder:
         self,
         parameters: dict[str, nn.Parameter],
         optimizer: torch.optim.AdamW,
-        scales: dict[str, Tensor],
+        others: Others,
     ) -> Progressed:
-        """Put a run back to where it was kept; a new one if nothing was, or it is damaged."""
+        """Put a run back to where it was kept; a new one if nothing was, or it is damaged.
+
+        ``others`` are filled in place.
+        """
         known: dict[str, Any] = read_json(self._folder / "state.json") or {}
         try:
             done = Progressed(**known)
@@ -87,8 +95,9 @@ class RunFolder:
                 kept = {m: t.to(device) for m, t in moments[name].items()}
                 optimizer.state[parameter] = {"step": torch.tensor(float(done.step)), **kept}
         for name, tensor in tensors.items():
-            if name.startswith(_SCALES):
-                scales[name.removeprefix(_SCALES)] = tensor.to(device)
+            kind, _, own = name.partition(":")
+            if kind in others:
+                others[kind][own] = tensor.to(device)
         return done
 
     def clean_up(self) -> None:

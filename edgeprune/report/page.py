@@ -8,7 +8,7 @@ from typing import Any
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
-from edgeprune.report.words import caveats, loss_range, size_text, table, verdict
+from edgeprune.report.words import TRAINED, caveats, loss_range, size_text, table, verdict
 
 
 def render(manifest: dict[str, Any]) -> str:
@@ -58,13 +58,15 @@ def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
             ", ".join(f"{p['sparsity']:.0%}: {p['value']:.3f}" for p in search["probes"])
             + f"; bound {search['bound']:.3f}",
         )
-    if recovery := (manifest["recovery"] or {}).get("distill"):
-        before, after = loss_range(recovery)
+    for way, trained in (manifest["recovery"] or {}).items():
+        if way not in TRAINED:
+            continue
+        before, after = loss_range(trained)
         yield Figure(
-            "Recovery",
-            plots.loss_curve(recovery["curve"]),
-            f"held-out distance to the dense model, from {before:.3f} to {after:.3f} nats per "
-            f"token in {recovery['steps']} steps",
+            f"Recovery: {way}",
+            plots.loss_curve(trained["curve"]),
+            f"held-out loss towards {TRAINED[way]}, from {before:.3f} to {after:.3f} nats per "
+            f"token in {trained['steps']} steps",
         )
     if tensors:
         ends = [min(tensors, key=_sparsity), max(tensors, key=_sparsity)]

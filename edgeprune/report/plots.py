@@ -87,7 +87,7 @@ def loss_curve(curve: list[dict[str, Any]]) -> str:
             points = [(p["step"], p[side]) for p in curve if p[side] is not None]
             axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, color=colour,
                       label=side.replace("_", " "))  # fmt: skip
-        axes.set(xlabel="step", ylabel="nats per token from the dense model")
+        axes.set(xlabel="step", ylabel="nats per token")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
 

@@ -88,31 +88,46 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
     return words
 
 
-def loss_range(distilled: dict[str, Any]) -> tuple[float, float]:
+# What the kept weights are trained towards, by the name of the training.
+TRAINED = {
+    "distill": "the dense model's predictions",
+    "finetune": "the task's answers, and the dense model's predictions on general text",
+}
+
+
+def loss_range(trained: dict[str, Any]) -> tuple[float, float]:
     """Held-out loss before training, and of the weights that were kept."""
-    curve, rounded = distilled["curve"], bool(distilled["rounded"])
+    curve, rounded = trained["curve"], bool(trained["rounded"])
     kept = min(point["held_out"] for point in curve if point["rounded"] == rounded)
     return curve[0]["held_out"], kept
 
 
 def _about_recovery(recovery: dict[str, Any]) -> list[str]:
     words = []
+    if rounds := recovery.get("rounds"):
+        amounts = ", ".join(f"{float(amount):.0%}" for amount in rounds)
+        words.append(
+            f"Zeros came in {len(rounds) + 1} rounds: the model was trained at {amounts} before "
+            "the last pruning."
+        )
     if rebuilt := recovery.get("reconstruct"):
         words.append(
             f"{rebuilt['submodules']} submodules were rebuilt: their outputs' relative error to "
             f"the dense model's fell from {rebuilt['before']:.3f} to {rebuilt['after']:.3f} on "
             "average."
         )
-    if distilled := recovery.get("distill"):
-        before, after = loss_range(distilled)
+    for way, aim in TRAINED.items():
+        if way not in recovery:
+            continue
+        trained = recovery[way]
+        before, after = loss_range(trained)
         words.append(
-            f"The kept weights were trained for {distilled['steps']} steps towards the dense "
-            f"model's predictions: the distance on sequences held out went from {before:.3f} "
-            f"to {after:.3f} nats per token."
+            f"The kept weights were trained for {trained['steps']} steps towards {aim}: the loss "
+            f"on sequences held out went from {before:.3f} to {after:.3f} nats per token."
         )
-        if distilled["rounded"]:
+        if trained["rounded"]:
             words.append(
-                f"The last steps trained {distilled['rounded']} tensors as the file rounds them; "
+                f"The last steps trained {trained['rounded']} tensors as the file rounds them; "
                 "the dense model beside them is rounded weight by weight."
             )
     return words

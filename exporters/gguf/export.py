@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.errors import CheckFailed
-from edgeprune.files import atomic_path
+from edgeprune.files import atomic_path, flush
 from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.metadata import SparsityMetadata
@@ -88,12 +88,14 @@ def export(
             quantized_by,
             stage.advance,
         )
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(2) as beside:
+            stored = beside.submit(flush, temporary)  # the disk works while we read
             ids = None if model.gguf else beside.submit(check_same_ids, temporary, model.folder)
             written = open_gguf(temporary)
             facts = verify(written, model, tensors, stage.advance, storage.lossy_zeros)
             if ids:
                 ids.result()
+            stored.result()
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
             metadata = replace(metadata, nonzeros=counted)

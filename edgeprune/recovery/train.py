@@ -1,4 +1,4 @@
-"""Distillation under a fixed mask: kept weights learn to answer as the dense model does.
+"""Training under a fixed mask: kept weights learn from the dense model, and from the answers.
 
 Sparse fine-tuning with the dense model as teacher (arXiv 2310.06927), on both calibration streams.
 Where the file rounds weights to an integer grid, the last steps train what the file will hold.
@@ -17,17 +17,20 @@ from torch import Tensor
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
+from edgeprune.engine.parallel import add_up, least, wait, world
+from edgeprune.engine.weights import SURPRISING
 from edgeprune.errors import CheckFailed
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
-from edgeprune.models.layers import decoder_blocks
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
-from edgeprune.recovery.batches import split
-from edgeprune.recovery.loss import distillation
-from edgeprune.recovery.masked import MaskedAdamW, open_student, schedule
+from edgeprune.recovery.batches import Sample, split
+from edgeprune.recovery.loss import distillation, hidden_distance, likelihood
+from edgeprune.recovery.masked import MaskedAdamW, schedule
 from edgeprune.recovery.rounding import Rounding
+from edgeprune.recovery.selection import Selection
 from edgeprune.recovery.state import Progressed, RunFolder
+from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
 _POINTS = 10  # of the loss curve; as often is everything kept
@@ -38,30 +41,46 @@ _BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Training:
     """How to train.
 
     Attributes:
+        answers: the task stream teaches its answers (supervised fine-tuning) instead of the dense
+            model's predictions; general text is distilled in both cases.
+        max_perplexity: answers' tokens that the dense model finds harder than this are left out
+            (arXiv 2501.14315); None: none are.
         seconds: time to take; the first steps are timed and the rest planned by that.
         steps: how many instead; the same on every machine.
         batch: sequences a step.
         learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
         task_share: λ, of the task stream in the loss.
-        answer_weight: of tokens of the task's answers; others weigh 1.
+        answer_weight: when distilling, of tokens of the task's answers; others weigh 1.
+        hidden_weight: of matching the dense model's hidden states, beside its predictions.
+        selective: pull weights back to where they were as far as they matter there
+            (`edgeprune.recovery.selection`).
+        rank: of adapters to train in place of all kept weights; None: no adapters.
+        save_memory: compute a block's activations again in the backward pass instead of keeping
+            them (gradient checkpointing).
         seed: of the sequences' order.
     """
 
+    answers: bool = False
+    max_perplexity: float | None = SURPRISING
     seconds: float = 600.0
     steps: int | None = None
     batch: int = 4
     learning_rate: float = 1e-4
     task_share: float = 0.5
     answer_weight: float = 1.0
+    hidden_weight: float = 0.0
+    selective: bool = False
+    rank: int | None = None
+    save_memory: bool = False
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Distilled:
+class Trained:
     """What training gave.
 
     Attributes:
@@ -80,7 +99,7 @@ class Distilled:
     curve: list[dict[str, Any]]
 
 
-def finished(pruned: PrunedCheckpoint, folder: Path) -> Distilled | None:
+def finished(pruned: PrunedCheckpoint, folder: Path) -> Trained | None:
     """What a run in ``folder`` left, if it came to its end."""
     done = read_json(folder / "done.json")
     if done is None or not is_whole(folder / _FILE) or not is_whole(folder / _SCALES):
@@ -90,19 +109,22 @@ def finished(pruned: PrunedCheckpoint, folder: Path) -> Distilled | None:
         files=[*pruned.files, folder / _FILE],
         calibration=[*pruned.calibration, folder / _SCALES],
     )
-    return Distilled(made, done["step"], done["steps"], done["rounded"], done["curve"])
+    return Trained(made, done["step"], done["steps"], done["rounded"], done["curve"])
 
 
-def distill(
+def train(
     pruned: PrunedCheckpoint,
     streams: dict[str, Stream],
-    how: Distillation,
+    how: Training,
     folder: Path,
     progress: Progress,
     device: str = "auto",
     grids: Mapping[str, Grid] | None = None,
-) -> Distilled:
-    """Train the kept weights of every block towards the dense model's predictions.
+) -> Trained:
+    """Train the kept weights of every block.
+
+    In a `torch.distributed` process group every process takes its share of each step's sequences
+    and ends with the same weights; the folder must be one that all of them see.
 
     Args:
         pruned: the pruned model.
@@ -123,12 +145,14 @@ def distill(
     folder.mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(pruned, streams, how, folder, pick_device(device), grids or {})
     done = trainer.run(progress)
-    weights, scales = trainer.result()
-    for name, tensors in ((_FILE, weights), (_SCALES, scales)):
-        with atomic_path(folder / name) as path:
-            save_tensors(path, tensors)
-    write_json(folder / "done.json", asdict(done) | {"rounded": len(scales)})
-    clean_up(folder)
+    if world()[0] == 0:
+        weights, scales = trainer.result()
+        for name, tensors in ((_FILE, weights), (_SCALES, scales)):
+            with atomic_path(folder / name) as path:
+                save_tensors(path, tensors)
+        write_json(folder / "done.json", asdict(done) | {"rounded": len(scales)})
+        clean_up(folder)
+    wait()
     found = finished(pruned, folder)
     assert found
     return found
@@ -147,7 +171,7 @@ class _Trainer:
         self,
         pruned: PrunedCheckpoint,
         streams: dict[str, Stream],
-        how: Distillation,
+        how: Training,
         folder: Path,
         device: torch.device,
         grids: Mapping[str, Grid],
@@ -156,30 +180,39 @@ class _Trainer:
         self._how, self._folder, self._device = how, folder, device
         self._dtype = compute_dtype(device)
         self._teacher = load_model(pruned.base).to(device, self._dtype)
-        self._student = open_student(pruned, folder).to(device)
-        prefix, _ = decoder_blocks(self._student)
-        self._parameters = {
-            name: parameter.requires_grad_(True)
-            for name, parameter in self._student.named_parameters()
-            if name.startswith(f"{prefix}.")
+        self._student = Student(pruned, folder, device, self._dtype, how.rank, how.seed)
+        if how.save_memory:
+            self._student.save_memory()
+        self._parameters = self._student.parameters
+        self._optimizer = MaskedAdamW(self._parameters, how.learning_rate, masked=how.rank is None)
+        self._selection = Selection(self._parameters) if how.selective else None
+        weights = token_weights(
+            streams, self._teacher, how.answers, how.answer_weight, how.max_perplexity
+        )
+        tokens = {name: stream.tokens for name, stream in streams.items()}
+        self._train, self._held_out = split(tokens, weights, how.task_share, how.seed)
+        self._rounding = Rounding(
+            self._student.model, self._stored, grids, Weights(pruned.calibration)
+        )
+        self._others = {
+            "scales": self._rounding.scales,
+            "gradients": self._selection.gradients if self._selection else {},
         }
-        self._optimizer = MaskedAdamW(self._parameters, how.learning_rate)
-        self._train, self._held_out = split(streams, how.task_share, how.answer_weight, how.seed)
-        self._rounding = Rounding(self._student, self._stored, grids, Weights(pruned.calibration))
         self._state = RunFolder(folder)
         self._best = folder / _BEST
 
     def run(self, progress: Progress) -> Progressed:
         """Train to the end, or until the held-out loss has not fallen for three points."""
         start = time.perf_counter()
-        kept = (self._parameters, self._optimizer.inner, self._rounding.scales)
+        kept = (self._parameters, self._optimizer.inner, self._others)
         done = self._state.resume(*kept)
         if not done.steps:
             done.steps = self._how.steps or self._affordable(start)
             self._point(done, None)
         interval = max(1, done.steps // _POINTS)
         losses: list[float] = []
-        with progress.stage("distill", done.steps) as stage:
+        name = "fine-tune" if self._how.answers else "distill"
+        with progress.stage(name, done.steps) as stage:
             stage.advance(done.step)
             while done.step < done.steps and not self._risen(done):
                 if done.step >= int(_ROUNDED_FROM * done.steps):
@@ -188,16 +221,17 @@ class _Trainer:
                 stage.advance()
                 if done.step % interval == 0 or done.step == done.steps:
                     self._point(done, sum(losses) / len(losses))
-                    self._state.save(done, *kept)
+                    if world()[0] == 0:
+                        self._state.save(done, *kept)
+                    wait()
                     losses.clear()
         return done
 
     def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The best weights, named as in the checkpoint, and the scales of those on a grid."""
-        best = Weights([self._best])
-        tensors = {name: best.read(name) for name in self._parameters}
+        tensors = self._student.trained(Weights([self._best]))
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
-        return stored_tensors(self._student, tensors, self._stored), scales
+        return stored_tensors(self._student.model, tensors, self._stored), scales
 
     def _affordable(self, start: float) -> int:
         """Steps that fit into what is left of the time; one is timed, and thrown away."""
@@ -208,11 +242,15 @@ class _Trainer:
         seconds = time.perf_counter() - begin
         points = (_POINTS + 1) * len(self._held_out.all()) / self._how.batch / 2  # no backward pass
         left = self._how.seconds - (time.perf_counter() - start)
-        return max(1, int(left / seconds - points))
+        return least(max(1, int(left / seconds - points)))
 
     def _step(self, done: Progressed) -> float:
         loss = self._gradients(done.step)
+        if self._selection:
+            self._selection.gather()
         self._optimizer.step(schedule(done.step, done.steps))
+        if self._selection:
+            self._selection.pull_back()
         done.step += 1
         if not math.isfinite(loss):
             raise CheckFailed(
@@ -229,36 +267,53 @@ class _Trainer:
             self._point(done, None)
 
     def _gradients(self, step: int) -> float:
-        total = 0.0
+        rank, size = world()
+        total = torch.zeros(1, dtype=torch.float64, device=self._device)
         with self._rounding.in_place():
-            for ids, weights in self._train.step(step, self._how.batch):
-                loss = self._loss(ids, weights)
+            for sample in self._train.step(step, self._how.batch)[rank::size]:
+                loss = self._loss(sample)
                 loss.backward()
-                total += loss.item()
-        return total
+                total += loss.detach()
+        if size > 1:
+            for parameter in self._parameters.values():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
+        return float(total)
 
-    def _loss(self, ids: Tensor, weights: Tensor) -> Tensor:
-        ids, weights = ids[None].to(self._device), weights.to(self._device)
+    def _loss(self, sample: Sample) -> Tensor:
+        ids, weights = sample.tokens[None].to(self._device), sample.weights.to(self._device)
+        how = {"use_cache": False, "output_hidden_states": self._how.hidden_weight > 0}
+        learns_answers = self._how.answers and sample.stream == "task"
         with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
-            with torch.no_grad():
-                teacher = self._teacher(input_ids=ids, use_cache=False).logits[0, :-1]
-            student = self._student(input_ids=ids, use_cache=False).logits[0, :-1]
-        return distillation(student, teacher, weights)
+            student = self._student.model(input_ids=ids, **how)
+            if not learns_answers:
+                with torch.no_grad():
+                    teacher = self._teacher(input_ids=ids, **how)
+        if learns_answers:
+            some = weights > 0
+            return likelihood(student.logits[0, :-1][some], ids[0, 1:][some], weights[some])
+        loss = distillation(student.logits[0, :-1], teacher.logits[0, :-1], weights)
+        if self._how.hidden_weight:
+            distance = hidden_distance(student.hidden_states, teacher.hidden_states)
+            loss = loss + self._how.hidden_weight * weights.sum() * distance
+        return loss
 
     @torch.no_grad()
     def _point(self, done: Progressed, train: float | None) -> None:
         """Judge on the held-out sequences, and keep the weights if they are the best so far."""
         with self._rounding.in_place():
-            held_out = sum(self._loss(ids, w).item() for ids, w in self._held_out.all())
+            held_out = sum(self._loss(sample).item() for sample in self._held_out.all())
             rounded = bool(self._rounding.scales)
             done.curve.append(
                 {"step": done.step, "train": train, "held_out": held_out, "rounded": rounded}
             )
             if held_out < done.best:
                 done.best = held_out
-                with atomic_path(self._best) as path:
-                    tensors = {n: p.detach().cpu() for n, p in self._parameters.items()}
-                    save_tensors(path, tensors)
+                if world()[0] == 0:
+                    with atomic_path(self._best) as path:
+                        tensors = {n: p.detach().cpu() for n, p in self._parameters.items()}
+                        save_tensors(path, tensors)
 
     def _risen(self, done: Progressed) -> bool:
         if self._rounding and not self._rounding.scales:

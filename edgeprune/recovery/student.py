@@ -1,0 +1,113 @@
+"""The model that is trained, and which of a stream's tokens it learns from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.calibration.streams import Stream
+from edgeprune.engine import PrunedCheckpoint
+from edgeprune.engine.weights import perplexity
+from edgeprune.errors import InputError
+from edgeprune.models.layers import decoder_blocks
+from edgeprune.recovery.masked import open_student
+from edgeprune.sparsity.weights import Weights
+
+
+class Student:
+    """The pruned model with what is trained of it: its blocks, or adapters beside them.
+
+    Args:
+        pruned: the pruned model.
+        folder: a place for a moment's copy of it.
+        device: where it is trained.
+        dtype: of weights that are not trained; trained ones are float32.
+        rank: of adapters; None: all of the blocks are trained.
+        seed: of the adapters' first values.
+
+    Attributes:
+        model: transformers' model.
+        parameters: what is trained, by name.
+    """
+
+    def __init__(
+        self,
+        pruned: PrunedCheckpoint,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        rank: int | None,
+        seed: int,
+    ):
+        self._pruned, self._folder = pruned, folder
+        self.model = open_student(pruned, folder)
+        self._adapters = None
+        if rank:
+            from edgeprune.recovery.adapters import Adapters
+
+            self.model.to(dtype)
+            self._adapters = Adapters(self.model, rank, seed)
+            self.parameters = self._adapters.parameters
+        else:
+            prefix, _ = decoder_blocks(self.model)
+            self.parameters = {
+                name: parameter.requires_grad_(True)
+                for name, parameter in self.model.named_parameters()
+                if name.startswith(f"{prefix}.")
+            }
+        self.model.to(device)
+
+    def save_memory(self) -> None:
+        """Keep no activations inside blocks (gradient checkpointing)."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for block in decoder_blocks(self.model)[1]:
+            block.training = True  # of the block alone: what is inside it drops nothing out
+
+    def trained(self, values: Weights) -> dict[str, Tensor]:
+        """The model's tensors with these ``values`` of the parameters."""
+        if self._adapters:  # the student's own weights have lost digits
+            exact = open_student(self._pruned, self._folder)
+            changes = self._adapters.changes(values)
+            return {name: exact.get_parameter(name).data + c for name, c in changes.items()}
+        return {name: values.read(name) for name in self.parameters}
+
+
+def token_weights(
+    streams: dict[str, Stream],
+    teacher: Any,
+    answers: bool,
+    answer_weight: float,
+    max_perplexity: float | None,
+) -> dict[str, Tensor]:
+    """How much predicting each token but the first counts, by stream.
+
+    Args:
+        streams: ``general`` and ``task``.
+        teacher: the dense model.
+        answers: whether the task's answers alone are learnt, as `Training.answers`.
+        answer_weight: of tokens of answers, where all are learnt; others weigh 1.
+        max_perplexity: of answers' tokens to the dense model; None: any.
+
+    Returns:
+        (sequences, length - 1) float32 each.
+
+    Raises:
+        InputError: no token of an answer is left.
+    """
+    weights = {name: torch.ones(stream.tokens.shape)[:, 1:] for name, stream in streams.items()}
+    task = streams["task"]
+    wanted = task.answers[:, 1:]
+    if not answers:
+        weights["task"][wanted] = answer_weight
+        return weights
+    if max_perplexity is not None:
+        wanted = wanted & (perplexity(teacher, task.tokens) <= max_perplexity)
+    if not wanted.any():
+        raise InputError(
+            f"No token of an answer has a perplexity of {max_perplexity} or less to the dense "
+            "model.",
+            "Raise recover_max_perplexity, or set it to null.",
+        )
+    weights["task"] = wanted.float()
+    return weights
