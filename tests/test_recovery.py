@@ -337,8 +337,9 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
     how = training.Training(seconds=30, batch=1)
     found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
-    # Of 30 s, 4 have gone, and 11 points of the curve read 2 sequences, without a backward pass.
-    assert found.planned == 30 - 4 - 11
+    # Of 30 s, 4 have gone. A point reads 2 sequences without a backward pass, as long as a step, so
+    # that 3 take 15 % of the time; one more comes before the first step.
+    assert found.planned == 30 - 4 - (3 + 1)
 
 
 def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):

@@ -24,6 +24,7 @@ class Progressed:
     Attributes:
         step: steps done.
         steps: to do in all; 0 until a time budget has been turned into steps.
+        points: of the curve, over all steps.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
         best: the lowest held-out loss of weights that the run may end with.
@@ -31,6 +32,7 @@ class Progressed:
 
     step: int = 0
     steps: int = 0
+    points: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     best: float = float("inf")
 

@@ -33,7 +33,8 @@ from edgeprune.recovery.state import Progressed, RunFolder
 from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
-_POINTS = 10  # of the loss curve; as often is everything kept
+_POINTS = 10  # of the loss curve, fewer in a short time; as often is everything kept
+_JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
 _PATIENCE = 3  # points without a better one, and training stops
 _ROUNDED_FROM = 0.6  # of the steps, if the file has grids
 _FILE, _SCALES = "recovered.safetensors", "scales.safetensors"
@@ -207,9 +208,11 @@ class _Trainer:
         kept = (self._parameters, self._optimizer.inner, self._others)
         done = self._state.resume(*kept)
         if not done.steps:
-            done.steps = self._how.steps or self._affordable(start)
+            done.steps, done.points = self._how.steps or 0, _POINTS
+            if not done.steps:
+                done.steps, done.points = self._affordable(start)
             self._point(done, None)
-        interval = max(1, done.steps // _POINTS)
+        interval = max(1, done.steps // done.points)
         losses: list[float] = []
         name = "fine-tune" if self._how.answers else "distill"
         with progress.stage(name, done.steps) as stage:
@@ -233,16 +236,17 @@ class _Trainer:
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
         return stored_tensors(self._student.model, tensors, self._stored), scales
 
-    def _affordable(self, start: float) -> int:
-        """Steps that fit into what is left of the time; one is timed, and thrown away."""
+    def _affordable(self, start: float) -> tuple[int, int]:
+        """Steps and points that fit into what is left of the time; one step is timed for it."""
         for _ in range(2):  # the first allocates
             begin = time.perf_counter()
             self._gradients(0)
             self._optimizer.inner.zero_grad()
         seconds = time.perf_counter() - begin
-        points = (_POINTS + 1) * len(self._held_out.all()) / self._how.batch / 2  # no backward pass
-        left = self._how.seconds - (time.perf_counter() - start)
-        return least(max(1, int(left / seconds - points)))
+        left = (self._how.seconds - (time.perf_counter() - start)) / seconds
+        judging = len(self._held_out.all()) / self._how.batch / 2  # in steps: no backward pass
+        points = min(_POINTS, max(2, int(_JUDGING * left / judging)))
+        return least(max(1, int(left - (points + 1) * judging))), least(points)
 
     def _step(self, done: Progressed) -> float:
         loss = self._gradients(done.step)
