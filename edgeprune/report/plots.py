@@ -184,7 +184,8 @@ def latency(artifacts: dict[str, Any]) -> str:
                 axes.hlines(record[measure]["median"], place - 0.2, place + 0.2, _COLOURS[name])
             axes.set(title=measure, ylabel="tokens per second", xlim=(-0.6, len(artifacts) - 0.4))
             axes.set_xticks(range(len(artifacts)), list(artifacts))
-            axes.set_ylim(bottom=0)
+            fastest = max(max(record[measure]["samples"]) for record in artifacts.values())
+            axes.set_ylim(0, 1.1 * fastest)
 
         return on
 
