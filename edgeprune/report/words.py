@@ -67,10 +67,12 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
                 f"allowed: {manifest['recipe']['type']} can't hold them. {worst['name']} "
                 f"({worst['type']}) lost {worst['lost_zeros']:,}; the manifest has every tensor."
             )
-        words += _about_speed(results["artifacts"]["pruned"], change["decode_speed"])
+        words += _about_speed(results["artifacts"]["pruned"], change)
         rise = change["nats_per_answer_token"]
         if rise["low"] > 0:
             done = "Pruning" if manifest["recipe"]["sparsity"] else "Rounding with the data"
+            if manifest["recovery"]:
+                done = "Training and rounding" if done != "Pruning" else "Pruning, after recovery,"
             words.append(
                 f"{done} cost {rise['value']:.2f} nats per answer token "
                 f"({rise['low']:.2f} to {rise['high']:.2f}): the model is worse at the task than "
@@ -142,9 +144,12 @@ def _about_gpu(found: dict[str, Any]) -> str:
     )
 
 
-def _about_speed(pruned: dict[str, Any], speed: float) -> list[str]:
+def _about_speed(pruned: dict[str, Any], change: dict[str, Any]) -> list[str]:
     runtime = pruned["runtime"]
-    runs = f"Decode runs at {speed:.2f}x the dense model in stock {runtime}"
+    runs = (
+        f"Decode runs at {change['decode_speed']:.2f}x, prefill at {change['prefill_speed']:.2f}x "
+        f"the dense model in stock {runtime}"
+    )
     if placed := pruned["sparse"]:
         share = placed["packed_bytes"] / placed["dense_bytes"]
         return [
