@@ -5,8 +5,8 @@
 One build is measured again and again with the default settings, each time beside the measurement
 before it, as `check` does: whatever it finds is a false alarm. The same comparisons are made
 again with the build's speeds cut by 10 %, as an artifact that runs slower would show. Then real
-changes are made, one at a time: the same recipe built anew, edgeprune's kernels turned off, one
-thread less, a recipe with more zeros.
+changes are made, one at a time: the same recipe built anew, edgeprune's kernels turned off, or
+slower ones chosen, one thread less, a recipe with more zeros.
 """
 
 import copy
@@ -84,6 +84,9 @@ def _changes(task: str, good: Path, before: dict[str, Any]) -> dict[str, dict[st
     os.environ["EDGEPRUNE_SPARSE"] = "0"
     found["kernels off (`EDGEPRUNE_SPARSE=0`)"] = _measured("stock", good, before=before)
     del os.environ["EDGEPRUNE_SPARSE"]
+    os.environ["EDGEPRUNE_KERNEL"] = "avx2"
+    found["slower kernels (`EDGEPRUNE_KERNEL=avx2`)"] = _measured("avx2", good, before=before)
+    del os.environ["EDGEPRUNE_KERNEL"]
     found["one thread instead of two"] = _measured("one-thread", good, 1, before)
     worse = _built("worse", task, 0.55)
     found["55 % zeros instead of 50 %"] = _measured("worse", worse, before=before)
