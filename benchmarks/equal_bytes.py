@@ -20,7 +20,7 @@ import exporters
 import runtime_tests
 from edgeprune.calibration.data import Data, load_data
 from edgeprune.errors import EdgepruneError
-from edgeprune.files import read_json, write_json
+from edgeprune.files import read_json, sha256_json, write_json
 from edgeprune.machine import cores, sentence
 from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -86,10 +86,10 @@ def _trained(
     recipe: Recipe, checkpoint: Checkpoint, types: list[str], folder: Path
 ) -> list[dict[str, Any]]:
     """Train once, write each type, score it; what is known is only read."""
-    name = f"{recipe.sparsity:g}-{recipe.type}"
+    name = f"{recipe.sparsity:g}-{recipe.type}-{sha256_json(recipe.model_dump())[:8]}"
     known = {kind: read_json(folder / f"{name}-{kind}.json") for kind in types}
-    if all(known.values()):
-        return [record for record in known.values() if record]
+    if None not in known.values():
+        return [record for record in known.values() if record]  # an empty one could not be written
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     work = folder / name
     sparse = sparse_stage(recipe, checkpoint, data, work, Bars())
@@ -101,6 +101,7 @@ def _trained(
             record = _written(one, sparse.checkpoint, data, folder / f"{name}-{kind}.gguf")
         except EdgepruneError as error:
             click.echo(f"{name} {kind}: {error}", err=True)
+            write_json(folder / f"{name}-{kind}.json", {})
             continue
         write_json(folder / f"{name}-{kind}.json", record)
         found.append(record)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from edgeprune.errors import UsageError
+
 _LONGEST_STAGE = timedelta(days=1)  # that one process does while the others wait
 
 
@@ -17,10 +19,15 @@ def group(device: str) -> Iterator[int]:
 
     Yields:
         This process's rank; 0 where nothing was launched.
+
+    Raises:
+        UsageError: all processes would use one GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
+    if device.startswith("cuda:"):
+        raise UsageError(f"--device {device} is one GPU, for several processes.", "Use cuda.")
     import torch
     from accelerate import PartialState
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune import machine
 from edgeprune.calibration.data import Data, load_data
 from edgeprune.calibration.task import Task
-from edgeprune.errors import GateFailed, UsageError
+from edgeprune.errors import GateFailed, MachineError, UsageError
 from edgeprune.extras import need
 from edgeprune.files import read_json, sweep, write_json
 from edgeprune.gates import failures
@@ -20,7 +20,7 @@ from edgeprune.models.origin import origin
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import UNSTRUCTURED, Recipe
-from edgeprune.recovering import sparse_key, sparse_stage
+from edgeprune.recovering import sparse_stage
 from edgeprune.search import Search, search
 from edgeprune.stages import (
     artifact_name,
@@ -89,7 +89,10 @@ def take_part(recipe: Recipe, folder: Path) -> None:
     from edgeprune.engine import parallel
 
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    parallel.wait()  # until the folder is the first one's
+    try:
+        parallel.wait()  # until the folder is the first one's
+    except RuntimeError:  # torch's, of a process that is gone
+        raise MachineError("The first process of this build has stopped; it says why.") from None
     sparse_stage(recipe, open_checkpoint(recipe.model), data, folder, Quiet())
 
 
@@ -113,8 +116,8 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
         found, data = search(recipe, checkpoint, data, folder / "work" / "search", progress)
         recipe = recipe.model_copy(update={"sparsity": found.sparsity})
     sparse = sparse_stage(recipe, checkpoint, data, folder, progress)
-    pruned, made_from = sparse.checkpoint, sparse_key(recipe, checkpoint, data)
-    artifacts = export_stage(recipe, checkpoint, pruned, made_from, folder, progress)
+    pruned = sparse.checkpoint
+    artifacts = export_stage(recipe, checkpoint, pruned, sparse.key, folder, progress)
     packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
     results = measure_stage(recipe, data, artifacts, folder, progress)
     manifest = _manifest(recipe, checkpoint, data, sparse.rows, pruned, artifacts, results, found)

@@ -11,7 +11,7 @@ from edgeprune.errors import MachineError
 from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
-from edgeprune.recipe import Recipe, budget_seconds
+from edgeprune.recipe import Recipe, budget_seconds, rounds
 from edgeprune.sparsity.types import TYPES_OF, WeightType
 
 _GIB = 1 << 30
@@ -83,15 +83,17 @@ def plan(recipe: Recipe) -> BuildPlan:
         flops *= 1 + _TRIALS
     trained_bytes = kept_bytes = 0
     if recipe.recover:
-        # In memory: weights, gradients and two moments in float32, and the dense model. On disk:
-        # the best weights, and the run as it is kept (weights and moments) while it is written
-        # anew. Adapters train a small part of the weights; the student is as large as the teacher.
+        # In memory: weights, gradients and two moments in float32, and the dense model; with
+        # adapters they are small, and at the end the whole model stands there in float32 twice.
+        # On disk: the best weights, the run as it is kept (weights and moments) while it is
+        # written anew, for a moment the student, and what each way and round has trained.
         trained = prunable
         if recipe.recover_rank:
             trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
-        both = (4 if recipe.recover_rank else 6) * parameters
+        both = (12 if recipe.recover_rank else 6) * parameters
         trained_bytes = (6 if recipe.recover_selective else 4) * 4 * trained + both
-        kept_bytes = 4 * (8 if recipe.recover_selective else 7) * trained
+        kept_bytes = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * parameters
+        kept_bytes += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
     recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(

@@ -27,6 +27,7 @@ TARGETS = tuple(TYPES_OF)
 # `edgeprune.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 UNSTRUCTURED = "unstructured"
+_STEP_UP = 0.1  # of the sparsity, from one round of gradual pruning to the next
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _NAMES: dict[str, Collection[str]] = {
     "target": TARGETS,
@@ -312,6 +313,10 @@ class Recipe(BaseModel):
                 f"recover_from {self.recover_from:g} is for unstructured pruning to a higher "
                 f"sparsity, given {self.pattern}, {self.sparsity:g}"
             )
+        if not self.sparsity and "finetune" not in self.recover_by and self.rounding != "feedback":
+            raise ValueError(
+                "a dense model predicts as its teacher already: recover_by finetune, or a sparsity"
+            )
         if self.recover_rank and self.recover_selective:
             raise ValueError("recover_selective moves whole weights: leave recover_rank out")
         if self.rounding == "feedback" and (
@@ -341,6 +346,17 @@ class Recipe(BaseModel):
 def budget_seconds(recipe: Recipe) -> float:
     """A recipe's time for training."""
     return float(recipe.recover_budget[:-1]) * _SECONDS[recipe.recover_budget[-1]]
+
+
+def rounds(recipe: Recipe) -> list[float]:
+    """Sparsities that pruning and training go through, the last one the recipe's."""
+    found = []
+    if recipe.recover and recipe.recover_from is not None:
+        amount = recipe.recover_from
+        while amount < recipe.sparsity - _STEP_UP / 2:
+            found.append(round(amount, 3))
+            amount += _STEP_UP
+    return [*found, recipe.sparsity]
 
 
 def make(values: dict[str, Any]) -> Recipe:

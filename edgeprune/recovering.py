@@ -12,7 +12,7 @@ from edgeprune.files import read_json, sha256_json, write_json
 from edgeprune.models import Checkpoint
 from edgeprune.models.hf import load_tokenizer
 from edgeprune.progress import Progress
-from edgeprune.recipe import Recipe, budget_seconds
+from edgeprune.recipe import Recipe, budget_seconds, rounds
 from edgeprune.stages import prune_folder, prune_key, prune_stage, rounding_grids
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _VERSION = 3
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 512
 _REBUILT_ON = 64
-_STEP_UP = 0.1  # of the sparsity, from one round of gradual pruning to the next
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,14 @@ class Sparse:
         checkpoint: the pruned weights, trained if the recipe asks for it; None if there was nothing
             to do.
         rows: ids of the rows of each stream that were used.
+        key: hash of what the weights are made from, and of how training went: a time budget does
+            not give the same weights twice.
         training: facts for the manifest, by the way of training; None if nothing was trained.
     """
 
     checkpoint: "PrunedCheckpoint | None"
     rows: dict[str, list[str]]
+    key: str
     training: dict[str, Any] | None = None
 
 
@@ -59,41 +61,47 @@ def sparse_stage(
     """
     if recipe.recover and recipe.recover_rank:
         need("peft")
-    rounds: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
     rows: dict[str, list[str]] = {"general": [], "task": []}
-    before: PrunedCheckpoint | None = None
+    before: Sparse | None = None
     *early, last = _rounds(recipe)
     for part in early:
         place = folder / "work" / f"round-{part.sparsity:.3f}"
-        found = _round(part, checkpoint, before, data, place, progress)
-        before = found.checkpoint
-        rounds[f"{part.sparsity:g}"] = found.training
-        rows = _joined(rows, found.rows)
+        before = _round(part, checkpoint, before, data, place, progress)
+        trained[f"{part.sparsity:g}"] = before.training
+        rows = _joined(rows, before.rows)
     found = _round(last, checkpoint, before, data, folder, progress, dense_statistics)
     training = found.training
-    if training is not None and rounds:
-        training = training | {"rounds": rounds}
-    return Sparse(found.checkpoint, _joined(rows, found.rows), training)
+    if training is not None and trained:
+        training = training | {"rounds": trained}
+    _drop_stale(folder / "work", recipe.recover, {f"round-{p.sparsity:.3f}" for p in early})
+    return Sparse(found.checkpoint, _joined(rows, found.rows), found.key, training)
+
+
+def _drop_stale(work: Path, trains: bool, used: set[str]) -> None:
+    """Remove what earlier recipes left in a build folder; unfinished work of this one is over."""
+    for place in work.glob("round-*"):
+        if place.name not in used:
+            shutil.rmtree(place, ignore_errors=True)
+    for place in work.glob("recover-*") if not trains else ():
+        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(work / "trained", ignore_errors=True)
 
 
 def sparse_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
-    """Hash of everything that pruned and trained weights depend on."""
+    """Hash of every setting and input that pruned and trained weights depend on."""
     return sha256_json([prune_key(recipe, checkpoint, data), _training_key(recipe, checkpoint)])
 
 
 def _rounds(recipe: Recipe) -> list[Recipe]:
     """The recipe of each round, the last for the sparsity that was asked for."""
-    if not recipe.recover or recipe.recover_from is None:
+    *early, _ = amounts = rounds(recipe)
+    if not early:
         return [recipe]
-    amounts, amount = [], recipe.recover_from
-    while amount < recipe.sparsity - _STEP_UP / 2:
-        amounts.append(round(amount, 3))
-        amount += _STEP_UP
-    seconds = budget_seconds(recipe) / (len(amounts) + 1)
-    shared = {"recover_budget": f"{seconds:.3f}s"}
-    early = {"rounding": "nearest", "recover_from": None}
+    shared = {"recover_budget": f"{budget_seconds(recipe) / len(amounts):.3f}s"}
+    before_last = shared | {"rounding": "nearest", "recover_from": None}
     return [
-        *(recipe.model_copy(update=shared | early | {"sparsity": amount}) for amount in amounts),
+        *(recipe.model_copy(update=before_last | {"sparsity": amount}) for amount in early),
         recipe.model_copy(update=shared),
     ]
 
@@ -101,32 +109,36 @@ def _rounds(recipe: Recipe) -> list[Recipe]:
 def _round(
     recipe: Recipe,
     checkpoint: Checkpoint,
-    before: "PrunedCheckpoint | None",
+    before: Sparse | None,
     data: Data,
     folder: Path,
     progress: Progress,
     dense_statistics: Path | None = None,
 ) -> Sparse:
     """One pruning and its training; ``before`` is what it starts from, if not the dense model."""
-    source = _written(recipe, before, data, folder) if before else checkpoint
+    source, start = checkpoint, before.checkpoint if before else None
+    if before and start:
+        source = _written(recipe, start, before.key, data, folder)
+        dense_statistics = None  # they would be a trained model's
     pruned, rows = prune_stage(recipe, source, data, folder, progress, dense_statistics)
-    if before and pruned:
+    if start and pruned:
         shutil.rmtree(source.folder, ignore_errors=True)
-        pruned = replace(pruned, base=checkpoint, files=[*before.files, *pruned.files])
-    if not (recipe.recover and pruned):
-        return Sparse(pruned, rows)
+        pruned = replace(pruned, base=checkpoint, files=[*start.files, *pruned.files])
     key = sha256_json([prune_key(recipe, source, data), _training_key(recipe, checkpoint)])
-    return _recover(recipe, checkpoint, Sparse(pruned, rows), data, folder, key, progress)
+    if not (recipe.recover and pruned):
+        return Sparse(pruned, rows, key)
+    return _recover(recipe, checkpoint, Sparse(pruned, rows, key), data, folder, progress)
 
 
-def _written(recipe: Recipe, before: "PrunedCheckpoint", data: Data, folder: Path) -> Checkpoint:
+def _written(
+    recipe: Recipe, before: "PrunedCheckpoint", key: str, data: Data, folder: Path
+) -> Checkpoint:
     """What a round has trained, as a checkpoint that the next one prunes."""
     from edgeprune.engine import finished, parallel
     from edgeprune.recovery.masked import write_checkpoint
 
-    sha256 = sha256_json([before.base.sha256, *(str(file) for file in before.files)])
     place = folder / "work" / "trained"
-    found = Checkpoint(before.base.name, before.base.source, place, sha256)
+    found = Checkpoint(before.base.name, before.base.source, place, key)
     prunes = not finished(found, prune_folder(folder, prune_key(recipe, found, data)))
     if prunes and parallel.world()[0] == 0:
         shutil.rmtree(place, ignore_errors=True)
@@ -142,11 +154,10 @@ def _recover(
     pruned: Sparse,
     data: Data,
     folder: Path,
-    key: str,
     progress: Progress,
 ) -> Sparse:
     """Train in every way the recipe names; finished ones are only read."""
-    work = folder / "work" / f"recover-{key[:16]}"
+    work = folder / "work" / f"recover-{pruned.key[:16]}"
     for stale in (folder / "work").glob("recover-*"):
         if stale != work:
             shutil.rmtree(stale, ignore_errors=True)
@@ -167,7 +178,8 @@ def _recover(
         else:  # weights stay on a grid only if nothing moves them afterwards
             grids = _training_grids(recipe, checkpoint) if way == recipe.recover_by[-1] else {}
             trained, facts[way] = _train(recipe, way, trained, streams, work / way, progress, grids)
-    return Sparse(trained, _joined(pruned.rows, rows), facts)
+    key = sha256_json([pruned.key, facts])
+    return Sparse(trained, _joined(pruned.rows, rows), key, facts)
 
 
 def _finished(recipe: Recipe, pruned: "PrunedCheckpoint", work: Path) -> bool:

@@ -86,7 +86,8 @@ def search(
         once = folder / f"dense-{prune_key(recipe, checkpoint, rest)[:16]}.safetensors"
 
     def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
-        tried = recipe.model_copy(update={**quick, "sparsity": sparsity})
+        recover = recipe.recover and sparsity > 0  # the bound is the dense model's, as it is
+        tried = recipe.model_copy(update={**quick, "sparsity": sparsity, "recover": recover})
         return trial(tried, checkpoint, rest, folder, progress, held_out, dense_statistics)
 
     dense = measure(0.0, None)

@@ -85,5 +85,7 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     zeros = [t["nonzeros"] for t in manifest["artifact"]["tensors"] if t["pruned"]]
     alone = build(make(values), tmp_path / "alone").manifest
     assert zeros == [t["nonzeros"] for t in alone["artifact"]["tensors"] if t["pruned"]]
+    rebuilt = [m["recovery"]["reconstruct"]["before"] for m in (manifest, alone)]
+    assert rebuilt[0] == pytest.approx(rebuilt[1], rel=1e-3)  # on all the sequences
     curves = [m["recovery"]["distill"]["curve"][-1]["held_out"] for m in (manifest, alone)]
     assert curves[0] == pytest.approx(curves[1], rel=0.05)

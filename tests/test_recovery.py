@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from edgeprune import Recipe, build
+from edgeprune.calibration.data import load_data
 from edgeprune.calibration.streams import Stream
 from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.models import open_checkpoint
+from edgeprune.models.layers import decoder_blocks
 from edgeprune.progress import Quiet
 from edgeprune.quantization.grid import Grid
 from edgeprune.recipe import make
@@ -27,7 +29,7 @@ from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
 from edgeprune.recovery.loss import distillation, hidden_distance, likelihood
 from edgeprune.recovery.selection import freedom
-from edgeprune.recovery.student import token_weights
+from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.weights import Weights
@@ -150,8 +152,6 @@ def test_answers_that_surprise_the_dense_model_are_left_out(pruned):
     some = token_weights(made, teacher, True, 5.0, limit)["task"]
     assert torch.equal(some > 0, answers & (losses.exp() <= limit))
     assert 0 < some.sum() < every.sum()
-    with pytest.raises(InputError, match="No token of an answer has a perplexity"):
-        token_weights(made, teacher, True, 5.0, 1.0001)
     distilled = token_weights(made, teacher, False, 5.0, None)
     assert distilled["task"][answers].unique().tolist() == [5.0]
     assert distilled["general"].unique().tolist() == [1.0]
@@ -238,8 +238,28 @@ def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_recomputed_activations_give_the_same_weights(pruned, whole, tmp_path):
+def test_answers_that_all_surprise_are_an_error(pruned, tmp_path):
+    with pytest.raises(InputError, match="No token of an answer has a perplexity"):
+        train(pruned, tmp_path, answers=True, max_perplexity=1.01)
+
+
+def test_recomputed_activations_give_the_same_weights(pruned, whole, tmp_path, monkeypatch):
+    real, blocks = Student.save_memory, []
+
+    def counted(self):
+        real(self)
+        for block in decoder_blocks(self.model)[1]:
+            run = block._gradient_checkpointing_func
+
+            def again(*args, run=run):
+                blocks.append(args)
+                return run(*args)
+
+            block._gradient_checkpointing_func = again
+
+    monkeypatch.setattr(Student, "save_memory", counted)
     found = train(pruned, tmp_path, save_memory=True)
+    assert len(blocks) >= 2 * STEPS
     ours, theirs = Weights([found.checkpoint.files[-1]]), load(whole)
     for name in ours.names():
         assert torch.allclose(ours.read(name), theirs[name], atol=1e-5)
@@ -397,6 +417,67 @@ def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
     assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
 
 
+@pytest.mark.parametrize("how", [{"recover_rank": 4}, {"recover_selective": True}])
+def test_builds_with_adapters_and_with_selective_updates(tiny_folder, rows_file, tmp_path, how):
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3,
+                    type="q4_0", **how, **QUICK)  # fmt: skip
+    made = build(recipe, tmp_path / "out")
+    assert made.manifest["recovery"]["distill"]["steps"] == 3
+    assert made.manifest["recovery"]["distill"]["rounded"] == (0 if "recover_rank" in how else 14)
+    tensors = [t for t in made.manifest["artifact"]["tensors"] if t["pruned"]]
+    assert all(t["nonzeros"] <= 0.52 * np.prod(t["shape"]) for t in tensors)
+
+
+def test_other_settings_leave_nothing_behind(tiny_folder, rows_file, tmp_path):
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=2,
+                    sparsity=0.6, recover_from=0.5, **QUICK)  # fmt: skip
+    build(recipe, tmp_path / "out")
+    work = tmp_path / "out" / "work"
+    assert [place.name for place in work.glob("round-*")] == ["round-0.500"]
+    assert list(work.glob("recover-*"))
+    build(recipe.model_copy(update={"recover": False}), tmp_path / "out")
+    assert not [*work.glob("round-*"), *work.glob("recover-*"), *work.glob("trained")]
+
+
+def test_weights_of_another_training_are_exported_anew(
+    tiny_folder, rows_file, tmp_path, monkeypatch
+):
+    """The same settings, but a time budget that came out otherwise."""
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True,
+                    recover_budget="5s", **QUICK)  # fmt: skip
+    shas = []
+    for steps in (2, 4):
+        monkeypatch.setattr(training._Trainer, "_affordable", lambda _, n=steps: (n, 2))
+        made = build(recipe, tmp_path / "out")
+        assert made.manifest["recovery"]["distill"]["planned_steps"] == steps
+        shas.append(made.manifest["artifact"]["sha256"])
+        for place in (tmp_path / "out" / "work").glob("recover-*"):
+            shutil.rmtree(place)
+    assert shas[0] != shas[1]
+
+
+def test_a_search_holds_trained_models_against_the_dense_one(
+    tiny_folder, rows_file, tmp_path, monkeypatch
+):
+    from edgeprune import search
+
+    seen = []
+
+    def trial(recipe, *_args):
+        seen.append((recipe.sparsity, recipe.recover))
+        nats = {"value": 4 + recipe.sparsity}
+        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": nats}
+
+    monkeypatch.setattr(search, "trial", trial)
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",
+                    **QUICK)  # fmt: skip
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    found = search.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
+    assert found.dense == 4
+    assert seen[0] == (0.0, False)
+    assert all(recover for _, recover in seen[1:])
+
+
 def test_a_dense_model_can_be_trained_too(tiny_folder, rows_file, tmp_path):
     recipe = Recipe(
         model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0,
@@ -447,6 +528,7 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     [
         ({"recover_from": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
         ({"recover_rank": 8, "recover_selective": True}, "leave recover_rank out"),
+        ({"sparsity": 0}, "predicts as its teacher already"),
         ({"recover_rank": 8, "rounding": "feedback"}, "without recover_rank alone"),
         ({"recover_by": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"recover_budget": "soon"}, "is not a time such as 90s"),

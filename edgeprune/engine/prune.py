@@ -19,7 +19,7 @@ from edgeprune.engine.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, UsageError
 from edgeprune.files import read_json, write_json
 from edgeprune.fusion import TwoStreams
 from edgeprune.matrix import Pruning, prune_matrix, scores
@@ -91,6 +91,7 @@ def prune(
             behind see rounded weights. Not together with ``dense_statistics``.
 
     Raises:
+        UsageError: there are more processes than sequences.
         InputError: the architecture is unknown, a weight is not finite, or a row does not divide
             into groups of the pattern.
     """
@@ -98,7 +99,7 @@ def prune(
         return result
     store = BlockStore(folder)
     model = load_model(checkpoint)
-    _check_length(model, streams)
+    _check_streams(model, streams)
     walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
     stored = frozenset(checkpoint.weights().names())
     zeros = allocate(walk, streams, pruning, stored, folder, progress)
@@ -152,7 +153,13 @@ def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
     return _collect(checkpoint, store, done["files"])
 
 
-def _check_length(model: Any, streams: dict[str, Stream]) -> None:
+def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
+    fewest, processes = min(len(s.tokens) for s in streams.values()), parallel.world()[1]
+    if fewest < processes:
+        raise UsageError(
+            f"{processes} processes share streams of {fewest} sequences.",
+            "Launch fewer, or give more rows or --samples.",
+        )
     length = next(iter(streams.values())).tokens.shape[1]
     limit = getattr(model.config, "max_position_embeddings", length)
     if length > limit:

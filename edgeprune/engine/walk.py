@@ -28,6 +28,7 @@ class Walk:
         model: a causal language model, in whatever type it is stored.
         streams: ``general`` and ``task``; in a process group, each process takes its share.
         device: where blocks run; the model and the hidden states stay on the CPU.
+        alone: whether this process sees all sequences though there are others.
 
     Attributes:
         prefix: name of the list of blocks in the model.
@@ -36,13 +37,15 @@ class Walk:
         shapes: what each stream's hidden states look like.
     """
 
-    def __init__(self, model: Any, streams: dict[str, Stream], device: torch.device):
+    def __init__(
+        self, model: Any, streams: dict[str, Stream], device: torch.device, alone: bool = False
+    ):
         self.model = model
         self.prefix, self.blocks = decoder_blocks(model)
         self.device = device
         self.dtype = compute_dtype(device)
         self.streams = {
-            name: Stream(parallel.share(s.tokens), parallel.share(s.answers))
+            name: s if alone else Stream(parallel.share(s.tokens), parallel.share(s.answers))
             for name, s in streams.items()
         }
         self._samples = {name: len(stream.tokens) for name, stream in streams.items()}

@@ -101,8 +101,8 @@ def reconstruct(
         _clean_up(folder, store)
         return result
     place = pick_device(device)
-    dense = Walk(load_model(pruned.base), streams, place)
-    sparse = Walk(open_student(pruned, folder), streams, place)
+    dense = Walk(load_model(pruned.base), streams, place, alone=True)
+    sparse = Walk(open_student(pruned, folder), streams, place, alone=True)
     shapes = {f"{side}-{name}": shape for side in ("dense", "sparse")
               for name, shape in dense.shapes.items()}  # fmt: skip
     start, hidden = store.resume(shapes)

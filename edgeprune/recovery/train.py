@@ -19,7 +19,7 @@ from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.engine.parallel import add_up, least, wait, world
 from edgeprune.engine.weights import SURPRISING
-from edgeprune.errors import CheckFailed
+from edgeprune.errors import CheckFailed, InputError
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
 from edgeprune.progress import Progress
@@ -139,6 +139,7 @@ def train(
 
     Raises:
         CheckFailed: the loss is no number any more.
+        InputError: there is no token of an answer to learn or to judge by.
     """
     if result := finished(pruned, folder):
         clean_up(folder)
@@ -187,11 +188,20 @@ class _Trainer:
         self._parameters = self._student.parameters
         self._optimizer = MaskedAdamW(self._parameters, how.learning_rate, masked=how.rank is None)
         self._selection = Selection(self._parameters) if how.selective else None
+        self._begun = time.perf_counter()
         weights = token_weights(
             streams, self._teacher, how.answers, how.answer_weight, how.max_perplexity
         )
         tokens = {name: stream.tokens for name, stream in streams.items()}
         self._train, self._held_out = split(tokens, weights, how.task_share, how.seed)
+        for side in (self._train, self._held_out):
+            if "task" in side.weights and not side.weights["task"].any():
+                raise InputError(
+                    "No token of an answer has a perplexity of "
+                    f"{how.max_perplexity} or less to the dense model, in the sequences "
+                    f"{'trained on' if side is self._train else 'held out'}.",
+                    "Raise recover_max_perplexity, or set it to null.",
+                )
         self._rounding = Rounding(
             self._student.model, self._stored, grids, Weights(pruned.calibration)
         )
@@ -204,13 +214,12 @@ class _Trainer:
 
     def run(self, progress: Progress) -> Progressed:
         """Train to the end, or until the held-out loss has not fallen for three points."""
-        start = time.perf_counter()
         kept = (self._parameters, self._optimizer.inner, self._others)
         done = self._state.resume(*kept)
         if not done.steps:
             done.steps, done.points = self._how.steps or 0, _POINTS
             if not done.steps:
-                done.steps, done.points = self._affordable(start)
+                done.steps, done.points = self._affordable()
             self._point(done, None)
         interval = max(1, done.steps // done.points)
         losses: list[float] = []
@@ -236,14 +245,14 @@ class _Trainer:
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
         return stored_tensors(self._student.model, tensors, self._stored), scales
 
-    def _affordable(self, start: float) -> tuple[int, int]:
+    def _affordable(self) -> tuple[int, int]:
         """Steps and points that fit into what is left of the time; one step is timed for it."""
         for _ in range(2):  # the first allocates
             begin = time.perf_counter()
             self._gradients(0)
             self._optimizer.inner.zero_grad()
         seconds = time.perf_counter() - begin
-        left = (self._how.seconds - (time.perf_counter() - start)) / seconds
+        left = (self._how.seconds - (time.perf_counter() - self._begun)) / seconds
         judging = len(self._held_out.all()) / self._how.batch / 2  # in steps: no backward pass
         points = min(_POINTS, max(2, int(_JUDGING * left / judging)))
         return least(max(1, int(left - (points + 1) * judging))), least(points)
@@ -307,7 +316,12 @@ class _Trainer:
     def _point(self, done: Progressed, train: float | None) -> None:
         """Judge on the held-out sequences, and keep the weights if they are the best so far."""
         with self._rounding.in_place():
-            held_out = sum(self._loss(sample).item() for sample in self._held_out.all())
+            rank, size = world()
+            total = torch.zeros(1, dtype=torch.float64, device=self._device)
+            for sample in self._held_out.all()[rank::size]:
+                total += self._loss(sample)
+            add_up([total])  # so that all processes end together
+            held_out = float(total)
             rounded = bool(self._rounding.scales)
             done.curve.append(
                 {"step": done.step, "train": train, "held_out": held_out, "rounded": rounded}
