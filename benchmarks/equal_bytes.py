@@ -34,7 +34,7 @@ from runtime_tests.bench import Lengths, bench
 
 _WORK = Path("ablations/equal-bytes")
 _HEADINGS = (
-    "model", "type", "MB", "nats / answer token", "accuracy", "general perplexity",
+    "model", "type", "MB", "steps", "nats / answer token", "accuracy", "general perplexity",
     "decode, tokens/s", "prefill, tokens/s",
 )  # fmt: skip
 # One training each: zeros, whether the last steps train on a 4-bit grid, and the types it ends in.
@@ -94,11 +94,14 @@ def _trained(
     work = folder / name
     sparse = sparse_stage(recipe, checkpoint, data, work, Bars())
     assert sparse.checkpoint
+    assert sparse.training
+    steps = sparse.training["finetune"]["steps"]
     found = []
     for kind in types:
         one = recipe.model_copy(update={"type": kind, "allow_lossy_zeros": not recipe.sparsity})
         try:
             record = _written(one, sparse.checkpoint, data, folder / f"{name}-{kind}.gguf")
+            record["steps"] = steps
         except EdgepruneError as error:
             click.echo(f"{name} {kind}: {error}", err=True)
             write_json(folder / f"{name}-{kind}.json", {})
@@ -189,6 +192,7 @@ def _page(
             label,
             record["type"],
             f"{record['bytes'] / 1e6:.1f}",
+            str(record["steps"]),
             f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
             f"{accuracy['value']:.3f}",
             f"{record['general_perplexity']['value']:.1f}",
