@@ -472,7 +472,7 @@ def test_a_search_holds_trained_models_against_the_dense_one(
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",
                     **QUICK)  # fmt: skip
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    found = search.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
+    found, _ = search.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
     assert found.dense == 4
     assert seen[0] == (0.0, False)
     assert all(recover for _, recover in seen[1:])
