@@ -9,13 +9,12 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.no_amx import refuse
-
-refuse()  # before torch or llama.cpp asks
-
 from edgeprune.models import Checkpoint, open_checkpoint
 from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
+from tests.no_amx import refuse
+
+refuse()  # before torch or llama.cpp asks for it
 
 hypothesis.settings.register_profile("shared-machine", deadline=None)  # time says nothing here
 hypothesis.settings.load_profile("shared-machine")
