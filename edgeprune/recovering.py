@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeprune.quantization.grid import Grid
     from edgeprune.recovery.train import Training
 
-_VERSION = 3
+_VERSION = 4
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 512
 _REBUILT_ON = 64

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -13,6 +14,10 @@ from edgeprune.models import Checkpoint, open_checkpoint
 from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
 from tests.no_amx import refuse
+
+if TYPE_CHECKING:
+    from edgeprune.calibration.streams import Stream
+    from edgeprune.engine import PrunedCheckpoint
 
 refuse()  # before torch or llama.cpp asks for it
 
@@ -131,3 +136,34 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeprune.engine import walk
 
     monkeypatch.setattr(walk, "compute_dtype", lambda _device: torch.float32)
+
+
+def streams(samples: int, length: int = 32) -> "dict[str, Stream]":
+    """Random tokens of both streams; every other one belongs to an answer."""
+    import torch
+
+    from edgeprune.calibration.streams import Stream
+
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name in ("general", "task"):
+        tokens = torch.randint(10, 512, (samples, length), generator=generator)
+        found[name] = Stream(tokens, tokens % 2 == 0)
+    return found
+
+
+@pytest.fixture(scope="session")
+def pruned(
+    real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> "PrunedCheckpoint":
+    """A tiny model with half its weights gone."""
+    from edgeprune.engine import prune
+    from edgeprune.progress import Quiet
+    from edgeprune.recipe import Recipe
+    from edgeprune.stages import pruning
+
+    recipe = Recipe(task="medqa", method="wanda")
+    folder = tmp_path_factory.mktemp("pruned")
+    model = make_tiny(real_checkpoint, folder / "model", vocab_size=512)
+    checkpoint = open_checkpoint(str(model))
+    return prune(checkpoint, streams(2), pruning(recipe), folder / "work", Quiet(), "cpu")

@@ -29,7 +29,8 @@ class _MaskedLinear(Linear):
 
     def change(self) -> Tensor:
         """The adapters' product where the weight is not zero, (out, in)."""
-        return self.get_delta_weight(_ADAPTER) * (self.get_base_layer().weight != 0)
+        product = self.lora_B[_ADAPTER].weight @ self.lora_A[_ADAPTER].weight
+        return self.scaling[_ADAPTER] * product * (self.get_base_layer().weight != 0)
 
 
 class Adapters:
@@ -76,5 +77,5 @@ class Adapters:
     def changes(self, values: "Weights") -> dict[str, Tensor]:
         """What adapters of these ``values`` add to the matrices, by their names in the model."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(values.read(name))
-        return {name: layer.change().cpu() for name, layer in self._layers.items()}
+            parameter.data = values.read(name)
+        return {name: layer.change() for name, layer in self._layers.items()}

@@ -1,5 +1,6 @@
 """Which sequences a training step sees: a function of the step alone, so that a run can go on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,12 +34,15 @@ class Batches:
         weights: of predicting the next token from each position, (sequences, length - 1).
         shares: of each stream in the loss.
         seed: of the order.
+        factor: of the weights of a sequence of the task, which is asked when the sequence's turn
+            comes; None: 1.
     """
 
     tokens: dict[str, Tensor]
     weights: dict[str, Tensor]
     shares: dict[str, float]
     seed: int
+    factor: Callable[[Tensor], Tensor] | None = None
 
     def step(self, number: int, batch: int) -> list[Sample]:
         """Sequences of one step with their tokens' weights, which sum to 1 over the step.
@@ -70,6 +74,8 @@ class Batches:
 
     def _weighted(self, name: str, places: list[int], share: float) -> list[Sample]:
         weights = self.weights[name][places]
+        if self.factor and name == "task":
+            weights = weights * torch.stack([self.factor(self.tokens[name][p]) for p in places])
         weights = share * weights / weights.sum().clamp_min(1e-9)
         return [
             Sample(name, *pair) for pair in zip(self.tokens[name][places], weights, strict=True)
@@ -89,7 +95,11 @@ def is_held_out(sequences: int) -> Tensor:
 
 
 def split(
-    tokens: dict[str, Tensor], weights: dict[str, Tensor], task_share: float, seed: int
+    tokens: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    task_share: float,
+    seed: int,
+    factor: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Batches, Batches]:
     """What is trained on, and a held-out slice to judge by.
 
@@ -98,6 +108,7 @@ def split(
         weights: of predicting each token but the first, (sequences, length - 1).
         task_share: λ, the task stream's share of the loss; a stream with none is left out.
         seed: of the order.
+        factor: as `Batches.factor`.
 
     Returns:
         Training and held-out sequences; the same ones if a stream has but one.
@@ -111,5 +122,5 @@ def split(
             masks[name] = held if len(held) == 1 else held == side
         chosen = {name: tokens[name][mask] for name, mask in masks.items()}
         counted = {name: weights[name][mask] for name, mask in masks.items()}
-        sides.append(Batches(chosen, counted, shares, seed))
+        sides.append(Batches(chosen, counted, shares, seed, factor))
     return sides[0], sides[1]

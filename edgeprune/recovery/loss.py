@@ -1,7 +1,35 @@
 """What recovery minimises."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+_ROWS = 128  # at a time: vocabularies are long, and float32 of all tokens would fill the memory
+
+
+class _Divergence(torch.autograd.Function):
+    """The divergence and its gradient ``w (q - p)`` in one pass, in pieces."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), device=student.device)
+        for start in range(0, len(student), _ROWS):
+            rows = slice(start, start + _ROWS)
+            log_p = teacher[rows].float().log_softmax(-1)
+            log_q = student[rows].float().log_softmax(-1)
+            p, weight = log_p.exp(), weights[rows, None]
+            total += (torch.linalg.vecdot(p, log_p.sub_(log_q)) * weight[:, 0]).sum()
+            if gradient is not None:
+                gradient[rows] = log_q.exp_().sub_(p).mul_(weight)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].to(gradient.dtype), None, None
 
 
 def distillation(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
@@ -9,15 +37,13 @@ def distillation(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         student: logits, (tokens, vocabulary).
-        teacher: logits of the dense model, the same shape.
+        teacher: logits of the dense model, the same shape; they get no gradient.
         weights: of the tokens, (tokens,); if they sum to 1, the result is in nats per token.
 
     Returns:
-        A number, differentiable in ``student``.
+        A number in float32, differentiable in ``student``.
     """
-    log_p, log_q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
-    divergence = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
-    return (divergence * weights).sum()
+    return _Divergence.apply(student, teacher, weights)
 
 
 def likelihood(student: Tensor, following: Tensor, weights: Tensor) -> Tensor:
@@ -41,7 +67,7 @@ def hidden_distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) ->
     SquareHead of sparse fine-tuning (arXiv 2310.06927).
 
     Args:
-        student: hidden states of each layer, (1, tokens, width).
+        student: hidden states of each layer, (samples, length, width).
         teacher: the dense model's.
 
     Returns:

@@ -44,7 +44,7 @@ class MaskedAdamW:
             if masked and parameter.dim() > 1 and bool((parameter == 0).any())
         }
         self.inner = torch.optim.AdamW(
-            parameters.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            parameters.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
 
     def step(self, share: float) -> None:

@@ -4,13 +4,12 @@ The gradient of a rounded weight is taken for that of the weight itself (straigh
 Bengio et al., 1308.3432).
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeprune.models.hf import stored_names
 from edgeprune.models.layers import decoder_blocks, weight_matrices
@@ -23,7 +22,7 @@ from edgeprune.sparsity.weights import Weights
 class _Rounded:
     """A weight matrix that a whole parameter holds, (out, in), and what it is rounded to."""
 
-    parameter: nn.Parameter
+    stored: str  # its name in the checkpoint
     grid: Grid
     importance: Tensor  # (in,)
 
@@ -39,8 +38,8 @@ class Rounding:
         calibration: holds ``<name>.importance``, (in,), mean squares of the input.
 
     Attributes:
-        scales: by name, (out, in / block), fixed by `fit` for the rest of the training; empty
-            before.
+        scales: by name in the checkpoint, (out, in / block), fixed by `fit` for the rest of the
+            training; empty before.
     """
 
     def __init__(
@@ -55,41 +54,33 @@ class Rounding:
         prefix, blocks = decoder_blocks(model)
         for index, block in enumerate(blocks if grids else []):
             matrices = weight_matrices(block)
-            names = stored_names(model, f"{prefix}.{index}.", block, matrices, stored)
+            place = f"{prefix}.{index}."
+            names = stored_names(model, place, block, matrices, stored)
             for own, matrix in matrices.items():
                 name, parameter = names[own], block.get_parameter(matrix.parameter)
                 whole = not matrix.transposed and matrix.view(parameter).shape == parameter.shape
                 if name in grids and whole:
                     importance = calibration.read(f"{name}.importance").float()
-                    self._matrices[name] = _Rounded(
-                        parameter, grids[name], importance.to(parameter.device)
+                    self._matrices[place + matrix.parameter] = _Rounded(
+                        name, grids[name], importance.to(parameter.device)
                     )
 
     def __bool__(self) -> bool:
         return bool(self._matrices)
 
     @torch.no_grad()
-    def fit(self) -> None:
-        """Fix the scales that suit the weights as they are now."""
+    def fit(self, weights: Mapping[str, Tensor]) -> None:
+        """Fix the scales that suit the weights as they are now, by their names in the model."""
         for name, one in self._matrices.items():
-            weight = one.parameter.data
+            weight = weights[name].detach()
             importance = one.importance[:, None] * (weight != 0).T
-            self.scales[name] = one_by_one(weight, importance, one.grid)[1]
-
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Rounded weights in the model's parameters; the exact ones are back afterwards."""
-        exact = {name: self._matrices[name].parameter.data for name in self.scales}
-        for name in exact:
-            self._matrices[name].parameter.data = self._round(name)
-        try:
-            yield
-        finally:
-            for name, values in exact.items():
-                self._matrices[name].parameter.data = values
+            self.scales[one.stored] = one_by_one(weight, importance, one.grid)[1]
 
     @torch.no_grad()
-    def _round(self, name: str) -> Tensor:
-        one = self._matrices[name]
-        scale = self.scales[name].repeat_interleave(one.grid.block, dim=1)
-        return codes(one.grid, one.parameter.data, scale) * scale
+    def seen(self, name: str, weight: Tensor) -> Tensor:
+        """What the file holds of a weight, by its name in the model; the weight itself before."""
+        one = self._matrices.get(name)
+        if one is None or not self.scales:
+            return weight
+        scale = self.scales[one.stored].repeat_interleave(one.grid.block, dim=1)
+        return codes(one.grid, weight, scale) * scale

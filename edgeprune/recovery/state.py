@@ -95,7 +95,10 @@ class RunFolder:
             for name, parameter in parameters.items():
                 parameter.copy_(values[name])
                 kept = {m: t.to(device) for m, t in moments[name].items()}
-                optimizer.state[parameter] = {"step": torch.tensor(float(done.step)), **kept}
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(done.step), device=device),
+                    **kept,
+                }
         for name, tensor in tensors.items():
             kind, _, own = name.partition(":")
             if kind in others:

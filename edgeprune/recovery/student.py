@@ -1,17 +1,16 @@
 """The model that is trained, and which of a stream's tokens it learns from."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
-from edgeprune.engine.weights import perplexity
 from edgeprune.errors import InputError
 from edgeprune.models.layers import decoder_blocks
 from edgeprune.recovery.masked import open_student
+from edgeprune.recovery.masters import Masters
 from edgeprune.sparsity.weights import Weights
 
 
@@ -22,13 +21,13 @@ class Student:
         pruned: the pruned model.
         folder: a place for a moment's copy of it.
         device: where it is trained.
-        dtype: of weights that are not trained; trained ones are float32.
+        dtype: what it computes in.
         rank: of adapters; None: all of the blocks are trained.
         seed: of the adapters' first values.
 
     Attributes:
-        model: transformers' model.
-        parameters: what is trained, by name.
+        model: transformers' model, in ``dtype``.
+        masters: what is trained of it.
     """
 
     def __init__(
@@ -46,17 +45,19 @@ class Student:
         if rank:
             from edgeprune.recovery.adapters import Adapters
 
-            self.model.to(dtype)
             self._adapters = Adapters(self.model, rank, seed)
-            self.parameters = self._adapters.parameters
+            working = self._adapters.parameters
         else:
             prefix, _ = decoder_blocks(self.model)
-            self.parameters = {
+            working = {
                 name: parameter.requires_grad_(True)
                 for name, parameter in self.model.named_parameters()
                 if name.startswith(f"{prefix}.")
             }
         self.model.to(device)
+        self.masters = Masters(working)
+        for parameter in self.model.parameters():  # not the buffers: positions need their digits
+            parameter.data = parameter.data.to(dtype)
 
     def save_memory(self) -> None:
         """Keep no activations inside blocks (gradient checkpointing).
@@ -80,35 +81,26 @@ class Student:
             exact = open_student(self._pruned, self._folder)
             changes = self._adapters.changes(values)
             return {name: exact.get_parameter(name).data + c for name, c in changes.items()}
-        return {name: values.read(name) for name in self.parameters}
+        return {name: values.read(name) for name in self.masters.parameters}
 
 
 def token_weights(
-    streams: dict[str, Stream],
-    teacher: Any,
-    answers: bool,
-    answer_weight: float,
-    max_perplexity: float | None,
+    streams: dict[str, Stream], answers: bool, answer_weight: float
 ) -> dict[str, Tensor]:
     """How much predicting each token but the first counts, by stream.
 
     Args:
         streams: ``general`` and ``task``.
-        teacher: the dense model.
         answers: whether the task's answers alone are learnt, as `Training.answers`.
         answer_weight: of tokens of answers, where all are learnt; others weigh 1.
-        max_perplexity: of answers' tokens to the dense model; None: any.
 
     Returns:
         (sequences, length - 1) float32 each.
     """
     weights = {name: torch.ones(stream.tokens.shape)[:, 1:] for name, stream in streams.items()}
-    task = streams["task"]
-    wanted = task.answers[:, 1:]
-    if not answers:
+    wanted = streams["task"].answers[:, 1:]
+    if answers:
+        weights["task"] = wanted.float()
+    else:
         weights["task"][wanted] = answer_weight
-        return weights
-    if max_perplexity is not None:
-        wanted = wanted & (perplexity(teacher, task.tokens) <= max_perplexity)
-    weights["task"] = wanted.float()
     return weights

@@ -6,8 +6,9 @@ Where the file rounds weights to an integer grid, the last steps train what the 
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.engine.parallel import add_up, least, wait, world
-from edgeprune.engine.weights import SURPRISING
+from edgeprune.engine.weights import SURPRISING, perplexity
 from edgeprune.errors import CheckFailed, InputError
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
@@ -33,7 +34,8 @@ from edgeprune.recovery.state import Progressed, RunFolder
 from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
-_POINTS = 10  # of the loss curve, fewer in a short time; as often is everything kept
+_POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
+_APART = 8  # steps between points at least, where the number of steps is given
 _JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
 _PATIENCE = 3  # points without a better one, and training stops
 _ROUNDED_FROM = 0.6  # of the steps, if the file has grids
@@ -180,28 +182,22 @@ class _Trainer:
     ):
         self._stored = frozenset(pruned.base.weights().names())
         self._how, self._folder, self._device = how, folder, device
-        self._dtype = compute_dtype(device)
-        self._teacher = load_model(pruned.base).to(device, self._dtype)
-        self._student = Student(pruned, folder, device, self._dtype, how.rank, how.seed)
+        dtype = compute_dtype(device)
+        self._teacher = load_model(pruned.base, dtype).to(device).requires_grad_(False)
+        self._student = Student(pruned, folder, device, dtype, how.rank, how.seed)
         if how.save_memory:
             self._student.save_memory()
-        self._parameters = self._student.parameters
+        self._parameters = self._student.masters.parameters
         self._optimizer = MaskedAdamW(self._parameters, how.learning_rate, masked=how.rank is None)
         self._selection = Selection(self._parameters) if how.selective else None
         self._begun = time.perf_counter()
-        weights = token_weights(
-            streams, self._teacher, how.answers, how.answer_weight, how.max_perplexity
+        self._train, self._held_out = split(
+            {name: stream.tokens for name, stream in streams.items()},
+            token_weights(streams, how.answers, how.answer_weight),
+            how.task_share,
+            how.seed,
+            self._known if how.answers and how.max_perplexity is not None else None,
         )
-        tokens = {name: stream.tokens for name, stream in streams.items()}
-        self._train, self._held_out = split(tokens, weights, how.task_share, how.seed)
-        for side in (self._train, self._held_out):
-            if "task" in side.weights and not side.weights["task"].any():
-                raise InputError(
-                    "No token of an answer has a perplexity of "
-                    f"{how.max_perplexity} or less to the dense model, in the sequences "
-                    f"{'trained on' if side is self._train else 'held out'}.",
-                    "Raise recover_max_perplexity, or set it to null.",
-                )
         self._rounding = Rounding(
             self._student.model, self._stored, grids, Weights(pruned.calibration)
         )
@@ -211,15 +207,17 @@ class _Trainer:
         }
         self._state = RunFolder(folder)
         self._best = folder / _BEST
+        self._judged: list[Sample] = []
 
     def run(self, progress: Progress) -> Progressed:
         """Train to the end, or until the held-out loss has not fallen for three points."""
         kept = (self._parameters, self._optimizer.inner, self._others)
         done = self._state.resume(*kept)
+        self._show()
+        self._judged = self._held_out.all()
         if not done.steps:
-            done.steps, done.points = self._how.steps or 0, _POINTS
-            if not done.steps:
-                done.steps, done.points = self._affordable()
+            self._refuse_silence()
+            done.steps, done.points = self._planned()
             self._point(done, None)
         interval = max(1, done.steps // done.points)
         losses: list[float] = []
@@ -245,15 +243,19 @@ class _Trainer:
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
         return stored_tensors(self._student.model, tensors, self._stored), scales
 
-    def _affordable(self) -> tuple[int, int]:
-        """Steps and points that fit into what is left of the time; one step is timed for it."""
+    def _planned(self) -> tuple[int, int]:
+        """Steps and points of the curve: asked for, or what fits into the time that is left."""
+        if steps := self._how.steps:
+            return steps, min(_POINTS, max(2, steps // _APART))
         for _ in range(2):  # the first allocates
             begin = time.perf_counter()
             self._gradients(0)
-            self._optimizer.inner.zero_grad()
+            self._optimizer.step(0.0)  # moves nothing
+            self._show()
+        self._optimizer.inner.state.clear()
         seconds = time.perf_counter() - begin
         left = (self._how.seconds - (time.perf_counter() - self._begun)) / seconds
-        judging = len(self._held_out.all()) / self._how.batch / 2  # in steps: no backward pass
+        judging = len(self._judged) / self._how.batch / 2  # in steps: no backward pass
         points = min(_POINTS, max(2, int(_JUDGING * left / judging)))
         return least(max(1, int(left - (points + 1) * judging))), least(points)
 
@@ -264,6 +266,7 @@ class _Trainer:
         self._optimizer.step(schedule(done.step, done.steps))
         if self._selection:
             self._selection.pull_back()
+        self._show()
         done.step += 1
         if not math.isfinite(loss):
             raise CheckFailed(
@@ -275,63 +278,89 @@ class _Trainer:
     def _begin_rounding(self, done: Progressed) -> None:
         """From here on, weights on a grid are trained; those before were not what a file holds."""
         if self._rounding and not self._rounding.scales:
-            self._rounding.fit()
+            self._rounding.fit(self._parameters)
+            self._show()
             done.best = float("inf")
             self._point(done, None)
 
+    def _show(self) -> None:
+        """The student computes with the weights as they are now, rounded if that has begun."""
+        self._student.masters.show(self._rounding.seen)
+
     def _gradients(self, step: int) -> float:
+        """Of one step's loss, into the masters; in a process group all get the same."""
         rank, size = world()
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
-        with self._rounding.in_place():
-            for sample in self._train.step(step, self._how.batch)[rank::size]:
-                loss = self._loss(sample)
-                loss.backward()
-                total += loss.detach()
-        if size > 1:
-            for parameter in self._parameters.values():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
+        for samples in self._together(self._train.step(step, self._how.batch)[rank::size]):
+            loss = self._loss(samples)
+            loss.backward()
+            total += loss.detach()
+        self._student.masters.take_gradients()
+        add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
         return float(total)
 
-    def _loss(self, sample: Sample) -> Tensor:
-        ids, weights = sample.tokens[None].to(self._device), sample.weights.to(self._device)
+    def _together(self, samples: list[Sample]) -> Iterator[list[Sample]]:
+        """Batches for one pass: of one stream each, or sequences alone to save memory."""
+        if self._how.save_memory:
+            yield from ([sample] for sample in samples)
+        else:
+            for _, same in groupby(samples, lambda sample: sample.stream):
+                yield list(same)
+
+    def _loss(self, samples: list[Sample]) -> Tensor:
+        """Of sequences of one stream."""
+        ids = torch.stack([sample.tokens for sample in samples]).to(self._device)
+        weights = torch.stack([sample.weights for sample in samples]).to(self._device)
         how = {"use_cache": False, "output_hidden_states": self._how.hidden_weight > 0}
-        learns_answers = self._how.answers and sample.stream == "task"
-        with torch.autocast(self._device.type, self._dtype, self._dtype != torch.float32):
-            student = self._student.model(input_ids=ids, **how)
-            if not learns_answers:
-                with torch.no_grad():
-                    teacher = self._teacher(input_ids=ids, **how)
-        if learns_answers:
+        student = self._student.model(input_ids=ids, **how)
+        if self._how.answers and samples[0].stream == "task":
             some = weights > 0
-            return likelihood(student.logits[0, :-1][some], ids[0, 1:][some], weights[some])
-        loss = distillation(student.logits[0, :-1], teacher.logits[0, :-1], weights)
+            return likelihood(student.logits[:, :-1][some], ids[:, 1:][some], weights[some])
+        with torch.no_grad():
+            teacher = self._teacher(input_ids=ids, **how)
+        ours, theirs = (made.logits[:, :-1].flatten(0, 1) for made in (student, teacher))
+        loss = distillation(ours, theirs, weights.flatten())
         if self._how.hidden_weight:
             distance = hidden_distance(student.hidden_states, teacher.hidden_states)
             loss = loss + self._how.hidden_weight * weights.sum() * distance
         return loss
 
+    def _known(self, tokens: Tensor) -> Tensor:
+        """Whether the dense model finds each token but the first easy enough to be learnt."""
+        limit = self._how.max_perplexity or math.inf
+        return perplexity(self._teacher, tokens[None])[0] <= limit
+
+    def _refuse_silence(self) -> None:
+        """Raise where nothing can be judged by: then hardly anything can be learnt either."""
+        task = [sample.weights for sample in self._judged if sample.stream == "task"]
+        if task and not torch.stack(task).any():
+            limit = self._how.max_perplexity
+            easy = f" has a perplexity of {limit} or less to the dense model" if limit else ""
+            raise InputError(
+                f"No token of an answer{easy} in the {len(task)} held-out sequences of the task.",
+                "Raise recover_max_perplexity, or set it to null."
+                if limit
+                else "Give longer sequences (length), or more rows of the task.",
+            )
+
     @torch.no_grad()
     def _point(self, done: Progressed, train: float | None) -> None:
         """Judge on the held-out sequences, and keep the weights if they are the best so far."""
-        with self._rounding.in_place():
-            rank, size = world()
-            total = torch.zeros(1, dtype=torch.float64, device=self._device)
-            for sample in self._held_out.all()[rank::size]:
-                total += self._loss(sample)
-            add_up([total])  # so that all processes end together
-            held_out = float(total)
-            rounded = bool(self._rounding.scales)
-            done.curve.append(
-                {"step": done.step, "train": train, "held_out": held_out, "rounded": rounded}
-            )
-            if held_out < done.best:
-                done.best = held_out
-                if world()[0] == 0:
-                    with atomic_path(self._best) as path:
-                        tensors = {n: p.detach().cpu() for n, p in self._parameters.items()}
-                        save_tensors(path, tensors)
+        rank, size = world()
+        total = torch.zeros(1, dtype=torch.float64, device=self._device)
+        for sample in self._judged[rank::size]:
+            total += self._loss([sample])
+        add_up([total])  # so that all processes end together
+        held_out, rounded = float(total), bool(self._rounding.scales)
+        done.curve.append(
+            {"step": done.step, "train": train, "held_out": held_out, "rounded": rounded}
+        )
+        if held_out < done.best:
+            done.best = held_out
+            if rank == 0:
+                best = {n: self._rounding.seen(n, p.data).cpu() for n, p in self._parameters.items()}
+                with atomic_path(self._best) as path:
+                    save_tensors(path, best)
 
     def _risen(self, done: Progressed) -> bool:
         if self._rounding and not self._rounding.scales:
