@@ -40,7 +40,7 @@ class Variant:
         """The base recipe with this variant's settings."""
         values = base.model_dump(exclude={"sparsity", "pattern"}) | {"seed": seed}
         if self.method == DENSE:
-            values["recover"] = False
+            values = {name: value for name, value in values.items() if "recover" not in name}
         else:
             values["method"] = self.method
         if self.fusion:

@@ -139,13 +139,16 @@ class Recipe(BaseModel):
     )
     recover_batch: int = Field(4, ge=1, description="sequences a training step")
     recover_learning_rate: float = Field(
-        1e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
+        3e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
     )
     recover_max_perplexity: float | None = Field(
         2.5, gt=1,
         description="finetune: leave out tokens of answers that the dense model finds harder than "
         "this; null: learn all",
     )  # fmt: skip
+    recover_text_share: float = Field(
+        0.5, ge=0, le=1, description="general text's own tokens in its loss, beside the dense model"
+    )
     recover_hidden_weight: float = Field(
         0.0, ge=0, description="of matching hidden states, beside the dense model's predictions"
     )
@@ -305,6 +308,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _recovery_fits(self) -> Self:
         if not self.recover:
+            self._refuse_idle_training()
             return self
         if self.recover_from is not None and (
             self.pattern != UNSTRUCTURED or self.recover_from >= self.sparsity
@@ -327,6 +331,13 @@ class Recipe(BaseModel):
                 "and 'finetune' without recover_rank alone"
             )
         return self
+
+    def _refuse_idle_training(self) -> None:
+        for name, field in type(self).model_fields.items():
+            if name.startswith("recover_") and getattr(self, name) != field.get_default(
+                call_default_factory=True
+            ):
+                raise ValueError(f"{name} is a setting of training: add --recover, or leave it out")
 
     @model_validator(mode="after")
     def _sparsity_follows_pattern(self) -> Self:

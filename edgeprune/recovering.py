@@ -240,6 +240,7 @@ def _training(recipe: Recipe, way: str) -> "Training":
         batch=recipe.recover_batch,
         learning_rate=recipe.recover_learning_rate,
         task_share=recipe.fusion_lambda,
+        text_share=recipe.recover_text_share,
         answer_weight=recipe.answer_weight,
         hidden_weight=recipe.recover_hidden_weight,
         selective=recipe.recover_selective,

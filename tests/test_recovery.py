@@ -69,15 +69,25 @@ def whole(pruned, tmp_path_factory) -> bytes:
     return train(pruned, tmp_path_factory.mktemp("whole")).checkpoint.files[-1].read_bytes()
 
 
-def test_the_loss_is_torchs_divergence():
+def test_the_loss_is_torchs_divergence_and_entropy():
+    """More tokens than go through at a time; its gradient is the one that torch derives."""
     generator = torch.Generator().manual_seed(1)
-    student, teacher = (torch.randn(5, 7, generator=generator) for _ in range(2))
-    weights = torch.tensor([0.1, 0.2, 0.0, 0.3, 0.4])
-    rows = torch.nn.functional.kl_div(
-        student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none"
-    ).sum(-1)
-    assert torch.allclose(distillation(student, teacher, weights), (rows * weights).sum())
-    assert distillation(teacher, teacher, weights).abs() < 1e-6
+    student, teacher = (torch.randn(300, 7, generator=generator) for _ in range(2))
+    weights, text = (torch.rand(300, generator=generator) for _ in range(2))
+    following = torch.randint(7, (300,), generator=generator)
+    student.requires_grad_(True)
+    functional = torch.nn.functional
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    divergence = functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+    entropy = functional.cross_entropy(student, following, reduction="none")
+    expected = ((1 - text) * divergence + text * entropy) @ weights
+    found = distillation(student, teacher, following, text, weights)
+    assert torch.allclose(found, expected)
+    (wanted,) = torch.autograd.grad(3 * expected, student)
+    (given,) = torch.autograd.grad(3 * found, student)
+    assert torch.allclose(given, wanted, atol=1e-6)
+    alike = distillation(teacher, teacher, following, torch.zeros(300), weights)
+    assert alike.abs() < 1e-4
 
 
 def test_the_likelihood_and_the_distance_are_what_torch_says():
@@ -225,7 +235,9 @@ def test_answers_that_all_surprise_are_an_error(pruned, tmp_path):
         train(pruned, tmp_path, answers=True, max_perplexity=1.01)
 
 
-def test_recomputed_activations_give_the_same_weights(pruned, whole, tmp_path, monkeypatch):
+def test_recomputed_activations_give_the_same_weights(pruned, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "compute_dtype", lambda _device: torch.float32)
+    kept = load_file(train(pruned, tmp_path / "kept").checkpoint.files[-1])
     real, blocks = Student.save_memory, []
 
     def counted(self):
@@ -240,11 +252,10 @@ def test_recomputed_activations_give_the_same_weights(pruned, whole, tmp_path, m
             block._gradient_checkpointing_func = again
 
     monkeypatch.setattr(Student, "save_memory", counted)
-    found = train(pruned, tmp_path, save_memory=True)
+    found = train(pruned, tmp_path / "again", save_memory=True)
     assert len(blocks) >= 2 * STEPS
-    ours, theirs = Weights([found.checkpoint.files[-1]]), load(whole)
-    for name in ours.names():
-        assert torch.allclose(ours.read(name), theirs[name], atol=1e-5)
+    for name, tensor in load_file(found.checkpoint.files[-1]).items():
+        assert torch.allclose(tensor, kept[name], atol=1e-4), name
 
 
 def test_selective_updates_move_less(pruned, whole, tmp_path):

@@ -174,6 +174,7 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
         ({"recover_by": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"recover_budget": "soon"}, "is not a time such as 90s"),
         ({"recover_by": "distil"}, "did you mean distill"),
+        ({"recover": False, "recover_from": 0.4}, "recover_from is a setting of training: add"),
     ],
 )
 def test_recipes_that_make_no_sense(values, said):

@@ -57,6 +57,8 @@ class Training:
         batch: sequences a step.
         learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
         task_share: λ, of the task stream in the loss.
+        text_share: of the text's own tokens in the loss of general text, beside the dense model's
+            predictions.
         answer_weight: when distilling, of tokens of the task's answers; others weigh 1.
         hidden_weight: of matching the dense model's hidden states, beside its predictions.
         selective: pull weights back to where they were as far as they matter there
@@ -72,8 +74,9 @@ class Training:
     seconds: float = 600.0
     steps: int | None = None
     batch: int = 4
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     task_share: float = 0.5
+    text_share: float = 0.5
     answer_weight: float = 1.0
     hidden_weight: float = 0.0
     selective: bool = False
@@ -300,26 +303,37 @@ class _Trainer:
         return float(total)
 
     def _together(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """Batches for one pass: of one stream each, or sequences alone to save memory."""
+        """Batches for one pass, each of one loss; sequences alone to save memory."""
         if self._how.save_memory:
             yield from ([sample] for sample in samples)
         else:
-            for _, same in groupby(samples, lambda sample: sample.stream):
+            for _, same in groupby(samples, self._teaches_answers):
                 yield list(same)
 
+    def _teaches_answers(self, sample: Sample) -> bool:
+        return self._how.answers and sample.stream == "task"
+
     def _loss(self, samples: list[Sample]) -> Tensor:
-        """Of sequences of one stream."""
+        """Of sequences that have the same kind of loss."""
         ids = torch.stack([sample.tokens for sample in samples]).to(self._device)
         weights = torch.stack([sample.weights for sample in samples]).to(self._device)
         how = {"use_cache": False, "output_hidden_states": self._how.hidden_weight > 0}
         student = self._student.model(input_ids=ids, **how)
-        if self._how.answers and samples[0].stream == "task":
+        if self._teaches_answers(samples[0]):
             some = weights > 0
             return likelihood(student.logits[:, :-1][some], ids[:, 1:][some], weights[some])
         with torch.no_grad():
             teacher = self._teacher(input_ids=ids, **how)
+        shares = {"general": self._how.text_share, "task": 0.0}
+        text = torch.tensor([shares[sample.stream] for sample in samples], device=self._device)
         ours, theirs = (made.logits[:, :-1].flatten(0, 1) for made in (student, teacher))
-        loss = distillation(ours, theirs, weights.flatten())
+        loss = distillation(
+            ours,
+            theirs,
+            ids[:, 1:].flatten(),
+            text.repeat_interleave(weights.shape[1]),
+            weights.flatten(),
+        )
         if self._how.hidden_weight:
             distance = hidden_distance(student.hidden_states, teacher.hidden_states)
             loss = loss + self._how.hidden_weight * weights.sum() * distance
@@ -358,7 +372,8 @@ class _Trainer:
         if held_out < done.best:
             done.best = held_out
             if rank == 0:
-                best = {n: self._rounding.seen(n, p.data).cpu() for n, p in self._parameters.items()}
+                seen = self._rounding.seen
+                best = {name: seen(name, p.data).cpu() for name, p in self._parameters.items()}
                 with atomic_path(self._best) as path:
                     save_tensors(path, best)
 
