@@ -15,6 +15,17 @@ def rebuild(pruned, folder, **changes):
     return reconstruct.reconstruct(pruned, streams(5), how, folder, Quiet(), "cpu")
 
 
+def test_sinks_count_as_one_token_each():
+    wanted = torch.ones(2, 8, 4)
+    wanted[:, 0] *= 1000
+    wanted[:, 1] *= 0.01  # below the median, which is 1
+    made = wanted.clone()
+    made[:, 0] *= 1.1
+    made[:, 1] += 0.1
+    made[:, 2] += 0.1
+    assert reconstruct.relative_error(made, wanted).item() == pytest.approx(3 * 0.01 / 8, rel=1e-3)
+
+
 def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
     found = rebuild(pruned, tmp_path)
     assert set(found.errors) == {f"{i}.{name}" for i in (0, 1) for name in ("self_attn", "mlp")}
@@ -59,4 +70,4 @@ def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path, monkeyp
     monkeypatch.setattr(reconstruct.time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(reconstruct._Block, "rebuild", rebuild_one)
     rebuild(pruned, tmp_path, steps=None, seconds=40)
-    assert seen == [40 / 2 / 2 - round(5 * 10 / 8 / 3)] * 2
+    assert seen == [40 / 2 / 2 - round(6 * 10 / 8 / 3)] * 2

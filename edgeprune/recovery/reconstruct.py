@@ -55,7 +55,8 @@ class Rebuilt:
 
     Attributes:
         checkpoint: with the rebuilt weights.
-        errors: by submodule, relative squared error of its output before and after.
+        errors: by submodule, relative squared error of its output before and after, mean over
+            tokens.
     """
 
     checkpoint: PrunedCheckpoint
@@ -148,6 +149,10 @@ def _clean_up(folder: Path, store: BlockStore) -> None:
     (folder / "plan.json").unlink(missing_ok=True)
 
 
+class _Reached(Exception):
+    """The submodule whose output was wanted has given it."""
+
+
 class _Block:
     """One block of both models, and the hidden states before it."""
 
@@ -168,15 +173,16 @@ class _Block:
 
     def affordable(self, blocks: int) -> int:
         """Steps for each submodule that fit into the time, by what two of them take here."""
-        name, module = next(iter(self._submodules().items()))
-        targets = self._targets(name)
-        module.requires_grad_(True)
-        for _ in range(2):  # the first allocates
-            begin = time.perf_counter()
-            self._loss(name, targets, range(min(_BATCH, self._count))).backward()
-        seconds = time.perf_counter() - begin
-        module.requires_grad_(False).zero_grad()
-        left = self._how.seconds / blocks / len(self._submodules())
+        seconds = 0.0
+        for name, module in self._submodules().items():
+            targets = self._targets(name)
+            module.requires_grad_(True)
+            for _ in range(2):  # the first allocates
+                begin = time.perf_counter()
+                self._loss(name, targets, range(min(_BATCH, self._count))).backward()
+            seconds += time.perf_counter() - begin
+            module.requires_grad_(False).zero_grad()
+        left = self._how.seconds / blocks
         return max(_LEAST_STEPS, int(left / seconds) - _passes(self._count))
 
     def rebuild(self, steps: int) -> dict[str, tuple[float, float]]:
@@ -184,10 +190,9 @@ class _Block:
         errors = {}
         for name, module in self._submodules().items():
             targets = self._targets(name)
-            power = max(float(targets.float().square().mean()), _LEAST_POWER)
-            before = self._error(name, targets) / power
+            before = self._error(name, targets)
             self._train(name, module, targets, steps)
-            after = self._error(name, targets) / power
+            after = self._error(name, targets)
             if not math.isfinite(after):
                 raise CheckFailed(f"Rebuilding {name} of block {self._index} diverged.")
             errors[f"{self._index}.{name}"] = (before, after)
@@ -226,7 +231,7 @@ class _Block:
         part = torch.cat([self._sample("sparse", i) for i in samples])
         wanted = torch.cat([targets[i : i + 1] for i in samples])
         made = self._output(self.block, name, part)
-        return (made.float() - wanted.to(made.device).float()).square().mean()
+        return relative_error(made, wanted.to(made.device))
 
     @torch.no_grad()
     def _targets(self, name: str) -> Tensor:
@@ -238,17 +243,20 @@ class _Block:
         return torch.cat([part.to("cpu", self._walk.dtype) for part in parts])
 
     def _output(self, block: nn.Module, name: str, states: Tensor) -> Tensor:
-        """Of a submodule while the block runs on (batch, length, width)."""
+        """Of a submodule, from what comes into the block, (batch, length, width)."""
         seen: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: object, output: object) -> None:
             seen.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
+            raise _Reached
 
         hook = block.get_submodule(name).register_forward_hook(keep)
         device, dtype = self._walk.device, self._walk.dtype
         try:
             with torch.autocast(device.type, dtype, dtype != torch.float32):
                 self._walk.call(self._index, len(states)).run(block, states.to(device))
+        except _Reached:  # nothing needs the rest of the block
+            pass
         finally:
             hook.remove()
         return seen[0]
@@ -259,6 +267,26 @@ class _Block:
                 return states[number : number + 1]
             number -= len(states)
         raise IndexError(number)
+
+
+def relative_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over tokens of the squared error, relative to the power of what is wanted there.
+
+    Attention sinks give outputs a thousand times above all others: in a plain mean they would be
+    all that is learnt. Tokens below the median count as if they were there, as small ones hardly
+    change what follows.
+
+    Args:
+        made: (samples, length, width).
+        wanted: the same shape.
+
+    Returns:
+        A number, differentiable in ``made``.
+    """
+    wanted = wanted.float()
+    power = wanted.square().mean(-1)
+    power = power.clamp_min(power.median().clamp_min(_LEAST_POWER))
+    return ((made.float() - wanted).square().mean(-1) / power).mean()
 
 
 def _order(count: int, steps: int) -> Iterator[list[int]]:
@@ -275,5 +303,9 @@ def _chunks(items: Any, size: int) -> Iterator[Any]:
 
 
 def _passes(count: int) -> int:
-    """What the passes without gradients cost, in steps: targets, and errors four times."""
-    return round(5 * count / _BATCH / 3)
+    """What the passes without gradients cost, in steps.
+
+    Targets, errors four times, and the way to the next block, through both models for both
+    submodules.
+    """
+    return round(6 * count / _BATCH / 3)
