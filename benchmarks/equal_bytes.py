@@ -3,7 +3,7 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --budget 5m --minutes 90
 
 Every model, sparse or dense, gets the same training on the same rows for the same time: fine-tuning
-on the task's answers with general text distilled from the dense model. Writes docs/equal-bytes.md
+on the task's answers, with general text beside them. Writes docs/equal-bytes.md
 and docs/equal-bytes.svg with what was measured; rows that are known from an earlier run are only
 read.
 """
@@ -167,14 +167,16 @@ def _page(
         "",
         f"Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct on {task}; every model was "
         f"trained for {budget} on the same rows: fine-tuned on the task's answers, general text "
-        "distilled from the dense model. Sparse ones were pruned before it (alps_fast, mix) and "
+        "learnt half from the dense model's predictions and half from its own tokens. Sparse ones were "
+        "pruned before it (alps_fast, mix) and "
         "are packed; Q4_0 files, sparse and dense, are trained on their grid in the last 40 % of "
         "the steps; types without a grid are quantised by ggml with the importances of the "
         "calibration data. SmolLM2's rows of 576 do not divide by 256: as in llama.cpp, K and IQ "
         "types give way to larger ones in most tensors. Bytes are those of the file. "
         f"{rows} evaluation rows with 95 % intervals over them; 6,144 tokens of WikiText-2; speeds "
         f"of {rounds} rounds in which all took turns, dense files in stock llama.cpp, sparse ones "
-        "with edgeprune's kernels. **Bold**: no smaller file is as good at the task.",
+        "with edgeprune's kernels. **Bold**: no smaller file is as good at the task. In the plot, "
+        "filled marks are sparse.",
         "",
         sentence(),
         "",
@@ -211,7 +213,8 @@ def _plot(records: list[dict[str, Any]]) -> str:
     ):
         marks = [
             plots.Mark(
-                f"{_label(r)} {r['type']}", r["bytes"] / 1e6, r[measure]["value"],
+                (f"{_label(r)} " if r["sparsity"] else "") + r["type"],
+                r["bytes"] / 1e6, r[measure]["value"],
                 not r["sparsity"],
                 _on_front(r, records, measure),
             )

@@ -81,6 +81,9 @@ def _page(found: dict[str, dict[Variant, dict[str, Any]]], samples: int, rows: i
         "WikiText-2 test. ± is the 95 % interval over rows for one seed, the standard deviation "
         "over seeds for more.",
         "",
+        "What training brings after it: [recovery.md](recovery.md). Sparse against dense quantised "
+        "files, all trained alike: [equal-bytes.md](equal-bytes.md).",
+        "",
         sentence(),
     ]
     for task, records in found.items():

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+from adjustText import adjust_text
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import ScalarFormatter
 
 _GREY = "#808890"  # readable on white and on black
 _DENSE, _PRUNED = "#7a8ca5", "#d9622b"
 _COLOURS = {"dense": _DENSE, "pruned": _PRUNED}
+_WIDE = 2.0  # a span of values, as a factor, that is shown on a logarithmic axis
+_LABEL_STEPS = 300  # of moving labels apart
 # Ids that matplotlib gives every element: no use on a page that holds several plots.
 _COUNTED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _MATRIX = re.compile(r"\.(\d+)\.(.+)\.weight$")
@@ -244,16 +248,23 @@ def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
                 colour = _DENSE if mark.dense else _PRUNED
                 face = "none" if mark.dense else colour
                 axes.scatter(mark.x, mark.y, s=28, edgecolors=colour, facecolors=face, zorder=3)
-                axes.annotate(
-                    mark.label, (mark.x, mark.y), xytext=(3, 4), textcoords="offset points",
-                    fontsize=7,
-                )  # fmt: skip
             axes.set(xlabel=x, ylabel=y)
+            heights = [mark.y for mark in marks]
+            if min(heights) > 0 and max(heights) > _WIDE * min(heights):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(ScalarFormatter())
+                axes.yaxis.set_minor_formatter(ScalarFormatter())
             axes.margins(0.15)
+            axes.figure.draw_without_rendering()  # labels keep clear of where things will be
+            adjust_text(
+                [axes.text(mark.x, mark.y, mark.label, fontsize=7) for mark in marks], ax=axes,
+                expand=(1.1, 1.5), iter_lim=_LABEL_STEPS,
+                arrowprops={"arrowstyle": "-", "color": _GREY, "lw": 0.5},
+            )  # fmt: skip
 
         return on
 
-    return _svg(*(draw(*panel) for panel in panels), height=3.4)
+    return _svg(*(draw(*panel) for panel in panels), height=4.0)
 
 
 def history(labels: Sequence[str], lines: dict[str, list[dict[str, float]]]) -> str:
