@@ -167,9 +167,8 @@ def _page(
         "",
         f"Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct on {task}; every model was "
         f"trained for {budget} on the same rows: fine-tuned on the task's answers, general text "
-        "learnt half from the dense model's predictions and half from its own tokens. Sparse ones were "
-        "pruned before it (alps_fast, mix) and "
-        "are packed; Q4_0 files, sparse and dense, are trained on their grid in the last 40 % of "
+        "learnt half from the dense model's predictions and half from its own tokens. Sparse ones "
+        "were pruned before it (alps_fast, mix) and are packed; Q4_0 files, sparse and dense, are trained on their grid in the last 40 % of "
         "the steps; types without a grid are quantised by ggml with the importances of the "
         "calibration data. SmolLM2's rows of 576 do not divide by 256: as in llama.cpp, K and IQ "
         "types give way to larger ones in most tensors. Bytes are those of the file. "
