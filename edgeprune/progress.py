@@ -22,6 +22,9 @@ class Stage(Protocol):
     def advance(self, steps: int = 1) -> None:
         """Say that ``steps`` more steps are done."""
 
+    def expect(self, total: int) -> None:
+        """Say that there are ``total`` steps, other than it was thought."""
+
 
 class Progress(Protocol):
     """What long-running functions report to."""
@@ -35,6 +38,9 @@ class Progress(Protocol):
 
 class _Silent:
     def advance(self, steps: int = 1) -> None:
+        pass
+
+    def expect(self, total: int) -> None:
         pass
 
 
@@ -85,3 +91,6 @@ class _Bar:
 
     def advance(self, steps: int = 1) -> None:
         self._bars.advance(self._task, steps)
+
+    def expect(self, total: int) -> None:
+        self._bars.update(self._task, total=total)

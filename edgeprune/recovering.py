@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
     from edgeprune.quantization.grid import Grid
-    from edgeprune.recovery.train import Training
+    from edgeprune.recovery.settings import Training
 
 _VERSION = 4
 # Sequences of each stream, fewer if its rows are used up.
@@ -230,7 +230,7 @@ def _train(
 
 
 def _training(recipe: Recipe, way: str) -> "Training":
-    from edgeprune.recovery.train import Training
+    from edgeprune.recovery.settings import Training
 
     return Training(
         answers=way == "finetune",

@@ -1,6 +1,7 @@
 """Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
 
 import itertools
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -347,14 +348,76 @@ def test_damaged_state_begins_anew(pruned, whole, tmp_path, monkeypatch):
 
 
 def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
-    """A clock that goes on by one second each time it is looked at: a step takes one."""
+    """A clock that goes on by one second each time it is looked at."""
     clock = itertools.count()
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
     how = training.Training(seconds=30, batch=1)
     found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
-    # Of 30 s, 4 have gone. A point reads 2 sequences without a backward pass, as long as a step, so
-    # that 3 take 15 % of the time; one more comes before the first step.
-    assert found.planned == 30 - 4 - (3 + 1)
+    # Of 30 s, 4 have gone when a step has taken one. A point reads 2 sequences without a backward
+    # pass, as long as a step, so that 3 take 15 % of the time; one more comes before the first
+    # step. That makes 22 steps, and a point each 7. But these 7 took 1 s, and 7 s have gone.
+    assert found.curve[1]["step"] == (30 - 4 - (3 + 1)) // 3
+    assert found.planned == 7 + int((30 - 7) / (1 / 7) - 3)
+
+
+def paced(monkeypatch, seconds):
+    """A clock of so many seconds a step, by turns; six minutes are left and nine steps fit in."""
+    real, paces = training._Trainer._timed_step, itertools.cycle(seconds)
+
+    def timed_step(self):
+        real(self)
+        return next(paces)
+
+    monkeypatch.setattr(training._Trainer, "_timed_step", timed_step)
+    monkeypatch.setattr(training._Trainer, "_left", lambda _self: 360.0)
+    monkeypatch.setattr(training._Trainer, "_plan_again", lambda *_: None)
+
+
+def test_blocks_are_compiled_where_that_is_faster(pruned, tmp_path, monkeypatch):
+    paced(monkeypatch, [60.0, 36.0, 36.0])
+    how = training.Training(seconds=1.0, batch=2, learning_rate=1e-3)
+    real = training._Trainer._step
+
+    def run(folder, stop_at=None):
+        def step(self, done):
+            assert done.compiled
+            blocks = decoder_blocks(self._student.model)[1]
+            assert all(block._compiled_call_impl is not None for block in blocks)
+            if done.step == stop_at:
+                raise KeyboardInterrupt
+            return real(self, done)
+
+        monkeypatch.setattr(training._Trainer, "_step", step)
+        return training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
+
+    found = run(tmp_path / "whole")
+    losses = [point["held_out"] for point in found.curve]
+    assert min(losses) < losses[0]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", found.planned - 1)
+    again = run(tmp_path / "killed")
+    ours, theirs = (one.checkpoint.files[-1].read_bytes() for one in (found, again))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("why", ["slower", "impossible"])
+def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch, why):
+    def broken(_graph, _inputs):
+        raise RuntimeError("no compiler here")
+
+    def compile_blocks(*models):
+        for block in (block for model in models for block in decoder_blocks(model)[1]):
+            block.compile(backend=broken)
+
+    paced(monkeypatch, [36.0, 60.0 if why == "slower" else 1.0])
+    if why == "impossible":
+        monkeypatch.setattr(training, "compile_blocks", compile_blocks)
+    how = training.Training(seconds=1.0, batch=2, learning_rate=1e-3)
+    folder = tmp_path / "run"
+    found = training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
+    assert not json.loads((folder / "done.json").read_text())["compiled"]
+    losses = [point["held_out"] for point in found.curve]
+    assert min(losses) < losses[0]
 
 
 def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):

@@ -12,6 +12,7 @@ from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
 from edgeprune.recipe import make
 from edgeprune.recovery import train as training
+from edgeprune.recovery.state import Progressed
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.weights import Weights
@@ -88,7 +89,9 @@ def test_weights_of_another_training_are_exported_anew(
                     recover_budget="5s", **QUICK)  # fmt: skip
     shas = []
     for steps in (2, 4):
-        monkeypatch.setattr(training._Trainer, "_planned", lambda _, n=steps: (n, 2))
+        planned = Progressed(steps=steps, points=2)
+        monkeypatch.setattr(training._Trainer, "_planned", lambda _, run=planned: run)
+        monkeypatch.setattr(training._Trainer, "_plan_again", lambda *_: None)
         made = build(recipe, tmp_path / "out")
         assert made.manifest["recovery"]["distill"]["planned_steps"] == steps
         shas.append(made.manifest["artifact"]["sha256"])

@@ -25,6 +25,7 @@ class Progressed:
         step: steps done.
         steps: to do in all; 0 until a time budget has been turned into steps.
         points: of the curve, over all steps.
+        compiled: whether torch compiled the blocks: a run that goes on must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
         best: the lowest held-out loss of weights that the run may end with.
@@ -33,6 +34,7 @@ class Progressed:
     step: int = 0
     steps: int = 0
     points: int = 0
+    compiled: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
     best: float = float("inf")
 

@@ -19,17 +19,19 @@ from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.engine.parallel import add_up, least, wait, world
-from edgeprune.engine.weights import SURPRISING, perplexity
+from edgeprune.engine.weights import perplexity
 from edgeprune.errors import CheckFailed, InputError
 from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
 from edgeprune.recovery.batches import Sample, split
+from edgeprune.recovery.compiled import compile_blocks, run_plainly, timed
 from edgeprune.recovery.loss import distillation, hidden_distance, likelihood
 from edgeprune.recovery.masked import MaskedAdamW, schedule
 from edgeprune.recovery.rounding import Rounding
 from edgeprune.recovery.selection import Selection
+from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import Progressed, RunFolder
 from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
@@ -37,52 +39,11 @@ from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
 _APART = 8  # steps between points at least, where the number of steps is given
 _JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
+_COMPILED_FROM = 300  # seconds: compiling takes up to a minute of them, and saves a third
 _PATIENCE = 3  # points without a better one, and training stops
 _ROUNDED_FROM = 0.6  # of the steps, if the file has grids
 _FILE, _SCALES = "recovered.safetensors", "scales.safetensors"
 _BEST = "best.safetensors"
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train.
-
-    Attributes:
-        answers: the task stream teaches its answers (supervised fine-tuning) instead of the dense
-            model's predictions; general text is distilled in both cases.
-        max_perplexity: answers' tokens that the dense model finds harder than this are left out
-            (arXiv 2501.14315); None: none are.
-        seconds: time to take; the first steps are timed and the rest planned by that.
-        steps: how many instead; the same on every machine.
-        batch: sequences a step.
-        learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
-        task_share: λ, of the task stream in the loss.
-        text_share: of the text's own tokens in the loss of general text, beside the dense model's
-            predictions.
-        answer_weight: when distilling, of tokens of the task's answers; others weigh 1.
-        hidden_weight: of matching the dense model's hidden states, beside its predictions.
-        selective: pull weights back to where they were as far as they matter there
-            (`edgeprune.recovery.selection`).
-        rank: of adapters to train in place of all kept weights; None: no adapters.
-        save_memory: compute a block's activations again in the backward pass instead of keeping
-            them (gradient checkpointing).
-        seed: of the sequences' order.
-    """
-
-    answers: bool = False
-    max_perplexity: float | None = SURPRISING
-    seconds: float = 600.0
-    steps: int | None = None
-    batch: int = 4
-    learning_rate: float = 3e-4
-    task_share: float = 0.5
-    text_share: float = 0.5
-    answer_weight: float = 1.0
-    hidden_weight: float = 0.0
-    selective: bool = False
-    rank: int | None = None
-    save_memory: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -220,10 +181,12 @@ class _Trainer:
         self._judged = self._held_out.all()
         if not done.steps:
             self._refuse_silence()
-            done.steps, done.points = self._planned()
+            done = self._planned()
             self._point(done, None)
-        interval = max(1, done.steps // done.points)
+        elif done.compiled:
+            compile_blocks(self._student.model, self._teacher)
         losses: list[float] = []
+        begin = time.perf_counter()
         name = "fine-tune" if self._how.answers else "distill"
         with progress.stage(name, done.steps) as stage:
             stage.advance(done.step)
@@ -232,7 +195,11 @@ class _Trainer:
                     self._begin_rounding(done)
                 losses.append(self._step(done))
                 stage.advance()
+                interval = max(1, done.steps // done.points)
                 if done.step % interval == 0 or done.step == done.steps:
+                    if len(done.curve) == 1 and not self._how.steps:
+                        self._plan_again(done, (time.perf_counter() - begin) / interval)
+                        stage.expect(done.steps)
                     self._point(done, sum(losses) / len(losses))
                     if world()[0] == 0:
                         self._state.save(done, *kept)
@@ -246,21 +213,52 @@ class _Trainer:
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
         return stored_tensors(self._student.model, tensors, self._stored), scales
 
-    def _planned(self) -> tuple[int, int]:
-        """Steps and points of the curve: asked for, or what fits into the time that is left."""
+    def _planned(self) -> Progressed:
+        """A run of the steps that were asked for, or that fit into the time that is left."""
         if steps := self._how.steps:
-            return steps, min(_POINTS, max(2, steps // _APART))
+            return Progressed(steps=steps, points=min(_POINTS, max(2, steps // _APART)))
+        seconds, left = self._timed_step(), self._left()
+        compiled = left > _COMPILED_FROM and not self._how.save_memory and self._compile(seconds)
+        if compiled:
+            seconds, left = self._timed_step(), self._left()
+        points = min(_POINTS, max(2, int(_JUDGING * left / seconds / self._judging)))
+        steps = int(left / seconds - (points + 1) * self._judging)
+        return Progressed(steps=least(max(1, steps)), points=least(points), compiled=compiled)
+
+    def _plan_again(self, done: Progressed, seconds: float) -> None:
+        """Steps by the time that those of the first interval took: one alone says little."""
+        more = self._left() / seconds - done.points * self._judging
+        done.steps = done.step + least(max(0, int(more)))
+
+    @property
+    def _judging(self) -> float:
+        """What a point of the curve costs, in steps: there is no backward pass."""
+        return len(self._judged) / self._how.batch / 2
+
+    def _left(self) -> float:
+        """Seconds of the budget."""
+        return self._how.seconds - (time.perf_counter() - self._begun)
+
+    def _timed_step(self) -> float:
+        """Seconds of a step that moves nothing."""
         for _ in range(2):  # the first allocates
             begin = time.perf_counter()
             self._gradients(0)
-            self._optimizer.step(0.0)  # moves nothing
+            self._optimizer.step(0.0)
             self._show()
         self._optimizer.inner.state.clear()
-        seconds = time.perf_counter() - begin
-        left = (self._how.seconds - (time.perf_counter() - self._begun)) / seconds
-        judging = len(self._judged) / self._how.batch / 2  # in steps: no backward pass
-        points = min(_POINTS, max(2, int(_JUDGING * left / judging)))
-        return least(max(1, int(left - (points + 1) * judging))), least(points)
+        return time.perf_counter() - begin
+
+    def _compile(self, seconds: float) -> bool:
+        """Whether compiled blocks run, and take less than these ``seconds`` a step."""
+        models = self._student.model, self._teacher
+        compile_blocks(*models)
+        faster = timed(self._timed_step) < seconds
+        if not faster:
+            run_plainly(*models)
+            self._student.masters.take_gradients()  # of a step that was broken off
+            self._optimizer.inner.zero_grad()
+        return faster
 
     def _step(self, done: Progressed) -> float:
         loss = self._gradients(done.step)
@@ -303,12 +301,13 @@ class _Trainer:
         return float(total)
 
     def _together(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """Batches for one pass, each of one loss; sequences alone to save memory."""
-        if self._how.save_memory:
-            yield from ([sample] for sample in samples)
-        else:
-            for _, same in groupby(samples, self._teaches_answers):
-                yield list(same)
+        """Batches for one pass, each of one loss: as large as in a step, alone to save memory."""
+        kinds = {self._teaches_answers(sample) for sample in self._judged}
+        most = 1 if self._how.save_memory else -(-self._how.batch // len(kinds))
+        for _, group in groupby(samples, self._teaches_answers):
+            same = list(group)
+            for start in range(0, len(same), most):
+                yield same[start : start + most]
 
     def _teaches_answers(self, sample: Sample) -> bool:
         return self._how.answers and sample.stream == "task"
@@ -362,8 +361,8 @@ class _Trainer:
         """Judge on the held-out sequences, and keep the weights if they are the best so far."""
         rank, size = world()
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
-        for sample in self._judged[rank::size]:
-            total += self._loss([sample])
+        for samples in self._together(self._judged[rank::size]):
+            total += self._loss(samples)
         add_up([total])  # so that all processes end together
         held_out, rounded = float(total), bool(self._rounding.scales)
         done.curve.append(
