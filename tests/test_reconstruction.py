@@ -70,4 +70,4 @@ def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path, monkeyp
     monkeypatch.setattr(reconstruct.time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(reconstruct._Block, "rebuild", rebuild_one)
     rebuild(pruned, tmp_path, steps=None, seconds=40)
-    assert seen == [40 / 2 / 2 - round(6 * 10 / 8 / 3)] * 2
+    assert seen == [40 / 2 / 2 - round(4 * 10 / 8 / 3)] * 2

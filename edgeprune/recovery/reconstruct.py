@@ -95,7 +95,7 @@ def reconstruct(
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        CheckFailed: an error is no number any more.
+        CheckFailed: a submodule gives values that are no numbers.
     """
     store = BlockStore(folder)
     if result := finished(pruned, folder):
@@ -191,10 +191,13 @@ class _Block:
         for name, module in self._submodules().items():
             targets = self._targets(name)
             before = self._error(name, targets)
-            self._train(name, module, targets, steps)
-            after = self._error(name, targets)
-            if not math.isfinite(after):
-                raise CheckFailed(f"Rebuilding {name} of block {self._index} diverged.")
+            if not math.isfinite(before):
+                raise CheckFailed(
+                    f"{name} of block {self._index} gives values that are no numbers, in the dense "
+                    "or in the pruned model.",
+                    "Build without --recover to see which.",
+                )
+            after = self._train(name, module, targets, steps, before)
             errors[f"{self._index}.{name}"] = (before, after)
         return errors
 
@@ -204,10 +207,12 @@ class _Block:
                               weight_matrices(self.block).values())  # fmt: skip
         return {name: self.block.get_submodule(name) for name in names}
 
-    def _train(self, name: str, module: nn.Module, targets: Tensor, steps: int) -> None:
+    def _train(
+        self, name: str, module: nn.Module, targets: Tensor, steps: int, before: float
+    ) -> float:
+        """The error afterwards; the weights are as they were if it is not below ``before``."""
         parameters = dict(module.requires_grad_(True).named_parameters())
         kept = {n: p.detach().clone() for n, p in parameters.items()}
-        before = self._error(name, targets)
         optimizer = MaskedAdamW(parameters, self._how.learning_rate)
         order = _order(self._count, steps)
         for step in range(steps):
@@ -215,9 +220,12 @@ class _Block:
             loss.backward()
             optimizer.step(schedule(step, steps))
         module.requires_grad_(False)
-        if not self._error(name, targets) < before:  # a step too far; or no number
-            for n, parameter in parameters.items():
-                parameter.data.copy_(kept[n])
+        after = self._error(name, targets)
+        if after < before:
+            return after
+        for n, parameter in parameters.items():  # a step too far; or no number
+            parameter.data.copy_(kept[n])
+        return before
 
     @torch.no_grad()
     def _error(self, name: str, targets: Tensor) -> float:
@@ -305,7 +313,7 @@ def _chunks(items: Any, size: int) -> Iterator[Any]:
 def _passes(count: int) -> int:
     """What the passes without gradients cost, in steps.
 
-    Targets, errors four times, and the way to the next block, through both models for both
+    Targets, errors before and after, and the way to the next block, through both models for both
     submodules.
     """
-    return round(6 * count / _BATCH / 3)
+    return round(4 * count / _BATCH / 3)
