@@ -25,6 +25,7 @@ _EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "matplotlib": "report",
+    "adjustText": "report",
 }
 
 

@@ -1,5 +1,6 @@
 """Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
 
+import contextlib
 import itertools
 import json
 import subprocess
@@ -97,10 +98,11 @@ def test_the_likelihood_and_the_distance_are_what_torch_says():
     following, weights = torch.tensor([1, 8, 0, 3]), torch.tensor([0.5, 0.0, 0.25, 0.25])
     expected = -(logits.log_softmax(-1)[range(4), following] * weights).sum()
     assert torch.allclose(likelihood(logits, following, weights), expected)
-    states = tuple(torch.randn(1, 4, 6, generator=generator) for _ in range(3))
-    assert hidden_distance(states, states) == 0
-    halves = tuple(state / 2 for state in states)
-    assert torch.allclose(hidden_distance(halves, states), torch.tensor(0.25))
+    states = tuple(torch.randn(2, 4, 6, generator=generator) for _ in range(3))
+    shares = torch.tensor([0.2, 0.6])
+    assert hidden_distance(states, states, shares) == 0
+    halves = tuple(torch.stack([state[0], state[1] / 2]) for state in states)
+    assert torch.allclose(hidden_distance(halves, states, shares), torch.tensor(0.6 * 0.25))
 
 
 def test_freedom_is_spiders():
@@ -142,7 +144,7 @@ def test_answers_that_surprise_the_dense_model_are_left_out(pruned, tmp_path):
     assert 0 < wanted.sum() < answers.sum()
     how = training.Training(answers=True, max_perplexity=limit, steps=1)
     trainer = training._Trainer(pruned, streams(3), how, tmp_path, cpu, {})
-    samples = [*trainer._train.step(0, 4), *trainer._held_out.all()]
+    samples = [*trainer._train.step(0, 4), *trainer._judged]
     samples = [sample for sample in samples if sample.stream == "task"]
     assert len(samples) == 3
     for sample in samples:
@@ -194,6 +196,22 @@ def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
+@contextlib.contextmanager
+def killed_before(step, monkeypatch):
+    """A run that is interrupted when so many steps are done."""
+    real = training._Trainer._step
+
+    def interrupted(self, done):
+        if done.step == step:
+            raise KeyboardInterrupt
+        return real(self, done)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
 VARIANTS = {
     "answers": {"answers": True, "max_perplexity": None},
     "hidden": {"hidden_weight": 1.0},
@@ -207,13 +225,6 @@ VARIANTS = {
 def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
     pruned, tmp_path, monkeypatch, variant
 ):
-    real = training._Trainer._step
-
-    def step(self, done):
-        if done.step == 10:
-            raise KeyboardInterrupt
-        return real(self, done)
-
     found = train(pruned, tmp_path / "whole", **VARIANTS[variant])
     before, after = pruned.weights(), found.checkpoint.weights()
     for record in pruned.records:
@@ -222,10 +233,8 @@ def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
         assert not torch.equal(old, new)
     losses = [point["held_out"] for point in found.curve]
     assert min(losses) < losses[0]
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer, "_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train(pruned, tmp_path / "killed", **VARIANTS[variant])
+    with killed_before(10, monkeypatch):
+        train(pruned, tmp_path / "killed", **VARIANTS[variant])
     again = train(pruned, tmp_path / "killed", **VARIANTS[variant])
     bytes_of = [one.checkpoint.files[-1].read_bytes() for one in (found, again)]
     assert bytes_of[0] == bytes_of[1]
@@ -315,33 +324,15 @@ def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("killed_at", [1, 9, 12])
 def test_a_killed_run_gives_the_same_weights(pruned, whole, tmp_path, monkeypatch, killed_at):
-    real = training._Trainer._step
-
-    def step(self, done):
-        if done.step + 1 == killed_at:
-            raise KeyboardInterrupt
-        return real(self, done)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer, "_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train(pruned, tmp_path / "killed")
+    with killed_before(killed_at - 1, monkeypatch):
+        train(pruned, tmp_path / "killed")
     again = train(pruned, tmp_path / "killed")
     assert again.checkpoint.files[-1].read_bytes() == whole
 
 
 def test_damaged_state_begins_anew(pruned, whole, tmp_path, monkeypatch):
-    real = training._Trainer._step
-
-    def step(self, done):
-        if done.step == STEPS - 1:
-            raise KeyboardInterrupt
-        return real(self, done)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer, "_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train(pruned, tmp_path / "cut")
+    with killed_before(STEPS - 1, monkeypatch):
+        train(pruned, tmp_path / "cut")
     (state,) = (tmp_path / "cut").glob("state-*.safetensors")
     state.write_bytes(state.read_bytes()[:1000])
     assert train(pruned, tmp_path / "cut").checkpoint.files[-1].read_bytes() == whole
@@ -355,9 +346,9 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
     # Of 30 s, 4 have gone when a step has taken one. A point reads 2 sequences without a backward
     # pass, as long as a step, so that 3 take 15 % of the time; one more comes before the first
-    # step. That makes 22 steps, and a point each 7. But these 7 took 1 s, and 7 s have gone.
-    assert found.curve[1]["step"] == (30 - 4 - (3 + 1)) // 3
-    assert found.planned == 7 + int((30 - 7) / (1 / 7) - 3)
+    # step. That makes 22 steps, and a point each 8. But these 8 took 1 s, and 7 s have gone.
+    assert found.curve[1]["step"] == 8
+    assert found.planned == 8 + int((30 - 7) / (1 / 8) - 3)
 
 
 def paced(monkeypatch, seconds):
@@ -443,22 +434,14 @@ def on_grid(weight, scales):
 @pytest.mark.parametrize("killed_at", [0, 10, 18])
 def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, killed_at):
     grids = {record.name: Grid(-8, 7) for record in pruned.records}
-    real = training._Trainer._step
-
-    def step(self, done):
-        if done.step + 1 == killed_at:
-            raise KeyboardInterrupt
-        return real(self, done)
 
     def run(folder):
         how = training.Training(steps=STEPS, batch=2, learning_rate=1e-3)
         return training.train(pruned, streams(12), how, folder, Quiet(), "cpu", grids)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer, "_step", step)
-        if killed_at:
-            with pytest.raises(KeyboardInterrupt):
-                run(tmp_path)
+    if killed_at:
+        with killed_before(killed_at - 1, monkeypatch):
+            run(tmp_path)
     found = run(tmp_path)
     assert found.rounded == len(pruned.records)
     assert [point["rounded"] for point in found.curve].count(True) >= 2

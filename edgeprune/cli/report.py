@@ -29,7 +29,7 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     from edgeprune.extras import need
     from edgeprune.files import write_text
 
-    need("matplotlib", "huggingface_hub")
+    need("matplotlib", "adjustText", "huggingface_hub")
     from edgeprune.report import comparison
 
     if (out or as_json) and not compare:

@@ -45,7 +45,7 @@ def command(
     """Build many recipes and compare them."""
     from edgeprune.extras import need
 
-    need("torch", "transformers", "matplotlib", "huggingface_hub")
+    need("torch", "transformers", "matplotlib", "adjustText", "huggingface_hub")
     from edgeprune import sweep
     from edgeprune.progress import Bars
 

@@ -74,7 +74,9 @@ def likelihood(student: Tensor, following: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum()
 
 
-def hidden_distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
+def hidden_distance(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], weights: Tensor
+) -> Tensor:
     """Squared distance of hidden states relative to the teacher's power, mean over layers.
 
     SquareHead of sparse fine-tuning (arXiv 2310.06927).
@@ -82,12 +84,17 @@ def hidden_distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) ->
     Args:
         student: hidden states of each layer, (samples, length, width).
         teacher: the dense model's.
+        weights: of the samples in the sum over them, (samples,).
 
     Returns:
         A number, differentiable in ``student``.
     """
     distances = [
-        (s.float() - t.float()).square().mean() / t.float().square().mean().clamp_min(1e-20)
+        _power(s.float() - t.float()) / _power(t.float()).clamp_min(1e-20)
         for s, t in zip(student, teacher, strict=True)
     ]
-    return torch.stack(distances).mean()
+    return (torch.stack(distances).mean(0) * weights).sum()
+
+
+def _power(states: Tensor) -> Tensor:
+    return states.square().mean((1, 2))

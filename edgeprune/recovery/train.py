@@ -39,7 +39,7 @@ from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
 _APART = 8  # steps between points at least, where the number of steps is given
 _JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
-_COMPILED_FROM = 300  # seconds: compiling takes up to a minute of them, and saves a third
+_COMPILED_FROM = 240  # seconds: compiling takes up to a minute of them, and saves a quarter
 _PATIENCE = 3  # points without a better one, and training stops
 _ROUNDED_FROM = 0.6  # of the steps, if the file has grids
 _FILE, _SCALES = "recovered.safetensors", "scales.safetensors"
@@ -155,7 +155,7 @@ class _Trainer:
         self._optimizer = MaskedAdamW(self._parameters, how.learning_rate, masked=how.rank is None)
         self._selection = Selection(self._parameters) if how.selective else None
         self._begun = time.perf_counter()
-        self._train, self._held_out = split(
+        self._train, held_out = split(
             {name: stream.tokens for name, stream in streams.items()},
             token_weights(streams, how.answers, how.answer_weight),
             how.task_share,
@@ -171,14 +171,13 @@ class _Trainer:
         }
         self._state = RunFolder(folder)
         self._best = folder / _BEST
-        self._judged: list[Sample] = []
+        self._judged = held_out.all()
 
     def run(self, progress: Progress) -> Progressed:
         """Train to the end, or until the held-out loss has not fallen for three points."""
         kept = (self._parameters, self._optimizer.inner, self._others)
         done = self._state.resume(*kept)
         self._show()
-        self._judged = self._held_out.all()
         if not done.steps:
             self._refuse_silence()
             done = self._planned()
@@ -195,7 +194,7 @@ class _Trainer:
                     self._begin_rounding(done)
                 losses.append(self._step(done))
                 stage.advance()
-                interval = max(1, done.steps // done.points)
+                interval = -(-done.steps // done.points)
                 if done.step % interval == 0 or done.step == done.steps:
                     if len(done.curve) == 1 and not self._how.steps:
                         self._plan_again(done, (time.perf_counter() - begin) / interval)
@@ -218,7 +217,9 @@ class _Trainer:
         if steps := self._how.steps:
             return Progressed(steps=steps, points=min(_POINTS, max(2, steps // _APART)))
         seconds, left = self._timed_step(), self._left()
-        compiled = left > _COMPILED_FROM and not self._how.save_memory and self._compile(seconds)
+        # Processes that wait for each other's gradients can't fail, or decide, each on its own.
+        may_compile = world()[1] == 1 and not self._how.save_memory
+        compiled = may_compile and left > _COMPILED_FROM and self._compile(seconds)
         if compiled:
             seconds, left = self._timed_step(), self._left()
         points = min(_POINTS, max(2, int(_JUDGING * left / seconds / self._judging)))
@@ -228,7 +229,7 @@ class _Trainer:
     def _plan_again(self, done: Progressed, seconds: float) -> None:
         """Steps by the time that those of the first interval took: one alone says little."""
         more = self._left() / seconds - done.points * self._judging
-        done.steps = done.step + least(max(0, int(more)))
+        done.steps = done.step + least(max(1, int(more)))
 
     @property
     def _judging(self) -> float:
@@ -334,8 +335,8 @@ class _Trainer:
             weights.flatten(),
         )
         if self._how.hidden_weight:
-            distance = hidden_distance(student.hidden_states, teacher.hidden_states)
-            loss = loss + self._how.hidden_weight * weights.sum() * distance
+            states = student.hidden_states, teacher.hidden_states
+            loss = loss + self._how.hidden_weight * hidden_distance(*states, weights.sum(1))
         return loss
 
     def _known(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-from adjustText import adjust_text
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import ScalarFormatter
 
@@ -239,6 +238,7 @@ def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
     Args:
         panels: labels of both axes, and the marks.
     """
+    from adjustText import adjust_text  # builds have no use for it, and it brings pyplot and scipy
 
     def draw(x: str, y: str, marks: Sequence[Mark]) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
