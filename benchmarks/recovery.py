@@ -2,11 +2,12 @@
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/recovery.py --minutes 60 --budget 3m
 
-Every row is pruned, trained within the budget, exported and scored in llama.cpp; what was tried
-before is only read. The most telling rows come first, and the page lists what was measured and
-nothing else.
+Every row is pruned, trained within the budget, exported and scored in llama.cpp. Rows are kept in
+docs/recovery.json: what a machine has measured it only reads. The most telling rows come first, and
+the page lists what was measured and nothing else.
 """
 
+import json
 import math
 import shutil
 import time
@@ -18,7 +19,7 @@ import click
 import exporters
 import runtime_tests
 from edgeprune.calibration.data import load_data
-from edgeprune.files import read_json, sha256_json, write_json
+from edgeprune.files import write_json
 from edgeprune.machine import sentence
 from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -27,7 +28,7 @@ from edgeprune.recipe import Recipe, make
 from edgeprune.recovering import sparse_stage
 from edgeprune.stages import dense_model, pruned_model, quantized_by, storage
 
-_WORK = Path("ablations/recovery")
+_WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")
 _ALL = {"recover_by": ["reconstruct", "distill", "finetune"], "recover_max_perplexity": None}
 _WAYS: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0},
@@ -67,8 +68,8 @@ _LINES: list[tuple[str, str, list[str]]] = [
 ]  # fmt: skip
 _ORDER = ["0.5", "0.6", "0.7", "2:4"]
 _HEADINGS = (
-    "task", "zeros", "recovery", "nats / answer token", "accuracy", "general perplexity",
-    "won back (log)", "steps", "minutes",
+    "task", "zeros", "recovery", "budget", "nats / answer token", "accuracy", "general perplexity",
+    "won back (log)", "steps", "of the task", "minutes", "on",
 )  # fmt: skip
 
 
@@ -76,21 +77,32 @@ _HEADINGS = (
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--budget", default="3m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows of each task")
+@click.option("--way", "ways", multiple=True, help="only these ways, such as finetune")
+@click.option("--zeros", "amounts", multiple=True, help="only these amounts, such as 0.5 or 2:4")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/recovery.md"))
-def main(minutes: float, budget: str, rows: int, out: Path) -> None:
+def main(
+    minutes: float,
+    budget: str,
+    rows: int,
+    ways: tuple[str, ...],
+    amounts: tuple[str, ...],
+    out: Path,
+) -> None:
     deadline = time.monotonic() + 60 * minutes
     checkpoint = open_checkpoint("smollm2-135m", Bars())
-    records: list[dict[str, Any]] = []
-    for task, zeros, ways in _LINES:
+    records: list[dict[str, Any]] = json.loads(_RECORDS.read_text()) if _RECORDS.exists() else []
+    for task, zeros, line in _LINES:
         place = _WORK / f"{task}-{zeros.replace(':', 'of')}"
-        for way in ways:
+        for way in line if not amounts or zeros in amounts else ():
             recipe = _recipe(task, zeros, way, budget, rows)
-            found = _record(recipe, checkpoint, place, time.monotonic() > deadline)
-            if found:
-                records.append({"task": task, "zeros": zeros, "way": way} | found)
-                shown = sorted(records, key=lambda one: (one["task"], _ORDER.index(one["zeros"])))
-                out.write_text(_page(shown, budget, rows), encoding="utf-8")
+            about = _about(recipe, zeros, way)
+            known = any(about.items() <= record.items() for record in records)
+            if known or (ways and way not in ways) or time.monotonic() > deadline:
+                continue
+            records.append(about | _measured(recipe, checkpoint, place))
+            write_json(_RECORDS, records)
         shutil.rmtree(place, ignore_errors=True)
+    out.write_text(_page(records), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 
 
@@ -104,13 +116,20 @@ def _recipe(task: str, zeros: str, way: str, budget: str, rows: int) -> Recipe:
     )  # fmt: skip
 
 
-def _record(
-    recipe: Recipe, checkpoint: Checkpoint, place: Path, known_only: bool
-) -> dict[str, Any] | None:
-    file = _WORK / f"{sha256_json(recipe.model_dump())[:16]}.json"
-    known: dict[str, Any] | None = read_json(file)
-    if known or known_only:
-        return known
+def _about(recipe: Recipe, zeros: str, way: str) -> dict[str, Any]:
+    """What tells a row from others."""
+    return {
+        "task": recipe.task,
+        "zeros": zeros,
+        "way": way,
+        "budget": recipe.recover_budget if recipe.recover else None,
+        "task_share": recipe.recover_task_share if recipe.recover else None,
+        "rows": recipe.eval_rows,
+        "machine": sentence(),
+    }
+
+
+def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, Any]:
     start = time.monotonic()
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     sparse = sparse_stage(recipe, checkpoint, data, place, Bars())
@@ -122,58 +141,74 @@ def _record(
         target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     measures = ("nats_per_answer_token", "accuracy", "general_perplexity")
-    record = {name: found[name] for name in measures} | {
+    return {name: found[name] for name in measures} | {
         "minutes": (time.monotonic() - start) / 60,
         "steps": {n: t["steps"] for n, t in (sparse.training or {}).items() if "steps" in t},
     }
-    write_json(file, record)
-    return record
 
 
-def _page(records: list[dict[str, Any]], budget: str, rows: int) -> str:
+def _page(records: list[dict[str, Any]]) -> str:
+    machines = list(dict.fromkeys(record["machine"] for record in records))
+    order = list(_WAYS)
+    shown = sorted(
+        records,
+        key=lambda one: (
+            one["task"], _ORDER.index(one["zeros"]), order.index(one["way"]),
+            machines.index(one["machine"]),
+        ),
+    )  # fmt: skip
     lines = [
         "# Recovery, measured",
         "",
         "Written by `benchmarks/recovery.py`. SmolLM2-135M-Instruct (from its Q4_1 file), pruned "
-        f"with the defaults (alps_fast, mix), trained for {budget} (*all*: a third of it each for "
+        "with the defaults (alps_fast, mix), trained for the budget (*all*: a third of it each for "
         "reconstruction, distillation and fine-tuning), exported as Q8_0 and scored in llama.cpp. "
         "*finetune* learns all tokens of the task's answers, *known tokens* those whose perplexity "
         "is at most 2.5 to the dense model. General text is learnt beside it in every way but "
         "*reconstruct*, half from the dense model's predictions and half from its own tokens: "
-        "Wikipedia and web pages; 6,144 tokens of WikiText-2 test measure it. "
-        f"{rows} evaluation rows, 95 % intervals over them. *Won back* is the share of what "
-        "pruning cost that training returned: of nats per answer token, and of the logarithm of "
-        "general perplexity. Minutes are those of training, export and scoring, and of pruning in "
-        "the first row of its kind.",
+        "Wikipedia and web pages; 6,144 tokens of WikiText-2 test measure it. *Of the task* is the "
+        "share of the task's sequences among those of a step. "
+        f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
+        "intervals over them. *Won back* is the share of what pruning cost that training returned: "
+        "of nats per answer token, and of the logarithm of general perplexity. Minutes are those "
+        "of training, export and scoring, and of pruning in the first row of its kind.",
         "",
-        sentence(),
+        *(f"- **{_letter(number)}** {machine}" for number, machine in enumerate(machines)),
         "",
         "| " + " | ".join(_HEADINGS) + " |",
         "|" + " --- |" * len(_HEADINGS),
-        *("| " + " | ".join(_cells(record, records)) + " |" for record in records),
+        *("| " + " | ".join(_cells(record, records, machines)) + " |" for record in shown),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(record: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
+def _letter(number: int) -> str:
+    return chr(ord("A") + number)
+
+
+def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list[str]) -> list[str]:
     nats, accuracy = record["nats_per_answer_token"], record["accuracy"]
-    steps = " + ".join(str(number) for number in record["steps"].values())
+    share = record["task_share"]
     return [
         record["task"],
         "none" if record["way"].startswith("dense") else record["zeros"],
         record["way"],
+        record["budget"] or "–",
         f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
         f"{accuracy['value']:.3f} ({accuracy['low']:.3f}-{accuracy['high']:.3f})",
         f"{record['general_perplexity']['value']:.1f}",
         _won_back(record, records),
-        steps or "–",
+        " + ".join(str(number) for number in record["steps"].values()) or "–",
+        "–" if share is None or record["way"] == "reconstruct" else f"{share:.0%}",
         f"{record['minutes']:.1f}",
+        _letter(machines.index(record["machine"])),
     ]
 
 
 def _won_back(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Shares of nats and of log-perplexity, where the line's other ends are known."""
     same = [one for one in records if one["task"] == record["task"]]
+    same.sort(key=lambda one: one["machine"] != record["machine"])  # its own machine's first
     dense = next((one for one in same if one["way"] == "dense"), None)
     pruned = [one for one in same if one["zeros"] == record["zeros"] and one["way"] == "one-shot"]
     if record["way"] in ("dense", "dense, finetune", "one-shot") or not (dense and pruned):

@@ -81,19 +81,7 @@ def plan(recipe: Recipe) -> BuildPlan:
         gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
     if recipe.max_loss:
         flops *= 1 + _TRIALS
-    trained_bytes = kept_bytes = 0
-    if recipe.recover:
-        # In memory: weights, gradients and two moments in float32, and the dense model; with
-        # adapters they are small, and at the end the whole model stands there in float32 twice.
-        # On disk: the best weights, the run as it is kept (weights and moments) while it is
-        # written anew, for a moment the student, and what each way and round has trained.
-        trained = prunable
-        if recipe.recover_rank:
-            trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
-        both = (12 if recipe.recover_rank else 6) * parameters
-        trained_bytes = (6 if recipe.recover_selective else 4) * 4 * trained + both
-        kept_bytes = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * parameters
-        kept_bytes += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
+    trained_bytes, kept_bytes = _training(recipe, tensors) if recipe.recover else (0, 0)
     recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(
@@ -103,11 +91,37 @@ def plan(recipe: Recipe) -> BuildPlan:
         artifact_bytes=size,
         disk_bytes=2 * size + stored * pruned + 2 * hidden + kept_bytes,
         memory_bytes=round(
-            _BASE_MEMORY + stored * parameters + max(2 * hidden + gram_bytes, trained_bytes)
+            _BASE_MEMORY + max(stored * parameters + 2 * hidden + gram_bytes, trained_bytes)
         ),
         seconds=(flops + evaluation_tokens * 2 * parameters) / _flops_per_second()
         + (1 + _TRIALS * bool(recipe.max_loss)) * recovery_seconds,
     )
+
+
+def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
+    """Bytes that training takes in memory and on disk.
+
+    In memory: float32 weights, gradients and two moments, both models and the gradients in what
+    they compute in, a step's logits and activations; with adapters those of the whole are small,
+    and at the end the whole model stands there in float32 twice. On disk: the best weights, the run
+    as it is kept (weights and moments) while it is written anew, for a moment the student, and what
+    each way and round has trained.
+    """
+    parameters = sum(t.elements for t in tensors)
+    prunable = sum(t.elements for t in tensors if t.prunable)
+    trained = prunable
+    if recipe.recover_rank:
+        trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
+    both = (12 if recipe.recover_rank else 6) * parameters
+    logits = 6 * max((t.shape[0] for t in tensors if t.embedding), default=0)
+    if recipe.recover_save_memory:
+        tokens = recipe.length * logits
+    else:
+        inner = 2 * sum(sum(t.shape) for t in tensors if t.prunable)
+        tokens = recipe.recover_batch * recipe.length * (logits + inner)
+    kept = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * parameters
+    kept += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
+    return (6 if recipe.recover_selective else 4) * 4 * trained + both + tokens, kept
 
 
 def check_disk(recipe: Recipe, folder: Path) -> None:

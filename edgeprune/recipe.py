@@ -137,7 +137,7 @@ class Recipe(BaseModel):
     recover_steps: int | None = Field(
         None, ge=1, description="training steps instead of a time, the same on every machine"
     )
-    recover_batch: int = Field(4, ge=1, description="sequences a training step")
+    recover_batch: int = Field(2, ge=1, description="sequences a training step")
     recover_learning_rate: float = Field(
         3e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
     )
@@ -146,6 +146,9 @@ class Recipe(BaseModel):
         description="finetune: leave out tokens of answers that the dense model finds harder than "
         "this; null: learn all",
     )  # fmt: skip
+    recover_task_share: float = Field(
+        0.25, ge=0, le=1, description="the task's sequences among those of a step"
+    )
     recover_text_share: float = Field(
         0.5, ge=0, le=1, description="general text's own tokens in its loss, beside the dense model"
     )

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from edgeprune.quantization.grid import Grid
     from edgeprune.recovery.settings import Training
 
-_VERSION = 4
+_VERSION = 5
 # Sequences of each stream, fewer if its rows are used up.
-_TRAINED_ON = 512
+_TRAINED_ON = 2048
 _REBUILT_ON = 64
 
 
@@ -198,7 +198,7 @@ def _training_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
         return None
     grids = {name: asdict(grid) for name, grid in _training_grids(recipe, checkpoint).items()}
     settings = recipe.model_dump(include={n for n in Recipe.model_fields if "recover" in n})
-    streams = [recipe.length, recipe.seed, recipe.fusion_lambda, recipe.answer_weight]
+    streams = [recipe.length, recipe.seed, recipe.answer_weight]
     return [_VERSION, settings, streams, grids]
 
 
@@ -239,7 +239,7 @@ def _training(recipe: Recipe, way: str) -> "Training":
         steps=recipe.recover_steps,
         batch=recipe.recover_batch,
         learning_rate=recipe.recover_learning_rate,
-        task_share=recipe.fusion_lambda,
+        task_share=recipe.recover_task_share,
         text_share=recipe.recover_text_share,
         answer_weight=recipe.answer_weight,
         hidden_weight=recipe.recover_hidden_weight,

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -142,7 +143,7 @@ def test_answers_that_surprise_the_dense_model_are_left_out(pruned, tmp_path):
     limit = 1.01 * losses[answers].detach().median().exp().item()
     wanted = answers & (losses.exp() <= limit)
     assert 0 < wanted.sum() < answers.sum()
-    how = training.Training(answers=True, max_perplexity=limit, steps=1)
+    how = training.Training(answers=True, max_perplexity=limit, steps=1, task_share=0.5)
     trainer = training._Trainer(pruned, streams(3), how, tmp_path, cpu, {})
     samples = [*trainer._train.step(0, 4), *trainer._judged]
     samples = [sample for sample in samples if sample.stream == "task"]
@@ -172,6 +173,7 @@ def test_every_sequence_has_its_turn(samples, batch, share):
         for one in picked:
             assert (train_on.tokens[one.stream] == one.tokens).all(1).any()
             seen[one.stream].append(tuple(one.tokens.tolist()))
+    assert len(seen.get("task", [])) == math.floor(8 * batch * share)
     for name, order in seen.items():
         size = len(train_on.tokens[name])
         assert order

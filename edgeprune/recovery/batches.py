@@ -1,5 +1,6 @@
 """Which sequences a training step sees: a function of the step alone, so that a run can go on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class Batches:
     Attributes:
         tokens: (sequences, length) by stream.
         weights: of predicting the next token from each position, (sequences, length - 1).
-        shares: of each stream in the loss.
+        shares: of each stream in the loss, and of its sequences in a step.
         seed: of the order.
         factor: of the weights of a sequence of the task, which is asked when the sequence's turn
             comes; None: 1.
@@ -47,22 +48,21 @@ class Batches:
     def step(self, number: int, batch: int) -> list[Sample]:
         """Sequences of one step with their tokens' weights, which sum to 1 over the step.
 
-        Streams take turns from one sequence to the next, across steps; every sequence of a stream
-        is seen once before any is seen again.
+        As many sequences are of the task as its share says, across steps; every sequence of a
+        stream is seen once before any is seen again.
 
         Args:
             number: of the step, from 0.
             batch: sequences in all.
         """
-        names = list(self.tokens)
         picked: dict[str, list[int]] = {}
         for position in range(number * batch, (number + 1) * batch):
-            turn, place = position % len(names), position // len(names)
-            picked.setdefault(names[turn], []).append(self._pick(names[turn], place))
-        whole = sum(self.shares[name] for name in picked)
+            before, after = (math.floor(p * self.shares["task"]) for p in (position, position + 1))
+            name, place = ("task", before) if after > before else ("general", position - before)
+            picked.setdefault(name, []).append(self._pick(name, place))
         found: list[Sample] = []
         for name, places in picked.items():
-            found += self._weighted(name, places, self.shares[name] / whole)
+            found += self._weighted(name, places, len(places) / batch)
         return found
 
     def all(self) -> list[Sample]:
@@ -106,7 +106,7 @@ def split(
     Args:
         tokens: of ``general`` and ``task``, (sequences, length).
         weights: of predicting each token but the first, (sequences, length - 1).
-        task_share: λ, the task stream's share of the loss; a stream with none is left out.
+        task_share: the task stream's share; a stream with none is left out.
         seed: of the order.
         factor: as `Batches.factor`.
 

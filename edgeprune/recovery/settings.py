@@ -18,7 +18,7 @@ class Training:
         steps: how many instead; the same on every machine.
         batch: sequences a step.
         learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
-        task_share: λ, of the task stream in the loss.
+        task_share: of the task stream in the loss and among the sequences.
         text_share: of the text's own tokens in the loss of general text, beside the dense model's
             predictions.
         answer_weight: when distilling, of tokens of the task's answers; others weigh 1.
@@ -35,9 +35,9 @@ class Training:
     max_perplexity: float | None = SURPRISING
     seconds: float = 600.0
     steps: int | None = None
-    batch: int = 4
+    batch: int = 2
     learning_rate: float = 3e-4
-    task_share: float = 0.5
+    task_share: float = 0.25
     text_share: float = 0.5
     answer_weight: float = 1.0
     hidden_weight: float = 0.0

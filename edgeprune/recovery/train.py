@@ -302,9 +302,8 @@ class _Trainer:
         return float(total)
 
     def _together(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """Batches for one pass, each of one loss: as large as in a step, alone to save memory."""
-        kinds = {self._teaches_answers(sample) for sample in self._judged}
-        most = 1 if self._how.save_memory else -(-self._how.batch // len(kinds))
+        """Batches for one pass, each of one loss: no larger than a step, alone to save memory."""
+        most = 1 if self._how.save_memory else self._how.batch
         for _, group in groupby(samples, self._teaches_answers):
             same = list(group)
             for start in range(0, len(same), most):
