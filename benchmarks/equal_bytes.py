@@ -76,8 +76,8 @@ def main(task: str, minutes: float, budget: str, rows: int, rounds: int, out: Pa
 def _recipe(task: str, amount: float, kind: str, budget: str, rows: int) -> Recipe:
     return make(
         {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,
-         "sparsity": amount, "type": kind, "recover": True, "recover_by": ["finetune"],
-         "rounding": "feedback" if kind == "q4_0" else "auto", "recover_max_perplexity": None,
+         "sparsity": amount, "type": kind, "recover": True,
+         "rounding": "feedback" if kind == "q4_0" else "auto",
          "recover_budget": budget}
     )  # fmt: skip
 

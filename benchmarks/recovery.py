@@ -19,36 +19,31 @@ import click
 import exporters
 import runtime_tests
 from edgeprune.calibration.data import load_data
-from edgeprune.files import write_json
+from edgeprune.files import sha256_json, write_json
 from edgeprune.machine import sentence
 from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
-from edgeprune.recovering import sparse_stage
+from edgeprune.recovering import _VERSION, sparse_stage
 from edgeprune.stages import dense_model, pruned_model, quantized_by, storage
 
 _WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")
-_ALL = {"recover_by": ["reconstruct", "distill", "finetune"], "recover_max_perplexity": None}
 _WAYS: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0},
     "one-shot": {},
     "reconstruct": {"recover_by": ["reconstruct"]},
     "distill": {"recover_by": ["distill"]},
     "distill, hidden states": {"recover_by": ["distill"], "recover_hidden_weight": 1.0},
-    "finetune": {"recover_by": ["finetune"], "recover_max_perplexity": None},
-    "dense, finetune": {
-        "recover_by": ["finetune"], "recover_max_perplexity": None, "sparsity": 0,
-    },
-    "finetune, known tokens": {"recover_by": ["finetune"]},
-    "finetune, selective": {
-        "recover_by": ["finetune"], "recover_max_perplexity": None, "recover_selective": True,
-    },
+    "finetune": {},
+    "dense, finetune": {"sparsity": 0},
+    "finetune, known tokens": {"recover_max_perplexity": 2.5},
+    "finetune, selective": {"recover_selective": True},
     "distill, adapters": {
         "recover_by": ["distill"], "recover_rank": 32, "recover_learning_rate": 1e-3,
     },
     "distill, gradual": {"recover_by": ["distill"], "recover_from": 0.4},
-    "all": _ALL,
+    "all": {"recover_by": ["reconstruct", "distill", "finetune"]},
 }  # fmt: skip
 # Ways by task and zeros, the most telling first. One pruning serves all the ways of a line.
 _LINES: list[tuple[str, str, list[str]]] = [
@@ -90,17 +85,17 @@ def main(
 ) -> None:
     deadline = time.monotonic() + 60 * minutes
     checkpoint = open_checkpoint("smollm2-135m", Bars())
-    records: list[dict[str, Any]] = json.loads(_RECORDS.read_text()) if _RECORDS.exists() else []
+    records: list[dict[str, Any]] = json.loads(_RECORDS.read_bytes()) if _RECORDS.exists() else []
     for task, zeros, line in _LINES:
         place = _WORK / f"{task}-{zeros.replace(':', 'of')}"
-        for way in line if not amounts or zeros in amounts else ():
+        for way in line:
             recipe = _recipe(task, zeros, way, budget, rows)
             about = _about(recipe, zeros, way)
             known = any(about.items() <= record.items() for record in records)
-            if known or (ways and way not in ways) or time.monotonic() > deadline:
-                continue
-            records.append(about | _measured(recipe, checkpoint, place))
-            write_json(_RECORDS, records)
+            wanted = (not ways or way in ways) and (not amounts or zeros in amounts)
+            if wanted and not known and time.monotonic() < deadline:
+                records.append(about | _measured(recipe, checkpoint, place))
+                write_json(_RECORDS, records)
         shutil.rmtree(place, ignore_errors=True)
     out.write_text(_page(records), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
@@ -109,7 +104,8 @@ def main(
 def _recipe(task: str, zeros: str, way: str, budget: str, rows: int) -> Recipe:
     how = _WAYS[way]
     amount = {"pattern": zeros} if ":" in zeros else {"sparsity": float(zeros)}
-    training = {"recover": True, "recover_budget": budget} if "recover_by" in how else {}
+    untrained = way in ("dense", "one-shot")
+    training = {} if untrained else {"recover": True, "recover_budget": budget}
     return make(
         {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144}
         | (amount if not way.startswith("dense") else {}) | training | how
@@ -125,6 +121,7 @@ def _about(recipe: Recipe, zeros: str, way: str) -> dict[str, Any]:
         "budget": recipe.recover_budget if recipe.recover else None,
         "task_share": recipe.recover_task_share if recipe.recover else None,
         "rows": recipe.eval_rows,
+        "recipe": sha256_json([_VERSION, recipe.model_dump()])[:16],
         "machine": sentence(),
     }
 
@@ -207,7 +204,7 @@ def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list
 
 def _won_back(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Shares of nats and of log-perplexity, where the line's other ends are known."""
-    same = [one for one in records if one["task"] == record["task"]]
+    same = [one for one in records if all(one[key] == record[key] for key in ("task", "rows"))]
     same.sort(key=lambda one: one["machine"] != record["machine"])  # its own machine's first
     dense = next((one for one in same if one["way"] == "dense"), None)
     pruned = [one for one in same if one["zeros"] == record["zeros"] and one["way"] == "one-shot"]

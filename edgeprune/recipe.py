@@ -123,10 +123,10 @@ class Recipe(BaseModel):
         1.0, ge=0, le=1, description="factor for tokens whose perplexity is above 2.5"
     )
     recover: bool = Field(
-        False, description="train the kept weights, with the dense model as teacher"
+        False, description="train the kept weights on the task and on general text"
     )
     recover_by: list[str] = Field(
-        ["distill"], min_length=1,
+        ["finetune"], min_length=1,
         description="ways of training, in turn: " + ", ".join(RECOVERIES),
     )  # fmt: skip
     recover_from: float | None = Field(
@@ -142,9 +142,9 @@ class Recipe(BaseModel):
         3e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
     )
     recover_max_perplexity: float | None = Field(
-        2.5, gt=1,
+        None, gt=1,
         description="finetune: leave out tokens of answers that the dense model finds harder than "
-        "this; null: learn all",
+        "this, such as 2.5",
     )  # fmt: skip
     recover_task_share: float = Field(
         0.25, ge=0, le=1, description="the task's sequences among those of a step"
@@ -320,6 +320,8 @@ class Recipe(BaseModel):
                 f"recover_from {self.recover_from:g} is for unstructured pruning to a higher "
                 f"sparsity, given {self.pattern}, {self.sparsity:g}"
             )
+        if not self.recover_task_share and "finetune" in self.recover_by:
+            raise ValueError("recover_by finetune learns the task: recover_task_share is above 0")
         if not self.sparsity and "finetune" not in self.recover_by and self.rounding != "feedback":
             raise ValueError(
                 "a dense model predicts as its teacher already: recover_by finetune, or a sparsity"

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.calibration.data import Data
+from edgeprune.errors import UsageError
 from edgeprune.extras import need
 from edgeprune.files import read_json, sha256_json, write_json
 from edgeprune.models import Checkpoint
@@ -61,6 +62,7 @@ def sparse_stage(
     """
     if recipe.recover and recipe.recover_rank:
         need("peft")
+    _refuse_idle_processes(recipe)
     trained: dict[str, Any] = {}
     rows: dict[str, list[str]] = {"general": [], "task": []}
     before: Sparse | None = None
@@ -76,6 +78,17 @@ def sparse_stage(
         training = training | {"rounds": trained}
     _drop_stale(folder / "work", recipe.recover, {f"round-{p.sparsity:.3f}" for p in early})
     return Sparse(found.checkpoint, _joined(rows, found.rows), found.key, training)
+
+
+def _refuse_idle_processes(recipe: Recipe) -> None:
+    from edgeprune.engine.parallel import world
+
+    size = world()[1]
+    if recipe.recover and recipe.recover_batch < size:
+        raise UsageError(
+            f"Training steps of {recipe.recover_batch} sequences for {size} processes.",
+            f"Give each at least one: --set recover_batch={size}",
+        )
 
 
 def _drop_stale(work: Path, trains: bool, used: set[str]) -> None:

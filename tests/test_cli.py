@@ -122,6 +122,9 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
     plan = json.loads(again.stdout)
     assert plan["plan"]["zeros"] == 53_084_160
     assert plan["recipe"]["method"] == "alps_fast"
+    trained = run("build", "--dry-run", "--json", "--task", "medqa", "--recover", cwd=tmp_path)
+    more = json.loads(trained.stdout)["plan"]["memory_bytes"] / plan["plan"]["memory_bytes"]
+    assert more > 1.5
     assert list(tmp_path.iterdir()) == []
 
 

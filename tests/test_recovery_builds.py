@@ -26,8 +26,8 @@ def test_a_build_holds_the_weights_that_were_trained(
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=5,
                     target=target, type=kind, **QUICK)  # fmt: skip
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["distill"]["rounded"] == 14
-    file = next((tmp_path / "out").glob("work/recover-*/distill/recovered.safetensors"))
+    assert made.manifest["recovery"]["finetune"]["rounded"] == 14
+    file = next((tmp_path / "out").glob("work/recover-*/finetune/recovered.safetensors"))
     trained = Weights([file])
     tensors = inspected(made.artifact)
     for name in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"):
@@ -38,7 +38,7 @@ def test_a_build_holds_the_weights_that_were_trained(
 def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
     recipe = Recipe(
         model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0.7,
-        recover_from=0.5, recover_by=["distill", "finetune"], recover_max_perplexity=None, **QUICK,
+        recover_from=0.5, recover_by=["distill", "finetune"], **QUICK,
     )  # fmt: skip
     made = build(recipe, tmp_path / "out")
     recovery = made.manifest["recovery"]
@@ -64,8 +64,8 @@ def test_builds_with_adapters_and_with_selective_updates(tiny_folder, rows_file,
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3,
                     type="q4_0", **how, **QUICK)  # fmt: skip
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["distill"]["steps"] == 3
-    assert made.manifest["recovery"]["distill"]["rounded"] == (0 if "recover_rank" in how else 14)
+    assert made.manifest["recovery"]["finetune"]["steps"] == 3
+    assert made.manifest["recovery"]["finetune"]["rounded"] == (0 if "recover_rank" in how else 14)
     tensors = [t for t in made.manifest["artifact"]["tensors"] if t["pruned"]]
     assert all(t["nonzeros"] <= 0.52 * np.prod(t["shape"]) for t in tensors)
 
@@ -93,7 +93,7 @@ def test_weights_of_another_training_are_exported_anew(
         monkeypatch.setattr(training._Trainer, "_planned", lambda _, run=planned: run)
         monkeypatch.setattr(training._Trainer, "_plan_again", lambda *_: None)
         made = build(recipe, tmp_path / "out")
-        assert made.manifest["recovery"]["distill"]["planned_steps"] == steps
+        assert made.manifest["recovery"]["finetune"]["planned_steps"] == steps
         shas.append(made.manifest["artifact"]["sha256"])
         for place in (tmp_path / "out" / "work").glob("recover-*"):
             shutil.rmtree(place)
@@ -125,8 +125,7 @@ def test_a_search_holds_trained_models_against_the_dense_one(
 def test_a_dense_model_can_be_trained_too(tiny_folder, rows_file, tmp_path):
     recipe = Recipe(
         model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0,
-        type="q4_0", rounding="feedback", recover_by=["finetune"], recover_max_perplexity=None,
-        **QUICK,
+        type="q4_0", rounding="feedback", **QUICK,
     )  # fmt: skip
     made = build(recipe, tmp_path / "out")
     assert made.manifest["recovery"]["finetune"]["rounded"] == 14
@@ -172,11 +171,12 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     [
         ({"recover_from": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
         ({"recover_rank": 8, "recover_selective": True}, "leave recover_rank out"),
-        ({"sparsity": 0}, "predicts as its teacher already"),
+        ({"sparsity": 0, "recover_by": "distill"}, "predicts as its teacher already"),
         ({"recover_rank": 8, "rounding": "feedback"}, "without recover_rank alone"),
         ({"recover_by": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"recover_budget": "soon"}, "is not a time such as 90s"),
         ({"recover_by": "distil"}, "did you mean distill"),
+        ({"recover_task_share": 0}, "finetune learns the task"),
         ({"recover": False, "recover_from": 0.4}, "recover_from is a setting of training: add"),
     ],
 )

@@ -34,7 +34,7 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--pattern", str, "unstructured, or N:M such as 2:4 [unstructured]"),
     ("--allocation", str, "Sparsity over matrices: uniform, atp, owl, rank, map, evolve [uniform]"),
     ("--max-loss", str, "Find the highest sparsity that costs the task at most this, e.g. 2%"),
-    ("--recover", bool, "Then train the kept weights, the dense model being the teacher [False]"),
+    ("--recover", bool, "Then train the kept weights on the task and on general text [False]"),
     ("--recover-budget", str, "Time for that, such as 90s, 10m or 2h [10m]"),
     ("--samples", int, "Calibration sequences per stream [24]"),
     ("--length", int, "Tokens per sequence [512]"),

@@ -1,9 +1,11 @@
 """Data parallelism: each process of a `torch.distributed` group sees its share of the sequences.
 
 Statistics are summed over processes at block borders, so every process prunes alike and only the
-first one writes. Outside such a group there is one process with everything.
+first one writes; of what is trained each owns a part (`edgeprune.recovery.masters`). Outside such a
+group there is one process with everything.
 """
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -26,6 +28,18 @@ def add_up(tensors: list[Tensor]) -> None:
     if world()[1] > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+def add_up_at(tensor: Tensor, rank: int) -> None:
+    """Sum a tensor over all processes, in place; only the one of this ``rank`` has the sum."""
+    if world()[1] > 1:
+        dist.reduce(tensor, rank)
+
+
+def broadcast(tensor: Tensor, rank: int) -> None:
+    """Overwrite a contiguous tensor with what the process of this ``rank`` has."""
+    if world()[1] > 1:
+        dist.broadcast(tensor.view(-1).view(torch.uint8), rank)  # gloo doesn't know all types
 
 
 def agree(number: int) -> int:

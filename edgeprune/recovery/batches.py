@@ -57,13 +57,17 @@ class Batches:
         """
         picked: dict[str, list[int]] = {}
         for position in range(number * batch, (number + 1) * batch):
-            before, after = (math.floor(p * self.shares["task"]) for p in (position, position + 1))
+            before, after = (self._of_the_task(p) for p in (position, position + 1))
             name, place = ("task", before) if after > before else ("general", position - before)
             picked.setdefault(name, []).append(self._pick(name, place))
         found: list[Sample] = []
         for name, places in picked.items():
             found += self._weighted(name, places, len(places) / batch)
         return found
+
+    def _of_the_task(self, sequences: int) -> int:
+        """How many of the first sequences are, in all steps together."""
+        return math.floor(sequences * self.shares["task"] + 0.5)
 
     def all(self) -> list[Sample]:
         """Every sequence once; weights sum to 1 over all."""

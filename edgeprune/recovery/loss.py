@@ -9,25 +9,33 @@ _ROWS = 128  # at a time: vocabularies are long, and float32 of all tokens would
 
 
 class _Divergence(torch.autograd.Function):
-    """The divergence and its gradient ``w (q - target)`` in one pass, in pieces."""
+    """The loss and its gradient ``w (q - target)`` in one pass, in pieces, of what weighs."""
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, following: Tensor, text: Tensor, weights: Tensor
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor | None,
+        following: Tensor,
+        share: float,
+        weights: Tensor,
     ) -> Tensor:
-        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=student.device)
-        for start in range(0, len(student), _ROWS):
-            rows = slice(start, start + _ROWS)
-            log_p = teacher[rows].float().log_softmax(-1)
+        for rows in weights.nonzero()[:, 0].split(_ROWS):
+            weight, token = weights[rows], following[rows, None]
             log_q = student[rows].float().log_softmax(-1)
-            p, weight, share, token = log_p.exp(), weights[rows], text[rows], following[rows, None]
-            surprise = -log_q.gather(-1, token)[:, 0]
-            divergence = torch.linalg.vecdot(p, log_p.sub_(log_q))
-            total += (weight * divergence.lerp(surprise, share)).sum()
+            loss = -share * log_q.gather(-1, token)[:, 0]
+            target = torch.zeros_like(log_q)
+            if teacher is not None:
+                log_p = teacher[rows].float().log_softmax(-1)
+                target = log_p.exp()
+                loss += (1 - share) * torch.linalg.vecdot(target, log_p.sub_(log_q))
+                target *= 1 - share
+            total += (weight * loss).sum()
             if gradient is not None:
-                target = p.mul_(1 - share[:, None]).scatter_add_(-1, token, share[:, None])
-                gradient[rows] = log_q.exp_().sub_(target).mul_(weight[:, None])
+                target.scatter_add_(-1, token, torch.full_like(loss, share)[:, None])
+                gradient[rows] = log_q.exp_().sub_(target).mul_(weight[:, None]).to(gradient.dtype)
         ctx.save_for_backward(gradient)
         return total
 
@@ -38,7 +46,7 @@ class _Divergence(torch.autograd.Function):
 
 
 def distillation(
-    student: Tensor, teacher: Tensor, following: Tensor, text: Tensor, weights: Tensor
+    student: Tensor, teacher: Tensor | None, following: Tensor, share: float, weights: Tensor
 ) -> Tensor:
     """Weighted sum of ``(1 - a) KL(teacher ‖ student) - a log p(following)`` over tokens.
 
@@ -47,31 +55,17 @@ def distillation(
 
     Args:
         student: logits, (tokens, vocabulary).
-        teacher: logits of the dense model, the same shape; they get no gradient.
+        teacher: logits of the dense model, the same shape; they get no gradient. None, where the
+            text alone is learnt.
         following: the tokens that follow, (tokens,).
-        text: their shares ``a``, (tokens,), from 0 to 1.
+        share: ``a``, from 0 to 1; 1 without a teacher.
         weights: of the tokens, (tokens,); if they sum to 1, the result is in nats per token.
 
     Returns:
         A number in float32, differentiable in ``student``.
     """
-    found: Tensor = _Divergence.apply(student, teacher, following, text, weights)
+    found: Tensor = _Divergence.apply(student, teacher, following, share, weights)
     return found
-
-
-def likelihood(student: Tensor, following: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of ``-log p`` of the tokens that follow, in nats.
-
-    Args:
-        student: logits, (tokens, vocabulary).
-        following: the tokens to predict, (tokens,).
-        weights: of the tokens, (tokens,).
-
-    Returns:
-        A number, differentiable in ``student``.
-    """
-    losses = torch.nn.functional.cross_entropy(student.float(), following, reduction="none")
-    return (losses * weights).sum()
 
 
 def hidden_distance(

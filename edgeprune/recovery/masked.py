@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgeprune.engine import PrunedCheckpoint
+from edgeprune.engine.parallel import add_up
 from edgeprune.models.hf import load_model
 from edgeprune.sparsity.weights import save_tensors
 
@@ -28,6 +29,8 @@ class MaskedAdamW:
         parameters: what is trained, by name; zeros of those with two dimensions or more stay.
         learning_rate: at its highest.
         masked: whether they hold zeros that stay; adapters start at zeros that are none.
+        shared: whether other processes have the rest of the model: gradients are clipped by the
+            norm of all.
 
     Attributes:
         masks: of the parameters that hold zeros; True where a weight may move.
@@ -35,9 +38,13 @@ class MaskedAdamW:
     """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], learning_rate: float, masked: bool = True
+        self,
+        parameters: dict[str, nn.Parameter],
+        learning_rate: float,
+        masked: bool = True,
+        shared: bool = False,
     ):
-        self._parameters, self._learning_rate = parameters, learning_rate
+        self._parameters, self._learning_rate, self._shared = parameters, learning_rate, shared
         self.masks = {
             name: parameter.detach() != 0
             for name, parameter in parameters.items()
@@ -49,11 +56,15 @@ class MaskedAdamW:
 
     def step(self, share: float) -> None:
         """Take a step with a share of the learning rate, and clear the gradients."""
+        gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
         for name, mask in self.masks.items():
-            gradient = self._parameters[name].grad
-            if gradient is not None:
-                gradient.mul_(mask)
-        nn.utils.clip_grad_norm_(self._parameters.values(), _LARGEST_GRADIENT)
+            if name in gradients:
+                gradients[name].mul_(mask)
+        norm = nn.utils.get_total_norm(list(gradients.values()))
+        if self._shared:
+            add_up([square := norm.square()])
+            norm = square.sqrt()
+        nn.utils.clip_grads_with_norm_(self._parameters.values(), _LARGEST_GRADIENT, norm)
         for group in self.inner.param_groups:
             group["lr"] = self._learning_rate * share
         self.inner.step()

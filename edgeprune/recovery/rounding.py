@@ -15,6 +15,7 @@ from edgeprune.models.hf import stored_names
 from edgeprune.models.layers import decoder_blocks, weight_matrices
 from edgeprune.quantization.fit import codes, one_by_one
 from edgeprune.quantization.grid import Grid
+from edgeprune.recovery.masters import Masters
 from edgeprune.sparsity.weights import Weights
 
 
@@ -49,6 +50,7 @@ class Rounding:
         grids: Mapping[str, Grid],
         calibration: Weights,
     ):
+        self._model = model
         self.scales: dict[str, Tensor] = {}
         self._matrices: dict[str, _Rounded] = {}
         prefix, blocks = decoder_blocks(model)
@@ -69,12 +71,17 @@ class Rounding:
         return bool(self._matrices)
 
     @torch.no_grad()
-    def fit(self, weights: Mapping[str, Tensor]) -> None:
-        """Fix the scales that suit the weights as they are now, by their names in the model."""
+    def fit(self, masters: Masters) -> None:
+        """Fix the scales that suit the weights as they are now, the same in every process."""
         for name, one in self._matrices.items():
-            weight = weights[name].detach()
-            importance = one.importance[:, None] * (weight != 0).T
-            self.scales[one.stored] = one_by_one(weight, importance, one.grid)[1]
+            rows, columns = self._model.get_parameter(name).shape
+            scale = one.importance.new_empty(rows, columns // one.grid.block)
+            if name in masters.parameters:
+                weight = masters.parameters[name].detach()
+                importance = one.importance[:, None] * (weight != 0).T
+                scale.copy_(one_by_one(weight, importance, one.grid)[1])
+            masters.broadcast(name, scale)
+            self.scales[one.stored] = scale
 
     @torch.no_grad()
     def seen(self, name: str, weight: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from edgeprune.engine.weights import SURPRISING
-
 
 @dataclass(frozen=True)
 class Training:
@@ -11,12 +9,12 @@ class Training:
 
     Attributes:
         answers: the task stream teaches its answers (supervised fine-tuning) instead of the dense
-            model's predictions; general text is distilled in both cases.
+            model's predictions.
         max_perplexity: answers' tokens that the dense model finds harder than this are left out
             (arXiv 2501.14315); None: none are.
         seconds: time to take; the first steps are timed and the rest planned by that.
         steps: how many instead; the same on every machine.
-        batch: sequences a step.
+        batch: sequences a step, of all processes together.
         learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
         task_share: of the task stream in the loss and among the sequences.
         text_share: of the text's own tokens in the loss of general text, beside the dense model's
@@ -32,7 +30,7 @@ class Training:
     """
 
     answers: bool = False
-    max_perplexity: float | None = SURPRISING
+    max_perplexity: float | None = None
     seconds: float = 600.0
     steps: int | None = None
     batch: int = 2

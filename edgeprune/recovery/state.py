@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgeprune.engine.parallel import agree, wait, world
+from edgeprune.errors import InputError
 from edgeprune.files import atomic_path, read_json, write_json
-from edgeprune.sparsity.weights import save_tensors
+from edgeprune.recovery.masters import Masters
+from edgeprune.sparsity.weights import Weights, save_tensors
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-# Tensors that a run keeps besides its weights, by what they are and what they belong to.
-Others = dict[str, dict[str, Tensor]]
+_GRADIENTS, _SCALES = "gradients", "scales"
 
 
 @dataclass
@@ -40,75 +41,85 @@ class Progressed:
 
 
 class RunFolder:
-    """Where a run keeps its state; the file that is written last says that the rest is there."""
+    """Where a run keeps its state; the file that is written last says that the rest is there.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    More or fewer processes may go on with it.
 
-    def save(
+    Args:
+        folder: the run's, which all processes see.
+        masters: what is trained.
+        optimizer: of their parameters.
+        gradients: of what is owned of them, sums that a selection goes by; empty without one.
+        scales: of rounded weights, the same in every process; empty before there are any.
+    """
+
+    def __init__(
         self,
-        done: Progressed,
-        parameters: dict[str, nn.Parameter],
+        folder: Path,
+        masters: Masters,
         optimizer: torch.optim.AdamW,
-        others: Others,
-    ) -> None:
+        gradients: dict[str, Tensor],
+        scales: dict[str, Tensor],
+    ):
+        self._folder, self._masters, self._optimizer = folder, masters, optimizer
+        self._gradients, self._scales = gradients, scales
+
+    def save(self, done: Progressed) -> None:
         """Keep everything that going on needs."""
-        tensors = {
-            f"{kind}:{name}": tensor
-            for kind, named in others.items()
-            for name, tensor in named.items()
-        }
-        for name, parameter in parameters.items():
-            tensors[name] = parameter.detach()
-            for moment in _MOMENTS:
-                tensors[f"{moment}:{name}"] = optimizer.state[parameter][moment]
-        path = self._folder / f"state-{done.step:06d}.safetensors"
-        with atomic_path(path) as temporary:
-            save_tensors(temporary, tensors)
-        write_json(self._folder / "state.json", asdict(done))
-        for old in self._folder.glob("state-*.safetensors"):
-            if old != path:
-                old.unlink()
+        own = self._masters.parameters
+        kept = self._masters.gathered(own.__getitem__)
+        parts = {m: {n: self._optimizer.state[p][m] for n, p in own.items()} for m in _MOMENTS}
+        if self._gradients:
+            parts[_GRADIENTS] = self._gradients
+        for kind, part in parts.items():
+            whole = self._masters.gathered(part.__getitem__)
+            kept |= {f"{kind}:{name}": tensor for name, tensor in whole.items()}
+        kept |= {f"{_SCALES}:{name}": scale for name, scale in self._scales.items()}
+        if world()[0] == 0:
+            path = _state(self._folder, done)
+            with atomic_path(path) as temporary:
+                save_tensors(temporary, kept)
+            write_json(self._folder / "state.json", asdict(done))
+            for old in self._folder.glob("state-*.safetensors"):
+                if old != path:
+                    old.unlink()
+        wait()
 
-    def resume(
-        self,
-        parameters: dict[str, nn.Parameter],
-        optimizer: torch.optim.AdamW,
-        others: Others,
-    ) -> Progressed:
-        """Put a run back to where it was kept; a new one if nothing was, or it is damaged.
-
-        ``others`` are filled in place.
-        """
+    def resume(self) -> Progressed:
+        """Put a run back to where it was kept; a new one if nothing was, or it is damaged."""
+        own = self._masters.parameters
+        kinds = [*_MOMENTS, *([_GRADIENTS] if self._gradients else [])]
         known: dict[str, Any] = read_json(self._folder / "state.json") or {}
         try:
             done = Progressed(**known)
-            if not done.step:
-                return done
-            tensors = load_file(self._folder / f"state-{done.step:06d}.safetensors")
-            moments = {
-                n: {moment: tensors[f"{moment}:{n}"] for moment in _MOMENTS} for n in parameters
-            }
-            values = {name: tensors[name] for name in parameters}
-        except (OSError, SafetensorError, KeyError, TypeError):
+            kept = Weights([_state(self._folder, done)] if done.step else [])
+            values = {name: kept.read(name) for name in own} if done.step else {}
+            others = {k: {n: kept.read(f"{k}:{n}") for n in values} for k in kinds}
+        except (OSError, SafetensorError, InputError, KeyError, TypeError):
+            done = Progressed()
+        if not agree(done.step):  # all go on, or none
             return Progressed()
-        device = next(iter(parameters.values())).device
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(values[name])
-                kept = {m: t.to(device) for m, t in moments[name].items()}
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(done.step), device=device),
-                    **kept,
-                }
-        for name, tensor in tensors.items():
-            kind, _, own = name.partition(":")
-            if kind in others:
-                others[kind][own] = tensor.to(device)
+        for name, parameter in own.items():
+            parameter.data.copy_(values[name])
+            moments = {m: others[m][name].to(parameter.device) for m in _MOMENTS}
+            step = torch.tensor(float(done.step), device=parameter.device)
+            self._optimizer.state[parameter] = {"step": step, **moments}
+            if self._gradients:
+                self._gradients[name].copy_(others[_GRADIENTS][name])
+        device = next(iter(own.values())).device
+        for name in kept.names():
+            kind, _, own_name = name.partition(":")
+            if kind == _SCALES:
+                self._scales[own_name] = kept.read(name).to(device)
         return done
 
-    def clean_up(self) -> None:
-        """Drop what only an unfinished run needs."""
-        for name in ("state-*.safetensors", "state.json"):
-            for path in self._folder.glob(name):
-                path.unlink()
+
+def clean_up(folder: Path) -> None:
+    """Drop what only an unfinished run needs."""
+    for name in ("state-*.safetensors", "state.json"):
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
+
+
+def _state(folder: Path, done: Progressed) -> Path:
+    return folder / f"state-{done.step:06d}.safetensors"

@@ -81,7 +81,7 @@ class Student:
             exact = open_student(self._pruned, self._folder)
             changes = self._adapters.changes(values)
             return {name: exact.get_parameter(name).data + c for name, c in changes.items()}
-        return {name: values.read(name) for name in self.masters.parameters}
+        return {name: values.read(name) for name in self.masters.names}
 
 
 def token_weights(

@@ -8,12 +8,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
@@ -25,9 +24,10 @@ from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
+from edgeprune.recovery import state
 from edgeprune.recovery.batches import Sample, split
 from edgeprune.recovery.compiled import compile_blocks, run_plainly, timed
-from edgeprune.recovery.loss import distillation, hidden_distance, likelihood
+from edgeprune.recovery.loss import distillation, hidden_distance
 from edgeprune.recovery.masked import MaskedAdamW, schedule
 from edgeprune.recovery.rounding import Rounding
 from edgeprune.recovery.selection import Selection
@@ -128,7 +128,7 @@ def train(
 
 def clean_up(folder: Path) -> None:
     """Drop what only an unfinished run needs."""
-    RunFolder(folder).clean_up()
+    state.clean_up(folder)
     (folder / _BEST).unlink(missing_ok=True)
 
 
@@ -152,7 +152,9 @@ class _Trainer:
         if how.save_memory:
             self._student.save_memory()
         self._parameters = self._student.masters.parameters
-        self._optimizer = MaskedAdamW(self._parameters, how.learning_rate, masked=how.rank is None)
+        self._optimizer = MaskedAdamW(
+            self._parameters, how.learning_rate, masked=how.rank is None, shared=True
+        )
         self._selection = Selection(self._parameters) if how.selective else None
         self._begun = time.perf_counter()
         self._train, held_out = split(
@@ -165,24 +167,25 @@ class _Trainer:
         self._rounding = Rounding(
             self._student.model, self._stored, grids, Weights(pruned.calibration)
         )
-        self._others = {
-            "scales": self._rounding.scales,
-            "gradients": self._selection.gradients if self._selection else {},
-        }
-        self._state = RunFolder(folder)
+        self._state = RunFolder(
+            folder,
+            self._student.masters,
+            self._optimizer.inner,
+            self._selection.gradients if self._selection else {},
+            self._rounding.scales,
+        )
         self._best = folder / _BEST
         self._judged = held_out.all()
 
     def run(self, progress: Progress) -> Progressed:
         """Train to the end, or until the held-out loss has not fallen for three points."""
-        kept = (self._parameters, self._optimizer.inner, self._others)
-        done = self._state.resume(*kept)
+        done = self._state.resume()
         self._show()
         if not done.steps:
             self._refuse_silence()
             done = self._planned()
             self._point(done, None)
-        elif done.compiled:
+        elif done.compiled and world()[1] == 1:
             compile_blocks(self._student.model, self._teacher)
         losses: list[float] = []
         begin = time.perf_counter()
@@ -200,9 +203,7 @@ class _Trainer:
                         self._plan_again(done, (time.perf_counter() - begin) / interval)
                         stage.expect(done.steps)
                     self._point(done, sum(losses) / len(losses))
-                    if world()[0] == 0:
-                        self._state.save(done, *kept)
-                    wait()
+                    self._state.save(done)
                     losses.clear()
         return done
 
@@ -242,9 +243,9 @@ class _Trainer:
 
     def _timed_step(self) -> float:
         """Seconds of a step that moves nothing."""
-        for _ in range(2):  # the first allocates
+        for step in range(2):  # the first allocates
             begin = time.perf_counter()
-            self._gradients(0)
+            self._gradients(step)
             self._optimizer.step(0.0)
             self._show()
         self._optimizer.inner.state.clear()
@@ -280,7 +281,7 @@ class _Trainer:
     def _begin_rounding(self, done: Progressed) -> None:
         """From here on, weights on a grid are trained; those before were not what a file holds."""
         if self._rounding and not self._rounding.scales:
-            self._rounding.fit(self._parameters)
+            self._rounding.fit(self._student.masters)
             self._show()
             done.best = float("inf")
             self._point(done, None)
@@ -290,53 +291,53 @@ class _Trainer:
         self._student.masters.show(self._rounding.seen)
 
     def _gradients(self, step: int) -> float:
-        """Of one step's loss, into the masters; in a process group all get the same."""
+        """Of one step's loss, into the masters; the loss is that of all processes."""
         rank, size = world()
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
-        for samples in self._together(self._train.step(step, self._how.batch)[rank::size]):
+        for samples in self._passes(self._train.step(step, self._how.batch)[rank::size]):
             loss = self._loss(samples)
             loss.backward()
             total += loss.detach()
         self._student.masters.take_gradients()
-        add_up([total, *(p.grad for p in self._parameters.values() if p.grad is not None)])
+        add_up([total])
         return float(total)
 
-    def _together(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """Batches for one pass, each of one loss: no larger than a step, alone to save memory."""
-        most = 1 if self._how.save_memory else self._how.batch
-        for _, group in groupby(samples, self._teaches_answers):
-            same = list(group)
-            for start in range(0, len(same), most):
-                yield same[start : start + most]
+    def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
+        """Sequences that go through together: a step's, each alone to save memory."""
+        most = 1 if self._how.save_memory else -(-self._how.batch // world()[1])
+        for start in range(0, len(samples), most):
+            yield samples[start : start + most]
+
+    def _loss(self, samples: list[Sample]) -> Tensor:
+        """Of sequences in one pass; the dense model sees one at a time, and only where it must."""
+        how = {"use_cache": False, "output_hidden_states": self._how.hidden_weight > 0}
+        ids = torch.stack([sample.tokens for sample in samples]).to(self._device)
+        student = self._student.model(input_ids=ids, **how)
+        losses = []
+        for place, (sample, logits) in enumerate(zip(samples, student.logits, strict=True)):
+            weights = nn.functional.pad(sample.weights, (0, 1)).to(self._device)
+            share, teacher = self._text_share(sample), None
+            likens = self._how.hidden_weight > 0 and not self._teaches_answers(sample)
+            if share < 1 or likens:
+                with torch.no_grad():
+                    teacher = self._teacher(input_ids=ids[place, None], **how)
+            theirs = teacher.logits[0] if teacher else None
+            following = ids[place].roll(-1)  # nothing follows the last, which weighs nothing
+            losses.append(distillation(logits, theirs, following, share, weights))
+            if teacher and likens:
+                states = tuple(state[place, None] for state in student.hidden_states)
+                distance = hidden_distance(states, teacher.hidden_states, weights.sum()[None])
+                losses.append(self._how.hidden_weight * distance)
+        return torch.stack(losses).sum()
+
+    def _text_share(self, sample: Sample) -> float:
+        """Of a sequence's own tokens in its loss; the rest is the dense model's."""
+        if self._teaches_answers(sample):
+            return 1.0
+        return self._how.text_share if sample.stream == "general" else 0.0
 
     def _teaches_answers(self, sample: Sample) -> bool:
         return self._how.answers and sample.stream == "task"
-
-    def _loss(self, samples: list[Sample]) -> Tensor:
-        """Of sequences that have the same kind of loss."""
-        ids = torch.stack([sample.tokens for sample in samples]).to(self._device)
-        weights = torch.stack([sample.weights for sample in samples]).to(self._device)
-        how = {"use_cache": False, "output_hidden_states": self._how.hidden_weight > 0}
-        student = self._student.model(input_ids=ids, **how)
-        if self._teaches_answers(samples[0]):
-            some = weights > 0
-            return likelihood(student.logits[:, :-1][some], ids[:, 1:][some], weights[some])
-        with torch.no_grad():
-            teacher = self._teacher(input_ids=ids, **how)
-        shares = {"general": self._how.text_share, "task": 0.0}
-        text = torch.tensor([shares[sample.stream] for sample in samples], device=self._device)
-        ours, theirs = (made.logits[:, :-1].flatten(0, 1) for made in (student, teacher))
-        loss = distillation(
-            ours,
-            theirs,
-            ids[:, 1:].flatten(),
-            text.repeat_interleave(weights.shape[1]),
-            weights.flatten(),
-        )
-        if self._how.hidden_weight:
-            states = student.hidden_states, teacher.hidden_states
-            loss = loss + self._how.hidden_weight * hidden_distance(*states, weights.sum(1))
-        return loss
 
     def _known(self, tokens: Tensor) -> Tensor:
         """Whether the dense model finds each token but the first easy enough to be learnt."""
@@ -351,7 +352,7 @@ class _Trainer:
             easy = f" has a perplexity of {limit} or less to the dense model" if limit else ""
             raise InputError(
                 f"No token of an answer{easy} in the {len(task)} held-out sequences of the task.",
-                "Raise recover_max_perplexity, or set it to null."
+                "Raise recover_max_perplexity, or leave it out."
                 if limit
                 else "Give longer sequences (length), or more rows of the task.",
             )
@@ -361,7 +362,7 @@ class _Trainer:
         """Judge on the held-out sequences, and keep the weights if they are the best so far."""
         rank, size = world()
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
-        for samples in self._together(self._judged[rank::size]):
+        for samples in self._passes(self._judged[rank::size]):
             total += self._loss(samples)
         add_up([total])  # so that all processes end together
         held_out, rounded = float(total), bool(self._rounding.scales)
@@ -370,9 +371,11 @@ class _Trainer:
         )
         if held_out < done.best:
             done.best = held_out
+            seen = self._rounding.seen
+            best = self._student.masters.gathered(
+                lambda name: seen(name, self._parameters[name].data)
+            )
             if rank == 0:
-                seen = self._rounding.seen
-                best = {name: seen(name, p.data).cpu() for name, p in self._parameters.items()}
                 with atomic_path(self._best) as path:
                     save_tensors(path, best)
 

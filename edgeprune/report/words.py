@@ -93,7 +93,7 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
 # What the kept weights are trained towards, by the name of the training.
 TRAINED = {
     "distill": "the dense model's predictions",
-    "finetune": "the task's answers, and the dense model's predictions on general text",
+    "finetune": "the task's answers, and general text beside them",
 }
 
 
