@@ -46,19 +46,16 @@ _WAYS: dict[str, dict[str, Any]] = {
     "all": {"recover_by": ["reconstruct", "distill", "finetune"]},
 }  # fmt: skip
 # Ways by task and zeros, the most telling first. One pruning serves all the ways of a line.
+_AT_HALF = ["dense", "one-shot", "finetune", "reconstruct", "distill", "all"]
+_OPTIONS = [
+    "finetune, known tokens", "finetune, selective", "distill, hidden states", "distill, adapters",
+    "dense, finetune",
+]  # fmt: skip
 _LINES: list[tuple[str, str, list[str]]] = [
-    ("arc_easy", "0.5", ["dense", "one-shot", "finetune", "reconstruct", "distill", "all"]),
-    ("sciq", "0.5", ["dense", "one-shot", "finetune"]),
-    *((task, zeros, ["one-shot", "finetune"])
-      for zeros in ("0.6", "2:4", "0.7") for task in ("arc_easy", "sciq")),
-    ("sciq", "0.5", ["reconstruct", "distill", "all"]),
-    *((task, zeros, ["reconstruct", "distill", "all"])
-      for zeros in ("0.6", "2:4", "0.7") for task in ("arc_easy", "sciq")),
-    (
-        "arc_easy", "0.5",
-        ["dense, finetune", "finetune, known tokens", "finetune, selective",
-         "distill, hidden states", "distill, adapters"],
-    ),
+    ("arc_easy", "0.5", [*_AT_HALF, *_OPTIONS]),
+    ("sciq", "0.5", _AT_HALF),
+    *((task, zeros, _AT_HALF[1:])
+      for task in ("arc_easy", "sciq") for zeros in ("0.6", "2:4", "0.7")),
     ("arc_easy", "0.6", ["distill, gradual"]),
 ]  # fmt: skip
 _ORDER = ["0.5", "0.6", "0.7", "2:4"]
