@@ -149,6 +149,10 @@ def _on_front(record: dict[str, Any], records: list[dict[str, Any]], measure: st
     )
 
 
+def _default(setting: str) -> Any:
+    return Recipe.model_fields[setting].default
+
+
 def _label(record: dict[str, Any]) -> str:
     return f"{record['sparsity']:.0%}" if record["sparsity"] else "dense"
 
@@ -166,8 +170,10 @@ def _page(
         "# Sparse or dense, at equal bytes",
         "",
         f"Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct on {task}; every model was "
-        f"trained for {budget} on the same rows: fine-tuned on the task's answers, general text "
-        "learnt half from the dense model's predictions and half from its own tokens. Sparse ones "
+        f"trained for {budget} on the same rows: fine-tuned on the task's answers, "
+        f"{_default('recover_task_share'):.0%} of the sequences the task's, "
+        f"{_default('recover_batch')} a step, general text learnt half from the dense "
+        "model's predictions and half from its own tokens. Sparse ones "
         "were pruned before it (alps_fast, mix) and are packed; Q4_0 files, "
         "sparse and dense, are trained on their grid in the last 40 % of "
         "the steps; types without a grid are quantised by ggml with the importances of the "

@@ -147,14 +147,17 @@ class Recipe(BaseModel):
         "this, such as 2.5",
     )  # fmt: skip
     recover_task_share: float = Field(
-        0.25, ge=0, le=1, description="the task's sequences among those of a step"
+        0.25, ge=0, le=1, description="share of the task's sequences among all that are trained on"
     )
     recover_text_share: float = Field(
-        0.5, ge=0, le=1, description="general text's own tokens in its loss, beside the dense model"
-    )
+        0.5, ge=0, le=1,
+        description="share of the text's own tokens in the loss on general text; the rest is the "
+        "dense model's predictions",
+    )  # fmt: skip
     recover_hidden_weight: float = Field(
-        0.0, ge=0, description="of matching hidden states, beside the dense model's predictions"
-    )
+        0.0, ge=0,
+        description="weight of matching the dense model's hidden states, beside its predictions",
+    )  # fmt: skip
     recover_selective: bool = Field(
         False, description="pull weights back as far as they matter to general skill (SPIDER)"
     )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from edgeprune.quantization.grid import Grid
     from edgeprune.recovery.settings import Training
 
-_VERSION = 5
+# Of what training does: what an older one has left is not gone on with.
+VERSION = 5
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 2048
 _REBUILT_ON = 64
@@ -84,7 +85,8 @@ def _refuse_idle_processes(recipe: Recipe) -> None:
     from edgeprune.engine.parallel import world
 
     size = world()[1]
-    if recipe.recover and recipe.recover_batch < size:
+    trains = recipe.recover and recipe.recover_by != ["reconstruct"]  # the first process's alone
+    if trains and recipe.recover_batch < size:
         raise UsageError(
             f"Training steps of {recipe.recover_batch} sequences for {size} processes.",
             f"Give each at least one: --set recover_batch={size}",
@@ -212,7 +214,7 @@ def _training_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
     grids = {name: asdict(grid) for name, grid in _training_grids(recipe, checkpoint).items()}
     settings = recipe.model_dump(include={n for n in Recipe.model_fields if "recover" in n})
     streams = [recipe.length, recipe.seed, recipe.answer_weight]
-    return [_VERSION, settings, streams, grids]
+    return [VERSION, settings, streams, grids]
 
 
 def _training_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":

@@ -80,7 +80,7 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     recipe = tmp_path / "recipe.yaml"
     values = QUICK | {
         "model": str(tiny_folder), "task": str(rows_file), "device": "cpu", "recover": True,
-        "recover_steps": 3, "recover_by": ["reconstruct", "distill"], "sparsity": 0.6,
+        "recover_steps": 3, "recover_by": ["reconstruct", "finetune"], "sparsity": 0.6,
         "recover_from": 0.5,
     }  # fmt: skip
     recipe.write_text(json.dumps(values))
@@ -93,12 +93,12 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     assert launched.returncode == 0, launched.stderr[-3000:]
     assert launched.stdout.count("sparsity 0.6") == 1  # the first process alone speaks
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["recovery"]["distill"]["steps"] == 3
+    assert manifest["recovery"]["finetune"]["steps"] == 3
     zeros = [t["nonzeros"] for t in manifest["artifact"]["tensors"] if t["pruned"]]
     alone = build(make(values), tmp_path / "alone").manifest
     assert zeros == [t["nonzeros"] for t in alone["artifact"]["tensors"] if t["pruned"]]
     rounds = [m["recovery"]["rounds"]["0.5"] for m in (manifest, alone)]  # nothing is trained yet
     rebuilt = [one["reconstruct"]["before"] for one in rounds]
     assert rebuilt[0] == pytest.approx(rebuilt[1], rel=1e-3)  # on all the sequences
-    curves = [m["recovery"]["distill"]["curve"][-1]["held_out"] for m in (manifest, alone)]
+    curves = [m["recovery"]["finetune"]["curve"][-1]["held_out"] for m in (manifest, alone)]
     assert curves[0] == pytest.approx(curves[1], rel=0.05)

@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from edgeprune import Recipe, build
+from edgeprune import Recipe, build, recovering
 from edgeprune.calibration.data import load_data
+from edgeprune.engine import parallel
 from edgeprune.errors import UsageError
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
@@ -50,6 +51,7 @@ def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
     page = (tmp_path / "out/report.html").read_text()
     assert "Zeros came in 3 rounds: the model was trained at 50%, 60%" in page
     assert "<h2>Recovery: finetune" in page
+    assert "The dense model beside it was not trained on the task" in page
     first = made.artifact.read_bytes()
     made.artifact.unlink()
     assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
@@ -164,6 +166,25 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     used = made.manifest["data"]["task"]["calibration_rows"]
     assert set(pruned_alone.manifest["data"]["task"]["calibration_rows"]) <= set(used)
     assert not set(used) & set(made.manifest["data"]["task"]["evaluation_rows"])
+
+
+def test_a_recipe_in_terms_of_training():
+    values = {"recover_task_share": 0.3, "recover_batch": 3, "recover_max_perplexity": 4}
+    recipe = make({"task": "medqa", "recover": True, "recover_budget": "2m", "seed": 7} | values)
+    how = recovering._training(recipe, "finetune")
+    assert (how.answers, how.task_share, how.text_share) == (True, 0.3, 0.5)
+    assert (how.batch, how.max_perplexity, how.seconds, how.seed) == (3, 4, 120, 7)
+    assert not recovering._training(recipe, "distill").answers
+
+
+def test_more_processes_than_sequences_are_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "world", lambda: (0, 4))
+    recipe = make({"task": "medqa", "recover": True})
+    with pytest.raises(UsageError, match="steps of 2 sequences for 4 processes") as raised:
+        recovering._refuse_idle_processes(recipe)
+    assert "recover_batch=4" in str(raised.value.hint)
+    for fine in ({"recover_batch": 4}, {"recover_by": ["reconstruct"]}):
+        recovering._refuse_idle_processes(recipe.model_copy(update=fine))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Data parallelism: each process of a `torch.distributed` group sees its share of the sequences.
 
 Statistics are summed over processes at block borders, so every process prunes alike and only the
-first one writes; of what is trained each owns a part (`edgeprune.recovery.masters`). Outside such a
+first one writes; each owns a part of what is trained (`edgeprune.recovery.masters`). Outside such a
 group there is one process with everything.
 """
 

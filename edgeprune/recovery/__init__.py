@@ -1,4 +1,4 @@
-"""Recovery: training the kept weights under a fixed mask, with the dense model as teacher."""
+"""Recovery: training the kept weights under a fixed mask."""
 
 # In the order in which they make sense; `edgeprune.recovering` runs them.
 RECOVERIES = ("reconstruct", "distill", "finetune")

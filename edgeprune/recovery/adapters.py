@@ -77,5 +77,5 @@ class Adapters:
     def changes(self, values: "Weights") -> dict[str, Tensor]:
         """What adapters of these ``values`` add to the matrices, by their names in the model."""
         for name, parameter in self.parameters.items():
-            parameter.data = values.read(name)
-        return {name: layer.change() for name, layer in self._layers.items()}
+            parameter.data = values.read(name).to(parameter.device)
+        return {name: layer.change().cpu() for name, layer in self._layers.items()}

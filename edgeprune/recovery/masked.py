@@ -62,7 +62,8 @@ class MaskedAdamW:
                 gradients[name].mul_(mask)
         norm = nn.utils.get_total_norm(list(gradients.values()))
         if self._shared:
-            add_up([square := norm.square()])
+            square = norm.square()
+            add_up([square])
             norm = square.sqrt()
         nn.utils.clip_grads_with_norm_(self._parameters.values(), _LARGEST_GRADIENT, norm)
         for group in self.inner.param_groups:

@@ -40,7 +40,7 @@ class Masters:
         for name, parameter in self._working.items():
             if name in self.parameters:
                 parameter.copy_(seen(name, self.parameters[name].data))
-            self.broadcast(name, parameter.data)
+            self.from_owner(name, parameter.data)
 
     @torch.no_grad()
     def take_gradients(self) -> None:
@@ -71,12 +71,12 @@ class Masters:
                 tensor = own(name).detach()
             else:
                 tensor = torch.empty_like(parameter, dtype=torch.float32)
-            self.broadcast(name, tensor)
+            self.from_owner(name, tensor)
             if world()[0] == 0:
                 found[name] = tensor.cpu()
         return found
 
-    def broadcast(self, name: str, tensor: Tensor) -> None:
+    def from_owner(self, name: str, tensor: Tensor) -> None:
         """Overwrite a contiguous tensor with that of the process which owns a weight."""
         broadcast(tensor, self._owners[name])
 

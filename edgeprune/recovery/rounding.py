@@ -80,12 +80,12 @@ class Rounding:
                 weight = masters.parameters[name].detach()
                 importance = one.importance[:, None] * (weight != 0).T
                 scale.copy_(one_by_one(weight, importance, one.grid)[1])
-            masters.broadcast(name, scale)
+            masters.from_owner(name, scale)
             self.scales[one.stored] = scale
 
     @torch.no_grad()
-    def seen(self, name: str, weight: Tensor) -> Tensor:
-        """What the file holds of a weight, by its name in the model; the weight itself before."""
+    def as_stored(self, name: str, weight: Tensor) -> Tensor:
+        """What the file holds of a weight, by its name in the model; before `fit`, the weight."""
         one = self._matrices.get(name)
         if one is None or not self.scales:
             return weight

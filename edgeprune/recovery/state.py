@@ -26,7 +26,7 @@ class Progressed:
         step: steps done.
         steps: to do in all; 0 until a time budget has been turned into steps.
         points: of the curve, over all steps.
-        compiled: whether torch compiled the blocks: a run that goes on must do so too.
+        compiled: whether torch compiled the blocks: one process that goes on must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
         best: the lowest held-out loss of weights that the run may end with.
@@ -49,7 +49,8 @@ class RunFolder:
         folder: the run's, which all processes see.
         masters: what is trained.
         optimizer: of their parameters.
-        gradients: of what is owned of them, sums that a selection goes by; empty without one.
+        gradients: sums of absolute gradients of this process's weights, which a selection goes by;
+            empty without one.
         scales: of rounded weights, the same in every process; empty before there are any.
     """
 
@@ -114,7 +115,7 @@ class RunFolder:
         return done
 
 
-def clean_up(folder: Path) -> None:
+def drop_state(folder: Path) -> None:
     """Drop what only an unfinished run needs."""
     for name in ("state-*.safetensors", "state.json"):
         for path in folder.glob(name):

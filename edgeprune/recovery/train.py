@@ -24,7 +24,6 @@ from edgeprune.files import atomic_path, read_json, write_json
 from edgeprune.models.hf import load_model, stored_tensors
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
-from edgeprune.recovery import state
 from edgeprune.recovery.batches import Sample, split
 from edgeprune.recovery.compiled import compile_blocks, run_plainly, timed
 from edgeprune.recovery.loss import distillation, hidden_distance
@@ -32,7 +31,7 @@ from edgeprune.recovery.masked import MaskedAdamW, schedule
 from edgeprune.recovery.rounding import Rounding
 from edgeprune.recovery.selection import Selection
 from edgeprune.recovery.settings import Training
-from edgeprune.recovery.state import Progressed, RunFolder
+from edgeprune.recovery.state import Progressed, RunFolder, drop_state
 from edgeprune.recovery.student import Student, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
@@ -56,7 +55,7 @@ class Trained:
         planned: that were to be done; fewer are done when the held-out loss rises.
         rounded: matrices that were trained on their grid.
         curve: ``step``, ``train`` and ``held_out`` loss in nats per token, from before training on
-            (where there is no ``train`` loss yet).
+            (where there is no ``train`` loss yet), and whether weights were ``rounded``.
     """
 
     checkpoint: PrunedCheckpoint
@@ -128,7 +127,7 @@ def train(
 
 def clean_up(folder: Path) -> None:
     """Drop what only an unfinished run needs."""
-    state.clean_up(folder)
+    drop_state(folder)
     (folder / _BEST).unlink(missing_ok=True)
 
 
@@ -260,6 +259,7 @@ class _Trainer:
             run_plainly(*models)
             self._student.masters.take_gradients()  # of a step that was broken off
             self._optimizer.inner.zero_grad()
+            self._optimizer.inner.state.clear()
         return faster
 
     def _step(self, done: Progressed) -> float:
@@ -288,7 +288,7 @@ class _Trainer:
 
     def _show(self) -> None:
         """The student computes with the weights as they are now, rounded if that has begun."""
-        self._student.masters.show(self._rounding.seen)
+        self._student.masters.show(self._rounding.as_stored)
 
     def _gradients(self, step: int) -> float:
         """Of one step's loss, into the masters; the loss is that of all processes."""
@@ -317,14 +317,14 @@ class _Trainer:
         for place, (sample, logits) in enumerate(zip(samples, student.logits, strict=True)):
             weights = nn.functional.pad(sample.weights, (0, 1)).to(self._device)
             share, teacher = self._text_share(sample), None
-            likens = self._how.hidden_weight > 0 and not self._teaches_answers(sample)
-            if share < 1 or likens:
+            matches = self._how.hidden_weight > 0 and not self._teaches_answers(sample)
+            if share < 1 or matches:
                 with torch.no_grad():
                     teacher = self._teacher(input_ids=ids[place, None], **how)
             theirs = teacher.logits[0] if teacher else None
             following = ids[place].roll(-1)  # nothing follows the last, which weighs nothing
             losses.append(distillation(logits, theirs, following, share, weights))
-            if teacher and likens:
+            if teacher and matches:
                 states = tuple(state[place, None] for state in student.hidden_states)
                 distance = hidden_distance(states, teacher.hidden_states, weights.sum()[None])
                 losses.append(self._how.hidden_weight * distance)
@@ -371,9 +371,9 @@ class _Trainer:
         )
         if held_out < done.best:
             done.best = held_out
-            seen = self._rounding.seen
+            as_stored = self._rounding.as_stored
             best = self._student.masters.gathered(
-                lambda name: seen(name, self._parameters[name].data)
+                lambda name: as_stored(name, self._parameters[name].data)
             )
             if rank == 0:
                 with atomic_path(self._best) as path:

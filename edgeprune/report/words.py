@@ -78,6 +78,11 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
                 f"({rise['low']:.2f} to {rise['high']:.2f}): the model is worse at the task than "
                 "the dense one."
             )
+        if "finetune" in (manifest["recovery"] or ()):
+            words.append(
+                "The dense model beside it was not trained on the task: gates and comparisons say "
+                "what the build gives, not what sparsity alone costs."
+            )
         if manifest["rounded_with_data"]:
             words.append(
                 f"{manifest['rounded_with_data']} tensors were rounded with the calibration data; "
