@@ -21,10 +21,12 @@ EDGEPRUNE = Path(sys.executable).with_name("edgeprune")
 
 
 def run(*arguments: object, cwd: Path | None = None, **environment: str):
+    """In a process of its own, with the data that edgeprune comes with and no other."""
+    inherited = {name: value for name, value in os.environ.items() if name != "EDGEPRUNE_DATA"}
     return subprocess.run(
         [str(EDGEPRUNE), *map(str, arguments)],
         capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,
-        env=os.environ | environment,
+        env=inherited | environment,
     )  # fmt: skip
 
 

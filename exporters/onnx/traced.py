@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
+from edgeprune.models.hf import stored_tensors
 from exporters.artifact import Model, Storage
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor
@@ -199,17 +200,12 @@ def _names(model: Any, stored: set[str]) -> dict[str, str]:
 
 
 def _stored_name(model: Any, name: str, parameter: Tensor, stored: set[str]) -> str:
-    """What a checkpoint calls a parameter: transformers renames some, and may add a prefix."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    prefix = f"{model.base_model_prefix}."
-    with contextlib.suppress(ValueError, KeyError, AttributeError, NotImplementedError):
-        for own, tensor in revert_weight_conversion(model, {name: parameter}).items():
-            for choice in (own, own.removeprefix(prefix), prefix + own):
-                if choice in stored and tensor.shape == parameter.shape:
-                    return choice
+    """What a checkpoint calls a parameter that it holds in the same shape."""
+    for own, tensor in stored_tensors(model, {name: parameter}, stored).items():
+        if tensor.shape == parameter.shape:
+            return own
     raise InputError(
-        f"The checkpoint stores {name} under a name or in a shape that edgeprune can't find.",
+        f"The checkpoint stores {name} in a shape that edgeprune can't find.",
         "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
     )
 
