@@ -150,7 +150,7 @@ def _page(records: list[dict[str, Any]]) -> str:
         records,
         key=lambda one: (
             one["task"], _ORDER.index(one["zeros"]), order.index(one["way"]),
-            machines.index(one["machine"]),
+            machines.index(one["machine"]), one["minutes"],
         ),
     )  # fmt: skip
     lines = [
