@@ -170,13 +170,22 @@ def _page(records: list[dict[str, Any]]) -> str:
         "of nats per answer token, and of the logarithm of general perplexity. Minutes are those "
         "of training, export and scoring, and of pruning in the first row of its kind.",
         "",
-        *(f"- **{_letter(number)}** {machine}" for number, machine in enumerate(machines)),
+        *(
+            f"- **{_letter(number)}** {machine}{_older(machine, records)}"
+            for number, machine in enumerate(machines)
+        ),
         "",
         "| " + " | ".join(_HEADINGS) + " |",
         "|" + " --- |" * len(_HEADINGS),
         *("| " + " | ".join(_cells(record, records, machines)) + " |" for record in shown),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _older(machine: str, records: list[dict[str, Any]]) -> str:
+    """What a reader has to know of rows that no recipe of today gives: they have no hash of one."""
+    hashes = [record["recipe"] for record in records if record["machine"] == machine]
+    return "" if all(hashes) else " Measured by an earlier version of training; digits as printed."
 
 
 def _letter(number: int) -> str:
