@@ -171,7 +171,7 @@ def test_experts_that_are_stored_stacked_are_stored_stacked(tmp_path):
 
 
 def test_names_that_the_checkpoint_lacks_are_refused(tmp_path):
-    from edgeprune.models.hf import stored_tensors
+    from edgeprune.sparsity.stored import stored_tensors
 
     model = load_model(open_checkpoint(str(make("llama", tmp_path / "model"))))
     with pytest.raises(InputError, match=r"stores model\.x under a name"):

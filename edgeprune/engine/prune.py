@@ -28,12 +28,13 @@ from edgeprune.methods.permute import channel_order
 from edgeprune.methods.statistics import InputStatistics
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.feed_forward import feed_forwards
-from edgeprune.models.hf import load_model, stored_names, stored_tensors
+from edgeprune.models.hf import load_model, stored_names
 from edgeprune.models.layers import Matrix, weight_matrices
 from edgeprune.patterns import Budget
 from edgeprune.progress import Progress
 from edgeprune.quantization.feedback import round_to_grid
 from edgeprune.quantization.grid import Grid
+from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import Weights
 
 

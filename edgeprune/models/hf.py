@@ -1,4 +1,4 @@
-"""transformers, quiet, never running code of a checkpoint; and the names it loads tensors by."""
+"""transformers, quiet, never running code of a checkpoint; and what matrices are called there."""
 
 from collections.abc import Collection
 from types import ModuleType
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
+from edgeprune.sparsity.stored import stored_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from edgeprune.models.checkpoint import Checkpoint
     from edgeprune.models.layers import Matrix
@@ -34,48 +35,6 @@ def load_model(checkpoint: "Checkpoint", dtype: Any = "auto") -> Any:
 def load_tokenizer(checkpoint: "Checkpoint") -> Any:
     """The checkpoint's tokenizer."""
     return _open("AutoTokenizer", checkpoint)
-
-
-def stored_tensors(
-    model: Any, tensors: "dict[str, Tensor]", stored: Collection[str]
-) -> "dict[str, Tensor]":
-    """Tensors of a loaded model as its checkpoint has them: under its names, in its shapes.
-
-    transformers may load a checkpoint into other names and shapes than it is stored in, such as all
-    experts of a layer in one tensor. It remembers what it did and can undo it. It does not remember
-    that a checkpoint of the bare model lacked the prefix of the whole one (``transformer.`` of
-    GPT-2), so that is looked up here.
-
-    Args:
-        model: as `load_model` gave it.
-        tensors: by their names in the model.
-        stored: the names in the checkpoint.
-
-    Raises:
-        InputError: a tensor would get a name that the checkpoint doesn't hold, and be lost.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    try:
-        undone = revert_weight_conversion(model, tensors)
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise InputError(
-            f"transformers can't store {type(model).__name__} as its checkpoint does: {error}",
-            "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
-        ) from None
-    prefix = f"{model.base_model_prefix}."
-    result = {}
-    for name, tensor in undone.items():
-        choices = (name, name.removeprefix(prefix), prefix + name)
-        known = next((choice for choice in choices if choice in stored), None)
-        if known is None:
-            raise InputError(
-                f"The checkpoint of {type(model).__name__} stores {name} under a name that "
-                "edgeprune can't find.",
-                "Convert the checkpoint with save_pretrained().",
-            )
-        result[known] = tensor
-    return result
 
 
 def stored_names(

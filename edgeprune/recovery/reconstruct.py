@@ -23,10 +23,11 @@ from edgeprune.engine.store import BlockStore, PrunedTensors
 from edgeprune.engine.walk import Walk
 from edgeprune.errors import CheckFailed
 from edgeprune.files import read_json, write_json
-from edgeprune.models.hf import load_model, stored_tensors
+from edgeprune.models.hf import load_model
 from edgeprune.models.layers import weight_matrices
 from edgeprune.progress import Progress
 from edgeprune.recovery.masked import MaskedAdamW, open_student, schedule
+from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import is_whole
 
 _BATCH = 8

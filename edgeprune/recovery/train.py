@@ -21,7 +21,7 @@ from edgeprune.engine.parallel import add_up, least, wait, world
 from edgeprune.engine.weights import perplexity
 from edgeprune.errors import CheckFailed, InputError
 from edgeprune.files import atomic_path, read_json, write_json
-from edgeprune.models.hf import load_model, stored_tensors
+from edgeprune.models.hf import load_model
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
 from edgeprune.recovery.batches import Sample, split
@@ -33,6 +33,7 @@ from edgeprune.recovery.selection import Selection
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import Progressed, RunFolder, drop_state
 from edgeprune.recovery.student import Student, token_weights
+from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept

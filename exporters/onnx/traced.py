@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
-from edgeprune.models.hf import stored_tensors
+from edgeprune.sparsity.stored import stored_tensors
 from exporters.artifact import Model, Storage
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor
