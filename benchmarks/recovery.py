@@ -9,8 +9,10 @@ the page lists what was measured and nothing else.
 
 import json
 import math
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ import click
 import exporters
 import runtime_tests
 from edgeprune.calibration.data import load_data
+from edgeprune.calibration.sources import DATA_VARIABLE, read_jsonl
 from edgeprune.files import sha256_json, write_json
-from edgeprune.machine import sentence
+from edgeprune.machine import cores, sentence
 from edgeprune.measuring import measure_plan
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.progress import Bars
 from edgeprune.recipe import Recipe, make
 from edgeprune.recovering import VERSION, sparse_stage
 from edgeprune.stages import dense_model, pruned_model, quantized_by, storage
+from runtime_tests import accuracy, child
 
 _WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")
 _WAYS: dict[str, dict[str, Any]] = {
@@ -42,6 +46,7 @@ _WAYS: dict[str, dict[str, Any]] = {
     "distill, adapters": {
         "recover_by": ["distill"], "recover_rank": 32, "recover_learning_rate": 1e-3,
     },
+    "finetune, more text": {"recover_text_share": 1.0, "recover_task_share": 0.125},
     "finetune, gradual": {"recover_from": 0.4},
     "all": {"recover_by": ["reconstruct", "distill", "finetune"]},
 }  # fmt: skip
@@ -49,7 +54,7 @@ _WAYS: dict[str, dict[str, Any]] = {
 _MAIN = ["dense", "one-shot", "finetune", "reconstruct", "distill", "all"]
 _OPTIONS = [
     "finetune, known tokens", "finetune, selective", "distill, hidden states", "distill, adapters",
-    "finetune, gradual", "dense, finetune",
+    "finetune, more text", "finetune, gradual", "dense, finetune",
 ]  # fmt: skip
 _LINES: list[tuple[str, str, list[str]]] = [
     ("arc_easy", "0.5", [*_MAIN, *_OPTIONS]),
@@ -57,10 +62,12 @@ _LINES: list[tuple[str, str, list[str]]] = [
     *((task, zeros, _MAIN[1:])
       for task in ("arc_easy", "sciq") for zeros in ("0.6", "2:4", "0.7")),
 ]  # fmt: skip
+_PAGES = ("wikipedia", "web_text")  # sets that general text is taken from
+_TEXTS = ("general_perplexity", "pages_perplexity")
 _ORDER = ["0.5", "0.6", "0.7", "2:4"]
 _HEADINGS = (
-    "task", "zeros", "recovery", "budget", "nats / answer token", "accuracy", "general perplexity",
-    "won back (log)", "steps", "of the task", "minutes", "on",
+    "task", "zeros", "recovery", "budget", "nats / answer token", "accuracy", "WikiText-2", "pages",
+    "won back: nats, WikiText-2, pages", "steps", "of the task", "minutes", "on",
 )  # fmt: skip
 
 
@@ -136,11 +143,28 @@ def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, 
     with Bars().stage("export", target.steps(model)) as stage:
         target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+    trained = {n: t for n, t in (sparse.training or {}).items() if "steps" in t}
     measures = ("nats_per_answer_token", "accuracy", "general_perplexity")
     return {name: found[name] for name in measures} | {
+        "pages_perplexity": _pages_perplexity(path, recipe.perplexity_tokens),
         "minutes": (time.monotonic() - start) / 60,
-        "steps": {n: t["steps"] for n, t in (sparse.training or {}).items() if "steps" in t},
+        "steps": {n: t["steps"] for n, t in trained.items()},
+        "given_share": {n: t["task_share"] for n, t in trained.items()},
     }
+
+
+def _pages_perplexity(artifact: Path, tokens: int) -> dict[str, float]:
+    """Of test pages of the sets that are trained on, which have not the marks of WikiText."""
+    nats: list[float] = []
+    counted = 0
+    with child.start(artifact, cores()) as runtime:
+        for name in _PAGES:
+            rows = read_jsonl(Path(os.environ[DATA_VARIABLE]) / f"{name}.test.jsonl.gz")
+            text = "\n\n".join(row["text"] for row in rows)
+            found = runtime.call("perplexity", text=text[: 8 * tokens], tokens=tokens)
+            nats += found["nats"]
+            counted += found["tokens"]
+    return accuracy.perplexity(nats, counted)
 
 
 def _page(records: list[dict[str, Any]]) -> str:
@@ -193,19 +217,20 @@ def _letter(number: int) -> str:
 
 
 def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list[str]) -> list[str]:
-    nats, accuracy = record["nats_per_answer_token"], record["accuracy"]
-    share = record["task_share"]
+    nats, right = record["nats_per_answer_token"], record["accuracy"]
+    shares = record.get("given_share") or dict.fromkeys(record["steps"], record["task_share"])
     return [
         record["task"],
         "none" if record["way"].startswith("dense") else record["zeros"],
         record["way"],
         record["budget"] or "–",
         f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
-        f"{accuracy['value']:.3f} ({accuracy['low']:.3f}-{accuracy['high']:.3f})",
+        f"{right['value']:.3f} ({right['low']:.3f}-{right['high']:.3f})",
         f"{record['general_perplexity']['value']:.1f}",
+        f"{record['pages_perplexity']['value']:.1f}" if "pages_perplexity" in record else "",
         _won_back(record, records),
         " + ".join(f"{n} x {record['batch']}" for n in record["steps"].values()) or "–",
-        "–" if share is None or record["way"] == "reconstruct" else f"{share:.0%}",
+        " + ".join(f"{share:.0%}" for share in shares.values()) or "–",
         f"{record['minutes']:.1f}",
         _letter(machines.index(record["machine"])),
     ]
@@ -220,12 +245,14 @@ def _won_back(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     if record["way"] in ("dense", "dense, finetune", "one-shot") or not (dense and pruned):
         return "–"
 
-    def share(value: Any) -> str:
-        low, high, now = value(dense), value(pruned[0]), value(record)
+    def share(name: str, scale: Callable[[float], float]) -> str:
+        if not all(name in one for one in (dense, pruned[0], record)):
+            return ""
+        low, high, now = (scale(one[name]["value"]) for one in (dense, pruned[0], record))
         return f"{(high - now) / (high - low):.0%}" if high > low else "no cost"
 
-    nats = share(lambda one: one["nats_per_answer_token"]["value"])
-    return f"{nats}, {share(lambda one: math.log(one['general_perplexity']['value']))}"
+    found = share("nats_per_answer_token", float), *(share(n, math.log) for n in _TEXTS)
+    return ", ".join(filter(None, found))
 
 
 if __name__ == "__main__":

@@ -147,8 +147,10 @@ class Recipe(BaseModel):
         "this, such as 2.5",
     )  # fmt: skip
     recover_task_share: float = Field(
-        0.25, ge=0, le=1, description="share of the task's sequences among all that are trained on"
-    )
+        0.25, ge=0, le=1,
+        description="share of the task's sequences among all that are trained on, or less: none "
+        "comes more than twice",
+    )  # fmt: skip
     recover_text_share: float = Field(
         0.5, ge=0, le=1,
         description="share of the text's own tokens in the loss on general text; the rest is the "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeprune.recovery.settings import Training
 
 # Of what training does: what an older one has left is not gone on with.
-VERSION = 5
+VERSION = 6
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 2048
 _REBUILT_ON = 64
@@ -239,6 +239,7 @@ def _train(
         "steps": found.steps,
         "planned_steps": found.planned,
         "rounded": found.rounded,
+        "task_share": found.task_share,
         "curve": found.curve,
     }
     return found.checkpoint, facts

@@ -171,7 +171,7 @@ def test_answers_that_surprise_the_dense_model_are_left_out(pruned, tmp_path):
     assert 0 < wanted.sum() < answers.sum()
     how = training.Training(answers=True, max_perplexity=limit, steps=1, task_share=0.5)
     trainer = training._Trainer(pruned, streams(3), how, tmp_path, cpu, {})
-    samples = [*trainer._train.step(0, 4), *trainer._judged]
+    samples = [*trainer._train.step(0, 4, 0.5), *trainer._judged]
     samples = [sample for sample in samples if sample.stream == "task"]
     assert len(samples) == 3
     for sample in samples:
@@ -184,16 +184,17 @@ def test_every_sequence_has_its_turn(samples, batch, share):
     tokens = {name: stream.tokens for name, stream in streams(samples, 4).items()}
     weights = {name: torch.ones(samples, 3) for name in tokens}
     train_on, held_out = split(tokens, weights, share, seed=5)
+    share = train_on.task_share(8 * batch)
     for name, tokens in train_on.tokens.items():
         kept = {tuple(row) for row in held_out.tokens[name].tolist()}
         assert samples == 1 or not kept & {tuple(row) for row in tokens.tolist()}
     assert sum(one.weights.sum().item() for one in held_out.all()) == pytest.approx(1)
     seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in train_on.tokens}
     for step in range(8):
-        picked = train_on.step(step, batch)
+        picked = train_on.step(step, batch, share)
         assert len(picked) == batch
         assert sum(one.weights.sum().item() for one in picked) == pytest.approx(1)
-        again = train_on.step(step, batch)
+        again = train_on.step(step, batch, share)
         pairs = zip(picked, again, strict=True)
         assert all(torch.equal(one.tokens, other.tokens) for one, other in pairs)
         for one in picked:
@@ -202,8 +203,24 @@ def test_every_sequence_has_its_turn(samples, batch, share):
     assert len(seen.get("task", [])) == math.floor(8 * batch * share + 0.5)
     for name, order in seen.items():
         size = len(train_on.tokens[name])
-        assert order
+        assert order or share < 1 / batch / 8
         assert len(set(order[:size])) == len(order[:size])
+
+
+@pytest.mark.parametrize(
+    ("asked", "sequences", "given"), [(0.25, 80, 0.25), (0.25, 800, 0.025), (0, 80, 0), (1, 80, 1)]
+)
+def test_a_small_task_comes_twice_and_no_more(asked, sequences, given):
+    tokens = {name: stream.tokens for name, stream in streams(12, 4).items()}
+    weights = {name: torch.ones(12, 3) for name in tokens}
+    train_on, held_out = split(tokens, weights, asked, seed=5)  # 10 and 2
+    assert train_on.task_share(sequences) == given
+    steps = [train_on.step(step, 2, given) for step in range(sequences // 2)]
+    seen = [tuple(one.tokens.tolist()) for step in steps for one in step if one.stream == "task"]
+    assert len(seen) == round(given * sequences)
+    if 0 < asked < 1:
+        assert {seen.count(one) for one in seen} <= {2}
+    assert sum(one.weights.sum() for one in held_out.all() if one.stream == "task") == asked
 
 
 def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):
@@ -276,7 +293,7 @@ def test_the_dense_model_is_not_asked_where_text_alone_is_learnt(pruned, tmp_pat
         how = training.Training(answers=True, steps=1, **changes)
         trainer = training._Trainer(pruned, streams(3), how, tmp_path, torch.device("cpu"), {})
         trainer._teacher = None
-        return trainer._gradients(0)
+        return trainer._gradients(0, 0.25)
 
     assert gradients(text_share=1.0) > 0
     with pytest.raises(TypeError, match="not callable"):

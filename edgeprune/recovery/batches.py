@@ -10,6 +10,8 @@ from torch import Tensor
 
 # One sequence in so many of each stream is not trained on, up to so many: judging takes time.
 _HELD_OUT_EVERY, _HELD_OUT_MOST = 10, 6
+# A small task is learnt by heart when it is seen more often; general text goes on alone.
+_TASK_EPOCHS = 2
 
 
 class Sample(NamedTuple):
@@ -33,7 +35,7 @@ class Batches:
     Attributes:
         tokens: (sequences, length) by stream.
         weights: of predicting the next token from each position, (sequences, length - 1).
-        shares: of each stream in the loss, and of its sequences in a step.
+        shares: of each stream in the loss that judges, and at most in what is trained on.
         seed: of the order.
         factor: of the weights of a sequence of the task, which is asked when the sequence's turn
             comes; None: 1.
@@ -45,7 +47,14 @@ class Batches:
     seed: int
     factor: Callable[[Tensor], Tensor] | None = None
 
-    def step(self, number: int, batch: int) -> list[Sample]:
+    def task_share(self, sequences: int) -> float:
+        """The task's among so many sequences: its own share, if no more than two epochs of it."""
+        share = self.shares["task"]
+        if share in (0, 1):
+            return share
+        return min(share, _TASK_EPOCHS * len(self.tokens["task"]) / sequences)
+
+    def step(self, number: int, batch: int, task_share: float) -> list[Sample]:
         """Sequences of one step with their tokens' weights, which sum to 1 over the step.
 
         As many sequences are of the task as its share says, across steps; every sequence of a
@@ -54,20 +63,21 @@ class Batches:
         Args:
             number: of the step, from 0.
             batch: sequences in all.
+            task_share: of them, the same in all steps.
         """
+
+        def of_the_task(sequences: int) -> int:
+            return math.floor(sequences * task_share + 0.5)
+
         picked: dict[str, list[int]] = {}
         for position in range(number * batch, (number + 1) * batch):
-            before, after = (self._of_the_task(p) for p in (position, position + 1))
+            before, after = (of_the_task(p) for p in (position, position + 1))
             name, place = ("task", before) if after > before else ("general", position - before)
             picked.setdefault(name, []).append(self._pick(name, place))
         found: list[Sample] = []
         for name, places in picked.items():
             found += self._weighted(name, places, len(places) / batch)
         return found
-
-    def _of_the_task(self, sequences: int) -> int:
-        """How many of the first sequences are, in all steps together."""
-        return math.floor(sequences * self.shares["task"] + 0.5)
 
     def all(self) -> list[Sample]:
         """Every sequence once; weights sum to 1 over all."""

@@ -55,6 +55,7 @@ class Trained:
         steps: that were done.
         planned: that were to be done; fewer are done when the held-out loss rises.
         rounded: matrices that were trained on their grid.
+        task_share: of the task's sequences among all, lower than asked for if they are few.
         curve: ``step``, ``train`` and ``held_out`` loss in nats per token, from before training on
             (where there is no ``train`` loss yet), and whether weights were ``rounded``.
     """
@@ -63,6 +64,7 @@ class Trained:
     steps: int
     planned: int
     rounded: int
+    task_share: float
     curve: list[dict[str, Any]]
 
 
@@ -76,7 +78,9 @@ def finished(pruned: PrunedCheckpoint, folder: Path) -> Trained | None:
         files=[*pruned.files, folder / _FILE],
         calibration=[*pruned.calibration, folder / _SCALES],
     )
-    return Trained(made, done["step"], done["steps"], done["rounded"], done["curve"])
+    return Trained(
+        made, done["step"], done["steps"], done["rounded"], done["task_share"], done["curve"]
+    )
 
 
 def train(
@@ -118,7 +122,8 @@ def train(
         for name, tensors in ((_FILE, weights), (_SCALES, scales)):
             with atomic_path(folder / name) as path:
                 save_tensors(path, tensors)
-        write_json(folder / "done.json", asdict(done) | {"rounded": len(scales)})
+        facts = {"rounded": len(scales), "task_share": trainer.task_share(done)}
+        write_json(folder / "done.json", asdict(done) | facts)
         clean_up(folder)
     wait()
     found = finished(pruned, folder)
@@ -207,6 +212,10 @@ class _Trainer:
                     losses.clear()
         return done
 
+    def task_share(self, done: Progressed) -> float:
+        """Of the task's sequences among those of all steps."""
+        return self._train.task_share(done.steps * self._how.batch)
+
     def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The best weights, named as in the checkpoint, and the scales of those on a grid."""
         tensors = self._student.trained(Weights([self._best]))
@@ -245,7 +254,7 @@ class _Trainer:
         """Seconds of a step that moves nothing."""
         for step in range(2):  # the first allocates
             begin = time.perf_counter()
-            self._gradients(step)
+            self._gradients(step, self._how.task_share)
             self._optimizer.step(0.0)
             self._show()
         self._optimizer.inner.state.clear()
@@ -264,7 +273,7 @@ class _Trainer:
         return faster
 
     def _step(self, done: Progressed) -> float:
-        loss = self._gradients(done.step)
+        loss = self._gradients(done.step, self.task_share(done))
         if self._selection:
             self._selection.gather()
         self._optimizer.step(schedule(done.step, done.steps))
@@ -291,11 +300,12 @@ class _Trainer:
         """The student computes with the weights as they are now, rounded if that has begun."""
         self._student.masters.show(self._rounding.as_stored)
 
-    def _gradients(self, step: int) -> float:
+    def _gradients(self, step: int, task_share: float) -> float:
         """Of one step's loss, into the masters; the loss is that of all processes."""
         rank, size = world()
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
-        for samples in self._passes(self._train.step(step, self._how.batch)[rank::size]):
+        chosen = self._train.step(step, self._how.batch, task_share)
+        for samples in self._passes(chosen[rank::size]):
             loss = self._loss(samples)
             loss.backward()
             total += loss.detach()
