@@ -186,12 +186,15 @@ def _page(records: list[dict[str, Any]]) -> str:
         "*finetune* learns all tokens of the task's answers, *known tokens* those whose perplexity "
         "is at most 2.5 to the dense model; *gradual* prunes to 40 % first, trains for half of the "
         "time, and prunes that model to 50 %. General text is learnt beside it in every way but "
-        "*reconstruct*, half from the dense model's predictions and half from its own tokens: "
-        "Wikipedia and web pages; 6,144 tokens of WikiText-2 test measure it. *Of the task* is the "
-        "share of the task's sequences among all. Steps are given with the sequences of each. "
+        "*reconstruct*: Wikipedia and web pages, half from the dense model's predictions and half "
+        "from their own tokens, which *more text* learns alone. General perplexity is that of "
+        "6,144 tokens of WikiText-2 test, in which numbers and punctuation stand apart as in no "
+        "text that was trained on, and of as many of each test part of Wikipedia and of the web "
+        "pages (*pages*). *Of the task* is the share of the task's sequences among all: none comes "
+        "more than twice. Steps are given with the sequences of each. "
         f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
         "intervals over them. *Won back* is the share of what pruning cost that training returned: "
-        "of nats per answer token, and of the logarithm of general perplexity. Minutes are those "
+        "of nats per answer token, and of the logarithm of each perplexity. Minutes are those "
         "of training, export and scoring, and of pruning in the first row of its kind.",
         "",
         *(

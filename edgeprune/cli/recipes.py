@@ -50,7 +50,7 @@ def copy(name: str, target: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
     """Check recipe files; all mistakes are listed at once."""
-    from edgeprune.recipe import load
+    from edgeprune.reading import load
 
     for file in files:
         load(file)

@@ -67,7 +67,7 @@ def command(
 
 def _recipes(files: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any]:
     from edgeprune.errors import UsageError
-    from edgeprune.recipe import resolve
+    from edgeprune.reading import resolve
 
     found: dict[str, Any] = {}
     for file in files:
