@@ -75,6 +75,7 @@ _HEADINGS = (
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--budget", default="3m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows of each task")
+@click.option("--task", "tasks", multiple=True, help="only these tasks, such as sciq")
 @click.option("--way", "ways", multiple=True, help="only these ways, such as finetune")
 @click.option("--zeros", "amounts", multiple=True, help="only these amounts, such as 0.5 or 2:4")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/recovery.md"))
@@ -82,6 +83,7 @@ def main(
     minutes: float,
     budget: str,
     rows: int,
+    tasks: tuple[str, ...],
     ways: tuple[str, ...],
     amounts: tuple[str, ...],
     out: Path,
@@ -95,7 +97,8 @@ def main(
             recipe = _recipe(task, zeros, way, budget, rows)
             about = _about(recipe, zeros, way)
             known = any(about.items() <= record.items() for record in records)
-            wanted = (not ways or way in ways) and (not amounts or zeros in amounts)
+            choices = ((tasks, task), (ways, way), (amounts, zeros))
+            wanted = all(not some or one in some for some, one in choices)
             if wanted and not known and time.monotonic() < deadline:
                 records.append(about | _measured(recipe, checkpoint, place))
                 write_json(_RECORDS, records)
