@@ -157,7 +157,7 @@ def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, 
 
 
 def _pages_perplexity(artifact: Path, tokens: int) -> dict[str, float]:
-    """Of test pages of the sets that are trained on, which have not the marks of WikiText."""
+    """Of test pages of the sets that general text comes from."""
     nats: list[float] = []
     counted = 0
     with child.start(artifact, cores()) as runtime:
@@ -190,11 +190,10 @@ def _page(records: list[dict[str, Any]]) -> str:
         "is at most 2.5 to the dense model; *gradual* prunes to 40 % first, trains for half of the "
         "time, and prunes that model to 50 %. General text is learnt beside it in every way but "
         "*reconstruct*: Wikipedia and web pages, half from the dense model's predictions and half "
-        "from their own tokens, which *more text* learns alone. General perplexity is that of "
-        "6,144 tokens of WikiText-2 test, in which numbers and punctuation stand apart as in no "
-        "text that was trained on, and of as many of each test part of Wikipedia and of the web "
-        "pages (*pages*). *Of the task* is the share of the task's sequences among all: none comes "
-        "more than twice. Steps are given with the sequences of each. "
+        "from their own tokens, which *more text* learns alone. Perplexity is that of 6,144 tokens "
+        "of WikiText-2 test, and of as many of other pages of both sets that were trained on "
+        "(*pages*; no page is in both parts). *Of the task* is the share of the task's sequences "
+        "among all: none comes more than twice. Steps are given with the sequences of each. "
         f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
         "intervals over them. *Won back* is the share of what pruning cost that training returned: "
         "of nats per answer token, and of the logarithm of each perplexity. Minutes are those "
