@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgeprune.progress import Quiet
-from edgeprune.recovery import reconstruct
+from edgeprune.recovery import reconstruct, submodules
 from tests.conftest import streams
 
 
@@ -23,7 +23,7 @@ def test_sinks_count_as_one_token_each():
     made[:, 0] *= 1.1
     made[:, 1] += 0.1
     made[:, 2] += 0.1
-    assert reconstruct.relative_error(made, wanted).item() == pytest.approx(3 * 0.01 / 8, rel=1e-3)
+    assert submodules.relative_error(made, wanted).item() == pytest.approx(3 * 0.01 / 8, rel=1e-3)
 
 
 def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
@@ -43,15 +43,15 @@ def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
 
 def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkeypatch):
     whole = [file.read_bytes() for file in rebuild(pruned, tmp_path / "whole").checkpoint.files]
-    real = reconstruct._Block.rebuild
+    real = submodules.Block.rebuild
 
-    def rebuild_one(self, steps):
+    def rebuild_one(self, steps, rate):
         if self._index == 1:
             raise KeyboardInterrupt
-        return real(self, steps)
+        return real(self, steps, rate)
 
     with monkeypatch.context() as patched:
-        patched.setattr(reconstruct._Block, "rebuild", rebuild_one)
+        patched.setattr(submodules.Block, "rebuild", rebuild_one)
         with pytest.raises(KeyboardInterrupt):
             rebuild(pruned, tmp_path / "killed")
     again = rebuild(pruned, tmp_path / "killed")
@@ -59,15 +59,27 @@ def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkey
     assert len(again.errors) == 4
 
 
-def test_a_time_budget_becomes_steps_of_each_submodule(pruned, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "steps", "sequences"),
+    [
+        (200, 43, 40),  # 50 steps a block, 7 of them for passes without gradients
+        (40, 5, 30),  # 10, half of them for the passes of 30
+        (4, 4, 8),  # 1: no less than four steps, of one batch
+    ],
+)
+def test_a_time_budget_becomes_steps_and_sequences(
+    pruned, tmp_path, monkeypatch, seconds, steps, sequences
+):
+    """A step of a submodule takes a second."""
     clock, seen = itertools.count(), []
-    real = reconstruct._Block.rebuild
+    real = submodules.Block.rebuild
 
-    def rebuild_one(self, steps):
-        seen.append(steps)
-        return real(self, steps)
+    def rebuild_one(self, steps, rate):
+        seen.append((steps, len(self._inputs["sparse"][0]) + len(self._inputs["sparse"][1])))
+        return real(self, 1, rate)
 
-    monkeypatch.setattr(reconstruct.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(reconstruct._Block, "rebuild", rebuild_one)
-    rebuild(pruned, tmp_path, steps=None, seconds=40)
-    assert seen == [40 / 2 / 2 - round(4 * 10 / 8 / 3)] * 2
+    monkeypatch.setattr(submodules.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(submodules.Block, "rebuild", rebuild_one)
+    how = reconstruct.Reconstruction(seconds=seconds)
+    reconstruct.reconstruct(pruned, streams(20, 8), how, tmp_path, Quiet(), "cpu")
+    assert seen == [(steps, sequences)] * 2

@@ -1,0 +1,233 @@
+"""Attention and MLP of one block of both models, each trained by itself."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.calibration.streams import Stream
+from edgeprune.engine.walk import Walk
+from edgeprune.errors import CheckFailed
+from edgeprune.models.layers import weight_matrices
+from edgeprune.recovery.masked import MaskedAdamW, schedule
+
+BATCH = 8  # sequences a step
+_LEAST_POWER = 1e-20  # of a submodule that gives nothing but zeros
+
+
+class Walks:
+    """Both models on their way through their blocks, with the same sequences.
+
+    Args:
+        models: ``dense`` and ``sparse``, the latter in float32.
+        streams: what they read.
+        device: where blocks run.
+
+    Attributes:
+        sparse: the sparse model's walk.
+        blocks: how many there are.
+        shapes: of the hidden states of each model and stream.
+    """
+
+    def __init__(self, models: dict[str, Any], streams: dict[str, Stream], device: torch.device):
+        self._walks = {s: Walk(m, streams, device, alone=True) for s, m in models.items()}
+        self.sparse = self._walks["sparse"]
+        self.blocks = len(self.sparse.blocks)
+        self.shapes = {f"{side}-{name}": shape for side, walk in self._walks.items()
+                       for name, shape in walk.shapes.items()}  # fmt: skip
+
+    def prefix(self, index: int) -> str:
+        """Of a block's parameters in the model."""
+        return f"{self.sparse.prefix}.{index}."
+
+    def load_dense(self, index: int) -> nn.Module:
+        """A copy of the dense model's block on the device, in the compute type."""
+        return self._walks["dense"].load(index)
+
+    def embed(self, into: dict[str, Tensor]) -> None:
+        """Write what the first blocks read."""
+        for key, states in into.items():
+            side, _, stream = key.partition("-")
+            self._walks[side].embed(stream, states)
+
+    def advance(
+        self, index: int, blocks: dict[str, nn.Module], states: dict[str, Tensor],
+        into: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Write what the blocks make of ``states``."""
+        for key, before in states.items():
+            side = key.partition("-")[0]
+            walk = self._walks[side]
+            walk.advance(index, blocks[side].to(walk.dtype), before, into[key])
+
+
+class _Reached(Exception):
+    """The submodule whose output was wanted has given it."""
+
+
+class Block:
+    """One block of both models, and the hidden states before it.
+
+    Attributes:
+        teacher: the dense model's.
+        block: the sparse model's, in float32.
+    """
+
+    def __init__(self, both: Walks, index: int, hidden: dict[str, Tensor]):
+        self._walk, self._index = both.sparse, index
+        self.teacher = both.load_dense(index)
+        self.block = copy.deepcopy(self._walk.blocks[index]).to(self._walk.device)  # in float32
+        self._inputs = {side: [h for key, h in hidden.items() if key.startswith(side)]
+                        for side in ("dense", "sparse")}  # fmt: skip
+        self._count = sum(len(states) for states in self._inputs["sparse"])
+
+    def seconds_a_step(self) -> float:
+        """What a step of every submodule takes here."""
+        seconds = 0.0
+        for name, module in self._submodules().items():
+            targets = self._targets(name)
+            module.requires_grad_(True)
+            for _ in range(2):  # the first allocates
+                begin = time.perf_counter()
+                self._loss(name, targets, range(min(BATCH, self._count))).backward()
+            seconds += time.perf_counter() - begin
+            module.requires_grad_(False).zero_grad()
+        return seconds
+
+    def rebuild(self, steps: int, learning_rate: float) -> dict[str, tuple[float, float]]:
+        """Train the submodules in turn: relative errors before and after, by name."""
+        errors = {}
+        for name in self._submodules():
+            targets = self._targets(name)
+            before = self._error(name, targets)
+            if not math.isfinite(before):
+                raise CheckFailed(
+                    f"{name} of block {self._index} gives values that are no numbers, in the dense "
+                    "or in the pruned model.",
+                    "Build without --recover to see which.",
+                )
+            after = self._train(name, targets, steps, learning_rate, before)
+            errors[f"{self._index}.{name}"] = (before, after)
+        return errors
+
+    def _submodules(self) -> dict[str, nn.Module]:
+        """The block's children that hold pruned matrices: attention and MLP, by whatever name."""
+        names = dict.fromkeys(m.module.partition(".")[0] for m in
+                              weight_matrices(self.block).values())  # fmt: skip
+        return {name: self.block.get_submodule(name) for name in names}
+
+    def _train(
+        self, name: str, targets: Tensor, steps: int, learning_rate: float, before: float
+    ) -> float:
+        """The error afterwards; the weights are as they were if it is not below ``before``."""
+        module = self.block.get_submodule(name)
+        parameters = dict(module.requires_grad_(True).named_parameters())
+        kept = {n: p.detach().clone() for n, p in parameters.items()}
+        optimizer = MaskedAdamW(parameters, learning_rate)
+        order = _order(self._count, steps)
+        for step in range(steps):
+            loss = self._loss(name, targets, next(order))
+            loss.backward()
+            optimizer.step(schedule(step, steps))
+        module.requires_grad_(False)
+        after = self._error(name, targets)
+        if after < before:
+            return after
+        for n, parameter in parameters.items():  # a step too far; or no number
+            parameter.data.copy_(kept[n])
+        return before
+
+    @torch.no_grad()
+    def _error(self, name: str, targets: Tensor) -> float:
+        losses = [
+            self._loss(name, targets, part) * len(part)
+            for part in _chunks(range(self._count), BATCH)
+        ]
+        return float(sum(losses)) / self._count
+
+    def _loss(self, name: str, targets: Tensor, samples: range | list[int]) -> Tensor:
+        part = torch.cat([self._sample("sparse", i) for i in samples])
+        wanted = torch.cat([targets[i : i + 1] for i in samples])
+        made = self._output(self.block, name, part)
+        return relative_error(made, wanted.to(made.device))
+
+    @torch.no_grad()
+    def _targets(self, name: str) -> Tensor:
+        """What the dense submodule gives on the dense stream, (samples, length, width)."""
+        parts = [
+            self._output(self.teacher, name, torch.cat([self._sample("dense", i) for i in part]))
+            for part in _chunks(range(self._count), BATCH)
+        ]
+        return torch.cat([part.to("cpu", self._walk.dtype) for part in parts])
+
+    def _output(self, block: nn.Module, name: str, states: Tensor) -> Tensor:
+        """Of a submodule, from what comes into the block, (batch, length, width)."""
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, _args: object, output: object) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
+            raise _Reached
+
+        hook = block.get_submodule(name).register_forward_hook(keep)
+        device, dtype = self._walk.device, self._walk.dtype
+        try:
+            with torch.autocast(device.type, dtype, dtype != torch.float32):
+                self._walk.call(self._index, len(states)).run(block, states.to(device))
+        except _Reached:  # nothing needs the rest of the block
+            pass
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def _sample(self, side: str, number: int) -> Tensor:
+        for states in self._inputs[side]:
+            if number < len(states):
+                return states[number : number + 1]
+            number -= len(states)
+        raise IndexError(number)
+
+
+def relative_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over tokens of the squared error, relative to the power of what is wanted there.
+
+    Attention sinks give outputs a thousand times above all others: in a plain mean they would be
+    all that is learnt. Tokens below the median count as if they were there, as small ones hardly
+    change what follows.
+
+    Args:
+        made: (samples, length, width).
+        wanted: the same shape.
+
+    Returns:
+        A number, differentiable in ``made``.
+    """
+    wanted = wanted.float()
+    power = wanted.square().mean(-1)
+    power = power.clamp_min(power.median().clamp_min(_LEAST_POWER))
+    return ((made.float() - wanted).square().mean(-1) / power).mean()
+
+
+def _order(count: int, steps: int) -> Iterator[list[int]]:
+    """Batches of samples: all once in random order, then again in another."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        order = torch.randperm(count, generator=generator).tolist()
+        yield from _chunks(order, BATCH)
+
+
+def _chunks(items: Any, size: int) -> Iterator[Any]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def passes(count: int) -> float:
+    """What the passes without gradients cost, in steps.
+
+    Targets, errors before and after, and the way to the next block, through both models for both
+    submodules.
+    """
+    return 4 * count / BATCH / 3
