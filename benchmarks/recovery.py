@@ -151,6 +151,7 @@ def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, 
     return {name: found[name] for name in measures} | {
         "pages_perplexity": _pages_perplexity(path, recipe.perplexity_tokens),
         "minutes": (time.monotonic() - start) / 60,
+        "version": VERSION if recipe.recover else None,
         "steps": {n: t["steps"] for n, t in trained.items()},
         "given_share": {n: t["task_share"] for n, t in trained.items()},
     }
@@ -191,16 +192,18 @@ def _page(records: list[dict[str, Any]]) -> str:
         "time, and prunes that model to 50 %. General text is learnt beside it in every way but "
         "*reconstruct*: Wikipedia and web pages, half from the dense model's predictions and half "
         "from their own tokens, which *more text* learns alone. Perplexity is that of 6,144 tokens "
-        "of WikiText-2 test, and of as many of other pages of both sets that were trained on "
-        "(*pages*; no page is in both parts). *Of the task* is the share of the task's sequences "
-        "among all: none comes more than twice. Steps are given with the sequences of each. "
+        "of WikiText-2 test, and of 6,144 of each of both sets that were trained on (*pages*; no "
+        "page is in both parts). *Of the task* is the share of the task's sequences among all, "
+        "fewer where they would come more than about twice (before version 6 of training, as many "
+        "as asked for). Steps are given with the sequences of each. "
         f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
         "intervals over them. *Won back* is the share of what pruning cost that training returned: "
-        "of nats per answer token, and of the logarithm of each perplexity. Minutes are those "
+        "of nats per answer token, and of the logarithm of each perplexity. *On* is the "
+        "machine, and the version of training. Minutes are those "
         "of training, export and scoring, and of pruning in the first row of its kind.",
         "",
         *(
-            f"- **{_letter(number)}** {machine}{_older(machine, records)}"
+            f"- **{_letter(number)}** {machine}{_early(machine, records)}"
             for number, machine in enumerate(machines)
         ),
         "",
@@ -211,10 +214,10 @@ def _page(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _older(machine: str, records: list[dict[str, Any]]) -> str:
-    """What a reader has to know of rows that no recipe of today gives: they have no hash of one."""
+def _early(machine: str, records: list[dict[str, Any]]) -> str:
+    """What a reader has to know of rows from before recipes were recorded."""
     hashes = [record["recipe"] for record in records if record["machine"] == machine]
-    return "" if all(hashes) else " Measured by an earlier version of training; digits as printed."
+    return "" if all(hashes) else " Measured before versions were counted; digits as printed."
 
 
 def _letter(number: int) -> str:
@@ -237,7 +240,7 @@ def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list
         " + ".join(f"{n} x {record['batch']}" for n in record["steps"].values()) or "–",
         " + ".join(f"{share:.0%}" for share in shares.values()) or "–",
         f"{record['minutes']:.1f}",
-        _letter(machines.index(record["machine"])),
+        f"{_letter(machines.index(record['machine']))} {record.get('version') or ''}".strip(),
     ]
 
 

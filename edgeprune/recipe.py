@@ -145,8 +145,8 @@ class Recipe(BaseModel):
     )  # fmt: skip
     recover_task_share: float = Field(
         0.25, ge=0, le=1,
-        description="share of the task's sequences among all that are trained on, or less: none "
-        "comes more than twice",
+        description="share of the task's sequences among all that a training sees; fewer if they "
+        "would come more than about twice, unless it is 1",
     )  # fmt: skip
     recover_text_share: float = Field(
         0.5, ge=0, le=1,

@@ -62,15 +62,15 @@ def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkey
 @pytest.mark.parametrize(
     ("seconds", "steps", "sequences"),
     [
-        (200, 43, 40),  # 50 steps a block, 7 of them for passes without gradients
-        (40, 5, 30),  # 10, half of them for the passes of 30
-        (4, 4, 8),  # 1: no less than four steps, of one batch
+        (211, 25, 40),  # 100 s a block, 50 of them to read all
+        (71, 7, 12),  # 30 s, half of them to read 12
+        (20, 4, 8),  # no less than four steps, of one batch
     ],
 )
 def test_a_time_budget_becomes_steps_and_sequences(
     pruned, tmp_path, monkeypatch, seconds, steps, sequences
 ):
-    """A step of a submodule takes a second."""
+    """A step of both submodules takes 2 s, to read 8 sequences 10 s; 11 s have gone by then."""
     clock, seen = itertools.count(), []
     real = submodules.Block.rebuild
 

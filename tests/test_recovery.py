@@ -203,7 +203,7 @@ def test_every_sequence_has_its_turn(samples, batch, share):
     assert len(seen.get("task", [])) == math.floor(8 * batch * share + 0.5)
     for name, order in seen.items():
         size = len(train_on.tokens[name])
-        assert order or share < 1 / batch / 8
+        assert order
         assert len(set(order[:size])) == len(order[:size])
 
 
@@ -221,6 +221,21 @@ def test_a_small_task_comes_twice_and_no_more(asked, sequences, given):
     if 0 < asked < 1:
         assert {seen.count(one) for one in seen} <= {2}
     assert sum(one.weights.sum() for one in held_out.all() if one.stream == "task") == asked
+
+
+def test_training_sees_a_small_task_twice_whatever_it_was_asked_for(pruned, tmp_path, monkeypatch):
+    real, seen = training._Trainer._loss, []
+
+    def loss(self, samples):
+        if torch.is_grad_enabled():
+            seen.extend(tuple(s.tokens.tolist()) for s in samples if s.stream == "task")
+        return real(self, samples)
+
+    monkeypatch.setattr(training._Trainer, "_loss", loss)
+    found = train(pruned, tmp_path)
+    assert found.task_share == 2 * 10 / (2 * STEPS) < 0.5
+    assert {seen.count(one) for one in seen} == {2}
+    assert len(seen) == 20
 
 
 def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):

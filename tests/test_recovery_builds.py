@@ -7,8 +7,10 @@ import pytest
 
 from edgeprune import Recipe, build, recovering
 from edgeprune.calibration.data import load_data
+from edgeprune.cli.report import _manifests
 from edgeprune.engine import parallel
-from edgeprune.errors import UsageError
+from edgeprune.errors import InputError, UsageError
+from edgeprune.files import write_json
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
 from edgeprune.recipe import make
@@ -52,13 +54,19 @@ def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
     assert "Zeros came in 3 rounds: the model was trained at 50%, 60%" in page
     assert "<h2>Recovery: finetune" in page
     assert "The dense model beside it was not trained on the task" in page
+    assert "% of the sequences from the task" in page
     first = made.artifact.read_bytes()
     made.artifact.unlink()
     assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
     assert not list((tmp_path / "out").rglob("trained"))
     shutil.rmtree(tmp_path / "out" / "work")
     (tmp_path / "out" / "work").mkdir()
-    assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
+    made = build(recipe, tmp_path / "out")
+    assert made.artifact.read_bytes() == first
+    del made.manifest["recovery"]["finetune"]["task_share"]
+    write_json(tmp_path / "out" / "manifest.json", made.manifest)
+    with pytest.raises(InputError, match="older edgeprune"):
+        _manifests((tmp_path / "out",))
 
 
 @pytest.mark.parametrize("how", [{"recover_rank": 4}, {"recover_selective": True}])

@@ -15,7 +15,7 @@ from edgeprune.errors import InputError
 from edgeprune.models import open_checkpoint
 from edgeprune.models.origin import Origin, origin
 from edgeprune.progress import Quiet
-from edgeprune.recipe import load
+from edgeprune.reading import load
 from edgeprune.report import card
 from edgeprune.report.comparison import entries, front, render
 from tests.test_cli import run

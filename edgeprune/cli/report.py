@@ -69,7 +69,9 @@ def _manifests(folders: tuple[Path, ...]) -> dict[Path, dict[str, Any]]:
         else:
             found[folder] = read_build(folder)
     for folder, manifest in found.items():
-        if "license" not in manifest["model"] or "low" not in _perplexity(manifest):
+        trained = [t for t in (manifest["recovery"] or {}).values() if "curve" in t]
+        known = all("task_share" in training for training in trained)
+        if "license" not in manifest["model"] or "low" not in _perplexity(manifest) or not known:
             raise InputError(
                 f"{folder} was made by an older edgeprune: its manifest lacks what reports need.",
                 "Run the same edgeprune build again: finished stages are kept.",

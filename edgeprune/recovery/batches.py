@@ -35,7 +35,7 @@ class Batches:
     Attributes:
         tokens: (sequences, length) by stream.
         weights: of predicting the next token from each position, (sequences, length - 1).
-        shares: of each stream in the loss that judges, and at most in what is trained on.
+        shares: of each stream in the loss that judges; of the task's in training, at most.
         seed: of the order.
         factor: of the weights of a sequence of the task, which is asked when the sequence's turn
             comes; None: 1.
@@ -48,7 +48,10 @@ class Batches:
     factor: Callable[[Tensor], Tensor] | None = None
 
     def task_share(self, sequences: int) -> float:
-        """The task's among so many sequences: its own share, if no more than two epochs of it."""
+        """The task's among so many sequences: its own, or as much as two epochs of it are.
+
+        A task that is all there is comes as often as it must.
+        """
         share = self.shares["task"]
         if share in (0, 1):
             return share

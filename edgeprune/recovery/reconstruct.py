@@ -5,6 +5,7 @@ through the blocks already rebuilt, targets from the dense model's own stream. O
 model and four sets of hidden states are all that is held; no gradient crosses a block.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from edgeprune.files import read_json, write_json
 from edgeprune.models.hf import load_model
 from edgeprune.progress import Progress
 from edgeprune.recovery.masked import open_student
-from edgeprune.recovery.submodules import BATCH, Block, Walks, passes
+from edgeprune.recovery.submodules import BATCH, Block, Walks
 from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import is_whole
 
@@ -31,7 +32,8 @@ class Reconstruction:
     """How to rebuild.
 
     Attributes:
-        seconds: time to take, from which steps and sequences are planned on the first block.
+        seconds: time to take, from which steps and sequences are planned on the first block; four
+            steps of eight sequences are done in any case.
         steps: of each submodule instead; the same on every machine.
         learning_rate: Adam's at its highest.
     """
@@ -89,13 +91,13 @@ def reconstruct(
     Raises:
         CheckFailed: a submodule gives values that are no numbers.
     """
-    store = BlockStore(folder)
+    begun, store = time.perf_counter(), BlockStore(folder)
     if result := finished(pruned, folder):
         _clean_up(folder, store)
         return result
     models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, folder)}
     place = pick_device(device)
-    plan = read_json(folder / "plan.json") or _plan(models, streams, how, place)
+    plan = read_json(folder / "plan.json") or _plan(models, streams, how, place, begun)
     both = Walks(models, _first(streams, plan["sequences"]), place)
     start, hidden = store.resume(both.shapes)
     if not hidden:
@@ -134,11 +136,15 @@ def _clean_up(folder: Path, store: BlockStore) -> None:
 
 
 def _plan(
-    models: dict[str, Any], streams: dict[str, Stream], how: Reconstruction, device: torch.device
+    models: dict[str, Any],
+    streams: dict[str, Stream],
+    how: Reconstruction,
+    device: torch.device,
+    begun: float,
 ) -> dict[str, Any]:
     """Steps of each submodule, how many sequences to take, and errors, of which there are none yet.
 
-    All are taken, unless reading them without gradients would take more than half of the time.
+    All are taken, unless reading them would take more than half of the time since ``begun``.
     """
     count = sum(len(stream.tokens) for stream in streams.values())
     if how.steps:
@@ -147,9 +153,10 @@ def _plan(
     hidden = {key: torch.empty(shape.shape, dtype=shape.dtype)
               for key, shape in both.shapes.items()}  # fmt: skip
     both.embed(hidden)
-    affordable = how.seconds / both.blocks / Block(both, 0, hidden).seconds_a_step()
-    sequences = max(BATCH, min(count, int(affordable / 2 / passes(1))))
-    steps = max(_LEAST_STEPS, int(affordable - passes(sequences)))
+    step, reading = Block(both, 0, hidden).timed()
+    left = (how.seconds - (time.perf_counter() - begun)) / both.blocks
+    sequences = max(BATCH, min(count, int(BATCH * left / 2 / reading)))
+    steps = max(_LEAST_STEPS, int((left - reading * sequences / BATCH) / step))
     return {"steps": steps, "sequences": sequences, "errors": {}}
 
 

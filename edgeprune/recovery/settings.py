@@ -16,7 +16,8 @@ class Training:
         steps: how many instead; the same on every machine.
         batch: sequences a step, of all processes together.
         learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
-        task_share: of the task stream in the loss and among the sequences.
+        task_share: of the task stream in the held-out loss, and among the sequences, unless they
+            would come more than about twice.
         text_share: of the text's own tokens in the loss of general text, beside the dense model's
             predictions.
         answer_weight: when distilling, of tokens of the task's answers; others weigh 1.

@@ -26,6 +26,7 @@ class Progressed:
         step: steps done.
         steps: to do in all; 0 until a time budget has been turned into steps.
         points: of the curve, over all steps.
+        task_share: of the task's sequences among those of a step, the same in all.
         compiled: whether torch compiled the blocks: one process that goes on must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
@@ -35,6 +36,7 @@ class Progressed:
     step: int = 0
     steps: int = 0
     points: int = 0
+    task_share: float = 0.0
     compiled: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
     best: float = float("inf")

@@ -16,6 +16,7 @@ from edgeprune.models.layers import weight_matrices
 from edgeprune.recovery.masked import MaskedAdamW, schedule
 
 BATCH = 8  # sequences a step
+_READS = 5  # passes of all submodules without gradients; a whole block is at most one
 _LEAST_POWER = 1e-20  # of a submodule that gives nothing but zeros
 
 
@@ -85,18 +86,26 @@ class Block:
                         for side in ("dense", "sparse")}  # fmt: skip
         self._count = sum(len(states) for states in self._inputs["sparse"])
 
-    def seconds_a_step(self) -> float:
-        """What a step of every submodule takes here."""
-        seconds = 0.0
+    def timed(self) -> tuple[float, float]:
+        """Seconds of a step of every submodule, and of reading a batch without gradients.
+
+        A batch is read for targets, for errors before and after, and on the way to the next block
+        through both models.
+        """
+        step, reading = 0.0, 0.0
+        some = range(min(BATCH, self._count))
         for name, module in self._submodules().items():
             targets = self._targets(name)
             module.requires_grad_(True)
             for _ in range(2):  # the first allocates
                 begin = time.perf_counter()
-                self._loss(name, targets, range(min(BATCH, self._count))).backward()
-            seconds += time.perf_counter() - begin
+                self._loss(name, targets, some).backward()
+            step += time.perf_counter() - begin
             module.requires_grad_(False).zero_grad()
-        return seconds
+            begin = time.perf_counter()
+            self._loss(name, targets, some)
+            reading += _READS * (time.perf_counter() - begin)
+        return step, reading
 
     def rebuild(self, steps: int, learning_rate: float) -> dict[str, tuple[float, float]]:
         """Train the submodules in turn: relative errors before and after, by name."""
@@ -222,12 +231,3 @@ def _order(count: int, steps: int) -> Iterator[list[int]]:
 def _chunks(items: Any, size: int) -> Iterator[Any]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def passes(count: int) -> float:
-    """What the passes without gradients cost, in steps.
-
-    Targets, errors before and after, and the way to the next block, through both models for both
-    submodules.
-    """
-    return 4 * count / BATCH / 3

@@ -55,7 +55,7 @@ class Trained:
         steps: that were done.
         planned: that were to be done; fewer are done when the held-out loss rises.
         rounded: matrices that were trained on their grid.
-        task_share: of the task's sequences among all, lower than asked for if they are few.
+        task_share: of the task's sequences, lower than asked for if there are few.
         curve: ``step``, ``train`` and ``held_out`` loss in nats per token, from before training on
             (where there is no ``train`` loss yet), and whether weights were ``rounded``.
     """
@@ -122,8 +122,7 @@ def train(
         for name, tensors in ((_FILE, weights), (_SCALES, scales)):
             with atomic_path(folder / name) as path:
                 save_tensors(path, tensors)
-        facts = {"rounded": len(scales), "task_share": trainer.task_share(done)}
-        write_json(folder / "done.json", asdict(done) | facts)
+        write_json(folder / "done.json", asdict(done) | {"rounded": len(scales)})
         clean_up(folder)
     wait()
     found = finished(pruned, folder)
@@ -189,6 +188,7 @@ class _Trainer:
         if not done.steps:
             self._refuse_silence()
             done = self._planned()
+            done.task_share = self._train.task_share(done.steps * self._how.batch)
             self._point(done, None)
         elif done.compiled and world()[1] == 1:
             compile_blocks(self._student.model, self._teacher)
@@ -211,10 +211,6 @@ class _Trainer:
                     self._state.save(done)
                     losses.clear()
         return done
-
-    def task_share(self, done: Progressed) -> float:
-        """Of the task's sequences among those of all steps."""
-        return self._train.task_share(done.steps * self._how.batch)
 
     def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The best weights, named as in the checkpoint, and the scales of those on a grid."""
@@ -273,7 +269,7 @@ class _Trainer:
         return faster
 
     def _step(self, done: Progressed) -> float:
-        loss = self._gradients(done.step, self.task_share(done))
+        loss = self._gradients(done.step, done.task_share)
         if self._selection:
             self._selection.gather()
         self._optimizer.step(schedule(done.step, done.steps))

@@ -129,9 +129,9 @@ def _about_recovery(recovery: dict[str, Any]) -> list[str]:
         trained = recovery[way]
         before, after = loss_range(trained)
         words.append(
-            f"The kept weights were trained for {trained['steps']} steps towards {aim}, with "
-            f"{trained['task_share']:.0%} of the sequences the task's: the loss on sequences held "
-            f"out went from {before:.3f} to {after:.3f} nats per token."
+            f"The kept weights were trained for {trained['steps']} steps towards {aim}, "
+            f"{100 * trained['task_share']:.2g}% of the sequences from the task: the loss on "
+            f"sequences held out went from {before:.3f} to {after:.3f} nats per token."
         )
         if trained["rounded"]:
             words.append(

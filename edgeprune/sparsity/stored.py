@@ -1,16 +1,17 @@
 """A loaded model's tensors as its checkpoint has them: transformers may change names and shapes."""
 
 from collections.abc import Collection
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
 
+if TYPE_CHECKING:  # `edgeprune plan` runs without torch
+    from torch import Tensor
+
 
 def stored_tensors(
-    model: Any, tensors: dict[str, Tensor], stored: Collection[str]
-) -> dict[str, Tensor]:
+    model: Any, tensors: "dict[str, Tensor]", stored: Collection[str]
+) -> "dict[str, Tensor]":
     """Tensors of a loaded model as its checkpoint has them: under its names, in its shapes.
 
     transformers may load a checkpoint into other names and shapes than it is stored in, such as all
