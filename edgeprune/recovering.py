@@ -294,11 +294,7 @@ def _trained_on(stream: "Stream") -> "Stream":
     from edgeprune.recovery.batches import is_held_out
 
     kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
-    return replace(
-        stream,
-        tokens=stream.tokens[kept][:_REBUILT_ON],
-        answers=stream.answers[kept][:_REBUILT_ON],
-    )
+    return stream.part(kept).part(slice(_REBUILT_ON))
 
 
 def _joined(one: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, list[str]]:

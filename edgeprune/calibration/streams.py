@@ -1,8 +1,8 @@
 """Token streams: rows in a seeded order, packed into sequences of one length."""
 
 import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.rows import Row
@@ -26,6 +26,10 @@ class Stream:
     tokens: "Tensor"
     answers: "Tensor"
     rows: list[Row] = field(default_factory=list)
+
+    def part(self, which: "Tensor | slice") -> Self:
+        """Some of the sequences; of which rows they are is not kept apart."""
+        return replace(self, tokens=self.tokens[which], answers=self.answers[which])
 
 
 def pack(

@@ -144,7 +144,8 @@ def _plan(
 ) -> dict[str, Any]:
     """Steps of each submodule, how many sequences to take, and errors, of which there are none yet.
 
-    All are taken, unless reading them would take more than half of the time since ``begun``.
+    All are taken, unless reading them would take more than half of what is left of the budget;
+    its clock started at ``begun``, seconds.
     """
     count = sum(len(stream.tokens) for stream in streams.values())
     if how.steps:
@@ -163,9 +164,7 @@ def _plan(
 def _first(streams: dict[str, Stream], count: int) -> dict[str, Stream]:
     """So many sequences, in the streams' proportions, rounded up."""
     total = sum(len(stream.tokens) for stream in streams.values())
-    parts = {name: -(-len(stream.tokens) * count // total) for name, stream in streams.items()}
     return {
-        name: replace(stream, tokens=stream.tokens[: parts[name]],
-                      answers=stream.answers[: parts[name]])
+        name: stream.part(slice(-(-len(stream.tokens) * count // total)))
         for name, stream in streams.items()
-    }  # fmt: skip
+    }
