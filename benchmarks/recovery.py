@@ -66,8 +66,8 @@ _PAGES = ("wikipedia", "web_text")  # sets that general text is taken from
 _TEXTS = ("general_perplexity", "pages_perplexity")
 _ORDER = ["0.5", "0.6", "0.7", "2:4"]
 _HEADINGS = (
-    "task", "zeros", "recovery", "budget", "nats / answer token", "accuracy", "WikiText-2", "pages",
-    "won back: nats, WikiText-2, pages", "steps", "of the task", "minutes", "on",
+    "task", "zeros", "recovery", "text", "budget", "nats / answer token", "accuracy", "perplexity",
+    "pages", "won back: nats, perplexity, pages", "steps", "of the task", "minutes", "on",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ _HEADINGS = (
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--budget", default="3m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows of each task")
+@click.option("--general", default="wikitext2", help="corpus of general text")
 @click.option("--task", "tasks", multiple=True, help="only these tasks, such as sciq")
 @click.option("--way", "ways", multiple=True, help="only these ways, such as finetune")
 @click.option("--zeros", "amounts", multiple=True, help="only these amounts, such as 0.5 or 2:4")
@@ -83,6 +84,7 @@ def main(
     minutes: float,
     budget: str,
     rows: int,
+    general: str,
     tasks: tuple[str, ...],
     ways: tuple[str, ...],
     amounts: tuple[str, ...],
@@ -94,7 +96,7 @@ def main(
     for task, zeros, line in _LINES:
         place = _WORK / f"{task}-{zeros.replace(':', 'of')}"
         for way in line:
-            recipe = _recipe(task, zeros, way, budget, rows)
+            recipe = _recipe(task, zeros, way, budget, rows, general)
             about = _about(recipe, zeros, way)
             known = any(about.items() <= record.items() for record in records)
             choices = ((tasks, task), (ways, way), (amounts, zeros))
@@ -107,13 +109,13 @@ def main(
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _recipe(task: str, zeros: str, way: str, budget: str, rows: int) -> Recipe:
+def _recipe(task: str, zeros: str, way: str, budget: str, rows: int, general: str) -> Recipe:
     how = _WAYS[way]
     amount = {"pattern": zeros} if ":" in zeros else {"sparsity": float(zeros)}
     untrained = way in ("dense", "one-shot")
     training = {} if untrained else {"recover": True, "recover_budget": budget}
     return make(
-        {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144}
+        {"task": task, "general": general, "eval_rows": rows, "perplexity_tokens": 6144}
         | (amount if not way.startswith("dense") else {}) | training | how
     )  # fmt: skip
 
@@ -126,6 +128,7 @@ def _about(recipe: Recipe, zeros: str, way: str) -> dict[str, Any]:
         "task": recipe.task,
         "zeros": zeros,
         "way": way,
+        "general": recipe.general,
         "budget": recipe.recover_budget if recipe.recover else None,
         "task_share": recipe.recover_task_share if recipe.recover else None,
         "batch": recipe.recover_batch if recipe.recover else None,
@@ -158,7 +161,7 @@ def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, 
 
 
 def _pages_perplexity(artifact: Path, tokens: int) -> dict[str, float]:
-    """Of test pages of the sets that general text comes from."""
+    """Of test pages of the sets that `wikitext2` takes general text from."""
     nats: list[float] = []
     counted = 0
     with child.start(artifact, cores()) as runtime:
@@ -178,7 +181,7 @@ def _page(records: list[dict[str, Any]]) -> str:
         records,
         key=lambda one: (
             one["task"], _ORDER.index(one["zeros"]), order.index(one["way"]),
-            machines.index(one["machine"]), one["minutes"],
+            one["general"] != "wikitext2", machines.index(one["machine"]), one["minutes"],
         ),
     )  # fmt: skip
     lines = [
@@ -190,12 +193,15 @@ def _page(records: list[dict[str, Any]]) -> str:
         "*finetune* learns all tokens of the task's answers, *known tokens* those whose perplexity "
         "is at most 2.5 to the dense model; *gradual* prunes to 40 % first, trains for half of the "
         "time, and prunes that model to 50 %. General text is learnt beside it in every way but "
-        "*reconstruct*: Wikipedia and web pages, half from the dense model's predictions and half "
-        "from their own tokens, which *more text* learns alone. Perplexity is that of 6,144 tokens "
-        "of WikiText-2 test, and of 6,144 of each of both sets that were trained on (*pages*; no "
-        "page is in both parts). *Of the task* is the share of the task's sequences among all, "
-        "fewer where they would come more than about twice (before version 6 of training, as many "
-        "as asked for). Steps are given with the sequences of each. "
+        "*reconstruct*, half from the dense model's predictions and half from its own tokens, "
+        "which *more text* learns alone. It comes from the corpus under *text*: `wikitext2` has "
+        "Wikipedia and web pages to learn from and measures *perplexity* on 6,144 tokens of "
+        "WikiText-2 test, text of another make; `boolq_passages`, a build's default, has passages "
+        "of Wikipedia for both, no passage in both parts. *Pages* is the perplexity of other pages "
+        "of both sets that `wikitext2` learns from, 6,144 tokens of each. *Of the task* is the "
+        "share of the task's sequences among all, fewer where they would come more than about "
+        "twice (before version 6 of training, as many as asked for). Steps are given with the "
+        "sequences of each. "
         f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
         "intervals over them. *Won back* is the share of what pruning cost that training returned: "
         "of nats per answer token, and of the logarithm of each perplexity. *On* is the "
@@ -231,6 +237,7 @@ def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list
         record["task"],
         "none" if record["way"].startswith("dense") else record["zeros"],
         record["way"],
+        record["general"],
         record["budget"] or "–",
         f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
         f"{right['value']:.3f} ({right['low']:.3f}-{right['high']:.3f})",
@@ -246,7 +253,8 @@ def _cells(record: dict[str, Any], records: list[dict[str, Any]], machines: list
 
 def _won_back(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """Shares of nats and of log-perplexity, where the line's other ends are known."""
-    same = [one for one in records if all(one[key] == record[key] for key in ("task", "rows"))]
+    shared = ("task", "general", "rows")
+    same = [one for one in records if all(one[key] == record[key] for key in shared)]
     same.sort(key=lambda one: one["machine"] != record["machine"])  # its own machine's first
     dense = next((one for one in same if one["way"] == "dense"), None)
     pruned = [one for one in same if one["zeros"] == record["zeros"] and one["way"] == "one-shot"]
