@@ -62,7 +62,7 @@ _LINES: list[tuple[str, str, list[str]]] = [
     *((task, zeros, _MAIN[1:])
       for task in ("arc_easy", "sciq") for zeros in ("0.6", "2:4", "0.7")),
 ]  # fmt: skip
-_PAGES = ("wikipedia", "web_text")  # sets that general text is taken from
+_PAGES = ("wikipedia", "web_text")  # sets that `wikitext2` takes general text from
 _TEXTS = ("general_perplexity", "pages_perplexity")
 _ORDER = ["0.5", "0.6", "0.7", "2:4"]
 _HEADINGS = (
