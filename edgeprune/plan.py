@@ -12,6 +12,7 @@ from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
 from edgeprune.recipe import Recipe, budget_seconds, rounds
+from edgeprune.recovering import REBUILT_ON
 from edgeprune.sparsity.types import TYPES_OF, WeightType
 
 _GIB = 1 << 30
@@ -81,7 +82,11 @@ def plan(recipe: Recipe) -> BuildPlan:
         gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
     if recipe.max_loss:
         flops *= 1 + _TRIALS
-    trained_bytes, kept_bytes = _training(recipe, tensors) if recipe.recover else (0, 0)
+    trained_bytes = kept_bytes = 0
+    if recipe.recover and recipe.recover_by == ["reconstruct"]:
+        trained_bytes, kept_bytes = _rebuilding(recipe, tensors, stored * parameters)
+    elif recipe.recover:
+        trained_bytes, kept_bytes = _training(recipe, tensors)
     recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
     evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
     return BuildPlan(
@@ -122,6 +127,22 @@ def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
     kept = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * parameters
     kept += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
     return (6 if recipe.recover_selective else 4) * 4 * trained + both + tokens, kept
+
+
+def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple[int, int]:
+    """Bytes that reconstruction takes in memory and on disk, beside a ``dense`` model of so many.
+
+    In memory: the pruned model in float32, of one block weights, gradients and two moments, and the
+    hidden states of both models before and after it, and what it is to give. On disk: for a moment
+    the pruned model, the rebuilt blocks, and the hidden states.
+    """
+    parameters = sum(t.elements for t in tensors)
+    prunable = [t for t in tensors if t.prunable]
+    rebuilt = 4 * sum(t.elements for t in prunable)
+    width = next((t.shape[1] for t in tensors if t.embedding), 0)
+    states = 2 * REBUILT_ON * recipe.length * width * 2
+    block = 4 * rebuilt // max(1, len({t.block for t in prunable}))
+    return dense + 4 * parameters + block + 5 * states, max(4 * parameters, rebuilt + 4 * states)
 
 
 def check_disk(recipe: Recipe, folder: Path) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERSION = 7
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 2048
-_REBUILT_ON = 64
+REBUILT_ON = 64
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _trained_on(stream: "Stream") -> "Stream":
     from edgeprune.recovery.batches import is_held_out
 
     kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
-    return stream.part(kept).part(slice(_REBUILT_ON))
+    return stream.part(kept).part(slice(REBUILT_ON))
 
 
 def _joined(one: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, list[str]]:

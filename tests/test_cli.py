@@ -136,8 +136,10 @@ def test_the_plan_counts_what_training_holds():
     plain, trained = memory(), memory(recover=True)
     many = memory(recover=True, recover_batch=8)
     tight = memory(recover=True, recover_batch=8, recover_save_memory=True)
+    rebuilt = memory(recover=True, recover_by=["reconstruct"])
     assert plain < trained < many
     assert tight < trained
+    assert plain < rebuilt < tight  # one block's gradients and moments, not the model's
     # A step of 2 x 512 tokens: logits of both models and their gradients, activations.
     assert (many - trained) / 3 > 1024 * 3 * 2 * 49152
 

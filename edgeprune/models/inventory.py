@@ -12,7 +12,7 @@ from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.weights import Weights
 
 # Names of a block's tensors, in transformers' and in GGUF's spelling.
-_IN_BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.\d+\.")
+_IN_BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.(\d+)\.")
 _EMBEDDING = re.compile(r"token_embd|embed_tokens|wte")
 
 
@@ -39,7 +39,13 @@ class TensorShape:
     @property
     def prunable(self) -> bool:
         """Whether it is a weight matrix of a decoder block."""
-        return len(self.shape) == 2 and _IN_BLOCK.search(self.name) is not None
+        return len(self.shape) == 2 and self.block is not None
+
+    @property
+    def block(self) -> int | None:
+        """Index of the decoder block it belongs to."""
+        found = _IN_BLOCK.search(self.name)
+        return int(found[1]) if found else None
 
     @property
     def embedding(self) -> bool:
