@@ -133,8 +133,8 @@ def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple
     """Bytes that reconstruction takes in memory and on disk, beside a ``dense`` model of so many.
 
     In memory: the pruned model in float32, of one block weights, gradients and two moments, and the
-    hidden states of both models before and after it, and what it is to give. On disk: for a moment
-    the pruned model, the rebuilt blocks, and the hidden states.
+    hidden states of both models before and after it, and what it is to give. On disk: what each
+    round has pruned and rebuilt, for a moment the pruned model, and later the hidden states.
     """
     parameters = sum(t.elements for t in tensors)
     prunable = [t for t in tensors if t.prunable]
@@ -142,7 +142,8 @@ def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
     states = 2 * REBUILT_ON * recipe.length * width * 2
     block = 4 * rebuilt // max(1, len({t.block for t in prunable}))
-    return dense + 4 * parameters + block + 5 * states, max(4 * parameters, rebuilt + 4 * states)
+    kept = rebuilt * (2 * len(rounds(recipe)) - 1) + 4 * max(parameters, states)
+    return dense + 4 * parameters + block + 5 * states, kept
 
 
 def check_disk(recipe: Recipe, folder: Path) -> None:

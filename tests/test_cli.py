@@ -144,6 +144,14 @@ def test_the_plan_counts_what_training_holds():
     assert (many - trained) / 3 > 1024 * 3 * 2 * 49152
 
 
+def test_the_plan_counts_what_every_round_of_rebuilding_keeps():
+    def disk(**values):
+        how = {"task": "medqa", "recover": True, "recover_by": ["reconstruct"]}
+        return plan(make(how | values)).disk_bytes
+
+    assert disk(recover_from=0.4) - disk() == 2 * 4 * 106_168_320  # one more, pruned and rebuilt
+
+
 def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
     from edgeprune.models import open_checkpoint
 

@@ -63,7 +63,8 @@ def test_sharing_prompts_and_batching_questions_changes_nothing(dense_f32, quest
     for question, found in zip(questions, together, strict=True):
         for text, score in zip(question["continuations"], found, strict=True):
             alone = runner.score([{"prompt": question["prompt"], "continuations": [text]}])[0][0]
-            assert score["logprob"] == pytest.approx(alone["logprob"], abs=0.02)
+            tolerance = 0.02 * score["tokens"]  # of float16 in the KV cache, as above
+            assert score["logprob"] == pytest.approx(alone["logprob"], abs=tolerance)
 
 
 def test_perplexity_equals_transformers(real_checkpoint, dense_f32):
