@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from edgeprune.quantization.grid import Grid
     from exporters.artifact import Model, Storage
 
-_PRUNE_VERSION = 3
-_EXPORT_VERSION = 3
-_MEASURE_VERSION = 5
+_PRUNE_VERSION = 4
+_EXPORT_VERSION = 4
+_MEASURE_VERSION = 6
 # The highest code of a grid with 8 bits.
 _EIGHT_BITS = 127
 

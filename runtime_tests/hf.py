@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from runtime_tests.inputs import timing_ids, windows
+from edgeprune.opening import opening
+from runtime_tests.inputs import begun, timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
@@ -48,6 +49,7 @@ class Transformers:
             raise RuntimeError(f"{path} has no weights with two zeros in every four inputs")
         self.load_seconds = time.perf_counter() - start
         self._path = path
+        self._opening = opening(self.tokenize)
         ends = self._model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
@@ -81,7 +83,7 @@ class Transformers:
         return [self._score(item["prompt"], item["continuations"]) for item in items]
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning.
+        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
 
         Args:
             text: what to read; the first ``tokens`` of it are used.
@@ -90,9 +92,13 @@ class Transformers:
         Returns:
             ``nats`` of each window, and ``tokens``, how many were predicted in all.
         """
-        found = list(windows(self.tokenize(text)[:tokens]))
-        nats = [-_log_probability(self._run([ids], None)[0, :-1], ids[1:]) for ids in found]
-        return {"nats": nats, "tokens": sum(len(ids) - 1 for ids in found)}
+        ids = self.tokenize(text)[:tokens]
+        nats, predicted = [], 0
+        for window, given in windows(ids, self._opening):
+            logits = self._run([window], None)[0, given - 1 : -1]
+            nats.append(-_log_probability(logits, window[given:]))
+            predicted += len(window) - given
+        return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy answers, up to the first line break."""
@@ -129,13 +135,13 @@ class Transformers:
 
     def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
         ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt, add_special=True)
-        if not start:  # nothing to condition on: the first token is given
+        start = self.tokenize(prompt)
+        if not start and not self._opening:  # nothing to condition on: the first token is given
             start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
         room = _MOST_TOKENS - max(map(len, ends))
-        if room < 1:
+        if room <= len(self._opening):
             raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
-        start, cache, scores = start[-room:], DynamicCache(), []
+        start, cache, scores = begun(start, self._opening, room), DynamicCache(), []
         first = self._run([start], cache)[0, -1:]
         longest = max(map(len, ends)) - 1
         behind = first.new_empty(len(ends), 0, first.shape[1])
@@ -149,7 +155,7 @@ class Transformers:
         return scores
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
-        ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
+        ids = begun(self.tokenize(prompt), self._opening, _MOST_TOKENS - max_tokens)
         cache, written = DynamicCache(), list[int]()
         logits = self._run([ids], cache)[0]
         while len(written) < max_tokens:

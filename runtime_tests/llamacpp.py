@@ -10,14 +10,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from edgeprune.opening import opening
 from edgeprune.runtime import load_model, status
-from runtime_tests.inputs import timing_ids, windows
+from runtime_tests.inputs import begun, timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _CONTEXT = 4096
@@ -77,6 +79,10 @@ class LlamaCpp:
         self._vocab = api.llama_model_get_vocab(self._model)
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
 
+    @cached_property
+    def _opening(self) -> list[int]:
+        return opening(self.tokenize)  # late: a model for timing may have no vocabulary
+
     def info(self) -> dict[str, Any]:
         """What is loaded, how long it took, in seconds, its size, and what its zeros became."""
         from importlib.metadata import version
@@ -118,7 +124,7 @@ class LlamaCpp:
         return results
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning.
+        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
 
         Args:
             text: what to read; the first ``tokens`` of it are used.
@@ -129,11 +135,11 @@ class LlamaCpp:
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = [], 0
-        for window in windows(ids):
-            last = len(window) - 1
-            self._decode([_Token(t, i, (0,), i < last) for i, t in enumerate(window)])
-            nats.append(-sum(self._log_probability(i, window[i + 1]) for i in range(last)))
-            predicted += last
+        for window, given in windows(ids, self._opening):
+            places = range(given - 1, len(window) - 1)
+            self._decode([_Token(t, i, (0,), i in places) for i, t in enumerate(window)])
+            nats.append(-sum(self._log_probability(i, window[i + 1]) for i in places))
+            predicted += len(places)
         return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
@@ -177,13 +183,13 @@ class LlamaCpp:
 
     def _question(self, prompt: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
         ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt, add_special=True)
-        if not start:  # nothing to condition on: the first token is given
+        start = self.tokenize(prompt)
+        if not start and not self._opening:  # nothing to condition on: the first token is given
             return ends[0][:1], [ends[0][1:_BATCH]]
         room = _BATCH - sum(map(len, ends))
-        if room < 1:
+        if room <= len(self._opening):
             raise RuntimeError(f"answers longer than {_BATCH} tokens: {continuations[0][:60]!r}")
-        return start[-room:], ends
+        return begun(start, self._opening, room), ends
 
     def _score_group(
         self, group: list[tuple[list[int], list[list[int]]]]
@@ -218,7 +224,7 @@ class LlamaCpp:
         ]
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
-        ids = self.tokenize(prompt, add_special=True)[-(_BATCH - max_tokens) :]
+        ids = begun(self.tokenize(prompt), self._opening, _BATCH - max_tokens)
         self._decode([_Token(t, i, (0,), i == len(ids) - 1) for i, t in enumerate(ids)])
         text, last = b"", len(ids) - 1
         for step in range(max_tokens):

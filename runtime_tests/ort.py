@@ -14,9 +14,10 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from edgeprune.opening import opening
 from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import Opened, open_session
-from runtime_tests.inputs import timing_ids, windows
+from runtime_tests.inputs import begun, timing_ids, windows
 from runtime_tests.memory import peak_memory
 from runtime_tests.providers import BY_NAME, CPU, Provider
 
@@ -61,6 +62,7 @@ class OnnxRuntime:
         self._vocab_size = self._session.get_outputs()[0].shape[-1]
         properties = self._session.get_modelmeta().custom_metadata_map
         self._ends = _end_tokens(path)
+        self._opening = opening(self.tokenize)
         fused = properties.get("edgeprune.flavour", "ort") == "ort"
         self._in_place = fused and provider == "CPU"
         self._buffers: list[np.ndarray] = []  # one for each of the caches
@@ -95,7 +97,7 @@ class OnnxRuntime:
         return [self._score(item["prompt"], item["continuations"]) for item in items]
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning.
+        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
 
         Args:
             text: what to read; the first ``tokens`` of it are used.
@@ -106,9 +108,10 @@ class OnnxRuntime:
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = [], 0
-        for window in windows(ids):
-            nats.append(-_log_probabilities(self._run(window, 0)[:-1], window[1:]))
-            predicted += len(window) - 1
+        for window, given in windows(ids, self._opening):
+            logits = self._run(window, 0)[given - 1 : -1]
+            nats.append(-_log_probabilities(logits, window[given:]))
+            predicted += len(window) - given
         return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
@@ -139,13 +142,13 @@ class OnnxRuntime:
 
     def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
         ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt, add_special=True)
-        if not start:  # nothing to condition on: the first token is given
+        start = self.tokenize(prompt)
+        if not start and not self._opening:  # nothing to condition on: the first token is given
             start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
         room = _MOST_TOKENS - max(map(len, ends))
-        if room < 1:
+        if room <= len(self._opening):
             raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
-        start = start[-room:]
+        start = begun(start, self._opening, room)
         self._make_room(len(start) + max(map(len, ends)))
         first = self._run(start, 0)[-1:].copy()
         scores = []
@@ -157,7 +160,7 @@ class OnnxRuntime:
         return scores
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
-        ids = self.tokenize(prompt, add_special=True)[-(_MOST_TOKENS - max_tokens) :]
+        ids = begun(self.tokenize(prompt), self._opening, _MOST_TOKENS - max_tokens)
         self._make_room(len(ids) + max_tokens)
         written: list[int] = []
         logits = self._run(ids, 0)

@@ -33,6 +33,7 @@ ALLOWED = (
     "edgeprune.extras",
     "edgeprune.files",
     "edgeprune.machine",
+    "edgeprune.opening",
 )
 
 

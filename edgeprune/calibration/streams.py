@@ -8,6 +8,7 @@ from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.rows import Row
 from edgeprune.calibration.task import Task
 from edgeprune.errors import InputError
+from edgeprune.opening import opening
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +19,8 @@ class Stream:
     """One calibration source as tokens.
 
     Attributes:
-        tokens: (samples, length) int64.
-        answers: (samples, length) boolean, tokens of an answer; of plain text, all.
+        tokens: (samples, length) int64; each begins with a BOS where the tokenizer adds one.
+        answers: (samples, length) boolean, tokens of an answer; of plain text, all but the BOS.
         rows: the rows they came from, in order.
     """
 
@@ -37,6 +38,8 @@ def pack(
 ) -> Stream:
     """Tokenise rows one after another until ``samples`` sequences of ``length`` are full.
 
+    Each begins with the tokenizer's BOS, if it adds one: it counts towards ``length``.
+
     A set that is too small gives fewer sequences, never repeated ones.
 
     Raises:
@@ -47,26 +50,31 @@ def pack(
     ordered = list(rows)
     random.Random(seed).shuffle(ordered)
     renderer = Renderer(task)
+    start = opening(lambda text, special: tokenizer(text, add_special_tokens=special).input_ids)
+    room = length - len(start)
     tokens: list[int] = []
     answers: list[bool] = []
     used: list[Row] = []
     for row in ordered:
-        if len(tokens) >= samples * length:
+        if len(tokens) >= samples * room:
             break
         text, answer = renderer.calibration_text(row), renderer.answer_span(row)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         tokens += encoded.input_ids
         answers += [answer.start < end <= answer.stop for _, end in encoded.offset_mapping]
         used.append(row)
-    full = min(samples, len(tokens) // length)
+    full = min(samples, len(tokens) // room)
     if full == 0:
         raise InputError(
             f"The calibration rows of '{task.name}' hold {len(tokens)} tokens, fewer than one "
             f"sequence of {length}.",
             "Give more rows or a smaller --length.",
         )
-    shape = (full, length)
-    size = full * length
+    text = torch.tensor(tokens[: full * room]).view(full, room)
+    wanted = torch.tensor(answers[: full * room]).view(full, room)
+    first = torch.tensor(start, dtype=text.dtype).expand(full, -1)
     return Stream(
-        torch.tensor(tokens[:size]).view(shape), torch.tensor(answers[:size]).view(shape), used
+        torch.cat([first, text], 1),
+        torch.cat([torch.zeros_like(first, dtype=torch.bool), wanted], 1),
+        used,
     )

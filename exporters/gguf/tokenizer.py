@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import InputError
+from edgeprune.extras import load
+from edgeprune.opening import opening
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -56,7 +58,18 @@ def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> No
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     special = SpecialVocab(folder, load_merges=not sentencepiece, n_vocab=len(tokens))
+    # The library goes by tokenizer_config.json first, which transformers itself leaves unread where
+    # there is a tokenizer.json; and llama.cpp adds a BOS of its own accord where nothing is said.
+    first = opening_of(folder)
+    special.add_special_token["bos"] = bool(first)
+    special.special_token_ids |= {"bos": first[0]} if first else {}
     special.add_to_gguf(writer, quiet=True)
+
+
+def opening_of(folder: Path) -> list[int]:
+    """What the folder's tokenizer puts before a text."""
+    tokenizer = load("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return opening(lambda text, special: tokenizer.encode(text, add_special_tokens=special).ids)
 
 
 def _is_sentencepiece(tokenizer: dict[str, Any]) -> bool:
