@@ -265,6 +265,17 @@ def test_other_token_ids_fail_the_export(real_checkpoint, tiny_folder, tmp_path,
     assert not (tmp_path / "m").exists()
 
 
+def test_a_gguf_whose_tokenizer_is_misread_is_refused_before_any_work(real_checkpoint, monkeypatch):
+    """As transformers itself reads SmolLM2's: without its rule for digits."""
+    check(dense_model(real_checkpoint), Storage("q8_0"))
+    tokenizer = json.loads((real_checkpoint.folder / "tokenizer.json").read_text())
+    misread = Tokenizer.from_str(json.dumps(tokenizer))
+    misread.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    monkeypatch.setattr(Tokenizer, "from_file", lambda _path: misread)
+    with pytest.raises(CheckFailed, match=r"\(fasting\)  105 mg/dL"):
+        check(dense_model(real_checkpoint), Storage("q8_0"))
+
+
 def test_a_gguf_goes_in_and_out_with_the_same_logits(case, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"

@@ -1,10 +1,12 @@
 """A tokenizer's BOS: at the head of what is calibrated on and of what is measured on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFWriter
 
 from edgeprune.calibration.sources import load_split
 from edgeprune.calibration.streams import Stream, pack
@@ -14,7 +16,9 @@ from edgeprune.models.hf import load_model, load_tokenizer
 from edgeprune.opening import opening
 from edgeprune.sparsity.gguf_file import open_gguf
 from exporters.artifact import Storage
+from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.export import export as export_gguf
+from exporters.gguf.same_ids import check_same_ids
 from exporters.onnx import export as export_onnx
 from runtime_tests.hf import Transformers
 from runtime_tests.inputs import begun, windows
@@ -106,6 +110,32 @@ def test_the_file_says_what_the_tokenizer_does(runners, tiny_folder, tmp_path):
     model = dense_model(open_checkpoint(str(tiny_folder)))
     export_gguf(model, Storage("f16"), path, None, "test", Counter())
     assert open_gguf(path).get("tokenizer.ggml.add_bos_token") is False
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_gguf_file_is_opened_with_the_bos_that_llama_cpp_adds(
+    said, bos_folder, tmp_path, monkeypatch
+):
+    """Also where the file leaves it to llama.cpp, as older ones of Llama 3 do."""
+    folder = tmp_path / "llama3"
+    shutil.copytree(bos_folder, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    regex = next(r for r, name in tokenizer_module._SPLITS.items() if name == "llama-bpe")
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+    ]}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if not said:
+        monkeypatch.setattr(GGUFWriter, "add_add_bos_token", lambda *_: None)
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "m.gguf"
+    model = dense_model(open_checkpoint(str(folder)))
+    export_gguf(model, Storage("q8_0"), path, None, "test", Counter())
+    assert open_gguf(path).get("tokenizer.ggml.add_bos_token") is (True if said else None)
+    again = open_checkpoint(str(path))
+    assert load_tokenizer(again)("a").input_ids[0] == BOS
+    check_same_ids(path, again.folder)
 
 
 def packed(tokenizer, length: int) -> Stream:

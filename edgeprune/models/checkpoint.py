@@ -15,7 +15,7 @@ from edgeprune.progress import Progress, Quiet
 from edgeprune.sparsity.weights import Weights
 
 # Raised whenever a GGUF file would be converted to another folder than before.
-_CONVERSION = 3
+_CONVERSION = 4
 # Weight files whose loading can run code; never read.
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

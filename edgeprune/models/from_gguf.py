@@ -6,6 +6,7 @@ from typing import Any
 from edgeprune.errors import InputError
 from edgeprune.extras import need
 from edgeprune.files import atomic_folder
+from edgeprune.models.gguf_tokenizer import mend
 from edgeprune.models.hf import transformers
 from edgeprune.progress import Progress
 from edgeprune.sparsity.gguf_file import open_gguf
@@ -34,6 +35,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     with progress.stage("open model", 3) as stage:
         try:
             tokenizer = hf.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+            mend(tokenizer, open_gguf(path))
             stage.advance()
             model = hf.AutoModelForCausalLM.from_pretrained(
                 **source,

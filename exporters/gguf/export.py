@@ -25,10 +25,13 @@ def check(model: Model, storage: Storage) -> None:
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
+        CheckFailed: the tokenizer that was read from a GGUF file gives other ids than llama.cpp.
     """
     config, architecture = read_config(model.folder)
     plan_tensors(model, config, architecture, storage)
-    if not model.gguf:
+    if model.gguf:  # its tokenizer is kept, and the folder's, calibrated with, was made from it
+        check_same_ids(model.gguf, model.folder)
+    else:
         check_tokenizer(model.folder)
 
 
@@ -90,11 +93,10 @@ def export(
         )
         with ThreadPoolExecutor(2) as beside:
             stored = beside.submit(flush, temporary)  # the disk works while we read
-            ids = None if model.gguf else beside.submit(check_same_ids, temporary, model.folder)
+            ids = beside.submit(check_same_ids, temporary, model.folder)
             written = open_gguf(temporary)
             facts = verify(written, model, tensors, stage.advance, storage.lossy_zeros)
-            if ids:
-                ids.result()
+            ids.result()
             stored.result()
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}

@@ -1,13 +1,24 @@
-"""The tokenizer gate: the ids of the checkpoint's tokenizer, in many scripts and in code."""
+"""The tokenizer gate: the ids of the checkpoint's tokenizer, in many scripts and in code.
+
+No text may differ, not even in its spaces: calibration and training read the checkpoint's ids, the
+user's texts become llama.cpp's.
+"""
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import CheckFailed
 from edgeprune.extras import load
+from edgeprune.opening import opening
 
+_Tokenize = Callable[[str, bool], list[int]]
+_HINT = (
+    "Its tokenizer isn't supported yet in this form: give the model as a .gguf file, or a .gguf "
+    "file's model as its original transformers folder."
+)
 TEXTS = (
     "Question: Which vitamin?\nAnswer: vitamin B12, 1984 or 3.14159",
     "The patient’s blood pressure is 132/76 mmHg; temperature 97.7°F. It's, we'll, I'VE",
@@ -24,6 +35,8 @@ TEXTS = (
     "नमस्ते दुनिया",
     "สวัสดีชาวโลก",
     "emoji 👩‍⚕️🩺 and   spaces   \t tabs",
+    "(fasting)  105 mg/dL\t 7   24.5\n  3 and\n\n 2",  # spaces before digits
+    "x²  ½  ٣  १२  １２ Ⅷ",
     " leading space, trailing space ",
 )
 
@@ -33,10 +46,11 @@ def check_same_ids(path: Path, folder: Path) -> None:
 
     Args:
         path: the GGUF file.
-        folder: the transformers folder it was written from.
+        folder: the transformers folder it was written from, or that was converted from it.
 
     Raises:
-        CheckFailed: a text gives other ids, which would cost accuracy without a word.
+        CheckFailed: a text gives other ids, or begins with another BOS, which would cost accuracy
+            without a word.
         MachineError: llama-cpp-python or transformers is not installed.
     """
     api = load("llama_cpp").llama_cpp
@@ -52,20 +66,38 @@ def check_same_ids(path: Path, folder: Path) -> None:
         )
     try:
         vocab = api.llama_model_get_vocab(model)
-        for text in TEXTS:
-            data = text.encode()
-            buffer = (api.llama_token * (2 * len(data) + 8))()
-            count = api.llama_tokenize(vocab, data, len(data), buffer, len(buffer), False, False)
-            ours = list(buffer[: max(count, 0)])
-            theirs = expected.encode(text, add_special_tokens=False).ids
-            if ours != theirs:
-                raise CheckFailed(
-                    f"llama.cpp cuts {text!r} into other tokens than the checkpoint's tokenizer: "
-                    f"{ours[:8]}… instead of {theirs[:8]}….",
-                    "Its tokenizer isn't supported yet; give the model as a .gguf file.",
-                )
+        _compare(partial(_ids, api, vocab), partial(_expected, expected))
     finally:
         api.llama_model_free(model)
+
+
+def _compare(ours: _Tokenize, theirs: _Tokenize) -> None:
+    first, wanted = opening(ours), opening(theirs)
+    if first != wanted:
+        raise CheckFailed(
+            f"llama.cpp begins texts with the tokens {first}, the checkpoint's tokenizer with "
+            f"{wanted}.",
+            _HINT,
+        )
+    for text in TEXTS:
+        found, wanted = ours(text, False), theirs(text, False)
+        if found != wanted:
+            raise CheckFailed(
+                f"llama.cpp cuts {text!r} into other tokens than the checkpoint's tokenizer: "
+                f"{found[:8]}… instead of {wanted[:8]}….",
+                _HINT,
+            )
+
+
+def _ids(api: Any, vocab: Any, text: str, special: bool) -> list[int]:
+    data = text.encode()
+    buffer = (api.llama_token * (2 * len(data) + 8))()
+    count = api.llama_tokenize(vocab, data, len(data), buffer, len(buffer), special, False)
+    return list(buffer[: max(count, 0)])
+
+
+def _expected(tokenizer: Any, text: str, special: bool) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=special).ids)
 
 
 @cache

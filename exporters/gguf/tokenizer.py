@@ -115,7 +115,7 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any], folder: Path) -> str:
     steps = tokenizer.get("pre_tokenizer") or {}
     parts = steps.get("pretokenizers", [steps])
     if _DIGITS in parts and any(part.get("type") == "ByteLevel" for part in parts):
-        return "smollm"
+        return "smollm"  # also in the published GGUF: the same ids, spaces before digits too
     patterns = [part.get("pattern", {}).get("Regex") for part in parts]
     if patterns[0] in _SPLITS:
         return _SPLITS[patterns[0]]
