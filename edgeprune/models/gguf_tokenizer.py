@@ -25,6 +25,7 @@ def mend(tokenizer: Any, file: "GgufFile") -> None:
         tokenizer: changed in place.
         file: what it was read from.
     """
+    from tokenizers import normalizers
     from tokenizers import pre_tokenizers as steps
 
     name = file.get("tokenizer.ggml.pre", "")
@@ -32,5 +33,12 @@ def mend(tokenizer: Any, file: "GgufFile") -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = steps.Sequence(
             [steps.Digits(individual_digits=True), steps.ByteLevel(add_prefix_space=False)]
         )
+    sentencepiece = file.get("tokenizer.ggml.model") == "llama"
+    if sentencepiece and file.get("tokenizer.ggml.add_space_prefix", True):
+        # Also before a text that begins with one, where transformers' Metaspace adds none.
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        tokenizer.backend_tokenizer.pre_tokenizer = None
     if name in _BEGIN_WITH_BOS and file.get("tokenizer.ggml.add_bos_token") is None:
         tokenizer.add_bos_token = True
