@@ -70,11 +70,11 @@ def pack(
             f"sequence of {length}.",
             "Give more rows or a smaller --length.",
         )
-    text = torch.tensor(tokens[: full * room]).view(full, room)
+    filled = torch.tensor(tokens[: full * room]).view(full, room)
     wanted = torch.tensor(answers[: full * room]).view(full, room)
-    first = torch.tensor(start, dtype=text.dtype).expand(full, -1)
+    first = torch.tensor(start, dtype=filled.dtype).expand(full, -1)
     return Stream(
-        torch.cat([first, text], 1),
+        torch.cat([first, filled], 1),
         torch.cat([torch.zeros_like(first, dtype=torch.bool), wanted], 1),
         used,
     )
