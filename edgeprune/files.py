@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+from edgeprune.errors import CheckFailed
 
 
 def cache_folder() -> Path:
@@ -83,16 +86,58 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write JSON atomically, readable by people."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON atomically, readable by people; raises as `json_text`."""
+    write_text(target, json_text(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def json_text(value: Any, **layout: Any) -> str:
+    """``json.dumps`` without the bare ``NaN`` that other readers of JSON refuse.
+
+    Raises:
+        CheckFailed: a number in it is NaN or infinite; says where it stands.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except ValueError:
+        if found := _not_finite(value, ""):
+            raise CheckFailed(
+                f"{found}: a figure that is not finite is no result.",
+                "Check the model for NaN or huge weights and activations.",
+            ) from None
+        raise
+
+
+def _not_finite(value: Any, where: str) -> str | None:
+    """The first NaN or infinite number in a JSON-like value: where, and which."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where or 'value'} = {number(value)}"
+    inside = (
+        value.items() if isinstance(value, dict)
+        else enumerate(value) if isinstance(value, list | tuple)
+        else ()
+    )  # fmt: skip
+    found = (_not_finite(part, f"{where}.{name}".lstrip(".")) for name, part in inside)
+    return next(filter(None, found), None)
+
+
+def number(value: float) -> str:
+    """A number that is not finite, as people write it."""
+    return "NaN" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
 
 
 def read_json(path: Path) -> Any | None:
-    """Read JSON; None if the file is missing or broken, since it can always be made anew."""
+    """Read JSON; None if the file is missing or broken, since it can always be made anew.
+
+    A bare ``NaN`` or ``Infinity`` is no JSON: a file with one is broken.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError):
         return None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def sha256_file(path: Path) -> str:

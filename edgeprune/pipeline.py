@@ -11,7 +11,7 @@ from edgeprune.calibration.data import Data, load_data
 from edgeprune.calibration.task import Task
 from edgeprune.errors import GateFailed, MachineError, UsageError
 from edgeprune.extras import need
-from edgeprune.files import read_json, sweep, write_json
+from edgeprune.files import json_text, read_json, sweep, write_json
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -170,7 +170,7 @@ def _manifest(
         "results": results,
         "gates": failures(recipe, results),
     }
-    return json.loads(json.dumps(manifest))
+    return json.loads(json_text(manifest))
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -37,7 +37,7 @@ _NAMES: dict[str, Collection[str]] = {
 class Recipe(BaseModel):
     """A resolved build. Unknown names are refused; all mistakes are reported at once."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # What goes in
     model: str = Field(

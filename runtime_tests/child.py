@@ -27,10 +27,14 @@ _RUNNERS = {
 
 
 class Child:
-    """The parent's end. Calls are the public methods of the runner."""
+    """The parent's end. Calls are the public methods of the runner.
+
+    Attributes:
+        artifact: what it has loaded.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]", stderr: IO[str], artifact: Path):
-        self._process, self._stderr, self._artifact = process, stderr, artifact
+        self._process, self._stderr, self.artifact = process, stderr, artifact
 
     def call(self, name: str, **arguments: Any) -> Any:
         """Call a method of the runner and wait for what it returns.
@@ -53,13 +57,13 @@ class Child:
             tail = " ".join(self._stderr.read().split())[-300:]
             raise MachineError(
                 f"The runtime stopped with code {code} while it handled '{name}' of "
-                f"{self._artifact}: {tail or 'it left no message'}",
+                f"{self.artifact}: {tail or 'it left no message'}",
                 "edgeprune inspect shows whether the file is whole; out of memory is the usual "
                 "cause of code -9.",
             )
         answer = json.loads(line)
         if "error" in answer:
-            raise MachineError(f"The runtime can't handle {self._artifact}: {answer['error']}")
+            raise MachineError(f"The runtime can't handle {self.artifact}: {answer['error']}")
         return answer["value"]
 
 

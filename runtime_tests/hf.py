@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from edgeprune.opening import opening
-from runtime_tests.inputs import begun, timing_ids, windows
+from runtime_tests.inputs import begun, timing_ids, windows, most_likely
 from runtime_tests.memory import peak_memory
 
 _MOST_TOKENS = 2048  # of a prompt with its answer
@@ -159,7 +159,7 @@ class Transformers:
         cache, written = DynamicCache(), list[int]()
         logits = self._run([ids], cache)[0]
         while len(written) < max_tokens:
-            token = int(logits[-1].argmax())
+            token = most_likely(logits[-1])
             if token in self._ends:
                 break
             written.append(token)

@@ -1,6 +1,8 @@
-"""What every runner reads: the same windows for perplexity, the same tokens for timing."""
+"""What every runner reads and how it chooses: windows, tokens for timing, the next token."""
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 _WINDOW = 512
 
@@ -35,3 +37,15 @@ def begun(ids: list[int], opening: list[int], room: int) -> list[int]:
 def timing_ids(tokens: int, vocabulary: int) -> list[int]:
     """Token ids that only depend on their number; which ones doesn't matter for speed."""
     return [100 + (i * 7919) % (vocabulary - 100) for i in range(tokens)]
+
+
+def most_likely(logits: Any) -> int:
+    """The token of the highest logit, (vocabulary,) of numpy or torch.
+
+    Raises:
+        RuntimeError: that is NaN or infinite; both libraries take NaN for the highest.
+    """
+    token = int(logits.argmax())
+    if not math.isfinite(float(logits[token])):
+        raise RuntimeError("the logits hold NaN or infinity while it writes an answer")
+    return token

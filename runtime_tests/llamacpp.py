@@ -19,7 +19,7 @@ from llama_cpp import llama_cpp as api
 
 from edgeprune.opening import opening
 from edgeprune.runtime import load_model, status
-from runtime_tests.inputs import begun, timing_ids, windows
+from runtime_tests.inputs import begun, timing_ids, windows, most_likely
 from runtime_tests.memory import peak_memory
 
 _CONTEXT = 4096
@@ -228,7 +228,7 @@ class LlamaCpp:
         self._decode([_Token(t, i, (0,), i == len(ids) - 1) for i, t in enumerate(ids)])
         text, last = b"", len(ids) - 1
         for step in range(max_tokens):
-            token = int(self._logits(last).argmax())
+            token = most_likely(self._logits(last))
             if api.llama_vocab_is_eog(self._vocab, token):
                 break
             text += self._piece(token)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from edgeprune.opening import opening
 from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import Opened, open_session
-from runtime_tests.inputs import begun, timing_ids, windows
+from runtime_tests.inputs import begun, timing_ids, windows, most_likely
 from runtime_tests.memory import peak_memory
 from runtime_tests.providers import BY_NAME, CPU, Provider
 
@@ -165,7 +165,7 @@ class OnnxRuntime:
         written: list[int] = []
         logits = self._run(ids, 0)
         for step in range(max_tokens):
-            token = int(logits[-1].argmax())
+            token = most_likely(logits[-1])
             if token in self._ends:
                 break
             written.append(token)

@@ -1,13 +1,15 @@
 """The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any, Protocol
 
-from edgeprune.errors import InputError
+from edgeprune.errors import CheckFailed, InputError
+from edgeprune.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
@@ -68,6 +70,7 @@ def run(
 
     Raises:
         MachineError: the runtime refused an artifact or crashed on it.
+        CheckFailed: a likelihood is NaN or infinite; names the row or the window of text.
     """
     with ExitStack() as stack:
         children = {
@@ -208,6 +211,9 @@ def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, l
         requests = [{"prompt": i.prompt, "continuations": i.continuations} for i in items]
         for name, child in children.items():
             scores = child.call("score", items=requests)
+            for item, choices in zip(items, scores, strict=True):
+                what = f"Row {item.id}: the likelihood of an answer"
+                _refuse_not_finite(child, what, (choice["logprob"] for choice in choices))
             written: list[str | None] = [None] * len(items)
             if plan.metric == "exact_match":
                 written = child.call(
@@ -230,8 +236,21 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
             "The general text for perplexity is shorter than 512 tokens.",
             "Give a longer general corpus with --general.",
         )
+    for index, nats in enumerate(found["nats"], 1):
+        _refuse_not_finite(child, f"Window {index} of the general text: its likelihood", [nats])
     value = accuracy.perplexity(found["nats"], found["tokens"])
     return value | {"tokens": found["tokens"], "window_nats": found["nats"]}
+
+
+def _refuse_not_finite(child: Child, what: str, values: Iterable[float]) -> None:
+    """Raise if a model gave no figure: NaN would pass for an answer, and for one within bounds."""
+    for value in values:
+        if not math.isfinite(value):
+            raise CheckFailed(
+                f"{what} is {number(value)} in {child.call('info')['runtime']} ({child.artifact}).",
+                "Activations overflow, or weights are damaged: try --type f32 (onnx: fp32), and "
+                "look whether the dense model does it too.",
+            )
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:

@@ -528,7 +528,7 @@ def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
 
 def test_a_loss_that_is_no_number_is_an_error(pruned, tmp_path):
     how = training.Training(steps=9, learning_rate=1e30)
-    with pytest.raises(CheckFailed, match="loss of recovery is nan"):
+    with pytest.raises(CheckFailed, match="loss of recovery is NaN"):
         training.train(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
 
 

@@ -1,6 +1,5 @@
 """`edgeprune ablate`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def command(
             click.echo(f"{row.method:12} {row.fusion or '-':8} {row.amount}")
         click.echo(f"{len(rows)} rows, {seeds} seeds each, and the dense model")
         return
-    from edgeprune.files import write_text
+    from edgeprune.files import json_text, write_text
     from edgeprune.pipeline import short_name
     from edgeprune.progress import Bars
     from edgeprune.report.plots import ablation_curves
@@ -67,7 +66,7 @@ def command(
     write_text(folder / "ablation.md", ablation.markdown(records))
     write_text(folder / "ablation.svg", ablation_curves(records))
     if as_json:
-        click.echo(json.dumps(records))
+        click.echo(json_text(records))
         return
     from rich.console import Console
     from rich.table import Table

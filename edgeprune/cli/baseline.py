@@ -1,6 +1,5 @@
 """`edgeprune baseline`."""
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,11 +57,12 @@ def listing(folder: Path) -> None:
 @folder_option
 def show(name: str, as_json: bool, folder: Path) -> None:
     """Show what a baseline holds."""
+    from edgeprune.files import json_text
     from edgeprune.regression import baselines
 
     found = baselines.load(name, folder)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json_text(found))
         return
     where = found["surroundings"]
     click.echo(f"{found['build']} for {found['task']}, {found['threads']} threads")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import statistics
 from typing import Any
 
@@ -58,6 +57,7 @@ def command(
     **lengths: Any,
 ) -> None:
     """Time GGUF and ONNX files and transformers models beside each other, in turns."""
+    from edgeprune.files import json_text
     from edgeprune.machine import cores, surroundings
     from edgeprune.models import artifact_path
     from edgeprune.progress import Bars
@@ -71,7 +71,7 @@ def command(
     found = bench(paths, timed, Bars().stage, on_gpus=gpu)
     record = {"surroundings": before} | found
     if form == "json":
-        click.echo(json.dumps(record))
+        click.echo(json_text(record))
     elif form == "csv":
         click.echo(_csv(record), nl=False)
     else:

@@ -1,6 +1,5 @@
 """`edgeprune build`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,10 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> No
 
 
 def _report(manifest: Any, folder: Path, as_json: bool) -> None:
+    from edgeprune.files import json_text
+
     if as_json:
-        click.echo(json.dumps(manifest))
+        click.echo(json_text(manifest))
         return
     from edgeprune.cli.summary import print_summary
 

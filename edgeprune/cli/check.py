@@ -1,6 +1,5 @@
 """`edgeprune check`: the gate."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,7 @@ def command(
     runtime or fewer threads. Answers are compared by McNemar's test and paired bootstrap.
     """
     from edgeprune.errors import UsageError
+    from edgeprune.files import json_text
     from edgeprune.progress import Bars
     from edgeprune.regression import baselines, limits
     from edgeprune.regression.compare import Thresholds, compare
@@ -76,7 +76,7 @@ def command(
         junit.write_bytes(_junit(findings, build))
     if as_json:
         found = [vars(finding) for finding in findings]
-        click.echo(json.dumps({"verdict": verdict, "findings": found, "measured": after}))
+        click.echo(json_text({"verdict": verdict, "findings": found, "measured": after}))
     else:
         for finding in findings:
             click.echo(_annotation(finding) if github else _line(finding))

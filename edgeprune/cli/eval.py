@@ -1,6 +1,5 @@
 """`edgeprune eval`."""
 
-import json
 from typing import Any
 
 import click
@@ -25,6 +24,7 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
     """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
     import runtime_tests
     from edgeprune.calibration.data import load_data
+    from edgeprune.files import json_text
     from edgeprune.measuring import measure_plan
     from edgeprune.models import artifact_path
     from edgeprune.progress import Bars
@@ -36,7 +36,7 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     if as_json:
-        click.echo(json.dumps({"artifact": artifact, "task": data.task.task.name} | found))
+        click.echo(json_text({"artifact": artifact, "task": data.task.task.name} | found))
         return
     for line in _lines(found):
         click.echo(line)

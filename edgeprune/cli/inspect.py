@@ -1,6 +1,5 @@
 """`edgeprune inspect`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(artifact: Path, as_json: bool) -> None:
     """Show an artifact's metadata and count the zeros of every tensor in its bytes."""
+    from edgeprune.files import json_text
     from edgeprune.sparsity.inspection import inspect
 
     found = inspect(artifact)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json_text(found))
         return
     _print(found)
 

@@ -1,6 +1,5 @@
 """`edgeprune report`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     from edgeprune import report
     from edgeprune.errors import UsageError
     from edgeprune.extras import need
-    from edgeprune.files import write_text
+    from edgeprune.files import json_text, write_text
 
     need("matplotlib", "adjustText", "huggingface_hub")
     from edgeprune.report import comparison
@@ -44,7 +43,7 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     found = comparison.entries(manifests)
     write_text(out, comparison.render(found))
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in found]))
+        click.echo(json_text([asdict(entry) for entry in found]))
         return
     from rich.console import Console
     from rich.table import Table

@@ -1,6 +1,5 @@
 """`edgeprune sweep`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,7 @@ def command(
 
     need("torch", "transformers", "matplotlib", "adjustText", "huggingface_hub")
     from edgeprune import sweep
+    from edgeprune.files import json_text
     from edgeprune.progress import Bars
 
     planned = sweep.groups(_recipes(recipes, settings), Bars())
@@ -56,7 +56,7 @@ def command(
     outcomes = sweep.sweep(planned, out, Bars(), cluster)
     page = _compare(outcomes, out)
     if as_json:
-        click.echo(json.dumps(sweep.as_json(outcomes)))
+        click.echo(json_text(sweep.as_json(outcomes)))
     else:
         for outcome in outcomes:
             said = f": {outcome.message}" if outcome.message else ""

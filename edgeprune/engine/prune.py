@@ -19,7 +19,7 @@ from edgeprune.engine.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.engine.walk import Walk
 from edgeprune.engine.weights import token_weights
-from edgeprune.errors import InputError, UsageError
+from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.files import read_json, write_json
 from edgeprune.fusion import TwoStreams
 from edgeprune.matrix import Pruning, prune_matrix, scores
@@ -360,6 +360,11 @@ class _Run:
     ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
         if not torch.isfinite(weight).all():
             raise InputError(f"The weight {name} holds NaN or infinite values.", "Check the model.")
+        if not torch.isfinite(inputs.joint.second_moment).all():
+            raise InputError(
+                f"The inputs of {name} hold NaN or infinite values.",
+                "Check the model: an earlier layer overflows, or its weights are damaged.",
+            )
         pruning = self._pruning
         if not pruning.pattern.fits(weight.shape[1]):
             raise InputError(
@@ -371,6 +376,11 @@ class _Run:
         uniform = round(pruning.sparsity * weight.numel())  # what the output head gets
         budget = Budget(pruning.pattern, self._zeros.get(name, uniform))
         pruned = prune_matrix(dense, inputs, pruning, budget)
+        if not torch.isfinite(pruned).all():
+            raise CheckFailed(
+                f"Pruning {name} by {pruning.method} gave NaN or infinite values.",
+                "Try another --method, or more calibration tokens.",
+            )
         nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
         left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
         if grid := self._grids.get(name):

@@ -30,7 +30,7 @@ class Progressed:
         compiled: whether torch compiled the blocks: one process that goes on must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
-        best: the lowest held-out loss of weights that the run may end with.
+        best: the lowest held-out loss of weights that the run may end with; None before the first.
     """
 
     step: int = 0
@@ -39,7 +39,7 @@ class Progressed:
     task_share: float = 0.0
     compiled: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
-    best: float = float("inf")
+    best: float | None = None
 
 
 class RunFolder:

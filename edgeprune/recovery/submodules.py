@@ -115,8 +115,8 @@ class Block:
             before = self._error(name, targets)
             if not math.isfinite(before):
                 raise CheckFailed(
-                    f"{name} of block {self._index} gives values that are no numbers, in the dense "
-                    "or in the pruned model.",
+                    f"{name} of block {self._index} gives NaN or infinite values, in the dense or "
+                    "in the pruned model.",
                     "Build without --recover to see which.",
                 )
             after = self._train(name, targets, steps, learning_rate, before)

@@ -20,7 +20,7 @@ from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.engine.parallel import add_up, least, wait, world
 from edgeprune.engine.weights import perplexity
 from edgeprune.errors import CheckFailed, InputError
-from edgeprune.files import atomic_path, read_json, write_json
+from edgeprune.files import atomic_path, number, read_json, write_json
 from edgeprune.models.hf import load_model
 from edgeprune.progress import Progress
 from edgeprune.quantization.grid import Grid
@@ -279,7 +279,7 @@ class _Trainer:
         done.step += 1
         if not math.isfinite(loss):
             raise CheckFailed(
-                f"The loss of recovery is {loss} at step {done.step} of {done.steps}.",
+                f"The loss of recovery is {number(loss)} at step {done.step} of {done.steps}.",
                 "Try a lower learning rate: --set recover_learning_rate=3e-5",
             )
         return loss
@@ -289,7 +289,7 @@ class _Trainer:
         if self._rounding and not self._rounding.scales:
             self._rounding.fit(self._student.masters)
             self._show()
-            done.best = float("inf")
+            done.best = None
             self._point(done, None)
 
     def _show(self) -> None:
@@ -373,10 +373,16 @@ class _Trainer:
             total += self._loss(samples)
         add_up([total])  # so that all processes end together
         held_out, rounded = float(total), bool(self._rounding.scales)
+        if not math.isfinite(held_out):
+            raise CheckFailed(
+                f"The held-out loss of recovery is {number(held_out)} at step {done.step} of "
+                f"{done.steps}.",
+                "Check the model, or try a lower learning rate: --set recover_learning_rate=3e-5",
+            )
         done.curve.append(
             {"step": done.step, "train": train, "held_out": held_out, "rounded": rounded}
         )
-        if held_out < done.best:
+        if done.best is None or held_out < done.best:
             done.best = held_out
             as_stored = self._rounding.as_stored
             best = self._student.masters.gathered(
@@ -390,5 +396,9 @@ class _Trainer:
         if self._rounding and not self._rounding.scales:
             return False  # what is best so far is not what a file would hold
         now = [point for point in done.curve if point["rounded"] == done.curve[-1]["rounded"]]
-        last = now[-_PATIENCE:]
-        return len(now) > _PATIENCE and all(point["held_out"] > done.best for point in last)
+        last, best = now[-_PATIENCE:], done.best
+        return (
+            best is not None
+            and len(now) > _PATIENCE
+            and all(point["held_out"] > best for point in last)
+        )

@@ -1,10 +1,12 @@
 """Two measurements beside each other."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgeprune.errors import UsageError
 from edgeprune.regression import verdicts
 from edgeprune.regression.verdicts import Finding
 
@@ -35,6 +37,11 @@ class Thresholds:
     perplexity: float = 0.02
     size: float = 0.01
     memory: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:  # NaN would hold everything
+                raise UsageError(f"The threshold {name} is {value}: expected a number from 0 on.")
 
 
 def compare(before: dict[str, Any], after: dict[str, Any], thresholds: Thresholds) -> list[Finding]:

@@ -14,7 +14,7 @@ from edgeprune.resources import read_yaml, shipped
 class Limits(BaseModel):
     """What a device asks of a build; what is not set is not asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     description: str = ""
     min_decode: float | None = Field(None, gt=0, description="tokens/s")

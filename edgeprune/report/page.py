@@ -1,10 +1,10 @@
 """One HTML page from a build's manifest."""
 
-import json
 from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
+from edgeprune.files import json_text
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
@@ -22,7 +22,7 @@ def render(manifest: dict[str, Any]) -> str:
         rows=table(manifest),
         verdict=verdict(manifest),
         caveats=caveats(manifest),
-        raw=json.dumps(_short(manifest), indent=2),
+        raw=json_text(_short(manifest), indent=2),
     )
 
 
