@@ -3,13 +3,14 @@
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from runtime_tests.paired import bootstrap
+
 CONFIDENCE = 0.95
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -134,23 +135,7 @@ def _columns(answered: list[Answered]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bootstrap(statistic: Any, rows: int) -> dict[str, float]:
-    """Percentile interval; ``statistic`` maps row indices to a value over their last axis."""
-    from scipy.stats import bootstrap
-
-    index = np.arange(rows)
-    value = float(statistic(index))
-    if rows < 2:
-        return {"value": value, "low": value, "high": value}
-    found = bootstrap(
-        (index,),
-        lambda picked, axis=-1: statistic(picked),  # scipy's calling convention
-        n_resamples=_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return {"value": value, "low": float(found.low), "high": float(found.high)}
+    return asdict(bootstrap(statistic, rows, CONFIDENCE))
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -95,9 +96,11 @@ def test_accuracy_goes_by_the_answers_that_changed():
     lost = [False] * 12 + right[12:]
     assert verdicts.accuracy(right, lost, 2).verdict == "regressed"
     traded = [False] * 12 + [True] * 48 + [True] * 11 + [False] * 29
-    assert verdicts.accuracy(right, traded, 2).verdict == "held"  # one point
+    assert verdicts.accuracy(right, traded, 2).verdict == "unclear"  # one point, -10.6 to +8.6
+    assert verdicts.accuracy(right, traded, 12).verdict == "held"
     four = [False] * 4 + right[4:]
-    assert verdicts.accuracy(right, four, 5).verdict == "held"
+    assert verdicts.accuracy(right, four, 5).verdict == "unclear"
+    assert verdicts.accuracy(right, four, 10).verdict == "held"
     scattered = [False] * 10 + [True] * 50 + [True] * 7 + [False] * 33
     assert verdicts.accuracy(right, scattered, 2).verdict == "unclear"  # p 0.31
 
@@ -113,7 +116,38 @@ def test_likelihood_is_compared_row_by_row():
     few = verdicts.likelihood("n", before[:1], worse[:1] * 2, tokens[:1], 0.02)
     assert few.verdict == "unclear"
     wild = before + chance.normal(0.1, 3, 150)
-    assert verdicts.likelihood("n", before, wild, tokens, 0.001).verdict in {"unclear", "held"}
+    assert verdicts.likelihood("n", before, wild, tokens, 0.001).verdict == "unclear"
+
+
+def test_answers_that_too_few_rows_were_asked_for_are_unclear():
+    chance = np.random.default_rng(0)
+    before, after = [True] * 15 + [False] * 5, [True] * 10 + [False] * 5 + [True] * 5
+    found = verdicts.accuracy(before, after, 2)
+    assert found.verdict == "unclear"
+    assert "5 answers lost, 5 won of 20" in found.sentence
+    needed = int(re.search(r"about ([\d,]+) would tell", found.sentence)[1].replace(",", ""))
+    times = round(1.1 * needed / 20)
+    assert verdicts.accuracy(before * times, after * times, 2).verdict == "held"
+    assert verdicts.accuracy(before * (times // 2), after * (times // 2), 2).verdict == "unclear"
+    assert verdicts.accuracy([True] * 20, [True] * 20, 2).verdict == "unclear"
+    assert verdicts.accuracy([True] * 200, [True] * 200, 2).verdict == "held"
+
+    nats = chance.gamma(4, 1, 60)
+    noisy = nats * (1.01 + chance.permutation(np.linspace(-0.5, 0.5, 60)))
+    found = verdicts.likelihood("n", nats, noisy, [1] * 60, 0.05)
+    assert found.verdict == "unclear"  # some -7 to +9 %
+    assert re.search(r"too few rows to exclude more; about [\d,]+ would tell", found.sentence)
+    assert verdicts.likelihood("n", [1.0, 2.0], [1.0, 2.001], [1, 1], 0.05).verdict == "unclear"
+
+
+def test_what_answers_every_row_as_before_held():
+    few = measured()
+    for artifact in few["artifacts"].values():
+        artifact["answers"] = {name: values[:8] for name, values in artifact["answers"].items()}
+    assert verdict_of(compare(few, few, Thresholds()), "accuracy") == "held"
+    other = copy.deepcopy(few)
+    other["artifacts"]["pruned"]["answers"]["nats"][0] += 0.01
+    assert verdict_of(compare(few, other, Thresholds()), "accuracy") == "unclear"
 
 
 def test_sizes_have_thresholds_alone():

@@ -21,7 +21,8 @@ Examples:
   edgeprune check builds/new --baseline main --device laptop-cpu --junit check.xml
   edgeprune check builds/new --device phone-arm            # limits alone
 \b
-Exits with 0: held, 1: regressed, 2: could not tell (too noisy, other questions, another machine).
+Exits with 0: held, 1: regressed, 2: could not tell (too noisy, too few rows, other questions,
+another machine).
 """
 
 
@@ -50,7 +51,8 @@ def command(
     baseline's artifact is still where it was, both are timed in the same rounds (Wilcoxon's test).
     Speeds as multiples of the dense twin's and tokens per second are held against the baseline's
     own (Mann-Whitney's test), with wider thresholds, as shared machines wander: they show a slower
-    runtime or fewer threads. Answers are compared by McNemar's test and paired bootstrap.
+    runtime or fewer threads. Answers are compared by McNemar's test and paired bootstrap. A measure
+    is held only if the worse end of its 95 % interval is within what is allowed.
     """
     from edgeprune.errors import UsageError
     from edgeprune.files import json_text
@@ -94,7 +96,8 @@ def _said(verdict: str) -> str:
     return {
         "held": "holds.",
         "regressed": "got worse.",
-        "unclear": "could not be told apart: more --rounds, or a quieter machine.",
+        "unclear": "could not be told apart. Speed asks for more --rounds or a quieter machine; "
+        "answers for more rows: build both with a larger eval_rows (or perplexity_tokens).",
     }[verdict]
 
 

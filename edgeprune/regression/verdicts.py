@@ -1,21 +1,24 @@
 """Pure comparisons of what was measured: samples and answers in, verdicts out.
 
 A change counts when its size passes a threshold *and* a test says that it is real (the rule of asv,
-airspeed velocity). What a test could not have seen is not called held.
+airspeed velocity). It is held only if the worse end of its interval passes the threshold too: what
+was too little to tell is called unclear, with what would decide it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from runtime_tests import paired
 
 Verdict = Literal["held", "regressed", "unclear"]
 
 # Of Mann-Whitney's test, two-sided; asv's choice.
 SPEED_P = 0.002
-# Of McNemar's exact test and of the bootstrap intervals.
+# Of McNemar's exact test and of all intervals, two-sided.
 CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _FEWEST_ROWS = 5
@@ -28,7 +31,7 @@ class Finding:
     Attributes:
         measure: what was compared.
         verdict: ``held`` (also if it got better), ``regressed`` or ``unclear``.
-        sentence: why, with figures.
+        sentence: why, with figures; of what is unclear, also what would decide it.
     """
 
     measure: str
@@ -61,9 +64,9 @@ def speed(
         return Finding(measure, "regressed", said)
     if reachable >= SPEED_P:
         return Finding(measure, "unclear", f"{said}: too few samples for p < {SPEED_P}")
-    if low < -threshold:
+    if not low >= -threshold:
         noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
-        return Finding(measure, "unclear", f"{said}: {noise}")
+        return Finding(measure, "unclear", f"{said}: {noise}; more --rounds would tell")
     return Finding(measure, "held", said)
 
 
@@ -94,9 +97,9 @@ def paired_speed(
         return Finding(measure, "regressed", said)
     if 2.0 ** (1 - len(ratios)) >= SPEED_P:
         return Finding(measure, "unclear", f"{said}: too few rounds for p < {SPEED_P}")
-    if low < -threshold:
+    if not low >= -threshold:
         noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
-        return Finding(measure, "unclear", f"{said}: {noise}")
+        return Finding(measure, "unclear", f"{said}: {noise}; more --rounds would tell")
     return Finding(measure, "held", said)
 
 
@@ -104,11 +107,11 @@ def size(measure: str, before: float, after: float, threshold: float, unit: str)
     """Compare numbers without noise where less is better."""
     change = after / before - 1
     said = f"{after:,.4g} {unit} after {before:,.4g} ({change:+.1%}), {threshold:.0%} allowed"
-    return Finding(measure, "regressed" if change > threshold else "held", said)
+    return Finding(measure, "held" if change <= threshold else "regressed", said)
 
 
 def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) -> Finding:
-    """Compare right answers to the same questions, by McNemar's exact test.
+    """Compare right answers to the same questions, by McNemar's exact test and an interval.
 
     Args:
         before: of the baseline.
@@ -119,17 +122,18 @@ def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) ->
 
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     won = sum(a and not b for b, a in zip(before, after, strict=True))
-    points = 100 * (won - lost) / len(before)
+    change = paired.accuracy_change(before, after, CONFIDENCE)
     p = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
     said = (
-        f"{points:+.1f} points ({lost} answers lost, {won} won of {len(before)}, p {p:.2g}), "
-        f"{threshold:g} allowed"
+        f"{change.value:+.1f} points ({change.low:+.1f} to {change.high:+.1f}; {lost} answers "
+        f"lost, {won} won of {len(before)}, p {p:.2g}), {threshold:g} allowed"
     )
-    if points < -threshold:
-        real = p < 1 - CONFIDENCE
-        return Finding("accuracy", "regressed" if real else "unclear",
-                       said if real else f"{said}: may be chance")  # fmt: skip
-    return Finding("accuracy", "held", said)
+    if change.value < -threshold and p < 1 - CONFIDENCE:
+        return Finding("accuracy", "regressed", said)
+    if change.low >= -threshold:
+        return Finding("accuracy", "held", said)
+    needed = paired.rows_needed(-change.value, -change.low, threshold, len(before))
+    return Finding("accuracy", "unclear", f"{said}: {_too_few(needed, 'rows')}")
 
 
 def likelihood(
@@ -138,6 +142,7 @@ def likelihood(
     after: Sequence[float],
     tokens: Sequence[float],
     threshold: float,
+    of: str = "rows",
 ) -> Finding:
     """Compare nats on the same rows by a paired bootstrap over rows.
 
@@ -147,35 +152,30 @@ def likelihood(
         after: of the build.
         tokens: of each row.
         threshold: share by which nats per token may rise.
+        of: what rows are called.
     """
-    from scipy.stats import bootstrap
-
-    old, new, weights = np.array(before), np.array(after), np.array(tokens, float)
-
-    def rise(picked: Any, axis: int = -1) -> Any:
-        return new[picked].sum(axis) / old[picked].sum(axis) - 1
-
-    rows = np.arange(len(old))
-    change = float(rise(rows))
-    if np.array_equal(old, new):
-        return Finding(measure, "held", f"equal on {len(old)} rows")
-    if len(old) < _FEWEST_ROWS:
-        said = f"{change:+.1%} on {len(old)} rows, {threshold:.0%} allowed: too few rows to tell"
-        return Finding(measure, "unclear" if change > threshold else "held", said)
-    interval = bootstrap(
-        (rows,), rise, n_resamples=_RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
-        vectorized=True, rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    per_token = new.sum() / weights.sum()
+    if np.array_equal(before, after):
+        return Finding(measure, "held", f"equal on {len(before)} {of}")
+    rise = paired.nats_rise(before, after, CONFIDENCE)
     said = (
-        f"{change:+.1%} ({interval.low:+.1%} to {interval.high:+.1%}) to {per_token:.3f} nats a "
-        f"token, {threshold:.0%} allowed"
+        f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%}) to "
+        f"{sum(after) / sum(tokens):.3f} nats a token, {threshold:.0%} allowed"
     )
-    if change > threshold:
-        real = interval.low > 0
-        return Finding(measure, "regressed" if real else "unclear",
-                       said if real else f"{said}: may be chance")  # fmt: skip
-    return Finding(measure, "held", said)
+    if len(before) < _FEWEST_ROWS:  # resampling so few says little of others
+        return Finding(measure, "unclear", f"{said}: {len(before)} {of} are too few to tell")
+    if rise.value > threshold and rise.low > 0:
+        return Finding(measure, "regressed", said)
+    if rise.high <= threshold:
+        return Finding(measure, "held", said)
+    needed = paired.rows_needed(rise.value, rise.high, threshold, len(before))
+    return Finding(measure, "unclear", f"{said}: {_too_few(needed, of)}")
+
+
+def _too_few(needed: int | None, of: str) -> str:
+    """What would decide a comparison that is unclear."""
+    if needed is None:
+        return f"may be chance; more {of} would tell"
+    return f"too few {of} to exclude more; about {needed:,} would tell"
 
 
 def _ratio_interval(

@@ -1,0 +1,104 @@
+"""Two models on the same rows, or in the same rounds: how far apart, and how sure that is."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change with the two-sided interval that holds it with the confidence asked for."""
+
+    value: float
+    low: float
+    high: float
+
+
+def one_sided(confidence: float) -> float:
+    """Confidence of the two-sided interval each of whose ends alone has ``confidence``."""
+    return 2 * confidence - 1
+
+
+def accuracy_change(before: Sequence[bool], after: Sequence[bool], confidence: float) -> Change:
+    """Points of 100 that right answers to the same questions gained; below 0: lost.
+
+    By Bonett and Price's adjusted Wald interval (J. Educ. Behav. Stat. 37, 2012), which counts one
+    more answer lost and one more won: resampling rows on which nothing changed would be sure that
+    nothing ever does, however few they are.
+    """
+    from scipy.stats import norm
+
+    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    won = sum(a and not b for b, a in zip(before, after, strict=True))
+    rows = len(before)
+    p, q = (lost + 1) / (rows + 2), (won + 1) / (rows + 2)
+    reach = float(norm.ppf((1 + confidence) / 2)) * math.sqrt((p + q - (q - p) ** 2) / (rows + 2))
+    value = 100 * (won - lost) / rows
+    low, high = 100 * max(q - p - reach, -1), 100 * min(q - p + reach, 1)
+    return Change(value, min(low, value), max(high, value))
+
+
+def nats_rise(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
+    """Share by which nats rose, summed over the same rows; paired bootstrap over rows."""
+    old, new = np.array(before, float), np.array(after, float)
+    return bootstrap(lambda rows: new[rows].sum(-1) / old[rows].sum(-1) - 1, len(old), confidence)
+
+
+def speed_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
+    """Median speed as a multiple of another, both timed in the same rounds; paired bootstrap."""
+    old, new = np.array(before, float), np.array(after, float)
+    return bootstrap(
+        lambda rounds: np.median(new[rounds], -1) / np.median(old[rounds], -1), len(old), confidence
+    )
+
+
+def rows_needed(value: float, worse: float, allowed: float, rows: int) -> int | None:
+    """About how many rows bring the worse end of an interval within what is allowed.
+
+    Intervals narrow by the root of the rows, if the next ones are like these.
+
+    Args:
+        value: the loss.
+        worse: the larger end of its interval.
+        allowed: the most that may be lost.
+        rows: how many there are.
+
+    Returns:
+        None if the loss itself is not within what is allowed.
+    """
+    if not value < allowed:
+        return None
+    needed = max(rows * ((worse - value) / (allowed - value)) ** 2, rows + 1)
+    step = 10 ** max(math.floor(math.log10(needed)) - 1, 0)  # two digits: it is a rough guess
+    return math.ceil(needed / step) * step
+
+
+def bootstrap(statistic: Callable[[Any], Any], count: int, confidence: float) -> Change:
+    """A percentile interval over resampled rows.
+
+    Args:
+        statistic: maps indices of rows to a value, over their last axis.
+        count: of rows.
+        confidence: of the two-sided interval.
+    """
+    from scipy.stats import bootstrap
+
+    index = np.arange(count)
+    value = float(statistic(index))
+    if count < 2:
+        return Change(value, value, value)
+    found = bootstrap(
+        (index,),
+        lambda picked, axis=-1: statistic(picked),  # scipy's calling convention
+        n_resamples=_RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Change(value, float(found.low), float(found.high))
