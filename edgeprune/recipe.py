@@ -168,7 +168,8 @@ class Recipe(BaseModel):
     )
     max_loss: str | None = Field(
         None,
-        description="find the highest sparsity that costs the task at most this, such as 2%",
+        description="find the highest sparsity that costs the task at most this, such as 2%, with "
+        "the recipe's confidence",
     )
 
     # Calibration
@@ -188,6 +189,11 @@ class Recipe(BaseModel):
     threads: int | None = Field(None, ge=1, description="runtime threads; default: all cores")
 
     # Gates; None: reported, not enforced
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1,
+        description="one-sided, of gates and max_loss: a loss holds its limit if the worse end of "
+        "its interval over rows (or rounds) does",
+    )  # fmt: skip
     max_accuracy_loss: float | None = Field(
         None, ge=0, description="fail if accuracy falls by more points than this"
     )

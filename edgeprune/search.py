@@ -25,11 +25,13 @@ class Probe:
     Attributes:
         sparsity: as asked for.
         value: the metric on the held-out rows.
-        holds: whether it is within the bound.
+        worst: the worse end of its interval, with the search's confidence.
+        holds: whether that is within the bound.
     """
 
     sparsity: float
     value: float
+    worst: float
     holds: bool
 
 
@@ -43,6 +45,7 @@ class Search:
             is none.
         dense: the dense model's value.
         bound: the worst value allowed.
+        confidence: one-sided, that a sparsity that held is within the bound on other rows.
         rows: how many held-out rows it was judged on.
         probes: what was tried, in order.
     """
@@ -51,6 +54,7 @@ class Search:
     metric: str
     dense: float
     bound: float
+    confidence: float
     rows: int
     probes: list[Probe]
 
@@ -60,8 +64,10 @@ def search(
 ) -> tuple[Search, Data]:
     """Find the highest sparsity whose task metric stays within ``recipe.max_loss``.
 
-    Accuracy may fall, or nats per answer token rise, by that share of the dense model's value. The
-    metric is taken to fall with sparsity, as bisection must. Methods that see moments alone are
+    Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
+    worse end of the change's interval over the held-out rows, the same for both models, must be
+    within it, with ``recipe.confidence`` for each sparsity tried. The metric is taken to fall with
+    sparsity, as bisection must. Methods that see moments alone are
     tried on statistics gathered once, from the dense model; the others, and the outcome, are pruned
     block by block as a build does.
 
@@ -99,11 +105,13 @@ def search(
 
     def probe(step: int, dense_statistics: Path | None = once) -> Probe:
         sparsity = round(step * _STEP, 2)
-        value = measure(sparsity, dense_statistics)[metric]["value"]
-        found = Probe(sparsity, value, value >= bound if by_accuracy else value <= bound)
+        tried = measure(sparsity, dense_statistics)
+        value = tried[metric]["value"]
+        worst = _worst(metric, dense, tried, recipe.confidence)
+        found = Probe(sparsity, value, worst, worst >= bound if by_accuracy else worst <= bound)
         progress.note(
-            f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f} "
-            f"({'within' if found.holds else 'beyond'} {bound:.3f})"
+            f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
+            f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
         )
         return found
 
@@ -116,11 +124,25 @@ def search(
     if best == 0:
         raise CheckFailed(
             f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
-            f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows.",
-            "Allow a larger --max-loss, or give more calibration rows.",
+            f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
+            f"{recipe.confidence:.0%} confidence.",
+            "Allow a larger --max-loss, give more calibration rows, or ask for less: --set "
+            "confidence=0.8.",
         )
-    found = Search(round(best * _STEP, 2), metric, start, bound, len(held_out), probes)
-    return found, rest
+    return Search(
+        round(best * _STEP, 2), metric, start, bound, recipe.confidence, len(held_out), probes
+    ), rest
+
+
+def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:
+    """The worse end of a metric, from both models' answers to the same rows."""
+    from runtime_tests import paired
+
+    both, start = paired.one_sided(confidence), dense[metric]["value"]
+    old, new = dense["answers"], tried["answers"]
+    if metric == "accuracy":
+        return start + paired.accuracy_change(old["correct"], new["correct"], both).low / 100
+    return start * (1 + paired.nats_rise(old["nats"], new["nats"], both).high)
 
 
 def bisect(probe: Callable[[int], Probe], steps: int) -> tuple[int, list[Probe]]:

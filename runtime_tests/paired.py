@@ -50,11 +50,12 @@ def nats_rise(before: Sequence[float], after: Sequence[float], confidence: float
 
 
 def speed_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
-    """Median speed as a multiple of another, both timed in the same rounds; paired bootstrap."""
-    old, new = np.array(before, float), np.array(after, float)
-    return bootstrap(
-        lambda rounds: np.median(new[rounds], -1) / np.median(old[rounds], -1), len(old), confidence
-    )
+    """Speed as a multiple of another's in the same rounds, their median; bootstrap over rounds.
+
+    Whatever made a round slow made both slow: their ratio does not know of it.
+    """
+    ratios = np.array(after, float) / np.array(before, float)
+    return bootstrap(lambda rounds: np.median(ratios[rounds], -1), len(ratios), confidence)
 
 
 def rows_needed(value: float, worse: float, allowed: float, rows: int) -> int | None:

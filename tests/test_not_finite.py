@@ -118,16 +118,13 @@ def test_json_holds_no_bare_nan(tmp_path):
 
 
 def test_nan_holds_no_gate():
-    results = {
-        "artifacts": {"dense": {"nats_per_answer_token": {"value": 4.0}}},
-        "difference": {
-            "accuracy_points": NAN,
-            "nats_per_answer_token": {"value": NAN},
-            "decode_speed": NAN,
-        },
-    }
-    gates = {"max_accuracy_loss": 5, "max_nats_increase": 0.1, "min_decode_speed": 0.1}
-    assert len(failures(Recipe(task="t", **gates), results)) == 3
+    wrong = {"answers": {"correct": [True, False], "nats": [NAN, NAN]},
+             "decode": {"samples": [NAN, NAN]}}  # fmt: skip
+    right = {"answers": {"correct": [True, False], "nats": [1.0, 2.0]},
+             "decode": {"samples": [1.0, 2.0]}}  # fmt: skip
+    results = {"artifacts": {"dense": right, "pruned": wrong}, "difference": {}}
+    recipe = Recipe(task="t", max_nats_increase=0.1, min_decode_speed=0.1)
+    assert len(failures(recipe, results)) == 2
 
 
 def test_limits_that_are_not_finite_are_refused(tmp_path):

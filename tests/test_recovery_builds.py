@@ -119,8 +119,9 @@ def test_a_search_holds_trained_models_against_the_dense_one(
 
     def trial(recipe, *_args):
         seen.append((recipe.sparsity, recipe.recover))
-        nats = {"value": 4 + recipe.sparsity}
-        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": nats}
+        nats = 4 + recipe.sparsity
+        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": {"value": nats},
+                "answers": {"nats": [nats] * 12}}  # fmt: skip
 
     monkeypatch.setattr(search, "trial", trial)
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",

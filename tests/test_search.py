@@ -1,21 +1,29 @@
 """`--max-loss`: bisection on held-out calibration rows."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune import Recipe, build
+from edgeprune import search as search_module
 from edgeprune.calibration.data import load_data
+from edgeprune.calibration.rows import normalised
 from edgeprune.errors import CheckFailed, InputError
+from edgeprune.models import open_checkpoint
+from edgeprune.progress import Quiet
 from edgeprune.search import Probe, bisect
 from tests.test_pipeline import QUICK
 
 
 @given(st.integers(2, 200), st.integers(0, 250))
 def test_bisection_finds_the_last_step_that_holds(steps, last):
-    found, probes = bisect(lambda step: Probe(step / 100, 0.0, step <= last), steps)
+    found, probes = bisect(lambda step: Probe(step / 100, 0.0, 0.0, step <= last), steps)
     assert found == min(last, steps - 1)
     assert len(probes) <= math.ceil(math.log2(steps)) + 1
 
@@ -49,7 +57,8 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
     assert search["metric"] == "nats_per_answer_token"  # a random model guesses
     assert search["bound"] == pytest.approx(1.03 * search["dense"])
     for probe in search["probes"]:
-        assert probe["holds"] == (probe["value"] <= search["bound"])
+        assert probe["holds"] == (probe["worst"] <= search["bound"])
+        assert probe["worst"] > probe["value"]
     verified = search["probes"][-1]  # Wanda is tried on dense statistics, then as it is built
     assert verified["sparsity"] == search["sparsity"]
     held = [p["sparsity"] for p in search["probes"] if p["holds"]]
@@ -64,14 +73,94 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
     assert {p: p.stat().st_mtime_ns for p in trials} == trials
 
 
+def answered(nats: list[float]) -> dict:
+    """What a trial gives of a task without choices, an answer of one token a row."""
+    return {
+        "accuracy": None, "near_guessing": False,
+        "nats_per_answer_token": {"value": float(np.mean(nats))}, "answers": {"nats": nats},
+    }  # fmt: skip
+
+
+def test_a_sparsity_that_only_luck_keeps_within_the_bound_does_not_hold(
+    tiny_folder, rows_file, tmp_path, monkeypatch
+):
+    """4 % more nats on rows that scatter by 30 %, where 5 % may be lost."""
+    chance = np.random.default_rng(0)
+    dense = [4.0] * 40
+    scattered = (4.16 + chance.permutation(np.linspace(-1.2, 1.2, 40))).tolist()
+    monkeypatch.setattr(
+        search_module, "trial", lambda r, *_: answered(scattered if r.sparsity else dense)
+    )
+    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="5%", **QUICK)
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    checkpoint = open_checkpoint(recipe.model)
+    with pytest.raises(CheckFailed, match="with 95% confidence"):
+        search_module.search(recipe, checkpoint, data, tmp_path, Quiet())
+    lenient = recipe.model_copy(update={"confidence": 0.6})
+    found, _ = search_module.search(lenient, checkpoint, data, tmp_path, Quiet())
+    assert found.sparsity == 0.9
+    assert found.confidence == 0.6
+
+
+def test_accuracy_is_judged_by_the_answers_that_changed():
+    dense = {"accuracy": {"value": 0.5}, "answers": {"correct": [True, False] * 100}}
+    few = {"answers": {"correct": [False] * 2 + [True, False] * 99}}
+    many = {"answers": {"correct": [False, True] * 20 + [True, False] * 79 + [False] * 2}}
+    worst = [search_module._worst("accuracy", dense, tried, 0.95) for tried in (few, many)]
+    assert 0.5 - 0.03 < worst[0] < 0.5 - 1 / 200
+    assert worst[1] < 0.5 - 0.05  # as many points lost, on 41 answers that changed
+
+
+def passages(tmp_path, count: int, each: int, context_of) -> Path:
+    path = tmp_path / "passages.jsonl"
+    rows = [
+        {"question": f"Does passage {p} say anything on matter {q}?",
+         "context": context_of(p), "choices": ["yes", "no"], "answer": (p + q) % 2}
+        for p in range(count) for q in range(each)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("words", [3, 30])
+def test_no_passage_stands_on_both_sides_of_the_hold_out(tmp_path, words):
+    """Short passages too, which the split guard takes for instructions."""
+    path = passages(tmp_path, 150, 4, lambda p: " ".join(f"word{p}x{i}" for i in range(words)))
+    rest, held_out = load_data(str(path), "boolq_passages", 8, 512).hold_out()
+    judged = {row.fields["context"] for row in held_out}
+    kept = {row.fields["context"] for row in rest.task.split.calibration}
+    assert len(held_out) == 4 * len(judged) >= 40
+    assert not judged & kept
+
+
+def test_what_is_judged_on_is_in_no_stream(shared_data, monkeypatch):
+    """BoolQ's passages are its general text by default: they too leave with their rows."""
+    monkeypatch.setenv("EDGEPRUNE_DATA", str(shared_data))
+    data = load_data("boolq", "boolq_passages", 8, 512)
+    rest, held_out = data.hold_out()
+    judged = {normalised(row.fields["context"]) for row in held_out}
+    assert judged & {normalised(row.fields["text"]) for row in data.general.split.calibration}
+    for source in (rest.general, rest.task):
+        rows = source.split.calibration
+        texts = {normalised(row.fields.get("context") or row.fields["text"]) for row in rows}
+        assert len(rows) > 500
+        assert not judged & texts
+
+
+def test_a_held_out_row_that_is_calibrated_on_is_refused(rows_file):
+    data = load_data(str(rows_file), "boolq_passages", 8, 512)
+    rest, held_out = data.hold_out()
+    rest.refuse_overlap({"general": [], "task": [r.id for r in rest.task.split.calibration]})
+    leaky = replace(rest, task=data.task)
+    with pytest.raises(InputError, match="task stream"):
+        leaky.refuse_overlap({"general": [], "task": [held_out[0].id]})
+
+
 def test_a_bound_that_nothing_holds_says_so(tiny_folder, rows_file, tmp_path, monkeypatch):
-    import sys
-
     def worse_at_once(recipe, *_):
-        nats = {"value": 5.0 + recipe.sparsity}
-        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": nats}
+        return answered([5.0 + recipe.sparsity] * 12)
 
-    monkeypatch.setattr(sys.modules["edgeprune.search"], "trial", worse_at_once)
+    monkeypatch.setattr(search_module, "trial", worse_at_once)
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="0%", **QUICK)
     with pytest.raises(CheckFailed, match=r"No sparsity from 2% up keeps .* 5\.000"):
         build(recipe, tmp_path / "out")

@@ -1,12 +1,12 @@
 """The rows of a build: what may be calibrated on, what is measured on."""
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgeprune.calibration.guard import refuse_overlap
+from edgeprune.calibration.guard import refuse_overlap, texts_of
 from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.rows import Row
+from edgeprune.calibration.rows import Row, normalised
 from edgeprune.calibration.sources import Split, load_split
 from edgeprune.calibration.streams import Stream, pack
 from edgeprune.calibration.task import Task, open_corpus, open_task
@@ -15,9 +15,10 @@ from edgeprune.files import sha256_json
 
 # Evaluation rows are the same whatever the calibration seed, so that builds can be compared.
 _EVALUATION_SEED = 0
-# A slice of the calibration rows that a search judges on; more rows would only cost time.
+# A slice of the calibration rows that a search judges on: the more, the narrower its intervals, and
+# the longer each trial.
 _HELD_OUT_EVERY = 5
-_HELD_OUT_MOST = 200
+_HELD_OUT_MOST = 500
 _HELD_OUT_LEAST = 10
 _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer needs
 
@@ -35,6 +36,10 @@ class Source:
         rows = self.split.calibration
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
 
+    def with_calibration(self, rows: list[Row]) -> "Source":
+        """The same source with other rows to calibrate on."""
+        return replace(self, split=replace(self.split, calibration=rows))
+
 
 @dataclass(frozen=True)
 class Data:
@@ -46,6 +51,7 @@ class Data:
         evaluation: the task rows that are measured on.
         general_text: the text of general perplexity.
         general_evaluation: the rows that text comes from.
+        held_out: task rows that were taken out of calibration to judge on.
     """
 
     task: Source
@@ -53,6 +59,7 @@ class Data:
     evaluation: list[Row]
     general_text: str
     general_evaluation: list[Row]
+    held_out: list[Row] = field(default_factory=list)
 
     def streams(self, tokenizer: Any, samples: int, length: int, seed: int) -> dict[str, Stream]:
         """Pack both token streams."""
@@ -64,28 +71,43 @@ class Data:
     def hold_out(self) -> tuple["Data", list[Row]]:
         """Take every fifth task row out of calibration, to judge on while the build is chosen.
 
+        Rows of one text of the task's ``split_by`` stay together, and nothing that holds a question
+        or passage of them is left to calibrate on, in either source.
+
         Returns:
             The data without them, and them.
 
         Raises:
             InputError: so few rows that nothing would be left to judge on.
         """
-        rows = sorted(self.task.split.calibration, key=lambda row: row.id)
+        task, split_by = self.task, self.task.task.split_by
+        rows = sorted(task.split.calibration, key=lambda row: row.id)
         random.Random(_EVALUATION_SEED).shuffle(rows)
-        held_out = rows[::_HELD_OUT_EVERY][:_HELD_OUT_MOST]
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(_group(row, split_by), []).append(row)
+        some = list(groups.values())[::_HELD_OUT_EVERY]
+        held_out = [row for group in some for row in group][:_HELD_OUT_MOST]
         if len(held_out) < _HELD_OUT_LEAST:
             raise InputError(
-                f"'{self.task.task.name}' has {len(rows)} calibration rows; one in "
-                f"{_HELD_OUT_EVERY} is held out, and {_HELD_OUT_LEAST} of those are needed.",
+                f"'{task.task.name}' has {len(rows)} calibration rows of {len(groups)} different "
+                f"{split_by}s; one in {_HELD_OUT_EVERY} is held out, and {_HELD_OUT_LEAST} of "
+                "those rows are needed.",
                 "Give more rows, or a --sparsity instead of --max-loss.",
             )
-        taken = {row.id for row in held_out}
-        rest = [row for row in self.task.split.calibration if row.id not in taken]
-        split = replace(self.task.split, calibration=rest)
-        return replace(self, task=replace(self.task, split=split)), held_out
+        taken = {_group(row, split_by) for row in held_out}
+        apart = [row for row in task.split.calibration if _group(row, split_by) not in taken]
+        return replace(
+            self,
+            task=task.with_calibration(_without(apart, held_out)),
+            general=self.general.with_calibration(
+                _without(self.general.split.calibration, held_out)
+            ),
+            held_out=held_out,
+        ), held_out
 
     def refuse_overlap(self, used: dict[str, list[str]]) -> None:
-        """Raise if rows that were calibrated on are measured on.
+        """Raise if rows that were calibrated on are measured or judged on.
 
         Args:
             used: ids of the rows in each stream.
@@ -93,7 +115,7 @@ class Data:
         Raises:
             InputError: naming the first overlap.
         """
-        measured = [*self.evaluation, *self.general_evaluation]
+        measured = [*self.evaluation, *self.general_evaluation, *self.held_out]
         for name, source in (("general", self.general), ("task", self.task)):
             ids = set(used[name])
             rows = [row for row in source.split.calibration if row.id in ids]
@@ -126,3 +148,14 @@ def _text(source: Source, characters: int) -> tuple[str, list[Row]]:
         parts.append(renderer.calibration_text(row))
         rows.append(row)
     return "".join(parts), rows
+
+
+def _group(row: Row, split_by: str) -> str:
+    """The text by which rows belong together."""
+    return normalised(str(row.fields.get(split_by, row.id)))
+
+
+def _without(rows: list[Row], others: list[Row]) -> list[Row]:
+    """Rows that share no question or passage with others."""
+    texts = {text for row in others for text in texts_of(row)}
+    return [row for row in rows if not texts_of(row) & texts]

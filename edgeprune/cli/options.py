@@ -33,7 +33,12 @@ _OPTIONS: list[tuple[str, Any, str]] = [
     ("--sparsity", float, "Share of zeros in pruned matrices; 0 is a plain export [0.5]"),
     ("--pattern", str, "unstructured, or N:M such as 2:4 [unstructured]"),
     ("--allocation", str, "Sparsity over matrices: uniform, atp, owl, rank, map, evolve [uniform]"),
-    ("--max-loss", str, "Find the highest sparsity that costs the task at most this, e.g. 2%"),
+    (
+        "--max-loss",
+        str,
+        "Find the highest sparsity that costs the task at most this, e.g. 2%, with 95 % confidence "
+        "(one-sided; --set confidence=0.8)",
+    ),
     ("--recover", bool, "Then train the kept weights on the task and on general text [False]"),
     ("--recover-budget", str, "Time for that, such as 90s, 10m or 2h [10m]"),
     ("--samples", int, "Calibration sequences per stream [24]"),

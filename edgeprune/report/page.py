@@ -55,7 +55,10 @@ def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
         yield Figure(
             "How far it can be pruned",
             plots.search_curve(search),
-            ", ".join(f"{p['sparsity']:.0%}: {p['value']:.3f}" for p in search["probes"])
+            ", ".join(
+                f"{p['sparsity']:.0%}: {p['value']:.3f}, at worst {p['worst']:.3f}"
+                for p in search["probes"]
+            )
             + f"; bound {search['bound']:.3f}",
         )
     for way, trained in (manifest["recovery"] or {}).items():

@@ -66,7 +66,7 @@ def sparsity_by_layer(tensors: list[dict[str, Any]]) -> str:
 
 
 def search_curve(search: dict[str, Any]) -> str:
-    """What every tried sparsity cost on the held-out rows, and the bound."""
+    """What every tried sparsity cost on the held-out rows, up to its worst, and the bound."""
     probes = sorted(search["probes"], key=lambda probe: probe["sparsity"])
 
     def draw(axes: Any) -> None:
@@ -74,6 +74,10 @@ def search_curve(search: dict[str, Any]) -> str:
             [0, *(p["sparsity"] for p in probes)],
             [search["dense"], *(p["value"] for p in probes)],
             marker="o", markersize=4, linewidth=1, color=_PRUNED,
+        )  # fmt: skip
+        axes.vlines(
+            [p["sparsity"] for p in probes], [p["value"] for p in probes],
+            [p["worst"] for p in probes], color=_PRUNED, linewidth=1,
         )  # fmt: skip
         axes.axhline(search["bound"], color=_DENSE, linestyle="--", linewidth=1, label="bound")
         axes.set(xlabel="sparsity", ylabel=search["metric"].replace("_", " "))

@@ -20,7 +20,8 @@ def verdict(manifest: dict[str, Any]) -> tuple[str, str]:
     recipe = manifest["recipe"]
     gates = ("max_accuracy_loss", "max_nats_increase", "min_decode_speed")
     if any(recipe[name] is not None for name in gates):
-        return "held", "Every gate of the recipe held."
+        sure = f"{recipe['confidence']:.0%}"
+        return "held", f"Every gate of the recipe held, each with {sure} one-sided confidence."
     return "measured", "No gate was set: figures are reported, nothing was enforced."
 
 
@@ -40,8 +41,9 @@ def caveats(manifest: dict[str, Any]) -> list[str]:
         words.append(
             f"{search['sparsity']:.0%} is the highest sparsity tried whose "
             f"{search['metric'].replace('_', ' ')} stayed within {search['bound']:.3f} (dense "
-            f"{search['dense']:.3f}) on {search['rows']} rows held out of calibration; the "
-            "figures below are on the evaluation rows."
+            f"{search['dense']:.3f}) on {search['rows']} rows held out of calibration, at the "
+            f"worse end of its interval ({search['confidence']:.0%} one-sided confidence for each "
+            "sparsity tried); the figures below are on the evaluation rows."
         )
     words += _about_recovery(manifest["recovery"] or {})
     change = results.get("difference")
