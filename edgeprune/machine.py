@@ -1,8 +1,9 @@
 """What this machine is, for the record that goes with every measurement."""
 
+import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -47,10 +48,45 @@ def sentence() -> str:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may use: those of its affinity, no more than its container's quota."""
     process = psutil.Process()
     affinity = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None
-    return len(affinity) if affinity else psutil.cpu_count() or 1
+    return math.ceil(min(len(affinity) if affinity else psutil.cpu_count() or 1, cpu_quota()))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Cores' worth of time that control groups (v1 and v2) leave this process; inf: no limit.
+
+    A quota holds for all groups below. Inside a container its own group may stand at the top, where
+    the path that the kernel names leads nowhere; so every part of the path is tried.
+
+    Args:
+        root: of the file system.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    mounts, quotas = root / "sys/fs/cgroup", [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        below = PurePosixPath(path.lstrip("/"))
+        for group in (below, *below.parents):
+            if not controllers:
+                quotas.append(_quota(mounts / group / "cpu.max"))
+            elif "cpu" in controllers.split(","):
+                folder = mounts / "cpu" / group  # where v1 stands, or a link to it
+                quotas.append(_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    return min(quotas)
+
+
+def _quota(*files: Path) -> float:
+    """Microseconds of time over those of a period, as one control group has them."""
+    try:
+        quota, period = " ".join(file.read_text() for file in files).split()
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
 
 
 def _processor() -> str:
