@@ -19,7 +19,8 @@ from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
 from edgeprune.sparsity.metadata import read_gguf
 from edgeprune.sparsity.packed_file import PackedFile
 
-# Versions of llama-cpp-python whose inside is as native/llama_internals.h says.
+# Versions of llama-cpp-python whose inside is as native/llama_internals.h says; pyproject.toml's
+# extras `gguf` and `serve` ask for these alone (tests/test_extras.py).
 CHECKED = ("0.3.36",)
 
 _EMBEDDING = "token_embd.weight"
@@ -68,8 +69,8 @@ def check() -> None:
     found = version("llama-cpp-python")
     if found not in CHECKED:
         raise MachineError(
-            f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}.",
-            f"pip install llama-cpp-python=={CHECKED[-1]}",
+            f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}: "
+            f"pip install 'llama-cpp-python=={CHECKED[-1]}'"
         )
 
 
