@@ -37,7 +37,7 @@ class BuildPlan:
             weight in GGUF.
         disk_bytes: free space the build needs.
         memory_bytes: estimated peak memory.
-        seconds: estimated time on this machine, by its measured matrix throughput.
+        seconds: estimated time on this machine, by the measured matrix throughput of its CPU.
     """
 
     parameters: int
@@ -56,51 +56,83 @@ def plan(recipe: Recipe) -> BuildPlan:
         EdgepruneError: as `edgeprune.models.inventory.inventory`.
     """
     tensors = inventory(recipe.model)
-    parameters = sum(t.elements for t in tensors)
-    prunable = sum(t.elements for t in tensors if t.prunable)
-    pruned = prunable + (
-        sum(t.elements for t in tensors if t.embedding) if recipe.prune_head else 0
+    return BuildPlan(
+        parameters=sum(t.elements for t in tensors),
+        prunable=sum(t.elements for t in tensors if t.prunable),
+        zeros=round(_pruned(recipe, tensors) * recipe.sparsity),
+        artifact_bytes=_artifact_bytes(recipe, tensors),
+        disk_bytes=_disk_bytes(recipe, tensors),
+        memory_bytes=_memory_bytes(recipe, tensors),
+        seconds=_seconds(recipe, tensors),
     )
+
+
+def _pruned(recipe: Recipe, tensors: list[TensorShape]) -> int:
+    """Weights of the matrices that a build prunes."""
+    return sum(t.elements for t in tensors if t.prunable or (recipe.prune_head and t.embedding))
+
+
+def _artifact_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
     kind = TYPES_OF[recipe.target][recipe.type]
     if recipe.target == "onnx":
-        size = sum(_onnx_bytes(tensor, kind.base, recipe.block_size) for tensor in tensors)
-    else:
-        size = sum(_stored_bytes(tensor, kind) for tensor in tensors)
-    stored = (
-        4 if locate(recipe.model)[0] == "gguf" else 2
-    )  # dequantised weights are kept as float32
+        return sum(_onnx_bytes(tensor, kind.base, recipe.block_size) for tensor in tensors)
+    return sum(_stored_bytes(tensor, kind) for tensor in tensors)
+
+
+def _weight_bytes(recipe: Recipe) -> int:
+    """Of a weight as the build has it at hand: dequantised ones are kept as float32."""
+    return 4 if locate(recipe.model)[0] == "gguf" else 2
+
+
+def _hidden_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
+    """Hidden states of both streams at one place of the model, twice."""
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
-    hidden = 2 * recipe.samples * recipe.length * width * 2
+    return 2 * (2 * recipe.samples * recipe.length * width * 2)
+
+
+def _disk_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
+    _, kept = _recovery_bytes(recipe, tensors)
+    own = _weight_bytes(recipe) * _pruned(recipe, tensors) + _hidden_bytes(recipe, tensors)
+    return 2 * _artifact_bytes(recipe, tensors) + own + kept
+
+
+def _memory_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
+    dense = _weight_bytes(recipe) * sum(t.elements for t in tensors)
+    gram = 0
+    if _sees_gram(recipe):
+        gram = 4 * 8 * max((t.shape[1] for t in tensors if t.prunable), default=0) ** 2
+    held, _ = _recovery_bytes(recipe, tensors)
+    return round(_BASE_MEMORY + max(dense + _hidden_bytes(recipe, tensors) + gram, held))
+
+
+def _recovery_bytes(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
+    """Bytes that recovery takes in memory and on disk."""
+    if not recipe.recover:
+        return 0, 0
+    if recipe.recover_by == ["reconstruct"]:
+        dense = _weight_bytes(recipe) * sum(t.elements for t in tensors)
+        return _rebuilding(recipe, tensors, dense)
+    return _training(recipe, tensors)
+
+
+def _sees_gram(recipe: Recipe) -> bool:
+    return METHODS[recipe.method].sees == "gram" or bool(recipe.swaps or recipe.resolve)
+
+
+def _seconds(recipe: Recipe, tensors: list[TensorShape]) -> float:
+    """Counts products, and measures how fast this machine does them: takes a moment."""
+    matrices = [t for t in tensors if t.prunable]
     tokens = 2 * recipe.samples * recipe.length
-    flops = 2.0 * tokens * 2 * prunable  # every block runs twice: to be seen, and once pruned
-    gram_bytes = 0
-    if METHODS[recipe.method].sees == "gram" or recipe.swaps or recipe.resolve:
-        matrices = [t for t in tensors if t.prunable]
-        inputs = sum(t.shape[1] ** 2 for t in matrices) / _READERS
-        flops += tokens * inputs  # half a Gram matrix
+    # Every block runs twice: to be seen, and once pruned.
+    flops = 2.0 * tokens * 2 * sum(t.elements for t in matrices)
+    if _sees_gram(recipe):
+        flops += tokens * sum(t.shape[1] ** 2 for t in matrices) / _READERS  # half a Gram matrix
         flops += sum(_SOLVER_PRODUCTS * 2 * t.shape[0] * t.shape[1] ** 2 for t in matrices)
-        gram_bytes = 4 * 8 * max((t.shape[1] for t in matrices), default=0) ** 2
-    if recipe.max_loss:
-        flops *= 1 + _TRIALS
-    trained_bytes = kept_bytes = 0
-    if recipe.recover and recipe.recover_by == ["reconstruct"]:
-        trained_bytes, kept_bytes = _rebuilding(recipe, tensors, stored * parameters)
-    elif recipe.recover:
-        trained_bytes, kept_bytes = _training(recipe, tensors)
-    recovery_seconds = budget_seconds(recipe) if recipe.recover else 0
-    evaluation_tokens = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
-    return BuildPlan(
-        parameters=parameters,
-        prunable=prunable,
-        zeros=round(pruned * recipe.sparsity),
-        artifact_bytes=size,
-        disk_bytes=2 * size + stored * pruned + 2 * hidden + kept_bytes,
-        memory_bytes=round(
-            _BASE_MEMORY + max(stored * parameters + 2 * hidden + gram_bytes, trained_bytes)
-        ),
-        seconds=(flops + evaluation_tokens * 2 * parameters) / _flops_per_second()
-        + (1 + _TRIALS * bool(recipe.max_loss)) * recovery_seconds,
-    )
+    builds = 1 + _TRIALS * bool(recipe.max_loss)
+    evaluated = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
+    flops = builds * flops + evaluated * 2 * sum(t.elements for t in tensors)
+    recovery = budget_seconds(recipe) if recipe.recover else 0
+    return flops / _flops_per_second() + builds * recovery
 
 
 def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
@@ -152,7 +184,7 @@ def check_disk(recipe: Recipe, folder: Path) -> None:
     Raises:
         MachineError: too little free space for what is not there yet.
     """
-    needed = plan(recipe).disk_bytes
+    needed = _disk_bytes(recipe, inventory(recipe.model))
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free + there < needed:

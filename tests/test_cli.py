@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgeprune.cli import _VERBS
-from edgeprune.plan import plan
+from edgeprune.errors import MachineError
+from edgeprune.plan import check_disk, plan
 from edgeprune.recipe import make
 from exporters.artifact import Storage
 from tests.conftest import Counter, dense_model
@@ -127,6 +129,18 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
     assert plan["plan"]["zeros"] == 53_084_160
     assert plan["recipe"]["method"] == "alps_fast"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
+    recipe = make({"task": "medqa"})
+    needed = plan(recipe).disk_bytes
+    monkeypatch.setattr("edgeprune.plan._flops_per_second", lambda: pytest.fail("it was timed"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed))
+    check_disk(recipe, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed - 1))
+    with pytest.raises(MachineError, match="GiB free, the build needs"):
+        check_disk(recipe, tmp_path)
 
 
 def test_the_plan_counts_what_training_holds():
