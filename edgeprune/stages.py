@@ -109,8 +109,8 @@ def prune_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
         {
             "version": _PRUNE_VERSION,
             "model": checkpoint.sha256,
-            "general": data.general.calibration_hash(),
-            "task": data.task.calibration_hash(),
+            "general": data.general.calibration_hash,
+            "task": data.task.calibration_hash,
             "streams": [recipe.samples, recipe.length, recipe.seed],
             "pruning": asdict(pruning(recipe)),
             "grids": {n: asdict(g) for n, g in _pruning_grids(recipe, checkpoint).items()},
@@ -290,11 +290,13 @@ def _export_one(
                 (folder / name_of_old).unlink(missing_ok=True)
         with progress.stage(f"export {name}", target.steps(model)) as stage:
             artifact = target.export(model, stored, path, metadata, quantized_by(), stage)
+        file = str(path.relative_to(folder))
+        files = {str(part.relative_to(folder)): sha256_file(part) for part in artifact.files}
         return {
-            "file": str(path.relative_to(folder)),
-            "sha256": sha256_file(path),
+            "file": file,
+            "sha256": files[file],
             "bytes": sum(part.stat().st_size for part in artifact.files),
-            "files": {str(part.relative_to(folder)): sha256_file(part) for part in artifact.files},
+            "files": files,
             "tensors": [asdict(tensor) for tensor in artifact.tensors],
         }
 

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from gguf import GGUFReader, quants
 
 from edgeprune import Recipe, build
 from edgeprune import files as edge_files
+from edgeprune import stages
+from edgeprune.calibration import data
 from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
 from edgeprune.files import atomic_folder, atomic_path
 from edgeprune.gates import failures
@@ -48,6 +52,29 @@ def zeros_by_an_independent_reader(path: Path) -> dict[str, int]:
         tensor.name: int(np.count_nonzero(quants.dequantize(tensor.data, tensor.tensor_type)))
         for tensor in GGUFReader(path).tensors
     }
+
+
+def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_path, monkeypatch):
+    rendered, hashed = Counter(), Counter()
+    hash_rows, hash_file = data.Source.calibration_hash.func, stages.sha256_file
+
+    def rows(source):
+        rendered[source.task.name] += 1
+        return hash_rows(source)
+
+    def file(path):
+        hashed[path.name] += 1
+        return hash_file(path)
+
+    counted = cached_property(rows)
+    counted.__set_name__(data.Source, "calibration_hash")
+    monkeypatch.setattr(data.Source, "calibration_hash", counted)
+    monkeypatch.setattr(stages, "sha256_file", file)
+    made = build(tiny_recipe, tmp_path / "out")
+    assert list(rendered.values()) == [1, 1]  # of the task and of the general corpus
+    assert hashed == {"model.gguf": 1, f"dense-{tiny_recipe.type}.gguf": 1}
+    artifact = made.manifest["artifact"]
+    assert artifact["sha256"] == artifact["files"]["model.gguf"] == hash_file(made.artifact)
 
 
 def test_the_manifest_equals_what_an_independent_reader_counts(tiny_build):

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from edgeprune.calibration.guard import refuse_overlap, texts_of
@@ -30,8 +31,12 @@ class Source:
     task: Task
     split: Split
 
+    @cached_property
     def calibration_hash(self) -> str:
-        """Hash of everything a token stream is made from, besides the tokenizer."""
+        """Hash of everything a token stream is made from, besides the tokenizer.
+
+        Every row is rendered for it, once: the rows never change, and a build asks three times.
+        """
         renderer = Renderer(self.task)
         rows = self.split.calibration
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
