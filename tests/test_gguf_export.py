@@ -3,17 +3,20 @@
 import importlib
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader, quants
+from gguf import GGUFReader, GGUFWriter, quants
 
 from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.sources import load_split
 from edgeprune.calibration.task import open_task
 from edgeprune.engine import Pruning, prune
 from edgeprune.errors import CheckFailed, InputError
+from edgeprune.files import sha256_file
 from edgeprune.models import open_checkpoint
 from edgeprune.models.hf import load_model, load_tokenizer
 from edgeprune.patterns import Pattern
@@ -23,8 +26,9 @@ from edgeprune.sparsity.inspection import inspect
 from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
 from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
-from exporters.gguf import write as gguf_write
+from exporters.gguf import encode as gguf_encode
 from exporters.gguf.export import export, steps
+from exporters.gguf.plan import Rows
 from exporters.gguf.same_ids import TEXTS
 from runtime_tests.llamacpp import LlamaCpp, _Token
 from tests.conftest import Counter, dense_model, make_tiny
@@ -101,11 +105,77 @@ def test_metadata_is_there_for_everyone(pruned_tiny, tmp_path):
 
 
 def test_lost_zeros_fail_the_export_and_leave_no_file(pruned_tiny, tmp_path, monkeypatch):
-    honest = gguf_write.quantize
-    monkeypatch.setattr(gguf_write, "quantize", lambda values, *how: honest(values[:] + 0.01, *how))
+    honest = gguf_encode.quantize
+    monkeypatch.setattr(gguf_encode, "quantize", lambda values, *how: honest(values + 0.01, *how))
     with pytest.raises(CheckFailed, match="pruned weights are no longer zero"):
         export(pruned_tiny, Storage("f16"), tmp_path / "m.gguf", metadata(), "test", Counter())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_every_stored_type_becomes_the_same_floats_as_in_torch(kind):
+    types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+    stored = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).to(types[kind])
+    stored[0, :4] = torch.tensor([0.0, -0.0, float("inf"), 1e-7])
+    assert torch.equal(torch.from_numpy(Rows(stored)[8:16]), stored[8:16].float())
+    assert (Rows(stored)[:].view(np.uint32) == stored.float().numpy().view(np.uint32)).all()
+    assert (Rows(stored, 1.0)[:] == (stored.float() + 1.0).numpy()).all()
+
+
+def export_on_many_cores(model, folder, monkeypatch, kind="q8_0") -> str:
+    """The hash of a file that was written by 32 threads, from many small parts."""
+    for name in ("write", "verify"):
+        monkeypatch.setattr(importlib.import_module(f"exporters.gguf.{name}"), "cores", lambda: 32)
+    monkeypatch.setattr(gguf_encode, "_PART", 1 << 14)
+    export(model, Storage(kind), folder / "many.gguf", metadata(), "test", Counter())
+    return sha256_file(folder / "many.gguf")
+
+
+def test_many_cores_are_that_many_threads_and_the_same_bytes(pruned_tiny, tmp_path, monkeypatch):
+    export(pruned_tiny, Storage("q8_0"), tmp_path / "few.gguf", metadata(), "test", Counter())
+    before, most = threading.active_count(), 0
+    start, honest = threading.Thread.start, gguf_encode.quantize
+
+    def counted(thread):
+        nonlocal most
+        start(thread)
+        most = max(most, threading.active_count() - before)
+
+    def slow(*how):  # so that no thread is idle while there is work
+        time.sleep(0.002)
+        return honest(*how)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    monkeypatch.setattr(gguf_encode, "quantize", slow)
+    many = export_on_many_cores(pruned_tiny, tmp_path, monkeypatch)
+    assert 32 <= most <= 32 + 2  # the pool's; later two check the file beside the one that reads
+    assert many == sha256_file(tmp_path / "few.gguf")
+
+
+@pytest.mark.parametrize("ahead", [0, 1 << 17, 1 << 30])
+def test_tensors_in_memory_are_bounded_by_bytes_not_by_cores(
+    pruned_tiny, tmp_path, monkeypatch, ahead
+):
+    monkeypatch.setattr(gguf_encode, "AHEAD", ahead)
+    held, seen = [], []
+    begin, write = gguf_encode._begin, GGUFWriter.write_tensor_data
+
+    def begun(pool, model, tensor):
+        held.append(gguf_encode._held(tensor))
+        seen.append((len(held), sum(held)))
+        return begin(pool, model, tensor)
+
+    def written(writer, data):
+        write(writer, data)
+        held.pop(0)
+
+    monkeypatch.setattr(gguf_encode, "_begin", begun)
+    monkeypatch.setattr(GGUFWriter, "write_tensor_data", written)
+    export_on_many_cores(pruned_tiny, tmp_path, monkeypatch)
+    assert not held
+    assert all(tensors <= 2 or size <= ahead for tensors, size in seen)
+    most = max(tensors for tensors, _ in seen)
+    assert most == 2 if not ahead else most > 2
 
 
 def test_wrong_counts_fail_the_export(pruned_tiny, tmp_path, monkeypatch):

@@ -6,43 +6,25 @@ every type, and an importance for every input channel.
 
 import ctypes
 import importlib.util
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from edgeprune.errors import MachineError
-from edgeprune.machine import cores
 
 _LIBRARIES = ("libggml-base.so.0", "libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-# Weights that one thread quantises at a time: few enough for a cache, by measurement.
-_CHUNK = 1 << 20
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
-class Rows(Protocol):
-    """Rows of float32, given as they are asked for; an array is one, too."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of all of it."""
-
-    def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Some of the rows."""
-
-
 def quantize(
-    values: Rows, kind: GGMLQuantizationType, importance: np.ndarray | None = None
+    values: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None
 ) -> np.ndarray:
-    """Float32 rows as the bytes of a GGUF type.
-
-    Rows are taken in parts that a processor's cache holds.
+    """Float32 rows as the bytes of a GGUF type, in the thread that asks.
 
     Args:
-        values: (rows, columns), or (n,) for plain floats; columns divide by the type's block size.
+        values: (rows, columns), or of any shape for F32; columns divide by the type's block size.
         kind: the type.
         importance: (columns,) weight of each input channel's squared error; None: all alike.
 
@@ -53,35 +35,22 @@ def quantize(
         MachineError: the type needs llama-cpp-python, which is not installed, or an importance.
     """
     if kind == GGMLQuantizationType.F32:
-        return values[:]
-    rows, columns = values.shape
+        return values
     library = find()
-    plain = kind in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-    if library is not None and not plain:
-        library.ggml_quantize_init(int(kind))
-        if importance is None and library.ggml_quantize_requires_imatrix(int(kind)):
-            importance = np.ones(columns, np.float32)
+    if library is None or kind in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16):
+        return _in_numpy(values, kind).view(np.uint8)
+    rows, columns = values.shape
+    library.ggml_quantize_init(int(kind))
+    if importance is None and library.ggml_quantize_requires_imatrix(int(kind)):
+        importance = np.ones(columns, np.float32)
     weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    values = np.ascontiguousarray(values, np.float32)
     block, block_bytes = GGML_QUANT_SIZES[kind]
     result = np.empty((rows, columns // block * block_bytes), np.uint8)
-    step = max(1, _CHUNK // columns)
-
-    def part(start: int) -> None:
-        own, target = values[start : start + step], result[start : start + step]
-        if library is None or plain:
-            target[:] = _in_numpy(own, kind).view(np.uint8)
-            return
-        own = np.ascontiguousarray(own, np.float32)
-        library.ggml_quantize_chunk(
-            int(kind), own.ctypes.data_as(_FLOATS), target.ctypes.data, 0, len(own), columns,
-            None if weights is None else weights.ctypes.data_as(_FLOATS),
-        )  # fmt: skip
-
-    if rows <= step:
-        part(0)
-        return result
-    with ThreadPoolExecutor(cores()) as pool:  # ctypes lets go of the interpreter's lock
-        list(pool.map(part, range(0, rows, step)))
+    library.ggml_quantize_chunk(  # ctypes lets go of the interpreter's lock
+        int(kind), values.ctypes.data_as(_FLOATS), result.ctypes.data, 0, rows, columns,
+        None if weights is None else weights.ctypes.data_as(_FLOATS),
+    )  # fmt: skip
     return result
 
 

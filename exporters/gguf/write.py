@@ -1,11 +1,9 @@
 """Writing the file, one tensor at a time."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.metadata import SCHEMA, SparsityMetadata
 from exporters.artifact import Model, Storage
 from exporters.gguf.architectures import Architecture, write_hyperparameters
-from exporters.gguf.ggml import quantize
-from exporters.gguf.grids import GRIDS, on_grid
-from exporters.gguf.plan import PlannedTensor, file_type, in_file_order, read_rows
+from exporters.gguf.encode import encode
+from exporters.gguf.plan import PlannedTensor, file_type
 from exporters.gguf.tokenizer import write_from_folder
 from exporters.gguf.writer import Writer, copy_fields
 
@@ -45,13 +42,13 @@ def write(
     quantized_by: str,
     advance: Callable[[], None],
 ) -> None:
-    """Write a GGUF file, one tensor in memory at a time.
+    """Write a GGUF file, no more tensors in memory at a time than `encode` holds.
 
     The header stands before the data and holds counts of non-zeros that are known after it: they
     are written as large as they can be, for `set_counts` to correct.
     """
     with ThreadPoolExecutor(cores()) as pool:
-        encoded = _ahead(pool, partial(encode, model), tensors)  # begins beside the header
+        encoded = encode(pool, model, tensors)  # begins beside the header
         writer = Writer(path, architecture.gguf)
         source = open_gguf(model.gguf) if model.gguf else None
         parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
@@ -75,41 +72,10 @@ def write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for data in encoded:
-            writer.write_tensor_data(data)
+        for _ in tensors:
+            writer.write_tensor_data(next(encoded))  # by no name: it would outlive its turn
             advance()
         writer.close()
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[PlannedTensor], np.ndarray],
-    items: list[PlannedTensor],
-) -> Iterator[np.ndarray]:
-    """Results in order; work on the first begins at once, on the next while one is used."""
-    waiting = deque(pool.submit(work, item) for item in items[: cores()])
-
-    def results() -> Iterator[np.ndarray]:
-        for item in [*items[cores() :], *[None] * len(waiting)]:
-            yield waiting.popleft().result()
-            if item:
-                waiting.append(pool.submit(work, item))
-
-    return results()
-
-
-def encode(model: Model, tensor: PlannedTensor) -> np.ndarray:
-    """A tensor's bytes: on the grid it stands on already, else as ggml quantises it."""
-    values = read_rows(model, tensor)
-    found = model.calibration
-    if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
-        return on_grid(
-            values[:], in_file_order(found.read(key).float().numpy(), tensor), tensor.type
-        )
-    importance = None
-    if (key := f"{tensor.source}.importance") in found:
-        importance = found.read(key).float().numpy()
-    return quantize(values, tensor.type, importance)
 
 
 def _write_general(writer: Writer, folder: Path, source: GgufFile | None, parameters: int) -> None:

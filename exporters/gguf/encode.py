@@ -1,0 +1,97 @@
+"""Tensors as the file's bytes: one pool of threads works on parts of them, ahead of the writer."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from exporters.artifact import Model
+from exporters.gguf.ggml import quantize
+from exporters.gguf.grids import GRIDS, on_grid
+from exporters.gguf.plan import PlannedTensor, in_file_order, read_rows
+
+# Weights that one thread encodes at a time: few enough for a cache, by measurement.
+_PART = 1 << 20
+# Bytes that tensors may hold at once, where more than two of them are at work.
+AHEAD = 512 << 20
+
+
+def encode(
+    pool: ThreadPoolExecutor, model: Model, tensors: list[PlannedTensor]
+) -> Iterator[np.ndarray]:
+    """Every tensor's bytes, in order; work begins at once.
+
+    A tensor is held from when it is begun until the next one is asked for. One is begun while all
+    of them hold no more than `AHEAD` bytes, or while no more than one is held: then the pool has
+    work while that one is written.
+
+    Args:
+        pool: its threads are the only ones that work; none of them waits for another.
+        model: what is read.
+        tensors: as they stand in the file.
+
+    Returns:
+        (rows, bytes) uint8 for each, or its values in float32 for F32.
+
+    Raises:
+        MachineError: when a tensor is asked for whose type needs llama-cpp-python.
+    """
+    coming, begun = deque(tensors), deque[tuple[int, np.ndarray, list[Future[None]]]]()
+
+    def begin() -> None:
+        while coming:
+            size = _held(coming[0])
+            if len(begun) > 1 and size + sum(other for other, *_ in begun) > AHEAD:
+                break
+            begun.append((size, *_begin(pool, model, coming.popleft())))
+
+    def results() -> Iterator[np.ndarray]:
+        while begun:
+            for part in begun[0][2]:
+                part.result()
+            yield begun[0][1]
+            begun.popleft()
+            begin()
+
+    begin()
+    return results()
+
+
+def _held(tensor: PlannedTensor) -> int:
+    """Bytes of memory that a tensor takes at most: as stored, and as it will be in the file."""
+    return 4 * math.prod(tensor.shape) + tensor.bytes
+
+
+def _begin(
+    pool: ThreadPoolExecutor, model: Model, tensor: PlannedTensor
+) -> tuple[np.ndarray, list[Future[None]]]:
+    """Where a tensor's bytes will be, and the work on its parts."""
+    values, encoded = read_rows(model, tensor), _encoder(model, tensor)
+    if tensor.type == GGMLQuantizationType.F32:
+        result = np.empty(tensor.shape, np.float32)
+    else:
+        block, block_bytes = GGML_QUANT_SIZES[tensor.type]
+        rows, columns = tensor.shape
+        result = np.empty((rows, columns // block * block_bytes), np.uint8)
+    step = max(1, _PART * tensor.shape[0] // math.prod(tensor.shape))
+
+    def work(start: int) -> None:
+        part = slice(start, start + step)
+        result[part] = encoded(values[part], part)
+
+    return result, [pool.submit(work, start) for start in range(0, tensor.shape[0], step)]
+
+
+def _encoder(model: Model, tensor: PlannedTensor) -> Callable[[np.ndarray, slice], np.ndarray]:
+    """Turns some rows into bytes: on the grid they stand on already, else as ggml quantises."""
+    found = model.calibration
+    if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
+        scales = in_file_order(found.read(key).float().numpy(), tensor)
+        return lambda values, part: on_grid(values, scales[part], tensor.type)
+    importance = None
+    if (key := f"{tensor.source}.importance") in found:
+        importance = found.read(key).float().numpy()
+    return lambda values, _: quantize(values, tensor.type, importance)
