@@ -20,7 +20,7 @@ from edgeprune.engine.device import pick_device
 from edgeprune.engine.prune import relative_error
 from edgeprune.engine.trials import first_states
 from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import token_weights
+from edgeprune.engine.weights import stream_weights
 from edgeprune.fusion import FusionRule, TwoStreams
 from edgeprune.machine import cores, sentence
 from edgeprune.matrix import Pruning, prune_matrix
@@ -57,7 +57,7 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
     data = load_data(task, "wikitext2", 1, 512)
     streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
     walk = Walk(load_model(checkpoint), streams, pick_device("auto"))
-    weights = {name: token_weights(s, Pruning(), walk.model) for name, s in walk.streams.items()}
+    weights = stream_weights(walk, Pruning())
     hidden = first_states(walk)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     rounding: dict[tuple[str, str, str], list[float]] = defaultdict(list)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeprune.quantization.grid import Grid
     from exporters.artifact import Model, Storage
 
-_PRUNE_VERSION = 4
+_PRUNE_VERSION = 5
 _EXPORT_VERSION = 4
 _MEASURE_VERSION = 6
 # The highest code of a grid with 8 bits.

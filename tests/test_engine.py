@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.device import pick_device
+from edgeprune.engine.fisher import gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors
-from edgeprune.engine.weights import token_weights
+from edgeprune.engine.walk import Walk
+from edgeprune.engine.weights import stream_weights, token_weights
 from edgeprune.errors import InputError, MachineError
 from edgeprune.fusion import FusionRule
 from edgeprune.methods import METHODS
@@ -143,6 +146,73 @@ def test_tokens_the_dense_model_finds_hard_can_weigh_less(tiny_folder):
     stream = streams_of()["general"]  # random tokens: all of them surprise
     weights = token_weights(stream, Pruning(surprising_weight=0.25), model)
     assert (weights[:, 1:-1] == 0.25).all()
+
+
+class Elsewhere(TorchFunctionMode):
+    """A CPU that says where it was asked to move tensors: ``went`` holds what they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.went: list[torch.Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to and torch.device("cuda") in args[1:]:
+            self.went.append(args[0])
+            return args[0].clone()
+        return func(*args, **kwargs or {})
+
+
+@pytest.fixture
+def cuda_walk(tiny_folder) -> Walk:
+    walk = Walk(load_model(open_checkpoint(str(tiny_folder)), torch.float32), streams_of(2),
+                torch.device("cpu"))  # fmt: skip
+    walk.device = torch.device("cuda")
+    return walk
+
+
+def addresses(model) -> set[int]:
+    return {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+
+def test_fisher_runs_on_the_device_that_was_asked_for(cuda_walk, tmp_path):
+    walk, here = cuda_walk, addresses(cuda_walk.model)
+    same = (walk.model, walk.blocks, walk.streams)
+    rest = (torch.float32, tmp_path / "there", Quiet())
+    with Elsewhere() as elsewhere:
+        there = gather_fisher(*same, torch.device("cuda"), *rest)
+    moved = {tensor.data_ptr() for tensor in elsewhere.went}
+    assert moved >= here  # all weights and buffers
+    assert moved >= {stream.tokens.data_ptr() for stream in walk.streams.values()}
+    assert addresses(walk.model) == here  # and they are back where they were
+    plain = gather_fisher(*same, torch.device("cpu"), torch.float32, tmp_path / "here", Quiet())
+    name = f"{walk.prefix}.0.self_attn.q_proj.weight"
+    assert torch.equal(there.read("task", name), plain.read("task", name))
+
+
+def test_perplexities_are_found_on_the_device_that_was_asked_for(cuda_walk):
+    here = addresses(cuda_walk.model)
+    with Elsewhere() as elsewhere:
+        stream_weights(cuda_walk, Pruning())
+        assert not elsewhere.went  # nothing has to run
+        weights = stream_weights(cuda_walk, Pruning(surprising_weight=0.25))
+    assert {tensor.data_ptr() for tensor in elsewhere.went} >= here
+    assert addresses(cuda_walk.model) == here
+    assert (weights["general"][:, 1:-1] == 0.25).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fisher_and_perplexities_are_alike_on_a_gpu(cuda_walk, tmp_path):
+    walk = cuda_walk
+    found = {
+        place: gather_fisher(walk.model, walk.blocks, walk.streams, torch.device(place),
+                             torch.float32, tmp_path / place, Quiet())
+        for place in ("cpu", "cuda")
+    }  # fmt: skip
+    name = f"{walk.prefix}.0.self_attn.q_proj.weight"
+    one, other = (fisher.read("task", name) for fisher in found.values())
+    assert torch.allclose(one, other, rtol=0.05, atol=1e-3)
+    weights = stream_weights(walk, Pruning(surprising_weight=0.25))
+    assert weights["general"].device.type == "cpu"
 
 
 @pytest.mark.parametrize("tied", [True, False])

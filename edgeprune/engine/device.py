@@ -1,5 +1,9 @@
 """Where the arithmetic happens, and in which type."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
 from edgeprune.errors import MachineError
@@ -25,3 +29,19 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return torch.bfloat16 if fast else torch.float32
+
+
+@contextlib.contextmanager
+def on_device(model: Any, device: torch.device) -> Iterator[None]:
+    """Have a whole model on a device for a while: its memory must hold all weights at once.
+
+    Where the weights were they stay, so nothing is copied back; changes on the device are lost.
+    """
+    home = {tensor: tensor.data for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        for tensor, data in home.items():
+            tensor.data = data.to(device)
+        yield
+    finally:
+        for tensor, data in home.items():
+            tensor.data = data

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from edgeprune.calibration.streams import Stream
+from edgeprune.engine.device import on_device
 from edgeprune.engine.parallel import add_up
 from edgeprune.files import atomic_path
 from edgeprune.progress import Progress
@@ -30,6 +31,7 @@ def gather_fisher(
     model: Any,
     blocks: nn.ModuleList,
     streams: dict[str, Stream],
+    device: torch.device,
     dtype: torch.dtype,
     path: Path,
     progress: Progress,
@@ -41,9 +43,10 @@ def gather_fisher(
     whole gradients are ever held.
 
     Args:
-        model: the dense model.
+        model: the dense model, on the CPU.
         blocks: its decoder blocks; nothing else is differentiated.
         streams: token streams by name.
+        device: where it is done; it holds the model and a float32 sum for every weight.
         dtype: type of the matrix products.
         path: where the result is kept; reused if it is there.
         progress: told of every sequence.
@@ -54,20 +57,25 @@ def gather_fisher(
     parameters = {name: p for name, p in model.named_parameters() if id(p) in inside}
     tensors: dict[str, Tensor] = {}
     total = sum(len(stream.tokens) for stream in streams.values())
-    with progress.stage("task gradients", total) as stage:
+    with on_device(model, device), progress.stage("task gradients", total) as stage:
         for stream_name, stream in streams.items():
-            sums = _squared_gradients(model, parameters, stream, dtype, stage)
+            sums = _squared_gradients(model, parameters, stream, device, dtype, stage)
             add_up(list(sums.values()))
             for name, total_square in sums.items():
                 mean = total_square / total_square.mean().clamp_min(1e-30)
-                tensors[f"{stream_name}:{name}"] = mean.bfloat16()
+                tensors[f"{stream_name}:{name}"] = mean.bfloat16().cpu()
     with atomic_path(path) as temporary:
         save_tensors(temporary, tensors)
     return Fisher(path)
 
 
 def _squared_gradients(
-    model: Any, parameters: dict[str, nn.Parameter], stream: Stream, dtype: torch.dtype, stage: Any
+    model: Any,
+    parameters: dict[str, nn.Parameter],
+    stream: Stream,
+    device: torch.device,
+    dtype: torch.dtype,
+    stage: Any,
 ) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     handles = []
@@ -81,8 +89,9 @@ def _squared_gradients(
 
         handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(add))
     try:
-        for ids, answers in zip(stream.tokens.split(1), stream.answers.split(1), strict=True):
-            with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
+        tokens, answered = stream.tokens.to(device), stream.answers.to(device)
+        for ids, answers in zip(tokens.split(1), answered.split(1), strict=True):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
             wanted = answers[0, 1:]
             if wanted.any():

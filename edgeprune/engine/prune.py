@@ -18,7 +18,7 @@ from edgeprune.engine.device import pick_device
 from edgeprune.engine.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import token_weights
+from edgeprune.engine.weights import token_weights, stream_weights
 from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.files import read_json, write_json
 from edgeprune.fusion import TwoStreams
@@ -221,12 +221,10 @@ class _Run:
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
             self._fisher = gather_fisher(
-                walk.model, walk.blocks, walk.streams, walk.dtype, self._fisher_file, progress
-            )
-        self._weights = {
-            name: token_weights(stream, pruning, walk.model)
-            for name, stream in walk.streams.items()
-        }
+                walk.model, walk.blocks, walk.streams, walk.device, walk.dtype,
+                self._fisher_file, progress,
+            )  # fmt: skip
+        self._weights = stream_weights(walk, pruning)
         self._dense: DenseStatistics | None = None
         if dense_statistics:
             self._dense = gather_dense(walk, self._weights, dense_statistics, progress)

@@ -11,7 +11,7 @@ from edgeprune.engine.dense import dense_moments
 from edgeprune.engine.parallel import world
 from edgeprune.engine.trials import Trials
 from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import token_weights
+from edgeprune.engine.weights import stream_weights
 from edgeprune.fusion import TwoStreams
 from edgeprune.matrix import Pruning
 from edgeprune.methods import wanda
@@ -78,10 +78,7 @@ class Survey:
 
     def _statistics(self, walk: Walk) -> list[dict[str, dict[str, InputStatistics]]]:
         """What each stream puts into each matrix of the dense model: block, stream, matrix."""
-        weights = {
-            name: token_weights(stream, self._pruning, walk.model)
-            for name, stream in walk.streams.items()
-        }
+        weights = stream_weights(walk, self._pruning)
         seen = []
         with self._progress.stage("survey the dense model", len(self._blocks)) as stage:
             for of_block in dense_moments(walk, self._blocks, weights):

@@ -1,15 +1,25 @@
 """How much each calibration token counts in the statistics."""
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgeprune.calibration.streams import Stream
+from edgeprune.engine.device import on_device
+from edgeprune.engine.walk import Walk
 from edgeprune.matrix import Pruning
 
 # Tokens the dense model finds harder than this are "high perplexity" (arXiv 2501.14315).
 SURPRISING = 2.5
+
+
+def stream_weights(walk: Walk, pruning: Pruning) -> dict[str, Tensor]:
+    """The `token_weights` of both streams; where the model has to run, it does so on the device."""
+    runs = pruning.surprising_weight != 1
+    with on_device(walk.model, walk.device) if runs else contextlib.nullcontext():
+        return {n: token_weights(s, pruning, walk.model) for n, s in walk.streams.items()}
 
 
 def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
@@ -22,7 +32,7 @@ def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     Args:
         stream: the tokens, and which of them are answers.
         pruning: holds the weights.
-        model: the dense model.
+        model: the dense model; it runs where it is.
 
     Returns:
         (samples, length) float32; 0 where the attention sink sits.
