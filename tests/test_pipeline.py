@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, quants
 
-from edgeprune import Recipe, build
+from edgeprune import Recipe, build, stages
 from edgeprune import files as edge_files
-from edgeprune import stages
 from edgeprune.calibration import data
 from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
 from edgeprune.files import atomic_folder, atomic_path
