@@ -139,24 +139,24 @@ def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
     """Bytes that training takes in memory and on disk.
 
     In memory: float32 weights, gradients and two moments, both models and the gradients in what
-    they compute in, a step's logits and activations; with adapters those of the whole are small,
-    and at the end the whole model stands there in float32 twice. On disk: the best weights, the run
-    as it is kept (weights and moments) while it is written anew, for a moment the student, and what
-    each way and round has trained.
+    they compute in, a step's logits and activations; with adapters what is trained is small, and at
+    the end the matrices stand there in float32. On disk: the best weights, the run as it is kept
+    (weights and moments) while it is written anew, between rounds the whole model, and what each
+    way and round has trained.
     """
     parameters = sum(t.elements for t in tensors)
     prunable = sum(t.elements for t in tensors if t.prunable)
     trained = prunable
     if recipe.recover_rank:
         trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
-    both = (12 if recipe.recover_rank else 6) * parameters
+    both = 4 * (parameters + prunable) if recipe.recover_rank else 6 * parameters
     logits = 6 * max((t.shape[0] for t in tensors if t.embedding), default=0)
     if recipe.recover_save_memory:
         tokens = recipe.length * logits
     else:
         inner = 2 * sum(sum(t.shape) for t in tensors if t.prunable)
         tokens = recipe.recover_batch * recipe.length * (logits + inner)
-    kept = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * parameters
+    kept = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * _written(recipe, parameters)
     kept += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
     return (6 if recipe.recover_selective else 4) * 4 * trained + both + tokens, kept
 
@@ -166,7 +166,7 @@ def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple
 
     In memory: the pruned model in float32, of one block weights, gradients and two moments, and the
     hidden states of both models before and after it, and what it is to give. On disk: what each
-    round has pruned and rebuilt, for a moment the pruned model, and later the hidden states.
+    round has pruned and rebuilt, between rounds the whole model, and later the hidden states.
     """
     parameters = sum(t.elements for t in tensors)
     prunable = [t for t in tensors if t.prunable]
@@ -174,8 +174,13 @@ def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
     states = 2 * REBUILT_ON * recipe.length * width * 2
     block = 4 * rebuilt // max(1, len({t.block for t in prunable}))
-    kept = rebuilt * (2 * len(rounds(recipe)) - 1) + 4 * max(parameters, states)
+    kept = rebuilt * (2 * len(rounds(recipe)) - 1) + 4 * max(_written(recipe, parameters), states)
     return dense + 4 * parameters + block + 5 * states, kept
+
+
+def _written(recipe: Recipe, parameters: int) -> int:
+    """Weights that stand on the disk as a round has left them, while the next one prunes."""
+    return parameters if len(rounds(recipe)) > 1 else 0
 
 
 def check_disk(recipe: Recipe, folder: Path) -> None:

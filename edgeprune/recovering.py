@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeprune.recovery.settings import Training
 
 # Of what training does: what an older one has left is not gone on with.
-VERSION = 7
+VERSION = 8
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 2048
 REBUILT_ON = 64

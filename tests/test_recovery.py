@@ -20,6 +20,7 @@ from edgeprune.errors import CheckFailed, InputError
 from edgeprune.models.layers import decoder_blocks
 from edgeprune.progress import Quiet
 from edgeprune.quantization.grid import Grid
+from edgeprune.recovery import student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
 from edgeprune.recovery.loss import distillation, hidden_distance
@@ -362,6 +363,45 @@ def test_adapters_train_what_they_leave(pruned, tmp_path):
     again = train(merged, tmp_path / "again", steps=1)
     best = min(point["held_out"] for point in found.curve)
     assert again.curve[0]["held_out"] == pytest.approx(best, rel=0.02)
+
+
+def test_adapters_begin_without_a_copy_of_the_model(pruned, tmp_path, monkeypatch):
+    """Weights in what is computed with, adapters in float32, and no file as large as the model."""
+    written, opened = {}, []
+    save, load = safetensors.torch.save_file, student.open_student
+
+    def saved(tensors, path, **how):
+        written[Path(path).name] = sum(tensor.nbytes for tensor in tensors.values())
+        save(tensors, path, **how)
+
+    def loaded(*how):
+        opened.append(load(*how))
+        assert {parameter.dtype for parameter in opened[-1].parameters()} == {torch.bfloat16}
+        return opened[-1]
+
+    monkeypatch.setattr(safetensors.torch, "save_file", saved)
+    monkeypatch.setattr(student, "open_student", loaded)
+    monkeypatch.setattr(training, "compute_dtype", lambda _device: torch.bfloat16)
+    train(pruned, tmp_path / "run", rank=4, steps=4, learning_rate=1e-2)
+    assert len(opened) == 1  # not once more to merge
+    weights = pruned.weights()
+    result = sum(4 * weights.read(record.name).numel() for record in pruned.records)
+    whole = sum(weights.read(name).nbytes for name in weights.names())
+    assert [size for size in written.values() if size >= result] == [result]  # what is kept
+    assert result < whole
+
+
+def test_adapters_are_merged_with_every_digit(pruned, tmp_path):
+    """Those that change nothing give back what was pruned, whatever was computed with."""
+    made = Student(pruned, torch.device("cpu"), torch.bfloat16, 4, 0)
+    assert all(master.dtype == torch.float32 for master in made.masters.parameters.values())
+    values = {name: master.detach() for name, master in made.masters.parameters.items()}
+    safetensors.torch.save_file(values, tmp_path / "values.safetensors")
+    merged = made.trained(Weights([tmp_path / "values.safetensors"]))
+    assert set(merged) == {record.name for record in pruned.records}
+    for name, tensor in merged.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, pruned.weights().read(name).float())
 
 
 # When they are killed, how they train, on a grid or not, and how many weights end alike: sums in

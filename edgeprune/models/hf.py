@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from edgeprune.models.checkpoint import Checkpoint
     from edgeprune.models.layers import Matrix
+    from edgeprune.sparsity.weights import Weights
 
 
 def transformers() -> ModuleType:
@@ -23,13 +24,31 @@ def transformers() -> ModuleType:
     return library
 
 
-def load_model(checkpoint: "Checkpoint", dtype: Any = "auto") -> Any:
+def load_model(
+    checkpoint: "Checkpoint", dtype: Any = "auto", weights: "Weights | None" = None
+) -> Any:
     """The whole model in evaluation mode, in its stored type unless told otherwise.
+
+    Args:
+        checkpoint: what to open.
+        dtype: of all weights; each is turned into it by itself, as it is read.
+        weights: what to read in place of the checkpoint's own, under the same names.
 
     Raises:
         InputError: not an architecture of transformers, or damaged files.
     """
-    return _open("AutoModelForCausalLM", checkpoint, dtype=dtype, use_safetensors=True).eval()
+    if weights is None:
+        return _open("AutoModelForCausalLM", checkpoint, dtype=dtype, use_safetensors=True).eval()
+    import torch
+
+    config = _open("AutoConfig", checkpoint)
+    known = transformers().AutoModelForCausalLM
+    with torch.device("meta"):  # only to know its class: the automatic one wants a folder
+        kind = type(known.from_config(config, trust_remote_code=False))
+    tensors = {name: weights.read(name) for name in weights.names()}  # mapped, not yet in memory
+    return kind.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, local_files_only=True
+    ).eval()
 
 
 def load_tokenizer(checkpoint: "Checkpoint") -> Any:

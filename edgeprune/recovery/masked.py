@@ -2,8 +2,6 @@
 
 import math
 import shutil
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +78,9 @@ def schedule(step: int, steps: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
-def open_student(pruned: PrunedCheckpoint, folder: Path) -> Any:
-    """The pruned model in float32, through a checkpoint that is only there while it is loaded.
-
-    transformers knows how a checkpoint's tensors become a model's, and ours are named as they are.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".student.", dir=folder) as place:
-        write_checkpoint(pruned, Path(place))
-        student = replace(pruned.base, folder=Path(place), gguf=None)
-        return load_model(student, torch.float32).requires_grad_(False)
+def open_student(pruned: PrunedCheckpoint, dtype: torch.dtype) -> Any:
+    """The pruned model, with nothing that takes gradients."""
+    return load_model(pruned.base, dtype, pruned.weights()).requires_grad_(False)
 
 
 def write_checkpoint(pruned: PrunedCheckpoint, folder: Path) -> None:

@@ -17,7 +17,7 @@ class Masters:
     kept for each in float32: copy, gradient and moments, 16 bytes of 20 (ZeRO, 1910.02054).
 
     Args:
-        working: the model's own parameters, by name, in float32 at first. They may be cast later.
+        working: the model's own parameters, by name, with all their digits; they may be cast later.
 
     Attributes:
         names: of all that is trained.

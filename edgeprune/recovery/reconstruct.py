@@ -95,7 +95,7 @@ def reconstruct(
     if result := finished(pruned, folder):
         _clean_up(folder, store)
         return result
-    models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, folder)}
+    models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, torch.float32)}
     place = pick_device(device)
     plan = read_json(folder / "plan.json") or _plan(models, streams, how, place, begun)
     both = Walks(models, _first(streams, plan["sequences"]), place)

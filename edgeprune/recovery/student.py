@@ -1,7 +1,5 @@
 """The model that is trained, and which of a stream's tokens it learns from."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from edgeprune.errors import InputError
 from edgeprune.models.layers import decoder_blocks
 from edgeprune.recovery.masked import open_student
 from edgeprune.recovery.masters import Masters
+from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import Weights
 
 
@@ -19,7 +18,6 @@ class Student:
 
     Args:
         pruned: the pruned model.
-        folder: a place for a moment's copy of it.
         device: where it is trained.
         dtype: what it computes in.
         rank: of adapters; None: all of the blocks are trained.
@@ -33,14 +31,14 @@ class Student:
     def __init__(
         self,
         pruned: PrunedCheckpoint,
-        folder: Path,
         device: torch.device,
         dtype: torch.dtype,
         rank: int | None,
         seed: int,
     ):
-        self._pruned, self._folder = pruned, folder
-        self.model = open_student(pruned, folder)
+        self._weights = pruned.weights()
+        # All weights may be trained, from every digit; beside adapters they only compute.
+        self.model = open_student(pruned, dtype if rank else torch.float32)
         self._adapters = None
         if rank:
             from edgeprune.recovery.adapters import Adapters
@@ -76,12 +74,15 @@ class Student:
             block.training = True  # of the block alone: what is inside it drops nothing out
 
     def trained(self, values: Weights) -> dict[str, Tensor]:
-        """The model's tensors with these ``values`` of the parameters."""
-        if self._adapters:  # the student's own weights have lost digits
-            exact = open_student(self._pruned, self._folder)
-            changes = self._adapters.changes(values)
-            return {name: exact.get_parameter(name).data + c for name, c in changes.items()}
-        return {name: values.read(name) for name in self.masters.names}
+        """What is trained with these ``values`` of the parameters, named as in the checkpoint."""
+        stored = self._weights.names()
+        if self._adapters is None:
+            tensors = {name: values.read(name) for name in self.masters.names}
+            return stored_tensors(self.model, tensors, stored)
+        changes = stored_tensors(self.model, self._adapters.changes(values), stored)
+        for name, change in changes.items():  # to what is stored: the student has lost digits
+            change.add_(self._weights.read(name))
+        return changes
 
 
 def token_weights(

@@ -33,7 +33,6 @@ from edgeprune.recovery.selection import Selection
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import Progressed, RunFolder, drop_state
 from edgeprune.recovery.student import Student, token_weights
-from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
@@ -152,7 +151,7 @@ class _Trainer:
         self._how, self._folder, self._device = how, folder, device
         dtype = compute_dtype(device)
         self._teacher = load_model(pruned.base, dtype).to(device).requires_grad_(False)
-        self._student = Student(pruned, folder, device, dtype, how.rank, how.seed)
+        self._student = Student(pruned, device, dtype, how.rank, how.seed)
         if how.save_memory:
             self._student.save_memory()
         self._parameters = self._student.masters.parameters
@@ -214,9 +213,8 @@ class _Trainer:
 
     def result(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The best weights, named as in the checkpoint, and the scales of those on a grid."""
-        tensors = self._student.trained(Weights([self._best]))
         scales = {f"{n}.scales": s.half().cpu() for n, s in self._rounding.scales.items()}
-        return stored_tensors(self._student.model, tensors, self._stored), scales
+        return self._student.trained(Weights([self._best])), scales
 
     def _planned(self) -> Progressed:
         """A run of the steps that were asked for, or that fit into the time that is left."""
