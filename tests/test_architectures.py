@@ -19,6 +19,7 @@ from edgeprune.models import open_checkpoint
 from edgeprune.models.hf import load_model
 from edgeprune.models.layers import decoder_blocks, weight_matrices
 from edgeprune.progress import Quiet
+from edgeprune.sparsity.stored import stored_tensors
 from tests.test_engine import streams_of
 
 _COMMON = {
@@ -146,6 +147,29 @@ def test_solvers_and_gradients_on_unusual_layouts(tmp_path, pruned_models, name,
     in_memory = pruned_models[0].state_dict()
     assert all(torch.equal(in_memory[n], tensor) for n, tensor in loaded.state_dict().items())
     assert_only_matrices_changed(dense, loaded, kept_as_they_were=method != "alps")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bare gpt2", "gpt_neox", "mixtral"])
+def test_a_model_opened_on_given_weights_is_the_one_of_its_files(tmp_path, name):
+    folder = make(name.removeprefix("bare "), tmp_path / "model")
+    if name.startswith("bare"):
+        tensors = load_file(folder / "model.safetensors")
+        bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        save_file(bare, folder / "model.safetensors", {"format": "pt"})
+    checkpoint = open_checkpoint(str(folder))
+    weights = checkpoint.weights()
+    expected = load_model(checkpoint, torch.bfloat16).state_dict()
+    model = load_model(checkpoint, torch.bfloat16, weights)
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[n], expected[n]) for n in found)
+    _, blocks = decoder_blocks(model)
+    trained = {
+        n: p for n, p in model.named_parameters() if any(p is q for q in blocks.parameters())
+    }
+    stored = stored_tensors(model, trained, weights.names())
+    assert stored
+    assert all(torch.equal(stored[n], weights.read(n).bfloat16()) for n in stored)
 
 
 def test_checkpoints_of_the_bare_model_keep_their_names(tmp_path):

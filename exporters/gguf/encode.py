@@ -15,21 +15,23 @@ from exporters.gguf.plan import PlannedTensor, in_file_order, read_rows
 
 # Weights that one thread encodes at a time: few enough for a cache, by measurement.
 _PART = 1 << 20
-# Bytes that tensors may hold at once, where more than two of them are at work.
-AHEAD = 512 << 20
+# Bytes for each thread that tensors may hold at once, where more than two of them are at work: a
+# part and the next one. More would be memory that is touched for the first time, which is slow.
+AHEAD = 16 << 20
 
 
 def encode(
-    pool: ThreadPoolExecutor, model: Model, tensors: list[PlannedTensor]
+    pool: ThreadPoolExecutor, threads: int, model: Model, tensors: list[PlannedTensor]
 ) -> Iterator[np.ndarray]:
     """Every tensor's bytes, in order; work begins at once.
 
     A tensor is held from when it is begun until the next one is asked for. One is begun while all
-    of them hold no more than `AHEAD` bytes, or while no more than one is held: then the pool has
-    work while that one is written.
+    of them hold no more than `AHEAD` bytes a thread, or while no more than one is held: then the
+    pool has work while that one is written.
 
     Args:
         pool: its threads are the only ones that work; none of them waits for another.
+        threads: how many it has.
         model: what is read.
         tensors: as they stand in the file.
 
@@ -44,7 +46,7 @@ def encode(
     def begin() -> None:
         while coming:
             size = _held(coming[0])
-            if len(begun) > 1 and size + sum(other for other, *_ in begun) > AHEAD:
+            if len(begun) > 1 and size + sum(other for other, *_ in begun) > threads * AHEAD:
                 break
             begun.append((size, *_begin(pool, model, coming.popleft())))
 

@@ -47,8 +47,9 @@ def write(
     The header stands before the data and holds counts of non-zeros that are known after it: they
     are written as large as they can be, for `set_counts` to correct.
     """
-    with ThreadPoolExecutor(cores()) as pool:
-        encoded = encode(pool, model, tensors)  # begins beside the header
+    threads = cores()
+    with ThreadPoolExecutor(threads) as pool:
+        encoded = encode(pool, threads, model, tensors)  # begins beside the header
         writer = Writer(path, architecture.gguf)
         source = open_gguf(model.gguf) if model.gguf else None
         parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
