@@ -12,7 +12,7 @@ from edgeprune.methods import METHODS
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import TensorShape, inventory
 from edgeprune.recipe import Recipe, budget_seconds, rounds
-from edgeprune.recovering import REBUILT_ON
+from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES
 from edgeprune.sparsity.types import TYPES_OF, WeightType
 
 _GIB = 1 << 30
@@ -111,7 +111,7 @@ def _recovery_bytes(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, in
         return 0, 0
     if recipe.recover_by == ["reconstruct"]:
         dense = _weight_bytes(recipe) * sum(t.elements for t in tensors)
-        return _rebuilding(recipe, tensors, dense)
+        return _reconstruction(recipe, tensors, dense)
     return _training(recipe, tensors)
 
 
@@ -161,20 +161,21 @@ def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
     return (6 if recipe.recover_selective else 4) * 4 * trained + both + tokens, kept
 
 
-def _rebuilding(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple[int, int]:
+def _reconstruction(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple[int, int]:
     """Bytes that reconstruction takes in memory and on disk, beside a ``dense`` model of so many.
 
     In memory: the pruned model in float32, of one block weights, gradients and two moments, and the
     hidden states of both models before and after it, and what it is to give. On disk: what each
-    round has pruned and rebuilt, between rounds the whole model, and later the hidden states.
+    round has pruned and reconstructed, between rounds the whole model, and later the hidden
+    states.
     """
     parameters = sum(t.elements for t in tensors)
     prunable = [t for t in tensors if t.prunable]
-    rebuilt = 4 * sum(t.elements for t in prunable)
+    blocks = 4 * sum(t.elements for t in prunable)
     width = next((t.shape[1] for t in tensors if t.embedding), 0)
-    states = 2 * REBUILT_ON * recipe.length * width * 2
-    block = 4 * rebuilt // max(1, len({t.block for t in prunable}))
-    kept = rebuilt * (2 * len(rounds(recipe)) - 1) + 4 * max(_written(recipe, parameters), states)
+    states = 2 * RECONSTRUCTION_SEQUENCES * recipe.length * width * 2
+    block = 4 * blocks // max(1, len({t.block for t in prunable}))
+    kept = blocks * (2 * len(rounds(recipe)) - 1) + 4 * max(_written(recipe, parameters), states)
     return dense + 4 * parameters + block + 5 * states, kept
 
 

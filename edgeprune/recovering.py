@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.calibration.data import Data
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
     from edgeprune.calibration.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
     from edgeprune.quantization.grid import Grid
-    from edgeprune.recovery.settings import Training
+    from edgeprune.recovery.settings import Reconstruction, Training
 
 # Of what training does: what an older one has left is not gone on with.
 VERSION = 8
 # Sequences of each stream, fewer if its rows are used up.
 _TRAINED_ON = 2048
-REBUILT_ON = 64
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _written(
 ) -> Checkpoint:
     """What a round has trained, as a checkpoint that the next one prunes."""
     from edgeprune.engine import finished, parallel
-    from edgeprune.recovery.masked import write_checkpoint
+    from edgeprune.recovery.student import write_checkpoint
 
     place = folder / "work" / "trained"
     found = Checkpoint(before.base.name, before.base.source, place, key)
@@ -172,6 +170,8 @@ def _recover(
     progress: Progress,
 ) -> Sparse:
     """Train in every way the recipe names; finished ones are only read."""
+    from edgeprune.recovery import run
+
     work = folder / "work" / f"recover-{pruned.key[:16]}"
     for stale in (folder / "work").glob("recover-*"):
         if stale != work:
@@ -180,31 +180,17 @@ def _recover(
     assert trained
     rows = read_json(work / "rows.json")
     streams: dict[str, Stream] = {}
-    if rows is None or not _finished(recipe, trained, work):
+    ways = {way: _settings(recipe, way) for way in recipe.recover_by}
+    if rows is None or not run.finished(trained, ways, work):
         tokenizer = load_tokenizer(checkpoint)
         streams = data.streams(tokenizer, _TRAINED_ON, recipe.length, recipe.seed)
         rows = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", rows)
     data.refuse_overlap(rows)
-    facts: dict[str, Any] = {}
-    for way in recipe.recover_by:
-        if way == "reconstruct":
-            trained, facts[way] = _rebuild(recipe, trained, streams, work / way, progress)
-        else:  # weights stay on a grid only if nothing moves them afterwards
-            grids = _training_grids(recipe, checkpoint) if way == recipe.recover_by[-1] else {}
-            trained, facts[way] = _train(recipe, way, trained, streams, work / way, progress, grids)
+    grids = _training_grids(recipe, checkpoint)
+    trained, facts = run.recover(trained, streams, ways, work, progress, recipe.device, grids)
     key = sha256_json([pruned.key, facts])
     return Sparse(trained, _joined(pruned.rows, rows), key, facts)
-
-
-def _finished(recipe: Recipe, pruned: "PrunedCheckpoint", work: Path) -> bool:
-    """Whether every way of training has left its result."""
-    from edgeprune.recovery import reconstruct, train
-
-    return all(
-        (reconstruct if way == "reconstruct" else train).finished(pruned, work / way)
-        for way in recipe.recover_by
-    )
 
 
 def _training_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
@@ -222,36 +208,17 @@ def _training_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]"
     return {} if recipe.recover_rank else rounding_grids(recipe, checkpoint)
 
 
-def _train(
-    recipe: Recipe,
-    way: str,
-    pruned: "PrunedCheckpoint",
-    streams: "dict[str, Stream]",
-    folder: Path,
-    progress: Progress,
-    grids: "dict[str, Grid]",
-) -> "tuple[PrunedCheckpoint, dict[str, Any]]":
-    from edgeprune.recovery import train
+def _settings(recipe: Recipe, way: str) -> "Training | Reconstruction":
+    """The recipe's settings of one way to train."""
+    from edgeprune.recovery.settings import Reconstruction, Training
 
-    how = _training(recipe, way)
-    found = train.train(pruned, streams, how, folder, progress, recipe.device, grids)
-    facts = {
-        "steps": found.steps,
-        "planned_steps": found.planned,
-        "rounded": found.rounded,
-        "task_share": found.task_share,
-        "curve": found.curve,
-    }
-    return found.checkpoint, facts
-
-
-def _training(recipe: Recipe, way: str) -> "Training":
-    from edgeprune.recovery.settings import Training
-
+    seconds = budget_seconds(recipe) / len(recipe.recover_by)
+    if way == "reconstruct":
+        return Reconstruction(seconds=seconds, steps=recipe.recover_steps)
     return Training(
         answers=way == "finetune",
         max_perplexity=recipe.recover_max_perplexity,
-        seconds=budget_seconds(recipe) / len(recipe.recover_by),
+        seconds=seconds,
         steps=recipe.recover_steps,
         batch=recipe.recover_batch,
         learning_rate=recipe.recover_learning_rate,
@@ -264,37 +231,6 @@ def _training(recipe: Recipe, way: str) -> "Training":
         save_memory=recipe.recover_save_memory,
         seed=recipe.seed,
     )
-
-
-def _rebuild(
-    recipe: Recipe,
-    pruned: "PrunedCheckpoint",
-    streams: "dict[str, Stream]",
-    folder: Path,
-    progress: Progress,
-) -> "tuple[PrunedCheckpoint, dict[str, Any]]":
-    from edgeprune.engine import parallel
-    from edgeprune.recovery import reconstruct
-
-    how = reconstruct.Reconstruction(
-        seconds=budget_seconds(recipe) / len(recipe.recover_by), steps=recipe.recover_steps
-    )
-    some = {name: _trained_on(stream) for name, stream in streams.items()}
-    if parallel.world()[0]:  # blocks are rebuilt by the first process alone
-        parallel.wait()
-    found = reconstruct.reconstruct(pruned, some, how, folder, progress, recipe.device)
-    if parallel.world()[0] == 0:
-        parallel.wait()
-    before, after = (mean(pair[side] for pair in found.errors.values()) for side in (0, 1))
-    return found.checkpoint, {"before": before, "after": after, "submodules": len(found.errors)}
-
-
-def _trained_on(stream: "Stream") -> "Stream":
-    """The first sequences of those that training does not judge by."""
-    from edgeprune.recovery.batches import is_held_out
-
-    kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
-    return stream.part(kept).part(slice(REBUILT_ON))
 
 
 def _joined(one: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, list[str]]:

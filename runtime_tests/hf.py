@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from edgeprune.opening import opening
-from runtime_tests.inputs import begun, timing_ids, windows, most_likely
+from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _MOST_TOKENS = 2048  # of a prompt with its answer

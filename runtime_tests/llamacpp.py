@@ -19,7 +19,7 @@ from llama_cpp import llama_cpp as api
 
 from edgeprune.opening import opening
 from edgeprune.runtime import load_model, status
-from runtime_tests.inputs import begun, timing_ids, windows, most_likely
+from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory
 
 _CONTEXT = 4096

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from edgeprune.opening import opening
 from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import Opened, open_session
-from runtime_tests.inputs import begun, timing_ids, windows, most_likely
+from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory
 from runtime_tests.providers import BY_NAME, CPU, Provider
 

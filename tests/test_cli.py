@@ -150,16 +150,16 @@ def test_the_plan_counts_what_training_holds():
     plain, trained = memory(), memory(recover=True)
     many = memory(recover=True, recover_batch=8)
     tight = memory(recover=True, recover_batch=8, recover_save_memory=True)
-    rebuilt = memory(recover=True, recover_by=["reconstruct"])
+    reconstructed = memory(recover=True, recover_by=["reconstruct"])
     assert plain < trained < many
     assert tight < trained
-    assert plain < rebuilt < tight  # one block's gradients and moments, not the model's
+    assert plain < reconstructed < tight  # one block's gradients and moments, not the model's
     assert memory(recover=True, recover_rank=8, recover_save_memory=True) < tight
     # A step of 2 x 512 tokens: logits of both models and their gradients, activations.
     assert (many - trained) / 3 > 1024 * 3 * 2 * 49152
 
 
-def test_the_plan_counts_what_every_round_of_rebuilding_keeps():
+def test_the_plan_counts_what_every_round_of_reconstruction_keeps():
     def disk(**values):
         how = {"task": "medqa", "recover": True, "recover_by": ["reconstruct"]}
         return plan(make(how | values)).disk_bytes

@@ -98,7 +98,7 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     alone = build(make(values), tmp_path / "alone").manifest
     assert zeros == [t["nonzeros"] for t in alone["artifact"]["tensors"] if t["pruned"]]
     rounds = [m["recovery"]["rounds"]["0.5"] for m in (manifest, alone)]  # nothing is trained yet
-    rebuilt = [one["reconstruct"]["before"] for one in rounds]
-    assert rebuilt[0] == pytest.approx(rebuilt[1], rel=1e-3)  # on all the sequences
+    reconstructed = [one["reconstruct"]["before"] for one in rounds]
+    assert reconstructed[0] == pytest.approx(reconstructed[1], rel=1e-3)  # on all the sequences
     curves = [m["recovery"]["finetune"]["curve"][-1]["held_out"] for m in (manifest, alone)]
     assert curves[0] == pytest.approx(curves[1], rel=0.05)

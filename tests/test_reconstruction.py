@@ -7,11 +7,12 @@ import torch
 
 from edgeprune.progress import Quiet
 from edgeprune.recovery import reconstruct, submodules
+from edgeprune.recovery.settings import Reconstruction
 from tests.conftest import streams
 
 
-def rebuild(pruned, folder, **changes):
-    how = reconstruct.Reconstruction(**{"steps": 6, "learning_rate": 1e-3} | changes)
+def reconstructed(pruned, folder, **changes):
+    how = Reconstruction(**{"steps": 6, "learning_rate": 1e-3} | changes)
     return reconstruct.reconstruct(pruned, streams(5), how, folder, Quiet(), "cpu")
 
 
@@ -27,7 +28,7 @@ def test_sinks_count_as_one_token_each():
 
 
 def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
-    found = rebuild(pruned, tmp_path)
+    found = reconstructed(pruned, tmp_path)
     assert set(found.errors) == {f"{i}.{name}" for i in (0, 1) for name in ("self_attn", "mlp")}
     assert all(after <= before for before, after in found.errors.values())
     assert sum(after < before for before, after in found.errors.values()) >= 3
@@ -37,24 +38,26 @@ def test_submodules_come_nearer_to_the_dense_ones(pruned, tmp_path):
         assert torch.equal(old == 0, new == 0)
     assert {path.name for path in tmp_path.iterdir()} == {
         "block-0000.safetensors", "block-0001.safetensors", "calibration-0000.safetensors",
-        "calibration-0001.safetensors", "rebuilt.json",
+        "calibration-0001.safetensors", "reconstructed.json",
     }  # fmt: skip
 
 
 def test_a_killed_reconstruction_gives_the_same_weights(pruned, tmp_path, monkeypatch):
-    whole = [file.read_bytes() for file in rebuild(pruned, tmp_path / "whole").checkpoint.files]
-    real = submodules.Block.rebuild
+    whole = [
+        file.read_bytes() for file in reconstructed(pruned, tmp_path / "whole").checkpoint.files
+    ]
+    real = submodules.Block.reconstruct
 
-    def rebuild_one(self, steps, rate):
+    def one_block(self, steps, rate):
         if self._index == 1:
             raise KeyboardInterrupt
         return real(self, steps, rate)
 
     with monkeypatch.context() as patched:
-        patched.setattr(submodules.Block, "rebuild", rebuild_one)
+        patched.setattr(submodules.Block, "reconstruct", one_block)
         with pytest.raises(KeyboardInterrupt):
-            rebuild(pruned, tmp_path / "killed")
-    again = rebuild(pruned, tmp_path / "killed")
+            reconstructed(pruned, tmp_path / "killed")
+    again = reconstructed(pruned, tmp_path / "killed")
     assert [file.read_bytes() for file in again.checkpoint.files] == whole
     assert len(again.errors) == 4
 
@@ -72,14 +75,14 @@ def test_a_time_budget_becomes_steps_and_sequences(
 ):
     """A step of both submodules takes 2 s, to read 8 sequences 10 s; 11 s have gone by then."""
     clock, seen = itertools.count(), []
-    real = submodules.Block.rebuild
+    real = submodules.Block.reconstruct
 
-    def rebuild_one(self, steps, rate):
+    def one_block(self, steps, rate):
         seen.append((steps, len(self._inputs["sparse"][0]) + len(self._inputs["sparse"][1])))
         return real(self, 1, rate)
 
     monkeypatch.setattr(submodules.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(submodules.Block, "rebuild", rebuild_one)
-    how = reconstruct.Reconstruction(seconds=seconds)
+    monkeypatch.setattr(submodules.Block, "reconstruct", one_block)
+    how = Reconstruction(seconds=seconds)
     reconstruct.reconstruct(pruned, streams(20, 8), how, tmp_path, Quiet(), "cpu")
     assert seen == [(steps, sequences)] * 2

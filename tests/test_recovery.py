@@ -20,12 +20,17 @@ from edgeprune.errors import CheckFailed, InputError
 from edgeprune.models.layers import decoder_blocks
 from edgeprune.progress import Quiet
 from edgeprune.quantization.grid import Grid
-from edgeprune.recovery import student
+from edgeprune.recovery import compiled, student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
-from edgeprune.recovery.loss import distillation, hidden_distance
+from edgeprune.recovery.budget import Budget
+from edgeprune.recovery.curve import has_risen
+from edgeprune.recovery.losses import Objective, distillation, hidden_distance
 from edgeprune.recovery.selection import freedom
-from edgeprune.recovery.student import Student, token_weights
+from edgeprune.recovery.settings import Training
+from edgeprune.recovery.step import TrainStep
+from edgeprune.recovery.student import Student
+from edgeprune.recovery.tokens import token_weights
 from edgeprune.sparsity.weights import Weights
 from tests.conftest import streams
 
@@ -80,20 +85,20 @@ def load(stored: bytes) -> dict[str, torch.Tensor]:
 
 
 def train(pruned, folder, grids=None, **changes):
-    how = training.Training(**{"steps": STEPS, "task_share": 0.5, "learning_rate": 1e-3} | changes)
+    how = Training(**{"steps": STEPS, "task_share": 0.5, "learning_rate": 1e-3} | changes)
     return training.train(pruned, streams(12), how, folder, Quiet(), "cpu", grids)
 
 
 @pytest.fixture
 def begun(monkeypatch) -> list[int]:
     """How many steps were done at the beginning of each step."""
-    real, found = training._Trainer._step, []
+    real, found = TrainStep.take, []
 
-    def step(self, done):
-        found.append(done.step)
-        return real(self, done)
+    def take(self, state):
+        found.append(state.step)
+        return real(self, state)
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    monkeypatch.setattr(TrainStep, "take", take)
     return found
 
 
@@ -157,7 +162,7 @@ def test_tokens_count_as_answers_or_as_text():
     assert distilled["general"].unique().tolist() == [1.0]
 
 
-def test_answers_that_surprise_the_dense_model_are_left_out(pruned, tmp_path):
+def test_high_perplexity_answers_are_left_out(pruned, tmp_path, monkeypatch):
     from edgeprune.engine.device import compute_dtype
     from edgeprune.models.hf import load_model
 
@@ -170,12 +175,19 @@ def test_answers_that_surprise_the_dense_model_are_left_out(pruned, tmp_path):
     limit = 1.01 * losses[answers].detach().median().exp().item()
     wanted = answers & (losses.exp() <= limit)
     assert 0 < wanted.sum() < answers.sum()
-    how = training.Training(answers=True, max_perplexity=limit, steps=1, task_share=0.5)
-    trainer = training._Trainer(pruned, streams(3), how, tmp_path, cpu, {})
-    samples = [*trainer._train.step(0, 4, 0.5), *trainer._judged]
-    samples = [sample for sample in samples if sample.stream == "task"]
-    assert len(samples) == 3
-    for sample in samples:
+    seen = {}
+    for name in ("backward", "evaluate"):
+        real = getattr(Objective, name)
+
+        def noted(self, samples, name=name, real=real):
+            seen[name] = [sample for sample in samples if sample.stream == "task"]
+            return real(self, samples)
+
+        monkeypatch.setattr(Objective, name, noted)
+    how = Training(answers=True, max_perplexity=limit, steps=1, task_share=0.5, batch=4)
+    training.train(pruned, streams(3), how, tmp_path, Quiet(), "cpu")
+    assert [len(samples) for samples in seen.values()] == [1, 2]
+    for sample in (*seen["evaluate"], *seen["backward"]):
         (place,) = (task.tokens == sample.tokens).all(1).nonzero()[0]
         assert torch.equal(sample.weights > 0, wanted[place])
 
@@ -225,14 +237,13 @@ def test_a_small_task_comes_twice_and_no_more(asked, sequences, given):
 
 
 def test_training_sees_a_small_task_twice_whatever_it_was_asked_for(pruned, tmp_path, monkeypatch):
-    real, seen = training._Trainer._loss, []
+    real, seen = Objective.backward, []
 
-    def loss(self, samples):
-        if torch.is_grad_enabled():
-            seen.extend(tuple(s.tokens.tolist()) for s in samples if s.stream == "task")
+    def backward(self, samples):
+        seen.extend(tuple(s.tokens.tolist()) for s in samples if s.stream == "task")
         return real(self, samples)
 
-    monkeypatch.setattr(training._Trainer, "_loss", loss)
+    monkeypatch.setattr(Objective, "backward", backward)
     found = train(pruned, tmp_path)
     assert found.task_share == 2 * 10 / (2 * STEPS) < 0.5
     assert {seen.count(one) for one in seen} == {2}
@@ -260,15 +271,15 @@ def test_zeros_stay_and_the_loss_falls(pruned, tmp_path):
 @contextlib.contextmanager
 def killed_before(step, monkeypatch):
     """A run that is interrupted when so many steps are done."""
-    real = training._Trainer._step
+    real = TrainStep.take
 
-    def interrupted(self, done):
-        if done.step == step:
+    def interrupted(self, state):
+        if state.step == step:
             raise KeyboardInterrupt
-        return real(self, done)
+        return real(self, state)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Trainer, "_step", interrupted)
+        patched.setattr(TrainStep, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -304,19 +315,21 @@ def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_the_dense_model_is_not_asked_where_text_alone_is_learnt(pruned, tmp_path):
-    def gradients(**changes):
-        how = training.Training(answers=True, steps=1, **changes)
-        trainer = training._Trainer(pruned, streams(3), how, tmp_path, torch.device("cpu"), {})
-        trainer._teacher = None
-        return trainer._gradients(0, 0.25)
+def test_the_dense_model_is_not_asked_where_text_alone_is_learnt(pruned, tmp_path, monkeypatch):
+    real = training.load_model
 
-    assert gradients(text_share=1.0) > 0
+    def mute(*args):
+        model = real(*args)
+        model.forward = None
+        return model
+
+    monkeypatch.setattr(training, "load_model", mute)
+    assert train(pruned, tmp_path / "text", answers=True, text_share=1.0, steps=1).steps == 1
     with pytest.raises(TypeError, match="not callable"):
-        gradients(text_share=0.5)
+        train(pruned, tmp_path / "both", answers=True, text_share=0.5, steps=1)
 
 
-def test_answers_that_all_surprise_are_an_error(pruned, tmp_path):
+def test_answers_of_high_perplexity_alone_are_an_error(pruned, tmp_path):
     with pytest.raises(InputError, match="No token of an answer has a perplexity"):
         train(pruned, tmp_path, answers=True, max_perplexity=1.01)
 
@@ -448,15 +461,15 @@ def test_two_gloo_processes_that_were_killed_train_as_one(
 
 
 def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
-    real, seen = training._Trainer._step, []
+    real, seen = TrainStep.take, []
 
-    def step(self, done):
-        loss = real(self, done)
-        for name, mask in self._optimizer.masks.items():
-            seen.append(bool((self._parameters[name] == 0)[~mask].all()))
+    def take(self, state):
+        loss = real(self, state)
+        for name, mask in self.optimizer.masks.items():
+            seen.append(bool((self.masters.parameters[name] == 0)[~mask].all()))
         return loss
 
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    monkeypatch.setattr(TrainStep, "take", take)
     train(pruned, tmp_path)
     assert len(seen) >= STEPS
     assert all(seen)
@@ -488,7 +501,7 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     """A clock that goes on by one second each time it is looked at."""
     clock = itertools.count()
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
-    how = training.Training(seconds=30, batch=1)
+    how = Training(seconds=30, batch=1)
     found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
     # Of 30 s, 4 have gone when a step has taken one. A point reads 2 sequences without a backward
     # pass, as long as a step, so that 3 take 15 % of the time; one more comes before the first
@@ -499,32 +512,32 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
 
 def paced(monkeypatch, seconds):
     """A clock of so many seconds a step, by turns; six minutes are left."""
-    real, paces = training._Trainer._timed_step, itertools.cycle(seconds)
+    real, paces = TrainStep.timed, itertools.cycle(seconds)
 
-    def timed_step(self):
+    def timed(self):
         real(self)
         return next(paces)
 
-    monkeypatch.setattr(training._Trainer, "_timed_step", timed_step)
-    monkeypatch.setattr(training._Trainer, "_left", lambda _self: 360.0)
-    monkeypatch.setattr(training._Trainer, "_plan_again", lambda *_: None)
+    monkeypatch.setattr(TrainStep, "timed", timed)
+    monkeypatch.setattr(Budget, "left", lambda _self: 360.0)
+    monkeypatch.setattr(Budget, "plan_again", lambda *_: None)
 
 
 def test_blocks_are_compiled_where_that_is_faster(pruned, tmp_path, monkeypatch):
     paced(monkeypatch, [60.0, 36.0, 36.0])
-    how = training.Training(answers=True, seconds=1.0, batch=2, learning_rate=1e-3)
-    real = training._Trainer._step
+    how = Training(answers=True, seconds=1.0, batch=2, learning_rate=1e-3)
+    real = TrainStep.take
 
     def run(folder, stop_at=None):
-        def step(self, done):
-            assert done.compiled
-            blocks = decoder_blocks(self._student.model)[1]
+        def take(self, state):
+            assert state.compiled
+            blocks = decoder_blocks(self.models[0])[1]
             assert all(block._compiled_call_impl is not None for block in blocks)
-            if done.step == stop_at:
+            if state.step == stop_at:
                 raise KeyboardInterrupt
-            return real(self, done)
+            return real(self, state)
 
-        monkeypatch.setattr(training._Trainer, "_step", step)
+        monkeypatch.setattr(TrainStep, "take", take)
         return training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
 
     found = run(tmp_path / "whole")
@@ -548,8 +561,8 @@ def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch,
 
     paced(monkeypatch, [36.0, 60.0 if why == "slower" else 1.0])
     if why == "impossible":
-        monkeypatch.setattr(training, "compile_blocks", compile_blocks)
-    how = training.Training(seconds=1.0, batch=2, learning_rate=1e-3)
+        monkeypatch.setattr(compiled, "compile_blocks", compile_blocks)
+    how = Training(seconds=1.0, batch=2, learning_rate=1e-3)
     folder = tmp_path / "run"
     found = training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
     assert not json.loads((folder / "done.json").read_text())["compiled"]
@@ -557,8 +570,20 @@ def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch,
     assert min(losses) < losses[0]
 
 
+def test_a_run_has_risen_after_three_points_of_one_kind():
+    def curve(*points):
+        return [{"held_out": held_out, "rounded": rounded} for held_out, rounded in points]
+
+    falling, rising = [(4.0, False), (3.0, False)], [(5.0, False)] * 3
+    assert not has_risen(curve(*falling, *rising[:2]), 3.0)
+    assert has_risen(curve(*falling, *rising), 3.0)
+    assert not has_risen(curve(*falling, *rising, (6.0, True)), math.inf)
+    assert not has_risen(curve(*falling, *rising, (6.0, True), *[(7.0, True)] * 2), 6.0)
+    assert has_risen(curve(*falling, *rising, (6.0, True), *[(7.0, True)] * 3), 6.0)
+
+
 def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
-    how = training.Training(steps=60, batch=1, learning_rate=0.3)
+    how = Training(steps=60, batch=1, learning_rate=0.3)
     found = training.train(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
     assert found.steps < found.planned
     name = pruned.records[0].name
@@ -567,7 +592,7 @@ def test_training_stops_when_it_only_gets_worse(pruned, tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_an_error(pruned, tmp_path):
-    how = training.Training(steps=9, learning_rate=1e30)
+    how = Training(steps=9, learning_rate=1e30)
     with pytest.raises(CheckFailed, match="loss of recovery is NaN"):
         training.train(pruned, streams(12), how, tmp_path, Quiet(), "cpu")
 

@@ -14,8 +14,8 @@ from edgeprune.files import write_json
 from edgeprune.models import open_checkpoint
 from edgeprune.progress import Quiet
 from edgeprune.recipe import make
-from edgeprune.recovery import train as training
-from edgeprune.recovery.state import Progressed
+from edgeprune.recovery.budget import Budget
+from edgeprune.recovery.state import TrainState
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.onnx_file import OnnxFile
 from edgeprune.sparsity.weights import Weights
@@ -99,9 +99,9 @@ def test_weights_of_another_training_are_exported_anew(
                     recover_budget="5s", **QUICK)  # fmt: skip
     shas = []
     for steps in (2, 4):
-        planned = Progressed(steps=steps, points=2)
-        monkeypatch.setattr(training._Trainer, "_planned", lambda _, run=planned: run)
-        monkeypatch.setattr(training._Trainer, "_plan_again", lambda *_: None)
+        planned = TrainState(steps=steps, points=2)
+        monkeypatch.setattr(Budget, "plan", lambda *_, run=planned: run)
+        monkeypatch.setattr(Budget, "plan_again", lambda *_: None)
         made = build(recipe, tmp_path / "out")
         assert made.manifest["recovery"]["finetune"]["planned_steps"] == steps
         shas.append(made.manifest["artifact"]["sha256"])
@@ -170,7 +170,7 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
     page = (tmp_path / "out/report.html").read_text()
     assert "<h2>Recovery: distill" in page
     assert "trained for 3 steps" in page
-    assert "4 submodules were rebuilt" in page
+    assert "4 submodules were reconstructed" in page
     assert pruned_alone.manifest["recovery"] is None
     used = made.manifest["data"]["task"]["calibration_rows"]
     assert set(pruned_alone.manifest["data"]["task"]["calibration_rows"]) <= set(used)
@@ -180,10 +180,10 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
 def test_a_recipe_in_terms_of_training():
     values = {"recover_task_share": 0.3, "recover_batch": 3, "recover_max_perplexity": 4}
     recipe = make({"task": "medqa", "recover": True, "recover_budget": "2m", "seed": 7} | values)
-    how = recovering._training(recipe, "finetune")
+    how = recovering._settings(recipe, "finetune")
     assert (how.answers, how.task_share, how.text_share) == (True, 0.3, 0.5)
     assert (how.batch, how.max_perplexity, how.seconds, how.seed) == (3, 4, 120, 7)
-    assert not recovering._training(recipe, "distill").answers
+    assert not recovering._settings(recipe, "distill").answers
 
 
 def test_more_processes_than_sequences_are_refused(monkeypatch):

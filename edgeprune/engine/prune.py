@@ -18,7 +18,7 @@ from edgeprune.engine.device import pick_device
 from edgeprune.engine.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import token_weights, stream_weights
+from edgeprune.engine.weights import stream_weights
 from edgeprune.errors import CheckFailed, InputError, UsageError
 from edgeprune.files import read_json, write_json
 from edgeprune.fusion import TwoStreams

@@ -1,4 +1,4 @@
 """Recovery: training the kept weights under a fixed mask."""
 
-# In the order in which they make sense; `edgeprune.recovering` runs them.
+# In the order in which they make sense; `edgeprune.recovery.run` runs them.
 RECOVERIES = ("reconstruct", "distill", "finetune")

@@ -1,9 +1,19 @@
 """A model's blocks, compiled by torch: elementwise work is fused, on CPUs by a C++ compiler."""
 
-from collections.abc import Callable
 from typing import Any
 
 from edgeprune.models.layers import decoder_blocks
+from edgeprune.recovery.step import TrainStep
+
+
+def compile_if_faster(step: TrainStep, seconds: float) -> bool:
+    """Compile both models, and undo it unless a step takes less than these ``seconds`` then."""
+    compile_blocks(*step.models)
+    faster = _timed(step) < seconds
+    if not faster:
+        _run_plainly(*step.models)
+        step.break_off()
+    return faster
 
 
 def compile_blocks(*models: Any) -> None:
@@ -13,18 +23,17 @@ def compile_blocks(*models: Any) -> None:
             block.compile()
 
 
-def run_plainly(*models: Any) -> None:
-    """Undo that."""
+def _run_plainly(*models: Any) -> None:
     for model in models:
         for block in decoder_blocks(model)[1]:
             block._compiled_call_impl = None
 
 
-def timed(run: Callable[[], float]) -> float:
-    """What ``run`` gives, infinity if torch can't compile what it calls."""
+def _timed(step: TrainStep) -> float:
+    """Seconds of a step, infinity if torch can't compile the models."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
-        return run()
+        return step.timed()
     except TorchDynamoException:  # no compiler here, or a model that is beyond it
         return float("inf")

@@ -1,8 +1,8 @@
 """Reconstruction: each attention and each MLP learns to give what the dense one gives.
 
-Windows with a non-linearity inside are rebuilt one after the other (arXiv 2510.14444): inputs come
-through the blocks already rebuilt, targets from the dense model's own stream. One block of each
-model and four sets of hidden states are all that is held; no gradient crosses a block.
+Windows with a non-linearity inside are reconstructed one after the other (arXiv 2510.14444): inputs
+come through the blocks already reconstructed, targets from the dense model's own stream. One block
+of each model and four sets of hidden states are all that is held; no gradient crosses a block.
 """
 
 import time
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
@@ -19,7 +20,8 @@ from edgeprune.engine.store import BlockStore, PrunedTensors
 from edgeprune.files import read_json, write_json
 from edgeprune.models.hf import load_model
 from edgeprune.progress import Progress
-from edgeprune.recovery.masked import open_student
+from edgeprune.recovery.settings import Reconstruction
+from edgeprune.recovery.student import open_student
 from edgeprune.recovery.submodules import BATCH, Block, Walks
 from edgeprune.sparsity.stored import stored_tensors
 from edgeprune.sparsity.weights import is_whole
@@ -28,27 +30,11 @@ _LEAST_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """How to rebuild.
-
-    Attributes:
-        seconds: time to take, from which steps and sequences are planned on the first block; four
-            steps of eight sequences are done in any case.
-        steps: of each submodule instead; the same on every machine.
-        learning_rate: Adam's at its highest.
-    """
-
-    seconds: float = 300.0
-    steps: int | None = None
-    learning_rate: float = 3e-4
-
-
-@dataclass(frozen=True)
-class Rebuilt:
+class ReconstructResult:
     """What reconstruction gave.
 
     Attributes:
-        checkpoint: with the rebuilt weights.
+        checkpoint: with the reconstructed weights.
         errors: by submodule, relative squared error of its output before and after, mean over
             tokens.
     """
@@ -57,39 +43,39 @@ class Rebuilt:
     errors: dict[str, tuple[float, float]]
 
 
-def finished(pruned: PrunedCheckpoint, folder: Path) -> Rebuilt | None:
+def finished(pruned: PrunedCheckpoint, folder: Path) -> ReconstructResult | None:
     """What a run in ``folder`` left, if it came to its end."""
-    done = read_json(folder / "rebuilt.json")
+    done = read_json(folder / "reconstructed.json")
     if done is None:
         return None
     files = [BlockStore(folder).block_file(index) for index in range(done["blocks"])]
     if not all(map(is_whole, files)):
         return None
     errors = {name: tuple(pair) for name, pair in done["errors"].items()}
-    return Rebuilt(replace(pruned, files=[*pruned.files, *files]), errors)
+    return ReconstructResult(replace(pruned, files=[*pruned.files, *files]), errors)
 
 
 def reconstruct(
     pruned: PrunedCheckpoint,
     streams: dict[str, Stream],
-    how: Reconstruction,
+    settings: Reconstruction,
     folder: Path,
     progress: Progress,
     device: str = "auto",
-) -> Rebuilt:
-    """Rebuild every submodule under its mask, from the first block to the last.
+) -> ReconstructResult:
+    """Reconstruct every submodule under its mask, from the first block to the last.
 
     Args:
         pruned: the pruned model.
         streams: ``general`` and ``task`` tokens, of equal length; every sequence counts the same.
-        how: the settings.
+        settings: of the reconstruction.
         folder: keeps finished blocks; a run that was killed goes on from the last one. It must
-            belong to this model, these streams and ``how`` alone.
+            belong to this model, these streams and ``settings`` alone.
         progress: told of every block.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        CheckFailed: a submodule gives values that are no numbers.
+        CheckFailed: a submodule's outputs are NaN or infinite.
     """
     begun, store = time.perf_counter(), BlockStore(folder)
     if result := finished(pruned, folder):
@@ -97,19 +83,15 @@ def reconstruct(
         return result
     models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, torch.float32)}
     place = pick_device(device)
-    plan = read_json(folder / "plan.json") or _plan(models, streams, how, place, begun)
+    plan = read_json(folder / "plan.json") or _plan(models, streams, settings, place, begun)
     both = Walks(models, _first(streams, plan["sequences"]), place)
-    start, hidden = store.resume(both.shapes)
-    if not hidden:
-        hidden = store.new_hidden(0, both.shapes)
-        both.embed(hidden)
-        store.keep_hidden(0, both.shapes)
+    start, hidden = _resume(both, store)
     stored = frozenset(pruned.base.weights().names())
-    with progress.stage("rebuild blocks", both.blocks) as stage:
+    with progress.stage("reconstruct blocks", both.blocks) as stage:
         stage.advance(start)
         for index in range(start, both.blocks):
             one = Block(both, index, hidden)
-            plan["errors"] |= one.rebuild(plan["steps"], how.learning_rate)
+            plan["errors"] |= one.reconstruct(plan["steps"], settings.learning_rate)
             write_json(folder / "plan.json", plan)
             tensors = {both.prefix(index) + n: p.detach().cpu()
                        for n, p in one.block.named_parameters()}  # fmt: skip
@@ -122,11 +104,21 @@ def reconstruct(
             both.advance(index, {"dense": one.teacher, "sparse": one.block}, hidden, following)
             store.keep_hidden(index + 1, both.shapes)
             hidden = following
-    write_json(folder / "rebuilt.json", {"blocks": both.blocks, "errors": plan["errors"]})
+    write_json(folder / "reconstructed.json", {"blocks": both.blocks, "errors": plan["errors"]})
     _clean_up(folder, store)
     found = finished(pruned, folder)
     assert found
     return found
+
+
+def _resume(both: Walks, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
+    """The first block that is not finished, and the hidden states before it."""
+    start, hidden = store.resume(both.shapes)
+    if not hidden:
+        hidden = store.new_hidden(0, both.shapes)
+        both.embed(hidden)
+        store.keep_hidden(0, both.shapes)
+    return start, hidden
 
 
 def _clean_up(folder: Path, store: BlockStore) -> None:
@@ -138,7 +130,7 @@ def _clean_up(folder: Path, store: BlockStore) -> None:
 def _plan(
     models: dict[str, Any],
     streams: dict[str, Stream],
-    how: Reconstruction,
+    settings: Reconstruction,
     device: torch.device,
     begun: float,
 ) -> dict[str, Any]:
@@ -148,14 +140,14 @@ def _plan(
     its clock started at ``begun``, seconds.
     """
     count = sum(len(stream.tokens) for stream in streams.values())
-    if how.steps:
-        return {"steps": how.steps, "sequences": count, "errors": {}}
+    if settings.steps:
+        return {"steps": settings.steps, "sequences": count, "errors": {}}
     both = Walks(models, _first(streams, BATCH), device)
     hidden = {key: torch.empty(shape.shape, dtype=shape.dtype)
               for key, shape in both.shapes.items()}  # fmt: skip
     both.embed(hidden)
     step, reading = Block(both, 0, hidden).timed()
-    left = (how.seconds - (time.perf_counter() - begun)) / both.blocks
+    left = (settings.seconds - (time.perf_counter() - begun)) / both.blocks
     sequences = max(BATCH, min(count, int(BATCH * left / 2 / reading)))
     steps = max(_LEAST_STEPS, int((left - reading * sequences / BATCH) / step))
     return {"steps": steps, "sequences": sequences, "errors": {}}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Sequences of each stream that reconstruction reads at most.
+RECONSTRUCTION_SEQUENCES = 64
+
 
 @dataclass(frozen=True)
 class Training:
@@ -44,3 +47,19 @@ class Training:
     rank: int | None = None
     save_memory: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The settings of a reconstruction.
+
+    Attributes:
+        seconds: time to take, from which steps and sequences are planned on the first block; four
+            steps of eight sequences are done in any case.
+        steps: of each submodule instead; the same on every machine.
+        learning_rate: Adam's at its highest.
+    """
+
+    seconds: float = 300.0
+    steps: int | None = None
+    learning_rate: float = 3e-4

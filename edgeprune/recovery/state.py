@@ -19,7 +19,7 @@ _GRADIENTS, _SCALES = "gradients", "scales"
 
 
 @dataclass
-class Progressed:
+class TrainState:
     """How far a run is.
 
     Attributes:
@@ -67,7 +67,7 @@ class RunFolder:
         self._folder, self._masters, self._optimizer = folder, masters, optimizer
         self._gradients, self._scales = gradients, scales
 
-    def save(self, done: Progressed) -> None:
+    def save(self, state: TrainState) -> None:
         """Keep everything that going on needs."""
         own = self._masters.parameters
         kept = self._masters.gathered(own.__getitem__)
@@ -79,33 +79,33 @@ class RunFolder:
             kept |= {f"{kind}:{name}": tensor for name, tensor in whole.items()}
         kept |= {f"{_SCALES}:{name}": scale for name, scale in self._scales.items()}
         if world()[0] == 0:
-            path = _state(self._folder, done)
+            path = _state(self._folder, state)
             with atomic_path(path) as temporary:
                 save_tensors(temporary, kept)
-            write_json(self._folder / "state.json", asdict(done))
+            write_json(self._folder / "state.json", asdict(state))
             for old in self._folder.glob("state-*.safetensors"):
                 if old != path:
                     old.unlink()
         wait()
 
-    def resume(self) -> Progressed:
+    def resume(self) -> TrainState:
         """Put a run back to where it was kept; a new one if nothing was, or it is damaged."""
         own = self._masters.parameters
         kinds = [*_MOMENTS, *([_GRADIENTS] if self._gradients else [])]
         known: dict[str, Any] = read_json(self._folder / "state.json") or {}
         try:
-            done = Progressed(**known)
-            kept = Weights([_state(self._folder, done)] if done.step else [])
-            values = {name: kept.read(name) for name in own} if done.step else {}
+            state = TrainState(**known)
+            kept = Weights([_state(self._folder, state)] if state.step else [])
+            values = {name: kept.read(name) for name in own} if state.step else {}
             others = {k: {n: kept.read(f"{k}:{n}") for n in values} for k in kinds}
         except (OSError, SafetensorError, InputError, KeyError, TypeError):
-            done = Progressed()
-        if not agree(done.step):  # all go on, or none
-            return Progressed()
+            state = TrainState()
+        if not agree(state.step):  # all go on, or none
+            return TrainState()
         for name, parameter in own.items():
             parameter.data.copy_(values[name])
             moments = {m: others[m][name].to(parameter.device) for m in _MOMENTS}
-            step = torch.tensor(float(done.step), device=parameter.device)
+            step = torch.tensor(float(state.step), device=parameter.device)
             self._optimizer.state[parameter] = {"step": step, **moments}
             if self._gradients:
                 self._gradients[name].copy_(others[_GRADIENTS][name])
@@ -114,7 +114,7 @@ class RunFolder:
             kind, _, own_name = name.partition(":")
             if kind == _SCALES:
                 self._scales[own_name] = kept.read(name).to(device)
-        return done
+        return state
 
 
 def drop_state(folder: Path) -> None:
@@ -124,5 +124,5 @@ def drop_state(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _state(folder: Path, done: Progressed) -> Path:
-    return folder / f"state-{done.step:06d}.safetensors"
+def _state(folder: Path, state: TrainState) -> Path:
+    return folder / f"state-{state.step:06d}.safetensors"

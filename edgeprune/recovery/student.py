@@ -1,16 +1,19 @@
-"""The model that is trained, and which of a stream's tokens it learns from."""
+"""The pruned model that is trained."""
+
+import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgeprune.calibration.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.errors import InputError
+from edgeprune.models.hf import load_model
 from edgeprune.models.layers import decoder_blocks
-from edgeprune.recovery.masked import open_student
 from edgeprune.recovery.masters import Masters
 from edgeprune.sparsity.stored import stored_tensors
-from edgeprune.sparsity.weights import Weights
+from edgeprune.sparsity.weights import Weights, save_tensors
 
 
 class Student:
@@ -85,23 +88,16 @@ class Student:
         return changes
 
 
-def token_weights(
-    streams: dict[str, Stream], answers: bool, answer_weight: float
-) -> dict[str, Tensor]:
-    """How much predicting each token but the first counts, by stream.
+def open_student(pruned: PrunedCheckpoint, dtype: torch.dtype) -> Any:
+    """The pruned model, with nothing that takes gradients."""
+    return load_model(pruned.base, dtype, pruned.weights()).requires_grad_(False)
 
-    Args:
-        streams: ``general`` and ``task``.
-        answers: whether the task's answers alone are learnt, as `Training.answers`.
-        answer_weight: of tokens of answers, where all are learnt; others weigh 1.
 
-    Returns:
-        (sequences, length - 1) float32 each.
-    """
-    weights = {name: torch.ones(stream.tokens.shape)[:, 1:] for name, stream in streams.items()}
-    wanted = streams["task"].answers[:, 1:]
-    if answers:
-        weights["task"] = wanted.float()
-    else:
-        weights["task"][wanted] = answer_weight
-    return weights
+def write_checkpoint(pruned: PrunedCheckpoint, folder: Path) -> None:
+    """A folder that transformers reads as the pruned model, in float32."""
+    weights = pruned.weights()
+    for file in pruned.base.folder.glob("*.json"):
+        if ".index." not in file.name:
+            shutil.copy(file, folder)
+    tensors = {name: weights.read(name).float() for name in weights.names()}
+    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})

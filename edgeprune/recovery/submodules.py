@@ -13,7 +13,7 @@ from edgeprune.calibration.streams import Stream
 from edgeprune.engine.walk import Walk
 from edgeprune.errors import CheckFailed
 from edgeprune.models.layers import weight_matrices
-from edgeprune.recovery.masked import MaskedAdamW, schedule
+from edgeprune.recovery.optimizer import MaskedAdamW, schedule
 
 BATCH = 8  # sequences a step
 _READS = 5  # passes of all submodules without gradients; a whole block is at most one
@@ -107,7 +107,7 @@ class Block:
             reading += _READS * (time.perf_counter() - begin)
         return step, reading
 
-    def rebuild(self, steps: int, learning_rate: float) -> dict[str, tuple[float, float]]:
+    def reconstruct(self, steps: int, learning_rate: float) -> dict[str, tuple[float, float]]:
         """Train the submodules in turn: relative errors before and after, by name."""
         errors = {}
         for name in self._submodules():
@@ -115,8 +115,8 @@ class Block:
             before = self._error(name, targets)
             if not math.isfinite(before):
                 raise CheckFailed(
-                    f"{name} of block {self._index} gives NaN or infinite values, in the dense or "
-                    "in the pruned model.",
+                    f"The outputs of {name} in block {self._index} are NaN or infinite, in the "
+                    "dense or in the pruned model.",
                     "Build without --recover to see which.",
                 )
             after = self._train(name, targets, steps, learning_rate, before)
@@ -146,7 +146,7 @@ class Block:
         after = self._error(name, targets)
         if after < before:
             return after
-        for n, parameter in parameters.items():  # a step too far; or no number
+        for n, parameter in parameters.items():  # a step too far, or NaN
             parameter.data.copy_(kept[n])
         return before
 

@@ -119,10 +119,10 @@ def _about_recovery(recovery: dict[str, Any]) -> list[str]:
             f"Zeros came in {len(rounds) + 1} rounds: the model was trained at {amounts} before "
             "the last pruning."
         )
-    if rebuilt := recovery.get("reconstruct"):
+    if found := recovery.get("reconstruct"):
         words.append(
-            f"{rebuilt['submodules']} submodules were rebuilt: their outputs' relative error to "
-            f"the dense model's fell from {rebuilt['before']:.3f} to {rebuilt['after']:.3f} on "
+            f"{found['submodules']} submodules were reconstructed: their outputs' relative error "
+            f"to the dense model's fell from {found['before']:.3f} to {found['after']:.3f} on "
             "average."
         )
     for way, aim in TRAINED.items():

@@ -1,4 +1,4 @@
-"""Training with rounded weights: the forward pass sees what the file will hold.
+"""Quantization-aware training: the forward pass sees weights as the file will hold them.
 
 The gradient of a rounded weight is taken for that of the weight itself (straight-through estimator,
 Bengio et al., 1308.3432).
@@ -20,7 +20,7 @@ from edgeprune.sparsity.weights import Weights
 
 
 @dataclass(frozen=True)
-class _Rounded:
+class _OnGrid:
     """A weight matrix that a whole parameter holds, (out, in), and what it is rounded to."""
 
     stored: str  # its name in the checkpoint
@@ -28,8 +28,8 @@ class _Rounded:
     importance: Tensor  # (in,)
 
 
-class Rounding:
-    """The matrices of a model that a file holds on integer grids.
+class FakeQuantizer:
+    """Fake quantization of the matrices that a file holds on integer grids.
 
     Args:
         model: the student.
@@ -52,7 +52,7 @@ class Rounding:
     ):
         self._model = model
         self.scales: dict[str, Tensor] = {}
-        self._matrices: dict[str, _Rounded] = {}
+        self._matrices: dict[str, _OnGrid] = {}
         prefix, blocks = decoder_blocks(model)
         for index, block in enumerate(blocks if grids else []):
             matrices = weight_matrices(block)
@@ -63,12 +63,14 @@ class Rounding:
                 whole = not matrix.transposed and matrix.view(parameter).shape == parameter.shape
                 if name in grids and whole:
                     importance = calibration.read(f"{name}.importance").float()
-                    self._matrices[place + matrix.parameter] = _Rounded(
+                    self._matrices[place + matrix.parameter] = _OnGrid(
                         name, grids[name], importance.to(parameter.device)
                     )
 
-    def __bool__(self) -> bool:
-        return bool(self._matrices)
+    @property
+    def pending(self) -> bool:
+        """Whether there are matrices on a grid, and `fit` has not fixed their scales yet."""
+        return bool(self._matrices) and not self.scales
 
     @torch.no_grad()
     def fit(self, masters: Masters) -> None:
@@ -84,7 +86,7 @@ class Rounding:
             self.scales[one.stored] = scale
 
     @torch.no_grad()
-    def as_stored(self, name: str, weight: Tensor) -> Tensor:
+    def fake_quantize(self, name: str, weight: Tensor) -> Tensor:
         """What the file holds of a weight, by its name in the model; before `fit`, the weight."""
         one = self._matrices.get(name)
         if one is None or not self.scales:

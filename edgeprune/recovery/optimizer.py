@@ -1,17 +1,11 @@
-"""Training that leaves zeros alone, and the pruned model to train."""
+"""AdamW that leaves zeros alone, and the learning rate's schedule."""
 
 import math
-import shutil
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.parallel import add_up
-from edgeprune.models.hf import load_model
-from edgeprune.sparsity.weights import save_tensors
 
 _WARM_UP = 0.05
 _LARGEST_GRADIENT = 1.0
@@ -76,18 +70,3 @@ def schedule(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
-
-
-def open_student(pruned: PrunedCheckpoint, dtype: torch.dtype) -> Any:
-    """The pruned model, with nothing that takes gradients."""
-    return load_model(pruned.base, dtype, pruned.weights()).requires_grad_(False)
-
-
-def write_checkpoint(pruned: PrunedCheckpoint, folder: Path) -> None:
-    """A folder that transformers reads as the pruned model, in float32."""
-    weights = pruned.weights()
-    for file in pruned.base.folder.glob("*.json"):
-        if ".index." not in file.name:
-            shutil.copy(file, folder)
-    tensors = {name: weights.read(name).float() for name in weights.names()}
-    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})

@@ -1,0 +1,63 @@
+"""How many steps a run has: those that were asked for, or those that fit into its time."""
+
+import time
+from dataclasses import dataclass
+
+from edgeprune.engine.parallel import least, world
+from edgeprune.recovery.compiled import compile_if_faster
+from edgeprune.recovery.settings import Training
+from edgeprune.recovery.state import TrainState
+from edgeprune.recovery.step import TrainStep
+
+_POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
+_APART = 8  # steps between points at least, where the number of steps is given
+_JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
+_COMPILED_FROM = 240  # seconds: compiling takes up to a minute of them, and saves a quarter
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Plans a run.
+
+    Attributes:
+        settings: of the training: its seconds, or its steps.
+        held_out: sequences that each point of the curve judges by.
+        begun: when the seconds began, by `time.perf_counter`.
+    """
+
+    settings: Training
+    held_out: int
+    begun: float
+
+    @property
+    def timed(self) -> bool:
+        """Whether the clock says how many steps there are."""
+        return not self.settings.steps
+
+    def plan(self, step: TrainStep) -> TrainState:
+        """A new run: its steps, the points of its curve, and whether blocks are compiled."""
+        if steps := self.settings.steps:
+            return TrainState(steps=steps, points=min(_POINTS, max(2, steps // _APART)))
+        seconds, left = step.timed(), self.left()
+        # Processes that wait for each other's gradients can't fail, or decide, each on its own.
+        may_compile = world()[1] == 1 and not self.settings.save_memory
+        compiled = may_compile and left > _COMPILED_FROM and compile_if_faster(step, seconds)
+        if compiled:
+            seconds, left = step.timed(), self.left()
+        points = min(_POINTS, max(2, int(_JUDGING * left / seconds / self._point_cost)))
+        steps = int(left / seconds - (points + 1) * self._point_cost)
+        return TrainState(steps=least(max(1, steps)), points=least(points), compiled=compiled)
+
+    def plan_again(self, state: TrainState, seconds: float) -> None:
+        """Steps by the ``seconds`` that each of the first interval took: one says little."""
+        more = self.left() / seconds - state.points * self._point_cost
+        state.steps = state.step + least(max(1, int(more)))
+
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.settings.seconds - (time.perf_counter() - self.begun)
+
+    @property
+    def _point_cost(self) -> float:
+        """Of a point of the curve, in steps: there is no backward pass."""
+        return self.held_out / self.settings.batch / 2

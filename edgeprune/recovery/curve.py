@@ -1,0 +1,91 @@
+"""The loss curve: held-out sequences judge a run, keep its best weights, and end it early."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from edgeprune.engine.parallel import world
+from edgeprune.errors import CheckFailed
+from edgeprune.files import atomic_path, number
+from edgeprune.recovery.batches import Sample
+from edgeprune.recovery.losses import Objective
+from edgeprune.recovery.masters import Masters
+from edgeprune.recovery.qat import FakeQuantizer
+from edgeprune.recovery.state import TrainState
+from edgeprune.sparsity.weights import save_tensors
+
+_PATIENCE = 3  # points without a better one, and training stops
+
+
+class Curve:
+    """Judges a run by sequences that it does not learn from.
+
+    Args:
+        held_out: those sequences.
+        objective: gives their loss.
+        masters: what is trained.
+        quantizer: rounds what the student computes with.
+        best: the file of the best weights.
+    """
+
+    def __init__(
+        self,
+        held_out: list[Sample],
+        objective: Objective,
+        masters: Masters,
+        quantizer: FakeQuantizer,
+        best: Path,
+    ):
+        self._held_out, self._objective = held_out, objective
+        self._masters, self._quantizer, self._best = masters, quantizer, best
+
+    def judge(self, state: TrainState, train: float | None) -> None:
+        """Add a point to the curve, and keep the weights if they are the best so far.
+
+        Args:
+            state: the run's.
+            train: loss since the last point; None at the beginning.
+        """
+        held_out = self._objective.evaluate(self._held_out)  # of all: processes end together
+        if not math.isfinite(held_out):
+            raise CheckFailed(
+                f"The held-out loss of recovery is {number(held_out)} at step {state.step} of "
+                f"{state.steps}.",
+                "Check the model, or try a lower learning rate: --set recover_learning_rate=3e-5",
+            )
+        rounded = bool(self._quantizer.scales)
+        state.curve.append(
+            {"step": state.step, "train": train, "held_out": held_out, "rounded": rounded}
+        )
+        if state.best is None or held_out < state.best:
+            state.best = held_out
+            self._keep()
+
+    def stops(self, state: TrainState) -> bool:
+        """Whether training on would only make it worse."""
+        if self._quantizer.pending:
+            return False  # what is best so far is not what a file would hold
+        return has_risen(state.curve, state.best)
+
+    def _keep(self) -> None:
+        own, fake_quantize = self._masters.parameters, self._quantizer.fake_quantize
+        weights = self._masters.gathered(lambda name: fake_quantize(name, own[name].data))
+        if world()[0] == 0:
+            with atomic_path(self._best) as path:
+                save_tensors(path, weights)
+
+
+def has_risen(curve: list[dict[str, Any]], best: float | None) -> bool:
+    """Whether the last three held-out losses are all above ``best``.
+
+    Args:
+        curve: as `TrainState.curve`; points before weights were rounded do not count afterwards.
+        best: the lowest loss that counts; None: there is none yet.
+    """
+    now = [point for point in curve if point["rounded"] == curve[-1]["rounded"]]
+    last = now[-_PATIENCE:]
+    return (
+        best is not None
+        and len(now) > _PATIENCE
+        and all(point["held_out"] > best for point in last)
+    )

@@ -1,0 +1,69 @@
+"""The training loop."""
+
+import time
+
+from edgeprune.engine.parallel import world
+from edgeprune.progress import Progress
+from edgeprune.recovery.budget import Budget
+from edgeprune.recovery.compiled import compile_blocks
+from edgeprune.recovery.curve import Curve
+from edgeprune.recovery.state import RunFolder, TrainState
+from edgeprune.recovery.step import TrainStep
+
+_ROUNDED_FROM = 0.6  # of the steps, if the file has grids
+
+
+def run(
+    step: TrainStep, curve: Curve, budget: Budget, folder: RunFolder, progress: Progress, name: str
+) -> TrainState:
+    """Train to the end, or until the held-out loss has not fallen for three points.
+
+    Args:
+        step: takes the steps.
+        curve: judges the run and keeps its best weights.
+        budget: says how many steps there are.
+        folder: keeps the run at every point of the curve; one that was killed goes on from there.
+        progress: told of every step.
+        name: of the stage that it shows.
+    """
+    state = _begin_or_resume(step, curve, budget, folder)
+    losses: list[float] = []
+    begin = time.perf_counter()
+    with progress.stage(name, state.steps) as stage:
+        stage.advance(state.step)
+        while state.step < state.steps and not curve.stops(state):
+            if step.quantizer.pending and state.step >= int(_ROUNDED_FROM * state.steps):
+                _begin_rounding(state, step, curve)
+            losses.append(step.take(state))
+            stage.advance()
+            interval = -(-state.steps // state.points)
+            if state.step % interval == 0 or state.step == state.steps:
+                if len(state.curve) == 1 and budget.timed:
+                    budget.plan_again(state, (time.perf_counter() - begin) / interval)
+                    stage.expect(state.steps)
+                curve.judge(state, sum(losses) / len(losses))
+                folder.save(state)
+                losses.clear()
+    return state
+
+
+def _begin_or_resume(
+    step: TrainStep, curve: Curve, budget: Budget, folder: RunFolder
+) -> TrainState:
+    state = folder.resume()
+    step.show()
+    if not state.steps:
+        state = budget.plan(step)
+        state.task_share = step.batches.task_share(state.steps * budget.settings.batch)
+        curve.judge(state, None)
+    elif state.compiled and world()[1] == 1:
+        compile_blocks(*step.models)
+    return state
+
+
+def _begin_rounding(state: TrainState, step: TrainStep, curve: Curve) -> None:
+    """From here on, weights on a grid are trained; those before were not what a file holds."""
+    step.quantizer.fit(step.masters)
+    step.show()
+    state.best = None
+    curve.judge(state, None)

@@ -1,0 +1,102 @@
+"""Recovery, one way after the other: reconstruct, distill, finetune."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from edgeprune.calibration.streams import Stream
+from edgeprune.engine import PrunedCheckpoint, parallel
+from edgeprune.progress import Progress
+from edgeprune.quantization.grid import Grid
+from edgeprune.recovery import reconstruct, train
+from edgeprune.recovery.batches import is_held_out
+from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES, Reconstruction, Training
+
+# Settings of each way, by its name, in the order in which they run.
+Ways = Mapping[str, Training | Reconstruction]
+
+
+def finished(pruned: PrunedCheckpoint, ways: Ways, folder: Path) -> bool:
+    """Whether every way has left its result in ``folder``: `recover` only reads them then."""
+    return all(
+        (reconstruct if isinstance(how, Reconstruction) else train).finished(pruned, folder / way)
+        for way, how in ways.items()
+    )
+
+
+def recover(
+    pruned: PrunedCheckpoint,
+    streams: dict[str, Stream],
+    ways: Ways,
+    folder: Path,
+    progress: Progress,
+    device: str,
+    grids: Mapping[str, Grid],
+) -> tuple[PrunedCheckpoint, dict[str, dict[str, Any]]]:
+    """Train the kept weights in every way; each goes on from what the one before has left.
+
+    Args:
+        pruned: the pruned model.
+        streams: ``general`` and ``task`` tokens; not needed where every way is `finished`.
+        ways: how to train.
+        folder: keeps the runs; one that was killed goes on. It must belong to this model, these
+            streams and ``ways`` alone.
+        progress: told of every step and block.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        grids: what the file rounds tensors to, by their names in the checkpoint. Only the last way
+            trains on them: weights stay on a grid only if nothing moves them afterwards.
+
+    Returns:
+        The trained model, and facts about each way for the manifest.
+
+    Raises:
+        CheckFailed: a loss is NaN or infinite.
+        InputError: there is no token of an answer to learn or to judge by.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    *_, last = ways
+    for way, how in ways.items():
+        place = folder / way
+        if isinstance(how, Reconstruction):
+            pruned, facts[way] = _reconstruct(pruned, streams, how, place, progress, device)
+        else:
+            final = grids if way == last else {}
+            found = train.train(pruned, streams, how, place, progress, device, final)
+            pruned, facts[way] = found.checkpoint, _facts(found)
+    return pruned, facts
+
+
+def _facts(found: train.TrainResult) -> dict[str, Any]:
+    return {
+        "steps": found.steps,
+        "planned_steps": found.planned,
+        "rounded": found.rounded,
+        "task_share": found.task_share,
+        "curve": found.curve,
+    }
+
+
+def _reconstruct(
+    pruned: PrunedCheckpoint,
+    streams: dict[str, Stream],
+    how: Reconstruction,
+    folder: Path,
+    progress: Progress,
+    device: str,
+) -> tuple[PrunedCheckpoint, dict[str, Any]]:
+    """Blocks are reconstructed by the first process alone; the others read its result."""
+    some = {name: _trained_on(stream) for name, stream in streams.items()}
+    if parallel.world()[0]:
+        parallel.wait()
+    found = reconstruct.reconstruct(pruned, some, how, folder, progress, device)
+    if parallel.world()[0] == 0:
+        parallel.wait()
+    before, after = (mean(pair[side] for pair in found.errors.values()) for side in (0, 1))
+    return found.checkpoint, {"before": before, "after": after, "submodules": len(found.errors)}
+
+
+def _trained_on(stream: Stream) -> Stream:
+    """The first sequences of those that training does not judge by."""
+    kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
+    return stream.part(kept).part(slice(RECONSTRUCTION_SEQUENCES))
