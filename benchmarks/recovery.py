@@ -41,7 +41,7 @@ _WAYS: dict[str, dict[str, Any]] = {
     "distill, hidden states": {"recover_by": ["distill"], "recover_hidden_weight": 1.0},
     "finetune": {},
     "dense, finetune": {"sparsity": 0},
-    "finetune, known tokens": {"recover_max_perplexity": 2.5},
+    "finetune, low-perplexity tokens": {"recover_max_perplexity": 2.5},
     "finetune, selective": {"recover_selective": True},
     "distill, adapters": {
         "recover_by": ["distill"], "recover_rank": 32, "recover_learning_rate": 1e-3,
@@ -53,8 +53,8 @@ _WAYS: dict[str, dict[str, Any]] = {
 # Ways by task and zeros, the most telling first. One pruning serves all the ways of a line.
 _MAIN = ["dense", "one-shot", "finetune", "reconstruct", "distill", "all"]
 _OPTIONS = [
-    "finetune, known tokens", "finetune, selective", "distill, hidden states", "distill, adapters",
-    "finetune, more text", "finetune, gradual", "dense, finetune",
+    "finetune, low-perplexity tokens", "finetune, selective", "distill, hidden states",
+    "distill, adapters", "finetune, more text", "finetune, gradual", "dense, finetune",
 ]  # fmt: skip
 _LINES: list[tuple[str, str, list[str]]] = [
     ("arc_easy", "0.5", [*_MAIN, *_OPTIONS]),
@@ -189,19 +189,19 @@ def _page(records: list[dict[str, Any]]) -> str:
         "",
         "Written by `benchmarks/recovery.py`. SmolLM2-135M-Instruct (from its Q4_1 file), pruned "
         "with the defaults (alps_fast, mix), trained within the budget (*all*: a third of it each "
-        "for reconstruction, distillation and fine-tuning), exported as Q8_0, scored in llama.cpp. "
-        "*finetune* learns all tokens of the task's answers, *known tokens* those whose perplexity "
-        "is at most 2.5 to the dense model; *gradual* prunes to 40 % first, trains for half of the "
-        "time, and prunes that model to 50 %. General text is learnt beside it in every way but "
-        "*reconstruct*, half from the dense model's predictions and half from its own tokens, "
-        "which *more text* learns alone. It comes from the corpus under *text*: `wikitext2` has "
-        "Wikipedia and web pages to learn from and measures *perplexity* on 6,144 tokens of "
-        "WikiText-2 test, text of another make; `boolq_passages`, a build's default, has passages "
-        "of Wikipedia for both, no passage in both parts. *Pages* is the perplexity of other pages "
-        "of both sets that `wikitext2` learns from, 6,144 tokens of each. *Of the task* is the "
-        "share of the task's sequences among all, fewer where they would come more than about "
-        "twice (before version 6 of training, as many as asked for). Steps are given with the "
-        "sequences of each. "
+        "for reconstruction, distillation and fine-tuning), exported as Q8_0, scored in "
+        "llama.cpp. *finetune* learns all tokens of the task's answers, *low-perplexity tokens* "
+        "those whose perplexity is at most 2.5 to the dense model; *gradual* prunes to 40 % "
+        "first, trains for half of the time, and prunes that model to 50 %. General text is "
+        "learnt beside it in every way but *reconstruct*, half from the dense model's predictions "
+        "and half from its own tokens, which *more text* learns alone. It comes from the corpus "
+        "under *text*: `wikitext2` has Wikipedia and web pages to learn from and measures "
+        "*perplexity* on 6,144 tokens of WikiText-2 test, text of another make; `boolq_passages`, "
+        "a build's default, has passages of Wikipedia for both, no passage in both parts. "
+        "*Pages* is the perplexity of other pages of both sets that `wikitext2` learns from, "
+        "6,144 tokens of each. *Of the task* is the share of the task's sequences among all, "
+        "fewer where they would come more than about twice (before version 6 of training, as many "
+        "as asked for). Steps are given with the sequences of each. "
         f"{', '.join(map(str, sorted({one['rows'] for one in records})))} evaluation rows, 95 % "
         "intervals over them. *Won back* is the share of what pruning cost that training returned: "
         "of nats per answer token, and of the logarithm of each perplexity. *On* is the "

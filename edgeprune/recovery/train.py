@@ -30,7 +30,7 @@ from edgeprune.recovery.qat import FakeQuantizer
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import RunFolder, TrainState, drop_state
 from edgeprune.recovery.step import TrainStep
-from edgeprune.recovery.student import Student, token_weights
+from edgeprune.recovery.student import Student
 from edgeprune.recovery.tokens import low_perplexity, require_answers, token_weights
 from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
 
