@@ -90,7 +90,7 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
                 "rounds": 2,
             }
         )
-        manifest = build(recipe, folder, Bars()).manifest
+        manifest = build(recipe, folder, Bars(), replace=True).manifest
         packed, sizes = folder / "model.packed.onnx", manifest["packed"]
         shares.append(f"{kind} {sizes['packed_tensor_bytes'] / sizes['tensor_bytes']:.3f}")
         models = {

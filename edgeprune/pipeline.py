@@ -1,7 +1,6 @@
 """The pipeline: model and task in, verified sparse artifact and honest report out."""
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from edgeprune.calibration.task import Task
 from edgeprune.errors import GateFailed, MachineError, UsageError
 from edgeprune.extras import need
 from edgeprune.files import json_text, read_json, sweep, write_json
+from edgeprune.folders import claim, default_folder, record
 from edgeprune.gates import failures
 from edgeprune.methods import METHODS
 from edgeprune.models import Checkpoint, open_checkpoint
@@ -19,7 +19,7 @@ from edgeprune.models.checkpoint import locate
 from edgeprune.models.origin import origin
 from edgeprune.plan import check_disk
 from edgeprune.progress import Progress, Quiet
-from edgeprune.recipe import UNSTRUCTURED, Recipe
+from edgeprune.recipe import Recipe
 from edgeprune.recovering import sparse_stage
 from edgeprune.search import Search, search
 from edgeprune.stages import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 # What a target needs besides the libraries of every build.
 _NEEDED = {"gguf": ("llama_cpp",), "onnx": ("onnx", "onnxruntime", "tokenizers")}
-_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,20 @@ class Build:
     manifest: dict[str, Any]
 
 
-def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = None) -> Build:
+def build(
+    recipe: Recipe,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    replace: bool = False,
+) -> Build:
     """Run a recipe. Stages whose inputs have not changed are reused.
 
     Args:
         recipe: what to build.
         out: the build folder; by default ``builds/`` and a name from the recipe.
         progress: told of every stage; nothing is printed by default.
+        replace: overwrite the build of another recipe in that folder. Recipes that differ only in
+            what is measured, where it runs or which gates it has to pass are no others.
 
     Raises:
         EdgepruneError: with an exit code and a hint; see `edgeprune.errors`. `GateFailed` comes
@@ -72,7 +78,7 @@ def build(recipe: Recipe, out: Path | None = None, progress: Progress | None = N
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
     locate(recipe.model)  # a wrong name is said before a folder is made for it
     folder = Path(out or default_folder(recipe)).expanduser()
-    claim(folder)
+    claim(folder, recipe, replace)
     try:
         with FileLock(folder / "work" / "lock", timeout=0):
             return _build(recipe, data, folder, progress)
@@ -109,6 +115,7 @@ def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Buil
     origin(checkpoint)  # a broken model card is said now, not after the pruning
     if recipe.max_loss and parallel.world()[1] > 1:
         raise UsageError("max_loss tries sparsities in one process alone.", "Launch it by itself.")
+    record(folder, recipe)
     parallel.wait()  # `take_part` goes on from here
     _say_what_fusion_does(recipe, progress)
     found = None
@@ -171,41 +178,6 @@ def _manifest(
         "gates": failures(recipe, results),
     }
     return json.loads(json_text(manifest))
-
-
-def default_folder(recipe: Recipe) -> Path:
-    """``builds/`` and a name that says what is in it."""
-    pattern = recipe.pattern.replace(":", "of")
-    if recipe.max_loss:
-        pattern = f"loss{recipe.max_loss.replace('%', 'pct')}"
-    elif recipe.pattern == UNSTRUCTURED:
-        pattern = f"{round(100 * recipe.sparsity)}pct"
-    task, model = short_name(recipe.task), short_name(recipe.model)
-    parts = [task, model, recipe.method, recipe.fusion, pattern, recipe.type]
-    if recipe.recover:
-        parts.append("recovered")
-    return Path("builds") / "-".join(parts)
-
-
-def short_name(source: str) -> str:
-    """A task or model as part of a file name."""
-    return _FILE_ENDING.sub("", Path(source).name)
-
-
-def claim(folder: Path) -> None:
-    """Make a folder, or one that is empty or a build's already, a build's.
-
-    Raises:
-        UsageError: it holds something else; nothing was touched.
-    """
-    if folder.is_file():
-        raise UsageError(f"--out {folder} is a file, expected a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "work").is_dir():
-        raise UsageError(
-            f"{folder} is not empty and is not a build of edgeprune; nothing was touched.",
-            "Choose another --out.",
-        )
-    (folder / "work").mkdir(parents=True, exist_ok=True)
 
 
 def _say_what_fusion_does(recipe: Recipe, progress: Progress) -> None:

@@ -18,8 +18,9 @@ from edgeprune.calibration.data import load_data
 from edgeprune.errors import EdgepruneError, GateFailed, MachineError, known
 from edgeprune.extras import load
 from edgeprune.files import atomic_folder, sha256_json
+from edgeprune.folders import claim
 from edgeprune.models import open_checkpoint
-from edgeprune.pipeline import build, claim
+from edgeprune.pipeline import build
 from edgeprune.progress import Progress, Quiet
 from edgeprune.recipe import Recipe
 from edgeprune.stages import check_stage, prune_folder, prune_key
@@ -86,7 +87,11 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
 
 
 def sweep(
-    planned: list[Group], folder: Path, progress: Progress, cluster: str | None = None
+    planned: list[Group],
+    folder: Path,
+    progress: Progress,
+    cluster: str | None = None,
+    replace: bool = False,
 ) -> list[Outcome]:
     """Build everything; a build that fails does not stop the others.
 
@@ -96,6 +101,7 @@ def sweep(
         progress: told of every stage, or with a cluster of every finished group.
         cluster: address of a Ray cluster whose machines see ``folder`` and the working folder under
             the same paths; ``local`` is this machine. None: one after the other, in this process.
+        replace: overwrite builds of other recipes that stand in the folders of these.
 
     Returns:
         What became of each build, in the order of the groups.
@@ -105,24 +111,26 @@ def sweep(
     """
     folder = folder.resolve()
     if cluster:
-        return _on_ray(planned, folder, progress, cluster)
+        return _on_ray(planned, folder, progress, cluster, replace)
     outcomes = []
     for group in planned:
-        outcomes += build_group(group, folder, progress)
+        outcomes += build_group(group, folder, progress, replace)
     return outcomes
 
 
-def build_group(group: Group, folder: Path, progress: Progress) -> list[Outcome]:
+def build_group(
+    group: Group, folder: Path, progress: Progress, replace: bool = False
+) -> list[Outcome]:
     """Build recipes that share a pruning, one after the other."""
     outcomes: list[Outcome] = []
     for name, recipe in group.recipes.items():
         target = folder / name
         progress.note(f"{name}: {target}")
         try:
-            claim(target)
+            claim(target, recipe, replace)
             for done in outcomes:
                 _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
-            build(recipe, target, progress)
+            build(recipe, target, progress, replace)
             outcomes.append(Outcome(name, target, "done"))
         except Exception as error:
             told = known(error)
@@ -149,7 +157,9 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _on_ray(planned: list[Group], folder: Path, progress: Progress, address: str) -> list[Outcome]:
+def _on_ray(
+    planned: list[Group], folder: Path, progress: Progress, address: str, replace: bool
+) -> list[Outcome]:
     """One build a machine at a time: a build uses all cores, and times what it made."""
     ray = load("ray")
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
@@ -163,7 +173,7 @@ def _on_ray(planned: list[Group], folder: Path, progress: Progress, address: str
                     index, group = left.popleft()
                     node = idle.pop()
                     task = ray.remote(num_cpus=0, scheduling_strategy=_only_on(node))(_remotely)
-                    at_work[task.remote(group, folder, Path.cwd())] = index, node
+                    at_work[task.remote(group, folder, Path.cwd(), replace)] = index, node
                 (finished,), _ = ray.wait(list(at_work), num_returns=1)
                 index, node = at_work.pop(finished)
                 try:
@@ -183,7 +193,7 @@ def _only_on(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _remotely(group: Group, folder: Path, place: Path) -> list[Outcome]:
+def _remotely(group: Group, folder: Path, place: Path, replace: bool) -> list[Outcome]:
     """On a machine of the cluster; recipes may name files from where the sweep was begun."""
     import torch
 
@@ -191,7 +201,7 @@ def _remotely(group: Group, folder: Path, place: Path) -> list[Outcome]:
     os.environ.pop("OMP_NUM_THREADS", None)
     torch.set_num_threads(machine.cores())
     os.chdir(place)
-    return build_group(group, folder, Quiet())
+    return build_group(group, folder, Quiet(), replace)
 
 
 def _lost(group: Group, folder: Path, error: Exception) -> list[Outcome]:

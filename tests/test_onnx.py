@@ -409,7 +409,7 @@ def test_a_whole_build_for_onnx(tiny_folder, rows_file, tmp_path):
     assert shown.returncode == 0
     assert "DIFFERS" not in shown.stdout
     assert "model.layers.0.mlp.up_proj.weight" in shown.stdout
-    int4 = build(recipe.model_copy(update={"type": "int4"}), tmp_path / "out")
+    int4 = build(recipe.model_copy(update={"type": "int4"}), tmp_path / "out", replace=True)
     assert int4.manifest["rounded_with_data"] == 14
 
 

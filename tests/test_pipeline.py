@@ -25,7 +25,6 @@ from edgeprune.calibration import data
 from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
 from edgeprune.files import atomic_folder, atomic_path
 from edgeprune.gates import failures
-from edgeprune.pipeline import default_folder
 from edgeprune.report.words import caveats
 from edgeprune.runtime import status
 from tests.test_cli import EDGEPRUNE, run
@@ -142,10 +141,10 @@ def test_only_what_changed_is_redone(tiny_build, tiny_recipe, tmp_path):
     shutil.copytree(tiny_build.folder, out)
     blocks = sorted(out.glob("work/prune-*/block-*"))
     times = [path.stat().st_mtime_ns for path in blocks]
-    changed = build(tiny_recipe.model_copy(update={"type": "f16"}), out)
+    changed = build(tiny_recipe.model_copy(update={"type": "f16"}), out, replace=True)
     assert [path.stat().st_mtime_ns for path in blocks] == times
     assert {t["type"] for t in changed.manifest["artifact"]["tensors"]} == {"F16", "F32"}
-    other = build(tiny_recipe.model_copy(update={"seed": 1}), out)
+    other = build(tiny_recipe.model_copy(update={"seed": 1}), out, replace=True)
     assert sorted(out.glob("work/prune-*/block-*")) != blocks
     assert other.manifest["artifact"]["sha256"] != changed.manifest["artifact"]["sha256"]
 
@@ -159,7 +158,7 @@ def test_a_packed_four_bit_build_is_rounded_with_the_data(tiny_recipe, tmp_path)
     assert (tmp_path / "out" / "model.imatrix.gguf").is_file()
     assert all(t["lost_zeros"] == 0 for t in found.manifest["artifact"]["tensors"])
     plain = build(recipe.model_copy(update={"rounding": "nearest", "pack": False}),
-                  tmp_path / "out")  # fmt: skip
+                  tmp_path / "out", replace=True)  # fmt: skip
     assert plain.manifest["artifact"]["sha256"] != found.manifest["artifact"]["sha256"]
     assert plain.manifest["packed"] is None
     assert not (tmp_path / "out" / "model.packed.gguf").exists()
@@ -278,7 +277,7 @@ def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
 def test_dense_is_never_the_pruned_file_of_an_earlier_build(tiny_recipe, tmp_path):
     out = tmp_path / "out"
     for sparsity in (0.5, 0.0, 0.5):
-        made = build(tiny_recipe.model_copy(update={"sparsity": sparsity}), out)
+        made = build(tiny_recipe.model_copy(update={"sparsity": sparsity}), out, replace=True)
     assert made.manifest["dense_artifact"]["file"] == "work/dense-q8_0.gguf"
     dense = zeros_by_an_independent_reader(out / "work" / "dense-q8_0.gguf")
     sparse = zeros_by_an_independent_reader(out / "model.gguf")
@@ -411,14 +410,6 @@ def test_folders_appear_whole_or_not_at_all(tmp_path):
     with atomic_folder(tmp_path / "f") as folder:
         (folder / "whole").write_text("x")
     assert (tmp_path / "f" / "whole").read_text() == "x"
-
-
-def test_default_folders_say_what_is_in_them():
-    assert str(default_folder(Recipe(task="medqa"))) == (
-        "builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0"
-    )
-    recipe = Recipe(task="x/my.rows.jsonl", model="a/B-1.5B", pattern="2:4")
-    assert str(default_folder(recipe)) == "builds/my.rows-B-1.5B-alps_fast-mix-2of4-q8_0"
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_other_settings_leave_nothing_behind(tiny_folder, rows_file, tmp_path):
     work = tmp_path / "out" / "work"
     assert [place.name for place in work.glob("round-*")] == ["round-0.500"]
     assert list(work.glob("recover-*"))
-    build(recipe.model_copy(update={"recover": False}), tmp_path / "out")
+    build(recipe.model_copy(update={"recover": False}), tmp_path / "out", replace=True)
     assert not [*work.glob("round-*"), *work.glob("recover-*"), *work.glob("trained")]
 
 

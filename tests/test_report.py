@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_builds_error(sweep, tmp_path, monkeypatch):
     recipes = {name: load(str(sweep / f"{name}.yaml")) for name in ("q8", "f16")}
     planned = sweeping.groups(recipes, Quiet())
 
-    def full(recipe, target, progress):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sweeping, "build", full)

@@ -57,7 +57,7 @@ def command(
         click.echo(f"{len(rows)} rows, {seeds} seeds each, and the dense model")
         return
     from edgeprune.files import json_text, write_text
-    from edgeprune.pipeline import short_name
+    from edgeprune.folders import short_name
     from edgeprune.progress import Bars
     from edgeprune.report.plots import ablation_curves
 

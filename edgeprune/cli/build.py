@@ -24,9 +24,10 @@ Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input, 4 the machine, 1
 @click.command("build", epilog=_EPILOG)
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Build folder [builds/<name>]")
+@click.option("--replace", is_flag=True, help="Overwrite another recipe's build in that folder.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> None:
+def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
     """Prune a model for a task, export it, prove its zeros and measure it."""
     recipe = take_recipe(values)
     if dry_run:
@@ -36,7 +37,8 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> No
         return
     from edgeprune.distributed import group
     from edgeprune.errors import GateFailed
-    from edgeprune.pipeline import build, default_folder, take_part
+    from edgeprune.folders import default_folder
+    from edgeprune.pipeline import build, take_part
     from edgeprune.progress import Bars
 
     folder = (out or default_folder(recipe)).expanduser()
@@ -45,7 +47,7 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **values: Any) -> No
             take_part(recipe, folder)
             return
         try:
-            manifest = build(recipe, folder, Bars()).manifest
+            manifest = build(recipe, folder, Bars(), replace).manifest
         except GateFailed as failed:
             _report(failed.manifest, folder, as_json)
             raise

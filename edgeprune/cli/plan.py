@@ -28,7 +28,7 @@ def command(out: Path | None, as_json: bool, **values: Any) -> None:
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     """Print a plan."""
     from edgeprune.calibration.data import load_data
-    from edgeprune.pipeline import default_folder
+    from edgeprune.folders import default_folder
     from edgeprune.plan import plan
     from edgeprune.report.words import size_text
 

@@ -35,11 +35,12 @@ Exit code: 0, or the highest of the builds' own.
     help="In every recipe, such as eval_rows=500; may be repeated.",
 )  # fmt: skip
 @click.option("--ray", "cluster", metavar="ADDRESS", help="On a Ray cluster; 'local' starts one.")
+@click.option("--replace", is_flag=True, help="Overwrite other recipes' builds in these folders.")
 @click.option("--dry-run", is_flag=True, help="List the builds and what they share, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print what became of each as JSON.")
 def command(
     recipes: tuple[str, ...], out: Path, settings: tuple[str, ...], cluster: str | None,
-    dry_run: bool, as_json: bool,
+    replace: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build many recipes and compare them."""
     from edgeprune.extras import need
@@ -53,7 +54,7 @@ def command(
     if dry_run:
         _list(planned, out)
         return
-    outcomes = sweep.sweep(planned, out, Bars(), cluster)
+    outcomes = sweep.sweep(planned, out, Bars(), cluster, replace)
     page = _compare(outcomes, out)
     if as_json:
         click.echo(json_text(sweep.as_json(outcomes)))
