@@ -9,15 +9,27 @@
     ├── InputError       3   a model, a data set or an artifact that cannot be used
     └── MachineError     4   disk, memory, a missing extra
 
-An interrupted run exits with 130, as a shell does for SIGINT.
+A bug of edgeprune's own exits with 70, and its traceback is kept; an interrupted run with 130, as
+a shell does for SIGINT.
 """
 
 import difflib
 import errno
+import sys
 from collections.abc import Iterable
 from typing import Any
 
+EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+# A path that can't be what it is used as, whoever made it up.
+_IMPOSSIBLE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+# What allocators say in errors of no kind of their own: torch's on the CPU, CUDA's, onnxruntime's.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory for requested buffer",
+)
 
 
 class EdgepruneError(Exception):
@@ -87,17 +99,32 @@ def known(error: BaseException) -> EdgepruneError | None:
     """An error with a message for the user; None for one that is a bug of ours."""
     if isinstance(error, EdgepruneError):
         return error
-    if isinstance(error, OSError):
-        return from_os_error(error)
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "memory" in str(error).lower()
-    ):
+    if out_of_memory(error):
         return MachineError("Out of memory.", "Use fewer --samples or a shorter --length.")
-    return None
+    return _of_the_system(error) if isinstance(error, OSError) else None
 
 
-def from_os_error(error: OSError) -> EdgepruneError:
-    """Turn an operating system error into a message with the right exit code."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator said that there is no more, of this machine's memory or a GPU's.
+
+    An illegal memory access or a pinned-memory error is none of these: it is a bug.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    of_onnxruntime = type(error).__module__.startswith("onnxruntime")
+    if not isinstance(error, RuntimeError) and not of_onnxruntime:
+        return False
+    return any(words in str(error) for words in _NO_MEMORY)
+
+
+def _of_the_system(error: OSError) -> EdgepruneError | None:
+    """What the user can change about a disk or a path; None for what else a system call says.
+
+    A file that is missing is no user's mistake here: where the user names one, its reader says so.
+    """
     where = f" ({error.filename})" if error.filename else ""
     short_write = error.errno is None and "written" in str(error)  # numpy's, which names no errno
     if short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -106,6 +133,13 @@ def from_os_error(error: OSError) -> EdgepruneError:
             "Free some space, or choose another folder with --out, and run the same command "
             "again: finished stages are kept.",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return MachineError(f"No permission{where}: {error.strerror}.", "Choose another --out.")
-    return InputError(f"{error.strerror or error}{where}.")
+    if error.errno == errno.EIO:
+        return MachineError(f"The disk can't be read or written{where}: {error.strerror}.")
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MachineError(
+            f"No permission{where}: {error.strerror}.",
+            "Choose another --out, or change who may read and write there.",
+        )
+    if error.filename and error.errno in _IMPOSSIBLE:
+        return InputError(f"{error.strerror}{where}.", "Choose another path.")
+    return None

@@ -1,12 +1,18 @@
 """The command line: one file a verb, imported when it is called."""
 
 import importlib
+import os
 import sys
+import tempfile
+import traceback
 from typing import Any
 
 import click
 
-from edgeprune.errors import EXIT_INTERRUPTED, known
+from edgeprune.errors import EXIT_BUG, EXIT_INTERRUPTED, known
+
+# Set, and not 0: every error comes with its traceback.
+_DEBUG = "EDGEPRUNE_DEBUG"
 
 # verb -> module; the short help stands here so that `--help` imports nothing.
 _VERBS = {
@@ -62,8 +68,17 @@ class _Group(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
 
 
+def _set_debug(_context: click.Context, _option: click.Parameter, debug: bool) -> None:
+    if debug:
+        os.environ[_DEBUG] = "1"  # processes that are started from here inherit it
+
+
 @click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="edgeprune")
+@click.option(
+    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug,
+    help=f"Show the traceback of every error; {_DEBUG}=1 does, too.",
+)  # fmt: skip
 def cli() -> None:
     """Compile a language model and a task into a sparse on-device assistant."""
 
@@ -74,24 +89,50 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except Exception as error:
-        told = known(error)
-        if told is None:
-            raise  # a bug: the traceback is wanted
-        _fail(str(told), told.hint, told.exit_code)
+    except (Exception, KeyboardInterrupt) as error:
+        if _debugging():
+            traceback.print_exception(error)
+        sys.exit(_say(error))
 
 
-def _fail(message: str, hint: str | None, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
-    if hint:
-        click.echo(f"  {hint}", err=True)
-    sys.exit(code)
+def _say(error: BaseException) -> int:
+    """Tell the user of an error; its exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        return EXIT_INTERRUPTED
+    told = known(error)
+    if told is None:
+        said = " ".join(str(error).split())
+        click.echo(
+            f"This is a bug in edgeprune: {type(error).__name__}: {said} ({_traceback(error)})",
+            err=True,
+        )
+        return EXIT_BUG
+    click.echo(f"Error: {told}", err=True)
+    if told.hint:
+        click.echo(f"  {told.hint}", err=True)
+    return told.exit_code
+
+
+def _traceback(error: BaseException) -> str:
+    """Where a bug's traceback is to be found."""
+    if _debugging():
+        return "traceback above"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="edgeprune-bug-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "run again with edgeprune --debug to see the traceback"
+    return f"traceback in {file.name}, or with edgeprune --debug"
+
+
+def _debugging() -> bool:
+    return os.environ.get(_DEBUG, "0") not in ("", "0")

@@ -17,7 +17,8 @@ Examples:
 
 \b
 The same command again goes on where it stopped, and reuses every stage whose inputs are unchanged.
-Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input, 4 the machine, 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input, 4 the machine, 70 a bug,
+130 interrupted.
 """
 
 

@@ -55,7 +55,7 @@ def command(
     is held only if the worse end of its 95 % interval is within what is allowed.
     """
     from edgeprune.errors import UsageError
-    from edgeprune.files import json_text
+    from edgeprune.files import json_text, write_text
     from edgeprune.progress import Bars
     from edgeprune.regression import baselines, limits
     from edgeprune.regression.compare import Thresholds, compare
@@ -75,7 +75,7 @@ def command(
         findings += limits.judge(asked, after)
     verdict = worst(findings)
     if junit:
-        junit.write_bytes(_junit(findings, build))
+        write_text(junit, _junit(findings, build).decode())
     if as_json:
         found = [vars(finding) for finding in findings]
         click.echo(json_text({"verdict": verdict, "findings": found, "measured": after}))
