@@ -1,7 +1,9 @@
 """A runtime in a child process: a crash or a leak in it cannot touch the build.
 
 The child reads one JSON request a line (``{"call": name, "args": {...}}``) and answers with one
-JSON line (``{"value": ...}`` or ``{"error": text}``).
+JSON line: ``{"value": ...}``; ``{"error": text}`` where the runtime refuses; or, where edgeprune
+does, ``{"error": text, "hint": text, "code": number}`` of its `EdgepruneError`. A call that takes
+longer than any work should ends the child; ``EDGEPRUNE_RUNTIME_TIMEOUT`` gives other seconds.
 """
 
 import json
@@ -13,10 +15,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any
 
-from edgeprune.errors import MachineError
+from edgeprune.errors import (
+    CheckFailed,
+    EdgepruneError,
+    InputError,
+    MachineError,
+    UsageError,
+    out_of_memory,
+)
 from runtime_tests.gpus import kind
+
+TIMEOUT_VARIABLE = "EDGEPRUNE_RUNTIME_TIMEOUT"
+# Before a child is taken to hang: the slowest disk loads a model in the first, and the slowest
+# machine reads or writes a token in the second. A token has at least a character.
+_SECONDS = 1800.0
+_SECONDS_A_TOKEN = 0.25
+_BY_CODE = {one.exit_code: one for one in (CheckFailed, UsageError, InputError, MachineError)}
 
 # What runs which kind of artifact: module and class; a folder is transformers'.
 _RUNNERS = {
@@ -40,19 +57,30 @@ class Child:
         """Call a method of the runner and wait for what it returns.
 
         Raises:
-            MachineError: the runtime refused or crashed.
+            MachineError: the runtime refused, crashed, or gave no answer in time.
+            EdgepruneError: as edgeprune raised it in the child.
         """
-        requests, answers = self._process.stdin, self._process.stdout
-        assert requests is not None
-        assert answers is not None
+        limit, late = patience(arguments), Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = Timer(limit, end)
+        timer.daemon = True
+        timer.start()
         try:
-            requests.write(json.dumps({"call": name, "args": arguments}) + "\n")
-            requests.flush()
-            line = answers.readline()
-        except BrokenPipeError:
-            line = ""
+            line = self._answer(json.dumps({"call": name, "args": arguments}))
+        finally:
+            timer.cancel()
         if not line:
             code = self._process.wait()
+            if late.is_set():
+                raise MachineError(
+                    f"The runtime gave no answer to '{name}' of {self._artifact} in {limit:.0f} "
+                    "seconds and was stopped.",
+                    f"Where it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
+                )
             self._stderr.seek(0)
             tail = " ".join(self._stderr.read().split())[-300:]
             raise MachineError(
@@ -62,9 +90,44 @@ class Child:
                 "cause of code -9.",
             )
         answer = json.loads(line)
+        if "code" in answer:
+            raise _BY_CODE[answer["code"]](answer["error"], answer["hint"])
         if "error" in answer:
             raise MachineError(f"The runtime can't handle {self.artifact}: {answer['error']}")
         return answer["value"]
+
+    def _answer(self, request: str) -> str:
+        """The child's next line; empty if it is gone."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        try:
+            requests.write(request + "\n")
+            requests.flush()
+            return answers.readline()
+        except BrokenPipeError:
+            return ""
+
+
+def patience(arguments: dict[str, Any]) -> float:
+    """Seconds after which a call with these arguments is taken to hang.
+
+    Raises:
+        UsageError: the environment sets them to something else than seconds.
+    """
+    if asked := os.environ.get(TIMEOUT_VARIABLE):
+        try:
+            if (seconds := float(asked)) > 0:
+                return min(seconds, TIMEOUT_MAX)
+        except ValueError:
+            pass
+        raise UsageError(f"{TIMEOUT_VARIABLE}={asked}: expected seconds, such as 3600.")
+    if "tokens" in arguments:
+        tokens = arguments["tokens"] + arguments.get("prompt_tokens", 0)
+        return _SECONDS + _SECONDS_A_TOKEN * tokens * arguments.get("batch", 1)
+    texts = arguments.get("items") or arguments.get("prompts") or []
+    written = len(texts) * arguments.get("max_tokens", 0)
+    return _SECONDS + _SECONDS_A_TOKEN * (len(json.dumps(texts)) + written)
 
 
 @contextmanager
@@ -102,18 +165,30 @@ def _serve(artifact: Path, threads: int, provider: str) -> None:
         device = {} if provider == "CPU" else {"provider": provider}
         runner = getattr(import_module(module), name)(artifact, threads, **device)
         failure = None
-    except (RuntimeError, OSError, ImportError) as error:
-        failure = str(error)
+    except Exception as error:
+        if not isinstance(error, OSError | ImportError) and not _refusal(error):
+            raise  # a bug: the parent says how the child ended
+        failure = _refusal(error) or {"error": str(error)}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            if failure:
-                raise RuntimeError(failure)
-            answer = {"value": getattr(runner, request["call"])(**request["args"])}
-        except RuntimeError as error:
-            answer = {"error": str(error)}
+            answer = failure or {"value": getattr(runner, request["call"])(**request["args"])}
+        except Exception as error:
+            answer = _refusal(error)
+            if not answer:
+                raise
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _refusal(error: Exception) -> dict[str, Any]:
+    """What the parent is told of an error; empty if it is a bug."""
+    if isinstance(error, EdgepruneError):
+        return {"error": str(error), "hint": error.hint, "code": error.exit_code}
+    of_onnxruntime = type(error).__module__.startswith("onnxruntime")  # no kind of RuntimeError
+    if isinstance(error, RuntimeError) or of_onnxruntime or out_of_memory(error):
+        return {"error": str(error) or "out of memory"}
+    return {}
 
 
 if __name__ == "__main__":

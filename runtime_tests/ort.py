@@ -15,6 +15,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from edgeprune.opening import opening
+from edgeprune.errors import EdgepruneError
 from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import Opened, open_session
 from runtime_tests.inputs import begun, most_likely, timing_ids, windows
@@ -49,6 +50,8 @@ class OnnxRuntime:
                 self._opened = open_session(path, options)
             else:
                 self._opened = Opened(_on_gpu(path, options, BY_NAME[provider]))
+        except EdgepruneError:
+            raise
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
             raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any, Protocol
 
-from edgeprune.errors import CheckFailed, InputError
+from edgeprune.errors import CheckFailed, InputError, MachineError
 from edgeprune.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
@@ -115,18 +115,23 @@ def run_on_gpus(
         gpus: the providers.
 
     Returns:
-        For each provider its figures as `run` gives them, or why it was ``not_run``.
+        For each provider its figures as `run` gives them, why it was ``not_run``, or how it
+        ``failed``: what runs on the CPU may be too large for a GPU.
     """
     found: dict[str, dict[str, Any]] = {}
     for gpu in gpus:
         if reason := why_not(gpu):
             found[gpu.name] = {"not_run": reason}
             continue
-        with start(artifact, plan.threads, gpu.name) as child:
-            with progress(f"time on {gpu.name}", plan.rounds) as stage:
-                timings = _time({gpu.name: child}, plan, stage)[gpu.name]
-            with progress(f"evaluate on {gpu.name}", len(plan.items)) as stage:
-                answered = _answer({gpu.name: child}, plan, stage)[gpu.name]
+        try:
+            with start(artifact, plan.threads, gpu.name) as child:
+                with progress(f"time on {gpu.name}", plan.rounds) as stage:
+                    timings = _time({gpu.name: child}, plan, stage)[gpu.name]
+                with progress(f"evaluate on {gpu.name}", len(plan.items)) as stage:
+                    answered = _answer({gpu.name: child}, plan, stage)[gpu.name]
+        except (MachineError, InputError) as error:
+            found[gpu.name] = {"failed": " ".join(str(error).split())}
+        else:
             found[gpu.name] = _judged(answered) | timings
     return found
 

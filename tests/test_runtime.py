@@ -1,17 +1,29 @@
 """The llama.cpp runner against transformers, and what is made of its numbers."""
 
+import contextlib
 import math
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from edgeprune import Recipe
 from edgeprune.calibration.render import Renderer
 from edgeprune.calibration.sources import load_split
 from edgeprune.calibration.task import open_task
-from edgeprune.errors import MachineError
+from edgeprune.errors import InputError, MachineError, UsageError
 from edgeprune.models.hf import load_model, load_tokenizer
+from edgeprune.progress import Quiet
+from edgeprune.report.words import _about_gpu
+from edgeprune.runtime import loading
+from edgeprune.runtime.random_model import Sizes, write_random_llama
+from edgeprune.sparsity.packed_file import pack
 from exporters.artifact import Storage
 from exporters.gguf.export import export
 from runtime_tests import Plan, run
@@ -25,9 +37,11 @@ from runtime_tests.accuracy import (
     nats_per_token,
     near_guessing,
 )
-from runtime_tests.child import start
+from runtime_tests.child import TIMEOUT_VARIABLE, patience, start
 from runtime_tests.llamacpp import LlamaCpp
 from tests.conftest import Counter, dense_model
+
+run_module = sys.modules["runtime_tests.run"]  # the package has a function of that name
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +164,102 @@ def test_refused_and_crashed_artifacts_are_errors_of_the_machine(tmp_path: Path,
         child._process.kill()
         with pytest.raises(MachineError, match="stopped with code -9"):
             child.call("info")
+
+
+def test_a_child_that_hangs_is_stopped(dense_f32, monkeypatch):
+    with start(dense_f32, 1) as child:
+        child._process.send_signal(signal.SIGSTOP)
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "1.5")
+        with pytest.raises(MachineError, match=r"no answer to 'info' .* in 2 seconds") as stopped:
+            child.call("info")
+        assert TIMEOUT_VARIABLE in str(stopped.value.hint)
+        assert child._process.poll() == -signal.SIGKILL
+
+
+def test_patience_grows_with_the_work(monkeypatch):
+    short, long = ({"tokens": n, "prompt_tokens": 8, "batch": 2} for n in (8, 80_000))
+    assert 1000 < patience({}) < patience(short) < patience(long) - 30_000
+    few, many = ({"prompts": ["word " * n], "max_tokens": 4} for n in (1, 1000))
+    assert patience({}) < patience(few) < patience(many)
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "60")
+    assert patience(long) == 60
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv(TIMEOUT_VARIABLE, wrong)
+        with pytest.raises(UsageError, match=f"{TIMEOUT_VARIABLE}={wrong}: expected seconds"):
+            patience(long)
+
+
+def test_errors_of_edgeprune_keep_their_kind_and_hint_across_the_process(tmp_path):
+    """A packed file that is damaged is bad input, in a child as everywhere."""
+    plain, packed = tmp_path / "m.gguf", tmp_path / "m.packed.gguf"
+    write_random_llama(plain, Sizes(("Q8_0",)), zeros=0.5)
+    pack(plain, packed)
+    data = packed.read_bytes()
+    packed.write_bytes(data[: len(data) // 2] + b"\xff" * (len(data) - len(data) // 2))
+    with pytest.raises(InputError, match="damaged") as found, start(packed, 1):
+        pass
+    assert found.value.hint == "Pack it again."
+
+
+def test_two_threads_that_enable_at_once_keep_llama_cpps_own_function(monkeypatch):
+    """One that took the other's wrapper for llama.cpp's own would make it call itself for ever."""
+    both_have_looked = threading.Barrier(2)
+
+    class Api:
+        stock = staticmethod(lambda *_: "stock")
+        taken = None
+
+        @property
+        def llama_model_load_from_file(self):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_have_looked.wait(0.5)
+            return self.taken or self.stock
+
+        @llama_model_load_from_file.setter
+        def llama_model_load_from_file(self, function):
+            self.taken = function
+
+    api = Api()
+    monkeypatch.setattr(loading, "load", lambda _: SimpleNamespace(llama_cpp=api))
+    monkeypatch.setattr(loading.switch, "status", lambda: None)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: loading.enable(), range(2)))
+    assert getattr(api, loading._MARK) is api.stock
+    assert api.taken is loading._load_any
+
+
+def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp_path, monkeypatch):
+    """Its child says what onnxruntime says of a GPU without memory."""
+    from edgeprune import stages
+
+    calls = []
+    child_fails = MachineError("The runtime can't handle m.onnx:\nFailed to allocate memory.")
+
+    def failing(*_):
+        calls.append("gpu")
+        raise child_fails
+
+    monkeypatch.setattr(run_module, "why_not", lambda _gpu: "")
+    monkeypatch.setattr(run_module, "start", failing)
+    monkeypatch.setattr(stages, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1))
+    monkeypatch.setattr("runtime_tests.run", lambda *_: calls.append("cpu") or {"rows": 0})
+    recipe = Recipe(task="medqa", target="onnx")
+    artifacts = {"dense": {"file": "m.onnx", "files": {}}}
+
+    def measured():
+        return stages.measure_stage(recipe, None, artifacts, tmp_path, Quiet())
+
+    first = measured()
+    assert first["rows"] == 0
+    assert first["gpus"]["CUDA"] == {
+        "failed": "The runtime can't handle m.onnx: Failed to allocate memory."
+    }
+    assert _about_gpu(first["gpus"]["CUDA"]).startswith("failed: The runtime can't handle")
+    assert calls == ["cpu", "gpu", "gpu", "gpu"]
+    monkeypatch.setattr(run_module, "why_not", lambda _gpu: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measured()  # a GPU that failed is tried again; the CPU's figures stay
+    assert calls == ["cpu", "gpu", "gpu", "gpu"]
 
 
 def test_the_child_holds_the_memory_and_ends(dense_f32):

@@ -146,6 +146,8 @@ def _about_recovery(recovery: dict[str, Any]) -> list[str]:
 def _about_gpu(found: dict[str, Any]) -> str:
     if reason := found.get("not_run"):
         return f"was not run: {reason}"
+    if reason := found.get("failed"):
+        return f"failed: {reason.rstrip('.')}"
     nats = found["nats_per_answer_token"]["value"]
     return (
         f"gives {nats:.2f} nats per answer token, decode {found['decode']['median']:.0f} tokens/s"

@@ -50,15 +50,16 @@ def enable() -> switch.Status:
         MachineError: llama-cpp-python is not installed.
     """
     api = load("llama_cpp").llama_cpp
-    if not hasattr(api, _MARK):
-        setattr(api, _MARK, api.llama_model_load_from_file)
-
-        def load_any(path: bytes, params: Any) -> Any:
-            return load_model(Path(path.decode()), params).model
-
-        api.llama_model_load_from_file = load_any
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME:  # two at once would take each other's function for llama.cpp's own
+        if not hasattr(api, _MARK):
+            setattr(api, _MARK, api.llama_model_load_from_file)
+            api.llama_model_load_from_file = _load_any
         return switch.status()
+
+
+def _load_any(path: bytes, params: Any) -> Any:
+    """In the place of llama.cpp's own function."""
+    return load_model(Path(path.decode()), params).model
 
 
 def load_model(path: Path, params: Any) -> Loaded:
