@@ -1,16 +1,23 @@
 """The native library under sanitizers, on ARM, and beside llama.cpp's own headers."""
 
+import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from edgeprune.errors import MachineError
 from edgeprune.files import cache_folder
+from edgeprune.runtime import adapter, native
 from edgeprune.runtime.adapter import CHECKED
+from edgeprune.runtime.native import LIBRARY
 
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "edgeprune" / "runtime" / "native"
@@ -67,6 +74,63 @@ def test_kernels_on_arm(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kernels neon portable" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """check_failures.cpp beside the library that Python loads."""
+    need("g++")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("this stands in for a system without memory or threads on Linux alone")
+    program = tmp_path_factory.mktemp("failures") / "check"
+    command = ["g++", "-std=c++17", "-g", "-Wall", "-Wextra", "-Werror", "-rdynamic", f"-I{NATIVE}"]
+    command += [ROOT / "tests" / "native" / "check_failures.cpp", LIBRARY, "-pthread", "-ldl"]
+    subprocess.run([*command, f"-Wl,-rpath,{LIBRARY.parent}", "-o", program], check=True)
+    return program
+
+
+def run_check(program, what):
+    return subprocess.run([program, what], check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("what", ["memory", "threads", "buffers", "loading"])
+def test_no_failure_crosses_the_c_interface(failures, what):
+    """An allocation that fails is an error code; missing threads cost only time."""
+    done = run_check(failures, what)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == f"done: {what}\n"
+
+
+@pytest.mark.parametrize("what", ["set", "get"])
+def test_a_weight_that_nobody_claimed_ends_the_process_with_a_line(failures, what):
+    """llama.cpp takes no error there, and the weight's values would be lost without a word."""
+    done = run_check(failures, what)
+    assert done.returncode == -signal.SIGABRT
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgeprune: blk.0.attn_q.weight: nobody claimed this weight")
+
+
+def test_error_codes_become_messages(monkeypatch):
+    data = np.zeros(64 * 2 * 34, np.uint8)
+    packed = native.PackedMatrix("Q8_0", data, (64, 64))
+    calls = {
+        "ep_packed_size": lambda: native.PackedMatrix("Q8_0", data, (64, 64)),
+        "ep_pack": lambda: native.PackedMatrix("Q8_0", data, (64, 64)),
+        "ep_unpack": packed.unpack,
+        "ep_matmul": lambda: packed.times(np.ones((2, 64))),
+    }
+    for name, call in calls.items():
+        with monkeypatch.context() as patched:
+            code = ctypes.c_size_t(-1).value if name == "ep_packed_size" else -2
+            patched.setattr(native.library(), name, lambda *_, code=code: code)
+            with pytest.raises(MachineError, match="Out of memory"):
+                call()
+    report = adapter._Report(exhausted=1)
+    monkeypatch.setattr(
+        adapter, "_library", lambda: SimpleNamespace(ep_llama_reported=lambda: report)
+    )
+    with pytest.raises(MachineError, match="1 of 3 sparse weights"):
+        adapter.placed(3)
 
 
 def llama_cpp_source(tag: str) -> Path:

@@ -50,7 +50,7 @@ class _Tensor(ctypes.Structure):
     )
 
 
-_REPORT = ("tensors", "packed_bytes", "dense_bytes", "failures")
+_REPORT = ("tensors", "packed_bytes", "dense_bytes", "failures", "exhausted")
 
 
 class _Report(ctypes.Structure):
@@ -87,7 +87,8 @@ def attach() -> None:
         pointers = [ctypes.cast(getattr(llama, name), ctypes.c_void_p) for name in _FUNCTIONS]
     except AttributeError as error:
         raise MachineError(f"This build of llama.cpp hides what is needed: {error}.") from None
-    if library.ep_llama_attach(_Functions(*(pointer.value for pointer in pointers))):
+    functions = _Functions(*(pointer.value for pointer in pointers))
+    if native.enough(library.ep_llama_attach(functions)):
         raise MachineError("This build of llama.cpp names its operations in another way.")
 
 
@@ -106,6 +107,7 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
 
     Raises:
         InputError: the file's sparsity metadata makes no sense, or a packed tensor is damaged.
+        MachineError: memory ran out.
     """
     forced = os.environ.get("EDGEPRUNE_LAYOUT")
     layout = native.DENSE if forced == "dense" else native.SPARSE
@@ -116,16 +118,19 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
         if stored is None:
             source, source_size = None, 0
             size = 0 if count else _library().ep_packed_size_of_count(shape, nonzeros)
-            size = size or _library().ep_packed_size(shape, tensor.data.ctypes.data, cores())
+            data = tensor.data.ctypes.data
+            size = size or native.enough(_library().ep_packed_size(shape, data, cores()))
         else:
             source, source_size = stored.ctypes.data, len(stored)
-            size = _library().ep_packed_size_of_file(shape, source, source_size, cores())
+            counted = _library().ep_packed_size_of_file(shape, source, source_size, cores())
+            size = native.enough(counted)
             if not size:
                 raise InputError(f"The packed tensor {tensor.name!r} is damaged.", "Pack it again.")
         if size:  # 0: of a shape that can't be packed
             claims.append(_Tensor(tensor.name.encode(), shape, size, source, source_size))
         file.drop_pages()
-    _library().ep_llama_claim((_Tensor * len(claims))(*claims), len(claims), cores())
+    listed = (_Tensor * len(claims))(*claims)
+    native.enough(_library().ep_llama_claim(listed, len(claims), cores()))
     return frozenset(entry.name.decode() for entry in claims)
 
 
@@ -135,9 +140,19 @@ def release() -> None:
 
 
 def placed(claimed: int) -> Placed:
-    """What became of the latest claim."""
+    """What became of the latest claim.
+
+    Raises:
+        MachineError: memory ran out while a tensor was packed; the model must not be used.
+    """
     report = _library().ep_llama_reported()
-    return Placed(claimed, *(getattr(report, name) for name in _REPORT))
+    *counts, exhausted = (getattr(report, name) for name in _REPORT)
+    if exhausted:
+        raise MachineError(
+            f"Out of memory while {exhausted} of {claimed} sparse weights were packed.",
+            "Close other programs, or take a smaller model.",
+        )
+    return Placed(claimed, *counts)
 
 
 def plain(file: GgufFile | PackedFile) -> GgufFile:
@@ -184,6 +199,5 @@ def _library() -> Any:
     library = native.library()
     library.ep_llama_attach.argtypes = [ctypes.POINTER(_Functions)]
     library.ep_llama_claim.argtypes = [ctypes.POINTER(_Tensor), ctypes.c_size_t, ctypes.c_int]
-    library.ep_llama_claim.restype = None
     library.ep_llama_reported.restype = _Report
     return library

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, MachineError
 from edgeprune.extras import load
 from edgeprune.runtime import adapter, stream, switch
 from edgeprune.runtime.placed import Placed
@@ -113,7 +113,12 @@ def _sparse(path: Path, file: GgufFile | PackedFile, params: Any, count: bool) -
         return None
     try:
         model = _load(path, file, _unmapped(params), claimed)
-        placed = adapter.placed(len(claimed))
+        try:
+            placed = adapter.placed(len(claimed))
+        except MachineError:
+            if model:
+                load("llama_cpp").llama_cpp.llama_model_free(model)
+            raise
     finally:
         adapter.release()
     if not model or (placed.tensors == placed.claimed and not placed.failures):

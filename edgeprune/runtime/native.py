@@ -15,6 +15,7 @@ from edgeprune.machine import cores
 
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
 SPARSE, DENSE = 0, 1
+_NO_MEMORY, _NO_SIZE = -2, ctypes.c_size_t(-1).value  # EP_NO_MEMORY, EP_NO_SIZE
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
@@ -56,10 +57,10 @@ def library() -> ctypes.CDLL:
         ("ep_packed_size_of_count", size, (shape, number)),
         ("ep_packed_size_of_file", size, (shape, pointer, size, whole)),
         ("ep_pack_file", whole, (shape, pointer, size, pointer, size, whole)),
-        ("ep_unpack", None, (shape, pointer, pointer, whole)),
+        ("ep_unpack", whole, (shape, pointer, pointer, whole)),
         (
             "ep_matmul",
-            None,
+            whole,
             (shape, pointer, pointer, number, pointer, number, number, whole),
         ),
         ("ep_kernels", ctypes.c_char_p, ()),
@@ -70,6 +71,20 @@ def library() -> ctypes.CDLL:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
+
+
+def enough(result: int) -> int:
+    """What a function of the library returned.
+
+    Raises:
+        MachineError: it ran out of memory.
+    """
+    if result in (_NO_MEMORY, _NO_SIZE):
+        raise MachineError(
+            "Out of memory while sparse weights were packed, unpacked or multiplied.",
+            "Close other programs, or take a smaller model.",
+        )
+    return result
 
 
 def kernels() -> list[str]:
@@ -111,9 +126,9 @@ class PackedMatrix:
             raise ValueError(f"a {kind} matrix of shape {shape} can't be packed")
         self._source_bytes = data.nbytes
         source, threads = np.ascontiguousarray(data).ctypes.data, cores()
-        size = library().ep_packed_size(self.shape, source, threads)
+        size = enough(library().ep_packed_size(self.shape, source, threads))
         self.packed = np.empty(size, np.uint8)
-        if library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads):
+        if enough(library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads)):
             raise AssertionError("packing took more than it had said")
 
     def times(self, x: np.ndarray, threads: int = 1) -> np.ndarray:
@@ -128,14 +143,14 @@ class PackedMatrix:
         """
         x = np.ascontiguousarray(x, np.float32)
         y = np.empty((len(x), self.shape.rows), np.float32)
-        library().ep_matmul(
+        enough(library().ep_matmul(
             self.shape, self.packed.ctypes.data, x.ctypes.data, x.shape[1], y.ctypes.data,
             y.shape[1], len(x), threads,
-        )  # fmt: skip
+        ))  # fmt: skip
         return y
 
     def unpack(self) -> np.ndarray:
         """The bytes of the GGUF tensor again, (bytes,) uint8."""
         data = np.empty(self._source_bytes, np.uint8)
-        library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores())
+        enough(library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores()))
         return data

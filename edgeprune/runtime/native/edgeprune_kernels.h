@@ -2,7 +2,9 @@
  *
  * A matrix is packed from the rows of a GGUF tensor (Q8_0, Q4_0, F16, BF16 or F32) into tiles of 16 rows
  * without its zeros; layout.h says how. All functions are safe to call from several threads at once,
- * ep_use excepted. Nothing here knows llama.cpp; llama_adapter.cpp puts it there.
+ * ep_use excepted. Nothing here knows llama.cpp; llama_adapter.cpp puts it there. Where memory runs out,
+ * functions return EP_NO_MEMORY, those that return a size EP_NO_SIZE; fewer threads than asked for only
+ * take longer.
  */
 #ifndef EDGEPRUNE_KERNELS_H
 #define EDGEPRUNE_KERNELS_H
@@ -27,6 +29,9 @@ typedef struct {
     int64_t cols;   /* inputs, a multiple of 32 */
 } ep_shape;
 
+enum ep_failure { EP_NO_MEMORY = -2 };
+#define EP_NO_SIZE ((size_t)-1)
+
 #define EP_API __attribute__((visibility("default")))
 
 /* Whether a matrix of this shape can be packed at all. */
@@ -48,16 +53,17 @@ EP_API size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, si
 EP_API int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
                         size_t size, int threads);
 
-/* The bytes of the GGUF tensor again; negative zeros of floats come back positive. */
-EP_API void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);
+/* The bytes of the GGUF tensor again; negative zeros of floats come back positive. 0 if it could. */
+EP_API int ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);
 
 /* Bytes that ep_matmul_part needs to work with. */
 EP_API size_t ep_work_size(const ep_shape *shape, int64_t tokens, int threads);
 
 /* y = x Wᵀ for several tokens: x (tokens, cols) and y (tokens, rows) in float32, with strides in
- * floats. Activations are rounded to 8 bits per 32, as llama.cpp does, for Q8_0 and Q4_0. */
-EP_API void ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride,
-               float *y, int64_t y_stride, int64_t tokens, int threads);
+ * floats. Activations are rounded to 8 bits per 32, as llama.cpp does, for Q8_0 and Q4_0. 0 if it
+ * could. */
+EP_API int ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride,
+                     float *y, int64_t y_stride, int64_t tokens, int threads);
 
 /* The kernels this library has for this processor, best first, separated by spaces. */
 EP_API const char *ep_kernels(void);

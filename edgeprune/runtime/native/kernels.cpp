@@ -1,12 +1,12 @@
 // Which kernels run, and how a product is cut into parts.
 #include "kernels.h"
 
+#include <array>
 #include <atomic>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
+#include <cstring>
+#include <memory>
 #include <new>
-#include <string>
 
 #include "threads.h"
 
@@ -41,30 +41,6 @@ std::atomic<const Kernels *> &in_use() {
 int64_t scratch_bytes(const Matrix &m) {
     return round_up(kTileRows * m.cols * (m.wide() ? m.float_bytes() : 1), 64);
 }
-
-// Threads that wait for each other; llama.cpp brings its own.
-class Barrier {
-  public:
-    explicit Barrier(int threads) : threads_(threads) {}
-    void wait() {
-        std::unique_lock lock(mutex_);
-        const int64_t round = round_;
-        if (++waiting_ == threads_) {
-            waiting_ = 0;
-            round_++;
-            all_here_.notify_all();
-        } else {
-            all_here_.wait(lock, [&] { return round_ != round; });
-        }
-    }
-
-  private:
-    std::mutex mutex_;
-    std::condition_variable all_here_;
-    const int threads_;
-    int waiting_ = 0;
-    int64_t round_ = 0;
-};
 
 }  // namespace
 
@@ -128,26 +104,33 @@ size_t ep_work_size(const ep_shape *shape, int64_t tokens, int threads) {
     return threads * scratch_bytes(m) + (m.wide() ? 0 : tokens * Token::bytes(m.cols));
 }
 
-void ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride,
-               float *y, int64_t y_stride, int64_t tokens, int threads) {
-    const Product product{Matrix(*shape, packed), x, x_stride, y, y_stride, tokens};
-    const auto align = std::align_val_t(64);
-    const size_t size = ep_work_size(shape, tokens, threads) + 64;
-    auto *work = static_cast<uint8_t *>(::operator new(size, align));
-    Barrier barrier(threads);
-    const Meeting meeting{[](void *all) { static_cast<Barrier *>(all)->wait(); }, &barrier};
-    in_parallel(threads, [&](int part) { multiply_part(product, part, threads, work, meeting); });
-    ::operator delete(work, align);
+int ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride, float *y,
+              int64_t y_stride, int64_t tokens, int threads) {
+    return or_failed<int>(EP_NO_MEMORY, [&] {
+        const Product product{Matrix(*shape, packed), x, x_stride, y, y_stride, tokens};
+        const auto align = std::align_val_t(64);
+        const auto release = [align](void *memory) { ::operator delete(memory, align); };
+        const std::unique_ptr<void, decltype(release)> memory(
+            ::operator new(ep_work_size(shape, tokens, threads) + 64, align), release);
+        auto *work = static_cast<uint8_t *>(memory.get());
+        if (tokens > 1 && !product.matrix.wide())
+            in_parallel(threads, [&](int part) { round_part(product, part, threads, work); });
+        in_parallel(threads, [&](int part) { multiply_rounded_part(product, part, threads, work); });
+        return 0;
+    });
 }
 
 const char *ep_kernels() {
-    static const std::string names = [] {
-        std::string all;
-        for (const Kernels *one : kBestFirst)
-            if (one->runs_here()) all += (all.empty() ? "" : " ") + std::string(one->name);
+    static const auto names = [] {
+        std::array<char, 64> all{};  // never full, and no memory to run out of
+        for (const Kernels *one : kBestFirst) {
+            if (!one->runs_here()) continue;
+            if (all[0]) std::strncat(all.data(), " ", all.size() - std::strlen(all.data()) - 1);
+            std::strncat(all.data(), one->name, all.size() - std::strlen(all.data()) - 1);
+        }
         return all;
     }();
-    return names.c_str();
+    return names.data();
 }
 
 int ep_use(const char *name) {

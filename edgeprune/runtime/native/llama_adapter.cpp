@@ -6,10 +6,15 @@
 #endif
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -20,7 +25,7 @@
 namespace {
 
 constexpr int32_t kFloat32 = 0;
-constexpr int kSuccess = 0;
+constexpr int kSuccess = 0, kNoMemory = -2;  // of ggml_status
 constexpr int kOperations = 64;  // where its number is looked for
 constexpr uintptr_t kAlign = 64;
 
@@ -41,7 +46,7 @@ struct State {
     ep_llama_functions functions{};
     int32_t matrix_product = -1;  // llama.cpp's number of the operation
     std::mutex mutex;             // of what follows
-    std::unordered_map<std::string, Claim> claims;
+    std::map<std::string, Claim, std::less<>> claims;  // looked up without memory of its own
     int threads = 1;
     ep_llama_report report{};
 };
@@ -51,13 +56,19 @@ State &state() {
     return *all;
 }
 
+// Where llama.cpp takes no error, and going on would mean wrong weights without a word.
+[[noreturn]] void stop(const char *why, const llama::Tensor *t) {
+    std::fprintf(stderr, "edgeprune: %s: %s\n", t->name, why);
+    std::abort();
+}
+
 size_t dense_bytes(const ep_shape &shape) {
     return shape.rows * shape.cols / edgeprune::kBlock * edgeprune::source_block_bytes(shape.type);
 }
 
 Claim claim_of(const llama::Tensor *t) {
     const std::lock_guard lock(state().mutex);
-    const auto found = state().claims.find(t->name);
+    const auto found = state().claims.find(std::string_view(t->name));
     if (found == state().claims.end()) return {};
     const ep_shape &shape = found->second.shape;
     const bool same = t->type == shape.type && t->ne[0] == shape.cols && t->ne[1] == shape.rows &&
@@ -122,9 +133,10 @@ class Weight : public llama::TensorTraits {
     void set(const void *data, size_t offset, size_t size) {
         const std::lock_guard lock(state().mutex);
         ep_llama_report &report = state().report;
-        if (offset != 0 || size != dense_bytes(claim_.shape) ||
-            claim_.pack(data, data_, state().threads) != 0) {
-            report.failures++;
+        const bool whole = offset == 0 && size == dense_bytes(claim_.shape);
+        const int failure = whole ? claim_.pack(data, data_, state().threads) : -1;
+        if (failure != 0) {
+            (failure == EP_NO_MEMORY ? report.exhausted : report.failures)++;
             std::memset(data_, 0, claim_.packed_size);  // no values, and safe to read
             return;
         }
@@ -134,10 +146,14 @@ class Weight : public llama::TensorTraits {
         report.dense_bytes += size;
     }
 
-    void get(void *target, size_t offset, size_t size) const {
-        std::vector<uint8_t> whole(dense_bytes(claim_.shape));
-        ep_unpack(&claim_.shape, data_, whole.data(), 1);
-        std::memcpy(target, whole.data() + offset, size);
+    // False if there is no memory to unpack it.
+    bool get(void *target, size_t offset, size_t size) const {
+        return edgeprune::or_failed(false, [&] {
+            std::vector<uint8_t> whole(dense_bytes(claim_.shape));
+            if (ep_unpack(&claim_.shape, data_, whole.data(), 1) != 0) return false;
+            std::memcpy(target, whole.data() + offset, size);
+            return true;
+        });
     }
 
   private:
@@ -146,39 +162,50 @@ class Weight : public llama::TensorTraits {
 };
 
 // The CPU's own buffer, with other ways to set tensors. `context` stays the memory's address, which
-// the CPU's functions expect; the weights hang on the buffer's address.
-std::unordered_map<llama::Buffer *, std::vector<std::unique_ptr<Weight>>> &weights() {
-    static auto *all =
-        new std::unordered_map<llama::Buffer *, std::vector<std::unique_ptr<Weight>>>;
+// the CPU's functions expect; what is ours hangs on the buffer's address.
+struct Ours {
+    void (*free_buffer)(llama::Buffer *) = nullptr;  // the CPU's
+    std::vector<std::unique_ptr<Weight>> weights;
+};
+
+std::unordered_map<llama::Buffer *, Ours> &buffers() {
+    static auto *all = new std::unordered_map<llama::Buffer *, Ours>;
     return *all;
 }
 
-void (*free_cpu_buffer)(llama::Buffer *);
-
 void free_buffer(llama::Buffer *buffer) {
+    Ours ours;
     {
         const std::lock_guard lock(state().mutex);
-        weights().erase(buffer);
+        const auto found = buffers().find(buffer);
+        ours = std::move(found->second);
+        buffers().erase(found);
     }
-    free_cpu_buffer(buffer);
+    ours.free_buffer(buffer);
 }
 
 int init_tensor(llama::Buffer *buffer, llama::Tensor *t) {
-    const Claim claim = claim_of(t);
-    if (claim.packed_size == 0) return kSuccess;
-    auto weight = std::make_unique<Weight>(claim, t->data);
-    t->extra = weight.get();
-    const std::lock_guard lock(state().mutex);
-    weights()[buffer].push_back(std::move(weight));
-    return kSuccess;
+    return edgeprune::or_failed(kNoMemory, [&] {
+        const Claim claim = claim_of(t);
+        if (claim.packed_size == 0) return kSuccess;  // it has no room, and must not be set
+        auto weight = std::make_unique<Weight>(claim, t->data);
+        const std::lock_guard lock(state().mutex);
+        auto &all = buffers()[buffer].weights;
+        all.push_back(std::move(weight));
+        t->extra = all.back().get();
+        return kSuccess;
+    });
 }
 
 void set_tensor(llama::Buffer *, llama::Tensor *t, const void *data, size_t offset, size_t size) {
-    if (t->extra) static_cast<Weight *>(t->extra)->set(data, offset, size);
+    if (!t->extra) stop("nobody claimed this weight, and its values would be lost", t);
+    static_cast<Weight *>(t->extra)->set(data, offset, size);
 }
 
 void get_tensor(llama::Buffer *, const llama::Tensor *t, void *data, size_t offset, size_t size) {
-    if (t->extra) static_cast<const Weight *>(t->extra)->get(data, offset, size);
+    if (!t->extra) stop("nobody claimed this weight, and it has no values", t);
+    if (!static_cast<const Weight *>(t->extra)->get(data, offset, size))
+        stop("out of memory to unpack this weight", t);
 }
 
 const char *get_name(llama::BufferType *) { return "EDGEPRUNE"; }
@@ -188,9 +215,18 @@ llama::Buffer *alloc_buffer(llama::BufferType *type, size_t size) {
     auto *buffer = static_cast<llama::Buffer *>(f.alloc_buffer(f.cpu_buffer_type(), size));
     if (!buffer) return nullptr;
     if (size > 0) large_pages(buffer->iface.get_base(buffer), size);
-    if (buffer->iface.free_buffer) free_cpu_buffer = buffer->iface.free_buffer;
+    const auto free_of_cpu = buffer->iface.free_buffer;
+    const bool known = edgeprune::or_failed(false, [&] {
+        const std::lock_guard lock(state().mutex);
+        buffers()[buffer] = {free_of_cpu, {}};
+        return true;
+    });
+    if (!known) {
+        if (free_of_cpu) free_of_cpu(buffer);
+        return nullptr;
+    }
     buffer->buft = type;
-    if (buffer->iface.free_buffer) buffer->iface.free_buffer = free_buffer;
+    if (free_of_cpu) buffer->iface.free_buffer = free_buffer;
     buffer->iface.init_tensor = init_tensor;
     buffer->iface.memset_tensor = nullptr;
     buffer->iface.set_tensor = set_tensor;
@@ -229,32 +265,42 @@ class Placement : public llama::ExtraBufferType {
 }  // namespace
 
 int ep_llama_attach(const ep_llama_functions *functions) {
-    State &all = state();
-    if (all.matrix_product >= 0) return 0;  // attached already
-    for (int op = 0; op < kOperations && all.matrix_product < 0; op++) {
-        const char *name = functions->op_name(op);
-        if (!name) break;
-        if (std::strcmp(name, "MUL_MAT") == 0) all.matrix_product = op;
-    }
-    if (all.matrix_product < 0) return -1;
-    all.functions = *functions;
-    static Placement placement;
-    static llama::BufferType type{
-        {get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr},
-        static_cast<llama::Device *>(functions->reg_dev_get(functions->cpu_reg(), 0)),
-        &placement};
-    auto &types = *static_cast<std::vector<llama::BufferType *> *>(functions->extra_buffer_types());
-    types.insert(types.begin(), &type);
-    return 0;
+    return edgeprune::or_failed<int>(EP_NO_MEMORY, [&] {
+        State &all = state();
+        if (all.matrix_product >= 0) return 0;  // attached already
+        int product = -1;
+        for (int op = 0; op < kOperations && product < 0; op++) {
+            const char *name = functions->op_name(op);
+            if (!name) break;
+            if (std::strcmp(name, "MUL_MAT") == 0) product = op;
+        }
+        if (product < 0) return -1;
+        all.functions = *functions;
+        static Placement placement;
+        static llama::BufferType type{
+            {get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr},
+            static_cast<llama::Device *>(functions->reg_dev_get(functions->cpu_reg(), 0)),
+            &placement};
+        using Types = std::vector<llama::BufferType *>;
+        auto &types = *static_cast<Types *>(functions->extra_buffer_types());
+        types.insert(types.begin(), &type);
+        all.matrix_product = product;
+        return 0;
+    });
 }
 
-void ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
+int ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
     const std::lock_guard lock(state().mutex);
     state().claims.clear();
     state().threads = threads;
     state().report = {};
-    for (const ep_llama_tensor *t = tensors; t < tensors + count; t++)
-        state().claims[t->name] = {t->shape, t->packed_size, t->source, t->source_size};
+    const int failure = edgeprune::or_failed<int>(EP_NO_MEMORY, [&] {
+        for (const ep_llama_tensor *t = tensors; t < tensors + count; t++)
+            state().claims[t->name] = {t->shape, t->packed_size, t->source, t->source_size};
+        return 0;
+    });
+    if (failure) state().claims.clear();
+    return failure;
 }
 
 ep_llama_report ep_llama_reported() {

@@ -37,14 +37,17 @@ typedef struct {
     int64_t packed_bytes; /* that they take */
     int64_t dense_bytes;  /* that they would take as they stand in the file */
     int64_t failures;     /* tensors whose data were not as announced */
+    int64_t exhausted;    /* tensors for whose packing memory ran out */
 } ep_llama_report;
 
-/* Once for a process, before its first model; 0, or -1: the names of operations are not as known. */
+/* Once for a process, before its first model; 0, or -1: the names of operations are not as known, or
+ * EP_NO_MEMORY. llama.cpp calls what is installed here, and most of that can't return an error: where it
+ * can't go on, it says why in a line on stderr and ends the process. */
 EP_API int ep_llama_attach(const ep_llama_functions *functions);
 
 /* The tensors to be packed from here on, instead of any earlier ones; sources have to stay until they
- * are replaced. */
-EP_API void ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads);
+ * are replaced. 0, or EP_NO_MEMORY: none are. */
+EP_API int ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads);
 
 /* What became of the latest claim. */
 EP_API ep_llama_report ep_llama_reported(void);

@@ -5,6 +5,7 @@
 //
 // `w` is what ep_pack made, in this process: edgeprune/runtime/onnx_sparse.py puts both into a graph.
 // It is not looked at, so files must not bring their own.
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -124,15 +125,28 @@ struct Kernel {
     }
 };
 
+// onnxruntime is told what it can't catch.
+template <class Work>
+Status *or_status(const Api &api, const Work &work) noexcept {
+    try {
+        return work();
+    } catch (const std::exception &) {
+        return api.call<CreateStatus>(kFail, "SparseMatMul: out of memory");
+    }
+}
+
 Status *create(const CustomOp *, const Api *api, const KernelInfo *info, void **kernel) {
-    auto made = std::make_unique<Kernel>(Kernel{*api});
-    EP_TRY(made->read(info));
-    *kernel = made.release();
-    return nullptr;
+    return or_status(*api, [&]() -> Status * {
+        auto made = std::make_unique<Kernel>(Kernel{*api});
+        EP_TRY(made->read(info));
+        *kernel = made.release();
+        return nullptr;
+    });
 }
 
 Status *compute(void *kernel, KernelContext *context) {
-    return static_cast<Kernel *>(kernel)->compute(context);
+    const auto *own = static_cast<Kernel *>(kernel);
+    return or_status(own->api, [&] { return own->compute(context); });
 }
 
 const CustomOp &sparse_matmul() {

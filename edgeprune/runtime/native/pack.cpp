@@ -343,14 +343,19 @@ int ep_packable(const ep_shape *shape) {
 }
 
 size_t ep_packed_size(const ep_shape *shape, const void *data, int threads) {
-    const Matrix m(*shape, nullptr);
-    return ep_packable(shape) ? packed_size(m, rows_of_tensor(m, data), threads) : 0;
+    if (!ep_packable(shape)) return 0;
+    return or_failed(EP_NO_SIZE, [&] {
+        const Matrix m(*shape, nullptr);
+        return packed_size(m, rows_of_tensor(m, data), threads);
+    });
 }
 
 int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads) {
     if (!ep_packable(shape)) return -1;
-    const Matrix m(*shape, packed);
-    return pack(m, rows_of_tensor(m, data), static_cast<uint8_t *>(packed), size, threads);
+    return or_failed<int>(EP_NO_MEMORY, [&] {
+        const Matrix m(*shape, packed);
+        return pack(m, rows_of_tensor(m, data), static_cast<uint8_t *>(packed), size, threads);
+    });
 }
 
 size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros) {
@@ -363,22 +368,26 @@ size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros) {
 size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
                               int threads) {
     if (!ep_packable(shape)) return 0;
-    const Matrix m(*shape, nullptr);
-    const TileRows rows = rows_of_file(m, data, data_size, threads);
-    return rows ? packed_size(m, rows, threads) : 0;
+    return or_failed(EP_NO_SIZE, [&] {
+        const Matrix m(*shape, nullptr);
+        const TileRows rows = rows_of_file(m, data, data_size, threads);
+        return rows ? packed_size(m, rows, threads) : 0;
+    });
 }
 
 int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
                  size_t size, int threads) {
     if (!ep_packable(shape)) return -1;
-    const Matrix m(*shape, packed);
-    const TileRows rows = rows_of_file(m, data, data_size, threads);
-    return rows ? pack(m, rows, static_cast<uint8_t *>(packed), size, threads) : -1;
+    return or_failed<int>(EP_NO_MEMORY, [&] {
+        const Matrix m(*shape, packed);
+        const TileRows rows = rows_of_file(m, data, data_size, threads);
+        return rows ? pack(m, rows, static_cast<uint8_t *>(packed), size, threads) : -1;
+    });
 }
 
-void ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads) {
+int ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads) {
     const Matrix m(*shape, packed);
-    over_tiles(m, threads, [&](int64_t from, int64_t to) {
+    const auto unpack = [&](int64_t from, int64_t to) {
         for (int64_t tile = from; tile < to; tile++) {
             auto *rows = static_cast<uint8_t *>(data) + tile * kTileRows * row_bytes(m);
             if (m.type == EP_F32)
@@ -388,5 +397,9 @@ void ep_unpack(const ep_shape *shape, const void *packed, void *data, int thread
             else
                 unpack_codes(m, tile, rows);
         }
+    };
+    return or_failed<int>(EP_NO_MEMORY, [&] {
+        over_tiles(m, threads, unpack);
+        return 0;
     });
 }
