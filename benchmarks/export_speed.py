@@ -129,7 +129,7 @@ def _unproven(source: str, kind: str, target: Path) -> tuple[float, int]:
     from edgeprune.models import open_checkpoint
     from edgeprune.stages import dense_model
     from exporters.artifact import Storage
-    from exporters.gguf.architectures import read_config
+    from exporters.gguf.hyperparameters import read_config
     from exporters.gguf.plan import plan_tensors
     from exporters.gguf.write import write
 

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from edgeprune.errors import InputError
-
-Config = dict[str, Any]
+from edgeprune.models.families import Config, Family
 
 
 def load_config(folder: Path) -> Config:
@@ -27,16 +25,16 @@ def load_config(folder: Path) -> Config:
     return config
 
 
-def load_known_config(folder: Path, known: Iterable[str], target: str) -> Config:
-    """Read the configuration of a model of a known kind.
+def load_known_config(folder: Path, known: dict[str, Family], target: str) -> tuple[Config, Family]:
+    """Read the configuration of a model of a known family.
 
     Args:
         folder: the transformers folder.
-        known: kinds (``model_type``) that the exporter knows.
+        known: families that the exporter knows, by ``model_type``.
         target: what the exporter is called.
 
     Raises:
-        InputError: there is none, or its kind is not known.
+        InputError: there is none, or its family is not known.
     """
     config = load_config(folder)
     if (kind := config["model_type"]) not in known:
@@ -44,7 +42,7 @@ def load_known_config(folder: Path, known: Iterable[str], target: str) -> Config
             f"The {target} exporter doesn't know the architecture '{kind}'.",
             f"It knows: {', '.join(sorted(known))}.",
         )
-    return config
+    return config, known[kind]
 
 
 def require(config: Config, names: Iterable[str], folder: Path) -> None:
@@ -55,11 +53,6 @@ def require(config: Config, names: Iterable[str], folder: Path) -> None:
     """
     if missing := [name for name in names if name not in config]:
         raise InputError(f"{folder / 'config.json'} lacks {', '.join(missing)}.")
-
-
-def head_dim(config: Config) -> int:
-    """Width of an attention head."""
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
 
 def sliding_layers(config: Config) -> list[bool]:

@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from edgeprune.opening import opening
 from edgeprune.errors import EdgepruneError
+from edgeprune.opening import opening
 from edgeprune.runtime import native
 from edgeprune.runtime.onnx_loading import Opened, open_session
 from runtime_tests.inputs import begun, most_likely, timing_ids, windows

@@ -12,8 +12,8 @@ from edgeprune.models import open_checkpoint
 from edgeprune.sparsity.gguf_file import open_gguf
 from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
-from exporters.gguf.architectures import read_config
 from exporters.gguf.export import check, export
+from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.rope import read_rope
 from exporters.gguf.same_ids import TEXTS
 from runtime_tests.llamacpp import LlamaCpp

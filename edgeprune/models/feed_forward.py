@@ -4,16 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from edgeprune.models.families import FAMILIES
 from edgeprune.models.layers import Matrix
 
-# Names, inside the network, of the matrices that make the hidden channels and of the one that reads
-# them, with nothing but elementwise functions between.
-_KINDS = (
-    (("gate_proj", "up_proj"), "down_proj"),
-    (("c_fc",), "c_proj"),
-    (("dense_h_to_4h",), "dense_4h_to_h"),
-    (("fc1",), "fc2"),
-)
+# Every layout once. Names decide, not the family of the model: many more use them than are listed.
+_LAYOUTS = dict.fromkeys(family.feed_forward for family in FAMILIES if family.feed_forward)
 
 
 @dataclass(frozen=True)
@@ -58,8 +53,8 @@ def feed_forwards(matrices: dict[str, Matrix]) -> list[FeedForward]:
     by_module = {m.module: name for name, m in matrices.items() if m.expert is None}
     for module_name, name in by_module.items():
         parent, _, leaf = module_name.rpartition(".")
-        for makers, reader in _KINDS:
-            modules = [f"{parent}.{maker}" for maker in makers]
-            if leaf == reader and all(module in by_module for module in modules):
+        for layout in _LAYOUTS:
+            modules = [f"{parent}.{maker}" for maker in layout.makers]
+            if leaf == layout.reader and all(module in by_module for module in modules):
                 found.append(FeedForward(tuple(by_module[m] for m in modules), name))
     return found

@@ -10,8 +10,8 @@ from edgeprune.quantization.grid import Grid
 from edgeprune.sparsity.gguf_file import open_gguf
 from edgeprune.sparsity.metadata import SparsityMetadata
 from exporters.artifact import Artifact, Model, Stage, Storage
-from exporters.gguf.architectures import read_config
 from exporters.gguf.grids import GRIDS
+from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.imatrix import write_imatrix
 from exporters.gguf.plan import plan_tensors
 from exporters.gguf.same_ids import check_same_ids
@@ -27,8 +27,8 @@ def check(model: Model, storage: Storage) -> None:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
         CheckFailed: the tokenizer that was read from a GGUF file gives other ids than llama.cpp.
     """
-    config, architecture = read_config(model.folder)
-    plan_tensors(model, config, architecture, storage)
+    config, family = read_config(model.folder)
+    plan_tensors(model, config, family, storage)
     if model.gguf:  # its tokenizer is kept, and the folder's, calibrated with, was made from it
         check_same_ids(model.gguf, model.folder)
     else:
@@ -37,10 +37,10 @@ def check(model: Model, storage: Storage) -> None:
 
 def grids(model: Model, storage: Storage) -> dict[str, Grid]:
     """The tensors whose rounding calibration may choose, by name in the checkpoint."""
-    config, architecture = read_config(model.folder)
+    config, family = read_config(model.folder)
     return {
         tensor.source: GRIDS[tensor.type.name]
-        for tensor in plan_tensors(model, config, architecture, storage)
+        for tensor in plan_tensors(model, config, family, storage)
         if tensor.type.name in GRIDS
     }
 
@@ -75,8 +75,8 @@ def export(
         CheckFailed: zeros were lost, the file is not what was planned, or llama.cpp cuts text into
             other tokens than the checkpoint's tokenizer.
     """
-    config, architecture = read_config(model.folder)
-    tensors = plan_tensors(model, config, architecture, storage)
+    config, family = read_config(model.folder)
+    tensors = plan_tensors(model, config, family, storage)
     if left_out := model.pruned - {tensor.source for tensor in tensors}:
         raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
     with atomic_path(path) as temporary:
@@ -84,7 +84,7 @@ def export(
             temporary,
             model,
             config,
-            architecture,
+            family,
             tensors,
             storage,
             metadata,

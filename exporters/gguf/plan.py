@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType, LlamaFileType, TensorNameMap
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNameMap
+from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from edgeprune.errors import InputError, UsageError
+from edgeprune.models.families import Config, Family, head_dim
 from edgeprune.sparsity.types import TYPES
 from exporters.artifact import Model, Storage
-from exporters.config import head_dim
-from exporters.gguf.architectures import Architecture
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors
 
@@ -58,32 +58,32 @@ class PlannedTensor:
 
 
 def plan_tensors(
-    model: Model, config: dict[str, Any], architecture: Architecture, storage: Storage
+    model: Model, config: Config, family: Family, storage: Storage
 ) -> list[PlannedTensor]:
     """Lay out the file: embedding first, then the blocks in order, as llama.cpp's converter does.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
     """
-    names = TensorNameMap(_arch(architecture), config["num_hidden_layers"])
-    planned = []
+    names = TensorNameMap(_arch(family), config["num_hidden_layers"])
+    planned, tied = [], family.is_tied(config)
     for source in model.weights.names():
         if source.endswith("rotary_emb.inv_freq"):
             continue  # computed, not learnt
-        if config.get("tie_word_embeddings") and source == "lm_head.weight":
+        if tied and source == "lm_head.weight":
             continue  # llama.cpp reads a missing head as tied
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise InputError(f"The tensor {source} has no place in a {architecture.gguf} model.")
+            raise InputError(f"The tensor {source} has no place in a {family.gguf.name} model.")
         shape = model.weights.shape(source)
         planned.append(
             PlannedTensor(
                 name,
                 source,
                 shape,
-                _type(name, shape, storage, config),
-                _heads(source, config) if architecture.permutes_rotary else 0,
-                architecture.norm_shift if source.endswith("norm.weight") else 0.0,
+                _type(name, shape, storage, config["num_hidden_layers"], tied),
+                _heads(source, config) if family.gguf.permutes_rotary else 0,
+                family.norm_shift if source.endswith("norm.weight") else 0.0,
             )
         )
     for expression, _ in storage.overrides:
@@ -100,20 +100,19 @@ def plan_tensors(
     return sorted(planned, key=_file_order)
 
 
-def _arch(architecture: Architecture) -> MODEL_ARCH:
-    return MODEL_ARCH[architecture.gguf.upper()]
+def _arch(family: Family) -> MODEL_ARCH:
+    return next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.gguf.name)
 
 
 def _type(
-    name: str, shape: tuple[int, ...], storage: Storage, config: dict[str, Any]
+    name: str, shape: tuple[int, ...], storage: Storage, blocks: int, tied: bool
 ) -> GGMLQuantizationType:
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
     for expression, other in storage.overrides:
         if re.search(expression, name):
             return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
-    tied = bool(config.get("tie_word_embeddings"))
-    return storage_type(TYPES[storage.type], name, shape[-1], config["num_hidden_layers"], tied)
+    return storage_type(TYPES[storage.type], name, shape[-1], blocks, tied)
 
 
 def file_type(storage: Storage) -> LlamaFileType:
@@ -123,7 +122,7 @@ def file_type(storage: Storage) -> LlamaFileType:
     return LlamaFileType.__members__.get(name) or _FILE_TYPES.get(kind.base, LlamaFileType.GUESSED)
 
 
-def _heads(source: str, config: dict[str, Any]) -> int:
+def _heads(source: str, config: Config) -> int:
     heads = int(config["num_attention_heads"])
     if "q_proj" in source:
         return heads

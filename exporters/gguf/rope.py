@@ -1,17 +1,18 @@
 """Rotary embeddings: transformers' parameters in llama.cpp's keys and tensors."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeprune.errors import InputError
+from edgeprune.models.families import Config
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-Config = dict[str, Any]
 # Parameters of each kind of scaling; others would be lost, so they are refused.
 _KNOWN: dict[str, set[str]] = {
     "default": set(),
@@ -96,8 +97,17 @@ def read_rope(config: Config, head_dim: int) -> Rope:
     return rope
 
 
-def write_rope(writer: "GGUFWriter", config: Config, head_dim: int) -> None:
-    """Write the keys."""
+def write_rope(
+    writer: "GGUFWriter", config: Config, head_dim: int, asks_for: Collection[str]
+) -> None:
+    """Write the keys.
+
+    Args:
+        writer: of the file.
+        config: of the model.
+        head_dim: width of an attention head.
+        asks_for: keys that llama.cpp asks for even where they say nothing new.
+    """
     from gguf import RopeScalingType
 
     rope = read_rope(config, head_dim)
@@ -108,7 +118,7 @@ def write_rope(writer: "GGUFWriter", config: Config, head_dim: int) -> None:
     if rope.kind in ("linear", "yarn"):
         writer.add_rope_scaling_type(RopeScalingType(rope.kind))
         writer.add_rope_scaling_factor(float(rope.settings["factor"]))
-    if rope.kind in ("yarn", "longrope") or config["model_type"] == "phi3":
+    if rope.kind in ("yarn", "longrope") or "rope.scaling.original_context_length" in asks_for:
         writer.add_rope_scaling_orig_ctx_len(rope.context)
     if rope.kind == "longrope":
         scale = config["max_position_embeddings"] / rope.context

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGUFValueType, Metadata, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
 from edgeprune.machine import cores
+from edgeprune.models.families import Config, Family
 from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
 from edgeprune.sparsity.metadata import SCHEMA, SparsityMetadata
 from exporters.artifact import Model, Storage
-from exporters.gguf.architectures import Architecture, write_hyperparameters
 from exporters.gguf.encode import encode
+from exporters.gguf.hyperparameters import write_hyperparameters
 from exporters.gguf.plan import PlannedTensor, file_type
 from exporters.gguf.tokenizer import write_from_folder
 from exporters.gguf.writer import Writer, copy_fields
@@ -34,8 +34,8 @@ _STORAGE_KEYS = (
 def write(
     path: Path,
     model: Model,
-    config: dict[str, Any],
-    architecture: Architecture,
+    config: Config,
+    family: Family,
     tensors: list[PlannedTensor],
     storage: Storage,
     metadata: SparsityMetadata | None,
@@ -50,14 +50,14 @@ def write(
     threads = cores()
     with ThreadPoolExecutor(threads) as pool:
         encoded = encode(pool, threads, model, tensors)  # begins beside the header
-        writer = Writer(path, architecture.gguf)
+        writer = Writer(path, family.gguf.name)
         source = open_gguf(model.gguf) if model.gguf else None
         parameters = sum(int(np.prod(tensor.shape)) for tensor in tensors)
         _write_general(writer, model.folder, source, parameters)
         writer.add_quantized_by(quantized_by)
         writer.add_quantization_version(GGML_QUANT_VERSION)
         writer.add_file_type(file_type(storage))
-        write_hyperparameters(writer, config, architecture)
+        write_hyperparameters(writer, config, family)
         if source:
             copy_fields(writer, source, "tokenizer.")
         else:

@@ -57,7 +57,7 @@ def _genai_config(filename: str, folder: Path, decoder: Decoder) -> dict[str, An
     pad = tokens.get("pad_token_id")
     return {
         "model": {
-            "type": "llama" if decoder.kind == "smollm3" else decoder.kind,
+            "type": decoder.family.onnx.genai or decoder.kind,
             "bos_token_id": tokens.get("bos_token_id", first_eos),
             "eos_token_id": eos,
             "pad_token_id": first_eos if pad is None else pad,

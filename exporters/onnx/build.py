@@ -8,12 +8,10 @@ from onnx import TensorProto
 from exporters.onnx import ort, portable
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.graph import Graph
-from exporters.onnx.plan import EMBEDDING
+from exporters.onnx.plan import EMBEDDING, NORM
 from exporters.onnx.weights import WeightWriter
 
 FLAVOURS = {"ort": ort, "portable": portable}
-# Norms before attention and before the feed-forward network, by whether there are more behind.
-_NORMS = {False: ("input", "post_attention"), True: ("input", "pre_feedforward")}
 
 
 def build(
@@ -32,30 +30,31 @@ def build(
         operators: of a flavour.
         advance: told of every block.
     """
+    norms = decoder.family.onnx.norms
     x, more = weights.look_up(EMBEDDING, "input_ids", "embeddings"), ""
     if decoder.embedding_scale != 1:
         factor = graph.constant("embedding_scale", np.array(decoder.embedding_scale, np.float32))
         x = graph.node("Mul", [x, factor], "scaled_embeddings")
     for layer in range(decoder.layers):
         name = f"model.layers.{layer}"
-        before, between = (f"{name}.{n}_layernorm" for n in _NORMS[decoder.norms_after])
+        before, between = f"{name}.{norms.attention}", f"{name}.{norms.feed_forward}"
         scale = weights.vector(f"{before}.weight")
         if more:
             normed, x = operators.add_and_norm(x, more, scale, before)
         else:
             normed = operators.norm(x, scale, before)
         more = _attention(graph, decoder, weights, operators, layer, normed)
-        if decoder.norms_after:
-            after = f"{name}.post_attention_layernorm"
+        if norms.after_attention:
+            after = f"{name}.{norms.after_attention}"
             more = operators.norm(more, weights.vector(f"{after}.weight"), after)
         scale = weights.vector(f"{between}.weight")
         normed, x = operators.add_and_norm(x, more, scale, between)
         more = _feed_forward(graph, decoder, weights, f"{name}.mlp", normed)
-        if decoder.norms_after:
-            after = f"{name}.post_feedforward_layernorm"
+        if norms.after_feed_forward:
+            after = f"{name}.{norms.after_feed_forward}"
             more = operators.norm(more, weights.vector(f"{after}.weight"), after)
         advance()
-    final, _ = operators.add_and_norm(x, more, weights.vector("model.norm.weight"), "final")
+    final, _ = operators.add_and_norm(x, more, weights.vector(NORM), "final")
     weights.head(final, "logits")
     advance()
 

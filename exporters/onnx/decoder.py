@@ -7,12 +7,11 @@ import numpy as np
 
 from edgeprune.errors import InputError
 from edgeprune.extras import load
-from exporters.config import Config, head_dim, load_known_config, require, sliding_layers
+from edgeprune.models.families import Config, Family, by_model_type, head_dim
+from exporters.config import load_known_config, require, sliding_layers
 
 # Longer tables of angles than any assistant on a device needs; 128k positions take 64 MB.
 _MOST_POSITIONS = 32768
-# Architectures that have a builder.
-KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3")
 _REQUIRED = (
     "hidden_size",
     "max_position_embeddings",
@@ -35,6 +34,7 @@ class Decoder:
 
     Attributes:
         kind: transformers' ``model_type``.
+        family: what is known of models of this kind.
         layers: blocks.
         hidden: width of the residual stream.
         heads: query heads.
@@ -50,12 +50,11 @@ class Decoder:
         activation: of the feed-forward networks.
         attention_scale: what products of queries and keys are multiplied by.
         embedding_scale: what embeddings are multiplied by.
-        norm_shift: added to the weights of norms.
-        norms_after: whether attention and feed-forward networks are followed by norms, too.
         config: ``config.json``.
     """
 
     kind: str
+    family: Family
     layers: int
     hidden: int
     heads: int
@@ -71,9 +70,12 @@ class Decoder:
     activation: str
     attention_scale: float
     embedding_scale: float
-    norm_shift: float
-    norms_after: bool
     config: Config
+
+
+def known_families() -> dict[str, Family]:
+    """Families whose graph is built, by ``model_type``; others are traced."""
+    return {name: family for name, family in by_model_type().items() if family.onnx.matrices}
 
 
 def read_decoder(folder: Path) -> Decoder:
@@ -82,10 +84,9 @@ def read_decoder(folder: Path) -> Decoder:
     Raises:
         InputError: the exporter doesn't know the architecture or a feature it uses.
     """
-    config = load_known_config(folder, KINDS, "ONNX")
+    config, family = load_known_config(folder, known_families(), "ONNX")
     require(config, _REQUIRED, folder)
-    kind, gemma = config["model_type"], config["model_type"] == "gemma3_text"
-    activation = config.get("hidden_activation") or config.get("hidden_act", "silu")
+    kind, activation = config["model_type"], family.activation_of(config)
     if activation not in _ACTIVATIONS:
         raise InputError(f"The ONNX exporter knows no {activation} in {kind} models.")
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
@@ -97,6 +98,7 @@ def read_decoder(folder: Path) -> Decoder:
     angles = _angles(folder, config, width, context)
     return Decoder(
         kind=kind,
+        family=family,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         heads=heads,
@@ -105,16 +107,13 @@ def read_decoder(folder: Path) -> Decoder:
         eps=config["rms_norm_eps"],
         context=context,
         vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", gemma)),
+        tied=family.is_tied(config),
         angles=angles,
-        rotary=_rotary(config, slides, angles),
+        rotary=_rotary(family.rotates(config), slides, angles),
         windows=tuple(int(config["sliding_window"]) if s else -1 for s in slides),
         activation=activation,
-        attention_scale=float(config.get("query_pre_attn_scalar", width) if gemma else width)
-        ** -0.5,
-        embedding_scale=config["hidden_size"] ** 0.5 if gemma else 1.0,
-        norm_shift=1.0 if gemma else 0.0,
-        norms_after=gemma,
+        attention_scale=float(config.get(family.onnx.attention_width, width)) ** -0.5,
+        embedding_scale=config["hidden_size"] ** 0.5 if family.onnx.scales_embedding else 1.0,
         config=config,
     )
 
@@ -161,13 +160,8 @@ def _table(folder: Path, config: Config, given: Config, width: int, context: int
 
 
 def _rotary(
-    config: Config, slides: list[bool], angles: dict[str, Angles]
+    rotates: list[bool], slides: list[bool], angles: dict[str, Angles]
 ) -> tuple[str | None, ...]:
-    """SmolLM3 leaves the rotation out of every fourth layer, Gemma 3 has others in windows."""
-    layers = range(len(slides))
+    """The name of each layer's angles: those in windows may be others, some layers have none."""
     names = [_IN_WINDOWS if s and _IN_WINDOWS in angles else _EVERYWHERE for s in slides]
-    if config["model_type"] != "smollm3":
-        return tuple(names)
-    every = config.get("no_rope_layer_interval", 4)
-    rotates = config.get("no_rope_layers") or [int((i + 1) % every != 0) for i in layers]
-    return tuple(names[i] if rotates[i] else None for i in layers)
+    return tuple(n if rotated else None for n, rotated in zip(names, rotates, strict=False))

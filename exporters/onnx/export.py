@@ -16,7 +16,7 @@ from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.config import load_config
 from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config
 from exporters.onnx.build import FLAVOURS, build, declare
-from exporters.onnx.decoder import KINDS, read_decoder
+from exporters.onnx.decoder import known_families, read_decoder
 from exporters.onnx.graph import Graph
 from exporters.onnx.plan import BITS, plan_tensors, planned_tensor
 from exporters.onnx.verify import check_counts, verify
@@ -119,7 +119,7 @@ class _Known:
     def fill(self, graph: Graph, stage: Stage) -> None:
         flavour, decoder = FLAVOURS[self.flavour], self._decoder
         declare(graph, decoder)
-        contrib, shift = flavour.CONTRIB_OPERATORS, decoder.norm_shift
+        contrib, shift = flavour.CONTRIB_OPERATORS, decoder.family.norm_shift
         weights = WeightWriter(graph, self._model, self.planned, contrib, shift)
         build(graph, decoder, weights, flavour.Operators(graph, decoder), stage.advance)
 
@@ -156,7 +156,7 @@ def _tracing() -> ModuleType:
 
 
 def _is_known(model: Model) -> bool:
-    return load_config(model.folder)["model_type"] in KINDS
+    return load_config(model.folder)["model_type"] in known_families()
 
 
 def _save(model: ModelProto, path: Path, given: dict[str, str]) -> None:

@@ -12,13 +12,7 @@ from exporters.onnx.decoder import Decoder
 
 BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_PLACES = re.compile(
-    r"model\.(embed_tokens|norm|layers\.\d+\.("
-    r"self_attn\.([qkvo]_proj|qkv_proj|[qk]_norm)|mlp\.(gate|up|gate_up|down)_proj|"
-    r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm))\.(weight|bias)|"
-    r"lm_head\.weight"
-)
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -66,19 +60,28 @@ def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, 
         UsageError: a type is asked for tensors that are not there.
     """
     planned = {}
+    onnx = decoder.family.onnx
+    needed = [EMBEDDING, *_in_blocks(decoder, onnx.tensors, "weight"), NORM]
+    needed += [] if decoder.tied else [HEAD]
+    places = {*needed, *_in_blocks(decoder, onnx.matrices, "bias")}
     for name in model.weights.names():
         if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == HEAD):
             continue  # computed, not learnt; the embedding again
-        if not _PLACES.fullmatch(name):
+        if name not in places:
             raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
         planned[name] = planned_tensor(
             name, model.weights.shape(name), storage, name == EMBEDDING, name == HEAD
         )
-    for needed in (EMBEDDING, "model.norm.weight", *([] if decoder.tied else [HEAD])):
-        if needed not in planned:
-            raise InputError(f"The checkpoint holds no {needed}.", "Fetch it again.")
+    if missing := [name for name in needed if name not in planned]:
+        raise InputError(f"The checkpoint holds no {missing[0]}.", "Fetch it again.")
     check_overrides(planned, storage)
     return planned
+
+
+def _in_blocks(decoder: Decoder, names: Iterable[str], part: str) -> list[str]:
+    return [
+        f"model.layers.{layer}.{name}.{part}" for layer in range(decoder.layers) for name in names
+    ]
 
 
 def check_overrides(planned: Iterable[str], storage: Storage) -> None:

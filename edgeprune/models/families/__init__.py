@@ -1,0 +1,28 @@
+"""What is known of each architecture, a file for each; both exporters and pruning read it.
+
+A new one is a file here and its name in the list below (docs/add-architecture.md).
+"""
+
+from importlib import import_module
+
+from edgeprune.models.families.base import Config, Family, Gguf, Norms, Onnx, head_dim
+
+_FILES = (
+    "gemma3",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+FAMILIES: tuple[Family, ...] = tuple(import_module(f"{__name__}.{name}").FAMILY for name in _FILES)
+
+__all__ = ["FAMILIES", "Config", "Family", "Gguf", "Norms", "Onnx", "by_model_type", "head_dim"]
+
+
+def by_model_type() -> dict[str, Family]:
+    """Every family by each of transformers' names for it."""
+    return {name: family for family in FAMILIES for name in family.model_types}

@@ -1,0 +1,10 @@
+"""GPT-2 and whatever names its feed-forward networks alike; ONNX graphs are traced."""
+
+from edgeprune.models.families.base import Family, FeedForwardNames
+
+FAMILY = Family(
+    model_types=("gpt2",),
+    feed_forward=FeedForwardNames(("c_fc",), "c_proj"),
+    activation="gelu_new",
+    tied=True,
+)

@@ -1,0 +1,10 @@
+"""Qwen 3: every query and key head has a norm of its own."""
+
+from edgeprune.models.families.base import GATED, HEAD_NORMS, LLAMA_MATRICES, Family, Gguf, Onnx
+
+FAMILY = Family(
+    model_types=("qwen3",),
+    feed_forward=GATED,
+    gguf=Gguf("qwen3"),
+    onnx=Onnx(LLAMA_MATRICES, HEAD_NORMS),
+)
