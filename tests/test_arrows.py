@@ -23,8 +23,10 @@ FORBIDDEN = {
     "exporters/**/*.py": ("runtime_tests",),
     "runtime_tests/**/*.py": ("exporters",),
 }
-# The two outer packages see nothing else of edgeprune.
+# The two outer packages see nothing else of edgeprune. Families are plain data that pruning and
+# both exporters must agree on; they import no model library (test_families.py).
 ALLOWED = (
+    "edgeprune.models.families",
     "edgeprune.sparsity",
     "edgeprune.quantization.fit",
     "edgeprune.quantization.grid",

@@ -219,6 +219,10 @@ def changed(case_folder, tmp_path, **values):
         ("gemma3_text", {"query_pre_attn_scalar": 99}, "attention scaled by another number"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "other than every fourth"),
+        ("smollm3", {"no_rope_layer_interval": 2}, "other than every fourth"),
+        ("llama", {"hidden_act": "gelu"}, "llama models with the activation gelu"),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "gemma3_text models with the activation"),
+        ("gpt2", {}, "doesn't know the architecture 'gpt2'"),
         ("bert", {}, "doesn't know the architecture 'bert'"),
     ],
 )
