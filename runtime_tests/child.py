@@ -77,7 +77,7 @@ class Child:
             code = self._process.wait()
             if late.is_set():
                 raise MachineError(
-                    f"The runtime gave no answer to '{name}' of {self._artifact} in {limit:.0f} "
+                    f"The runtime gave no answer to '{name}' of {self.artifact} in {limit:.0f} "
                     "seconds and was stopped.",
                     f"Where it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
                 )
