@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both are fast the second time.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-NATIVE := hatch_build.py $(wildcard edgeprune/runtime/native/*)
+NATIVE := hatch_build.py $(wildcard edgeprune/runtime/CMakeLists.txt edgeprune/runtime/*/*.cpp edgeprune/runtime/*/*.h)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test check clean

@@ -17,7 +17,7 @@ _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 
 
 class NativeRuntime(BuildHookInterface):
-    """Puts the library beside `edgeprune/runtime/native`; the wheel is then for one platform."""
+    """Puts the library into `edgeprune/runtime`; the wheel is then for one platform."""
 
     PLUGIN_NAME = "custom"
 
@@ -40,7 +40,7 @@ class NativeRuntime(BuildHookInterface):
         build_data["tag"] = f"py3-none-{tag}"
 
     def _compile(self, target: Path) -> None:
-        source = Path(self.root, "edgeprune", "runtime", "native")
+        source = Path(self.root, "edgeprune", "runtime")
         with tempfile.TemporaryDirectory() as folder:
             for command in (
                 ["cmake", "-S", source, "-B", folder, "-G", "Ninja"],

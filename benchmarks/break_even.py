@@ -4,7 +4,7 @@
 
 Decode of a random Llama (four blocks of a 1B model) at falling sparsity, sparse beside stock, in
 children that take turns. The densities at which both are as fast stand in the kernels' tables
-(`native/isa_*.cpp`, the last argument of `table`).
+(`edgeprune/runtime/kernels/isa_*.cpp`, the last argument of `table`).
 """
 
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from benchmarks import sparse_speed
-from edgeprune.machine import sentence
-from edgeprune.runtime import native
-from edgeprune.runtime.random_model import Sizes, write_random_llama
+from edgeprune.runtime import library
+from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
+from edgeprune.support.environment import sentence
 
 _DENSITIES = (0.5, 0.7, 0.8, 0.9, 1.0)
 
@@ -28,8 +28,8 @@ def main(rounds: int, threads: int) -> None:
     click.echo(sentence())
     folder = Path("ablations/break-even")
     folder.mkdir(parents=True, exist_ok=True)
-    kernels = [name for name in native.kernels() if name != "portable"]
-    for kind in native.TYPES:
+    kernels = [name for name in library.kernels() if name != "portable"]
+    for kind in library.TYPES:
         for density in _DENSITIES:
             path = folder / f"{kind}-{density}.gguf"
             if not path.exists():

@@ -21,11 +21,11 @@ import click
 
 from edgeprune import Recipe, build
 from edgeprune.cli.check import worst
-from edgeprune.files import read_json, write_json
-from edgeprune.machine import sentence
-from edgeprune.progress import Bars, Quiet
 from edgeprune.regression.compare import Thresholds, compare
 from edgeprune.regression.measurement import ROUNDS, SCHEMA, measure
+from edgeprune.support.environment import sentence
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Bars, Quiet
 
 _WORK = Path("ablations/check")
 _PROSE = (

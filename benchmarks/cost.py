@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from edgeprune.machine import cores, sentence
+from edgeprune.support.environment import cores, sentence
 
 # Width, feed-forward width, query and key heads, blocks of the whole model, blocks built here.
 _SHAPES = {
@@ -67,11 +67,11 @@ def _measure(shape: str, samples: int, length: int, method: str) -> dict[str, An
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from edgeprune.calibration.streams import Stream
+    from edgeprune.data.streams import Stream
     from edgeprune.engine import Pruning, prune
-    from edgeprune.fusion import FusionRule
     from edgeprune.models import open_checkpoint
-    from edgeprune.progress import Quiet
+    from edgeprune.pruning.fusion import FusionRule
+    from edgeprune.support.progress import Quiet
 
     torch.set_num_threads(cores())
     width, inner, heads, key_heads, whole, built = _SHAPES[shape]

@@ -18,18 +18,18 @@ import click
 
 import exporters
 import runtime_tests
-from edgeprune.calibration.data import Data, load_data
-from edgeprune.errors import EdgepruneError
-from edgeprune.files import read_json, sha256_json, write_json
-from edgeprune.machine import cores, sentence
-from edgeprune.measuring import measure_plan
+from edgeprune.data.loading import Data, load_data
+from edgeprune.formats.packers import packed_name, packer
 from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.progress import Bars
-from edgeprune.recipe import Recipe, make
-from edgeprune.recovering import sparse_stage
+from edgeprune.pipeline.measure import measure_plan
+from edgeprune.pipeline.sparsify import sparse_stage
+from edgeprune.pipeline.stages import pruned_model, quantized_by, storage
+from edgeprune.recipe.schema import Recipe, make
 from edgeprune.report import plots
-from edgeprune.sparsity.packers import packed_name, packer
-from edgeprune.stages import pruned_model, quantized_by, storage
+from edgeprune.support.environment import cores, sentence
+from edgeprune.support.errors import EdgepruneError
+from edgeprune.support.files import read_json, sha256_json, write_json
+from edgeprune.support.progress import Bars
 from runtime_tests.bench import Lengths, bench
 
 _WORK = Path("ablations/equal-bytes")

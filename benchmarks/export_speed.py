@@ -24,7 +24,7 @@ from typing import Any
 import click
 import psutil
 
-from edgeprune.machine import sentence
+from edgeprune.support.environment import sentence
 
 _silence: Any = None
 _TYPES = ("f16", "q8_0", "q4_0")
@@ -109,8 +109,8 @@ def _ours(source: str, kind: str, target: Path) -> tuple[float, int]:
     import torch  # noqa: F401
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.progress import Quiet
-    from edgeprune.stages import dense_model
+    from edgeprune.pipeline.stages import dense_model
+    from edgeprune.support.progress import Quiet
     from exporters.artifact import Storage
     from exporters.gguf.export import export, steps
 
@@ -127,7 +127,7 @@ def _unproven(source: str, kind: str, target: Path) -> tuple[float, int]:
     import torch  # noqa: F401
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.stages import dense_model
+    from edgeprune.pipeline.stages import dense_model
     from exporters.artifact import Storage
     from exporters.gguf.hyperparameters import read_config
     from exporters.gguf.plan import plan_tensors

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from edgeprune.machine import sentence
-from edgeprune.pipeline import build
-from edgeprune.progress import Bars
-from edgeprune.recipe import FUSION_MODES, make
+from edgeprune.pipeline.build import build
+from edgeprune.recipe.schema import FUSION_MODES, make
+from edgeprune.support.environment import sentence
+from edgeprune.support.progress import Bars
 
 _BUILDS = Path("builds/fusion-table")
 

@@ -22,16 +22,18 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from onnx import TensorProto, helper
 
-from edgeprune.errors import EdgepruneError
-from edgeprune.runtime.onnx_sparse import replace_products
-from edgeprune.sparsity import onnx_coo, onnx_packed, packed_file
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
-from edgeprune.sparsity.onnx_data import ExternalData
-from edgeprune.sparsity.onnx_file import OnnxFile
-from edgeprune.sparsity.onnx_metadata import properties, read_onnx
-from edgeprune.sparsity.onnx_packed import without_expansions
+from edgeprune.formats.gguf import packed as packed_file
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.inspection import inspect
+from edgeprune.formats.metadata import SparsityMetadata, read_gguf
+from edgeprune.formats.onnx import coo as onnx_coo
+from edgeprune.formats.onnx import packed as onnx_packed
+from edgeprune.formats.onnx.data import ExternalData
+from edgeprune.formats.onnx.file import OnnxFile
+from edgeprune.formats.onnx.metadata import properties, read_onnx
+from edgeprune.formats.onnx.packed import without_expansions
+from edgeprune.runtime.onnxruntime.sparse import replace_products
+from edgeprune.support.errors import EdgepruneError
 from exporters.onnx.graph import CONTRIB, Graph
 
 _SECONDS = 1.0

@@ -16,19 +16,19 @@ import numpy as np
 from gguf import GGMLQuantizationType, quants
 
 import runtime_tests
-from edgeprune.calibration.data import Data, load_data
+from edgeprune.data.loading import Data, load_data
 from edgeprune.engine import PrunedCheckpoint
-from edgeprune.files import read_json, write_json
-from edgeprune.machine import sentence
-from edgeprune.measuring import measure_plan
+from edgeprune.formats.gguf import packed as packed_file
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.formats.weights import Weights
 from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.progress import Bars
-from edgeprune.recipe import Recipe, make
-from edgeprune.sparsity import packed_file
-from edgeprune.sparsity.metadata import SparsityMetadata
-from edgeprune.sparsity.types import TYPES
-from edgeprune.sparsity.weights import Weights
-from edgeprune.stages import dense_model, prune_stage, pruned_model, storage
+from edgeprune.pipeline.measure import measure_plan
+from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
+from edgeprune.plan.types import TYPES
+from edgeprune.recipe.schema import Recipe, make
+from edgeprune.support.environment import sentence
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Bars
 from exporters.artifact import Model
 from exporters.gguf.export import export, steps
 from exporters.gguf.ggml import quantize

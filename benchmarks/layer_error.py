@@ -15,21 +15,21 @@ import click
 import torch
 from gguf import GGMLQuantizationType, quants
 
-from edgeprune.calibration.data import load_data
+from edgeprune.data.loading import load_data
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.prune import relative_error
-from edgeprune.engine.trials import first_states
-from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import stream_weights
-from edgeprune.fusion import FusionRule, TwoStreams
-from edgeprune.machine import cores, sentence
-from edgeprune.matrix import Pruning, prune_matrix
-from edgeprune.methods.gram import Gram
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.trials import first_states
+from edgeprune.engine.token_weights import stream_weights
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model, load_tokenizer
-from edgeprune.models.layers import weight_matrices
-from edgeprune.patterns import Budget, Pattern
-from edgeprune.quantization.feedback import round_to_grid
+from edgeprune.models.blocks import weight_matrices
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.pruning.gram import Gram
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.matrix import Pruning, prune_matrix
+from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.support.environment import cores, sentence
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 
-from edgeprune.files import read_json, write_json
-from edgeprune.machine import sentence
-from edgeprune.runtime import switch
+from edgeprune.runtime.llamacpp import availability
+from edgeprune.support.environment import sentence
+from edgeprune.support.files import read_json, write_json
 
 _PROMPT, _STEPS, _TIMES = 256, 48, 5
 _PROSE = (
@@ -67,8 +67,8 @@ def main(
 
 def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) -> list[str]:
     from edgeprune import build
-    from edgeprune.progress import Bars
-    from edgeprune.recipe import make
+    from edgeprune.recipe.schema import make
+    from edgeprune.support.progress import Bars
 
     lines = [
         "| type | | MB | session, s | peak MB | prefill, tok/s | decode, tok/s | accuracy "
@@ -130,7 +130,7 @@ def _samples(
     kept: Path, models: dict[str, tuple[str, Path]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Every contender's measurements; those of an earlier run are not repeated."""
-    made_by = [list(models), rounds, _TIMES, switch.fingerprint()]
+    made_by = [list(models), rounds, _TIMES, availability.fingerprint()]
     known = read_json(kept) or {}
     if known.get("made_by") != made_by:
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in models}
@@ -180,7 +180,7 @@ def _child(how: str, path: Path) -> dict[str, float]:
 def _with_runner(path: Path, how: str) -> dict[str, float]:
     import onnxruntime
 
-    from edgeprune.runtime.onnx_loading import Opened
+    from edgeprune.runtime.onnxruntime.loading import Opened
     from runtime_tests import ort
 
     if how == "stock":

@@ -18,15 +18,15 @@ import click
 from safetensors.torch import load_file
 
 import runtime_tests
-from edgeprune.calibration.data import Data, load_data
-from edgeprune.files import read_json, write_json
-from edgeprune.machine import sentence
-from edgeprune.measuring import measure_plan
+from edgeprune.data.loading import Data, load_data
+from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.models.hf import load_tokenizer
-from edgeprune.progress import Quiet
-from edgeprune.recipe import make
-from edgeprune.sparsity.weights import Weights, save_tensors
+from edgeprune.models.loading import load_tokenizer
+from edgeprune.pipeline.measure import measure_plan
+from edgeprune.recipe.schema import make
+from edgeprune.support.environment import sentence
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Quiet
 from exporters.artifact import Model, Storage
 from exporters.gguf.export import export, steps
 

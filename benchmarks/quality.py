@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from edgeprune.ablation import Variant, ablate, markdown
-from edgeprune.machine import sentence
-from edgeprune.progress import Bars
-from edgeprune.recipe import make
+from edgeprune.experiments.ablation import Variant, ablate, markdown
+from edgeprune.recipe.schema import make
+from edgeprune.support.environment import sentence
+from edgeprune.support.progress import Bars
 
 _AMOUNTS = ("0.5", "2:4", "0.6", "0.7")
 _MAIN = (("wanda", "mix"), ("sparsegpt", "mix"), ("alps_fast", "mix"), ("alps", "mix"))

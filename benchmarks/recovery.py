@@ -20,16 +20,17 @@ import click
 
 import exporters
 import runtime_tests
-from edgeprune.calibration.data import load_data
-from edgeprune.calibration.sources import DATA_VARIABLE, read_jsonl
-from edgeprune.files import sha256_json, write_json
-from edgeprune.machine import cores, sentence
-from edgeprune.measuring import measure_plan
+from edgeprune.data.jsonl import read_jsonl
+from edgeprune.data.loading import load_data
+from edgeprune.data.sources import DATA_VARIABLE
 from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.progress import Bars
-from edgeprune.recipe import Recipe, make
-from edgeprune.recovering import VERSION, sparse_stage
-from edgeprune.stages import dense_model, pruned_model, quantized_by, storage
+from edgeprune.pipeline.measure import measure_plan
+from edgeprune.pipeline.sparsify import VERSION, sparse_stage
+from edgeprune.pipeline.stages import dense_model, pruned_model, quantized_by, storage
+from edgeprune.recipe.schema import Recipe, make
+from edgeprune.support.environment import cores, sentence
+from edgeprune.support.files import sha256_json, write_json
+from edgeprune.support.progress import Bars
 from runtime_tests import accuracy, child
 
 _WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")

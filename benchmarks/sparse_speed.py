@@ -22,7 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
-from edgeprune.machine import sentence
+from edgeprune.support.environment import sentence
 
 _FOLDER = Path("ablations/sparse-speed")
 _ENVIRONMENT = {
@@ -126,7 +126,7 @@ def _make(case: Case) -> None:
     if case.path.exists():
         return
     if case.random:
-        from edgeprune.runtime.random_model import Sizes, write_random_llama
+        from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 
         sizes = Sizes(
             (case.kind,) * 16, width=2048, feed_forward=8192, heads=32, kv_heads=8,
@@ -135,7 +135,7 @@ def _make(case: Case) -> None:
         write_random_llama(case.path, sizes, case.zeros)
         return
     from edgeprune import build
-    from edgeprune.recipe import make
+    from edgeprune.recipe.schema import make
 
     recipe = make({"task": "medqa", "type": case.kind.lower(), "sparsity": case.zeros})
     case.path.symlink_to(build(recipe).artifact.resolve())
@@ -202,7 +202,7 @@ def _bounds(threads: int) -> list[tuple[str, float, float, float]]:
     """Of each kind of weight: bits, and ns for 32 weights in cache, sparse and dense layout."""
     from gguf import GGMLQuantizationType, quants
 
-    from edgeprune.runtime.native import DENSE, SPARSE, PackedMatrix
+    from edgeprune.runtime.library import DENSE, SPARSE, PackedMatrix
 
     rows, columns, found = 512 * threads, 2048, []
     random = np.random.default_rng(0)
@@ -241,10 +241,10 @@ def _agreement(path: Path) -> dict[str, Any]:
     """Stock llama.cpp, sparse weights, and the same weights with float activations, compared."""
     from llama_cpp import llama_cpp as api
 
-    from edgeprune.calibration.render import Renderer
-    from edgeprune.calibration.sources import load_split
-    from edgeprune.calibration.task import open_task
-    from edgeprune.runtime import adapter
+    from edgeprune.data.render import Renderer
+    from edgeprune.data.sources import load_split
+    from edgeprune.data.task import open_task
+    from edgeprune.runtime.llamacpp import adapter
     from runtime_tests.llamacpp import LlamaCpp
 
     widened = _FOLDER / "f32.gguf"

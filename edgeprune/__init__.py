@@ -8,12 +8,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeprune.pipeline import Build, build
-    from edgeprune.recipe import Recipe
+    from edgeprune.pipeline.build import Build, build
+    from edgeprune.recipe.schema import Recipe
 
 __all__ = ["Build", "Recipe", "build"]
 
-_HOME = {"Build": "edgeprune.pipeline", "build": "edgeprune.pipeline", "Recipe": "edgeprune.recipe"}
+_HOME = {
+    "Build": "edgeprune.pipeline.build",
+    "build": "edgeprune.pipeline.build",
+    "Recipe": "edgeprune.recipe.schema",
+}
 
 
 def __getattr__(name: str) -> Any:

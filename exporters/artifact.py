@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from edgeprune.sparsity.metadata import SparsityMetadata
-from edgeprune.sparsity.weights import Weights
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.formats.weights import Weights
 
 
 class Stage(Protocol):
@@ -20,7 +20,7 @@ class Storage:
     """How weights are stored.
 
     Attributes:
-        type: a key of the target's own in `edgeprune.sparsity.types.TYPES_OF`.
+        type: a key of the target's own in `edgeprune.plan.types.TYPES_OF`.
         overrides: pairs of a regular expression on the name in the file and the type of tensors
             that match; the first that matches counts.
         lossy_zeros: whether zeros that a type can't hold may be lost; the loss is counted.

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgeprune.errors import InputError
 from edgeprune.models.families import Config, Family
+from edgeprune.support.errors import InputError
 
 
 def load_config(folder: Path) -> Config:

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import MachineError
+from edgeprune.support.errors import MachineError
 from runtime_tests.child import Child, start
 from runtime_tests.energy import joules
 from runtime_tests.gpus import gpus

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any
 
-from edgeprune.errors import (
+from edgeprune.support.errors import (
     CheckFailed,
     EdgepruneError,
     InputError,

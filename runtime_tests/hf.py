@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from edgeprune.opening import opening
+from edgeprune.models.opening import opening
 from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory
 

@@ -12,7 +12,7 @@ def windows(ids: list[int], opening: list[int]) -> Iterator[tuple[list[int], int
 
     Args:
         ids: of the text.
-        opening: what each window begins with, as `edgeprune.opening.opening` gives it.
+        opening: what each window begins with, as `edgeprune.models.opening.opening` gives it.
 
     Yields:
         The window, and how many tokens at its start are given: the opening, or, of a tokenizer

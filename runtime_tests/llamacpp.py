@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
-from edgeprune.opening import opening
+from edgeprune.models.opening import opening
 from edgeprune.runtime import load_model, status
 from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory

@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from edgeprune.errors import EdgepruneError
-from edgeprune.opening import opening
-from edgeprune.runtime import native
-from edgeprune.runtime.onnx_loading import Opened, open_session
+from edgeprune.models.opening import opening
+from edgeprune.runtime import library
+from edgeprune.runtime.onnxruntime.loading import Opened, open_session
+from edgeprune.support.errors import EdgepruneError
 from runtime_tests.inputs import begun, most_likely, timing_ids, windows
 from runtime_tests.memory import peak_memory
 from runtime_tests.providers import BY_NAME, CPU, Provider
@@ -80,7 +80,7 @@ class OnnxRuntime:
             "version": f"onnxruntime {onnxruntime.__version__}",
             "load_seconds": self.load_seconds,
             "file_bytes": sum(file.stat().st_size for file in files),
-            "sparse": asdict(placed) | {"kernel": native.in_use()} if placed else None,
+            "sparse": asdict(placed) | {"kernel": library.in_use()} if placed else None,
             "sparse_off": self._opened.off,
         }
 

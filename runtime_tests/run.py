@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any, Protocol
 
-from edgeprune.errors import CheckFailed, InputError, MachineError
-from edgeprune.files import number
+from edgeprune.support.errors import CheckFailed, InputError, MachineError
+from edgeprune.support.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start

@@ -16,7 +16,7 @@ from exporters.gguf.export import export
 from tests.no_amx import refuse
 
 if TYPE_CHECKING:
-    from edgeprune.calibration.streams import Stream
+    from edgeprune.data.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
 
 refuse()  # before torch or llama.cpp asks for it
@@ -107,8 +107,8 @@ def make_tiny(tokenizer_from: Checkpoint, folder: Path, **changes: object) -> Pa
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real multiple-choice rows from the packaged data, as a user's own file."""
-    from edgeprune.calibration.sources import load_split
-    from edgeprune.calibration.task import open_task
+    from edgeprune.data.sources import load_split
+    from edgeprune.data.task import open_task
 
     split = load_split(open_task("mmlu_med"))
     path = tmp_path_factory.mktemp("rows") / "questions.jsonl"
@@ -133,16 +133,16 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks run in float32, to be compared with references."""
     import torch
 
-    from edgeprune.engine import walk
+    from edgeprune.engine import runner
 
-    monkeypatch.setattr(walk, "compute_dtype", lambda _device: torch.float32)
+    monkeypatch.setattr(runner, "compute_dtype", lambda _device: torch.float32)
 
 
 def streams(samples: int, length: int = 32) -> "dict[str, Stream]":
     """Random tokens of both streams; every other one belongs to an answer."""
     import torch
 
-    from edgeprune.calibration.streams import Stream
+    from edgeprune.data.streams import Stream
 
     generator = torch.Generator().manual_seed(0)
     found = {}
@@ -158,9 +158,9 @@ def pruned(
 ) -> "PrunedCheckpoint":
     """A tiny model with half its weights gone."""
     from edgeprune.engine import prune
-    from edgeprune.progress import Quiet
-    from edgeprune.recipe import Recipe
-    from edgeprune.stages import pruning
+    from edgeprune.pipeline.stages import pruning
+    from edgeprune.recipe.schema import Recipe
+    from edgeprune.support.progress import Quiet
 
     recipe = Recipe(task="medqa", method="wanda")
     folder = tmp_path_factory.mktemp("pruned")

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from edgeprune import Recipe
-from edgeprune.ablation import Variant, ablate, cells, markdown, variants
-from edgeprune.errors import UsageError
-from edgeprune.progress import Quiet
+from edgeprune.experiments.ablation import Variant, ablate, cells, markdown, variants
+from edgeprune.support.errors import UsageError
+from edgeprune.support.progress import Quiet
 from tests.test_cli import run
 from tests.test_pipeline import QUICK
 

@@ -11,28 +11,28 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from edgeprune.allocation import ALLOCATIONS, Allocation, evolve
-from edgeprune.allocation.atp import ramp
-from edgeprune.allocation.exact import MOST, exact, limit
-from edgeprune.allocation.named import by_name
-from edgeprune.allocation.owl import owl
-from edgeprune.allocation.rank import by_rank
-from edgeprune.calibration.streams import Stream
+from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.allocate import _blocks
-from edgeprune.engine.measures import fitness, sensitivity
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.measures import fitness, sensitivity
+from edgeprune.engine.sensitivity.survey import Survey
 from edgeprune.engine.store import BlockStore
-from edgeprune.engine.survey import Survey
-from edgeprune.engine.walk import Walk
-from edgeprune.errors import UsageError
-from edgeprune.files import read_json
-from edgeprune.fusion import FusionRule
-from edgeprune.methods import wanda
-from edgeprune.methods.statistics import InputStatistics
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model
-from edgeprune.patterns import Budget, Pattern
-from edgeprune.progress import Quiet
+from edgeprune.models.loading import load_model
+from edgeprune.plan.allocation import ALLOCATIONS, Allocation, evolve
+from edgeprune.plan.allocation.atp import ramp
+from edgeprune.plan.allocation.exact import MOST, exact, limit
+from edgeprune.plan.allocation.named import by_name
+from edgeprune.plan.allocation.owl import owl
+from edgeprune.plan.allocation.rank import by_rank
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.methods import wanda
+from edgeprune.pruning.statistics import InputStatistics
+from edgeprune.support.errors import UsageError
+from edgeprune.support.files import read_json
+from edgeprune.support.progress import Quiet
 from tests.conftest import make_tiny
 from tests.test_engine import streams_of
 
@@ -131,7 +131,7 @@ def test_the_search_keeps_the_total_and_never_gets_worse():
 
 
 def test_names_cost_no_torch():
-    code = "import sys, edgeprune.allocation; sys.exit('torch' in sys.modules)"
+    code = "import sys, edgeprune.plan.allocation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -330,7 +330,7 @@ def test_logits_are_as_the_model_makes_them(tmp_path):
     streams = streams_of(3, 16, 64)
     model, _, survey = survey_of(tmp_path / "gemma", streams)
     trials, _ = survey.trials()
-    from edgeprune.engine.trials import first_states
+    from edgeprune.engine.sensitivity.trials import first_states
 
     states = first_states(trials.walk)
     trials.run([{}], [states])
@@ -345,10 +345,10 @@ import sys
 from pathlib import Path
 import torch.distributed as dist
 from tests.test_engine import streams_of
-from edgeprune.allocation import Allocation
+from edgeprune.plan.allocation import Allocation
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
+from edgeprune.support.progress import Quiet
 model, kind, folder, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{folder}-meet", rank=int(rank), world_size=2)
 pruning = Pruning(allocation=Allocation(kind))

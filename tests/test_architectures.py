@@ -11,15 +11,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.engine import Pruning, prune
-from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import token_weights
-from edgeprune.errors import InputError
-from edgeprune.fusion import FusionRule
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.token_weights import token_weights
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model
-from edgeprune.models.layers import decoder_blocks, weight_matrices
-from edgeprune.progress import Quiet
-from edgeprune.sparsity.stored import stored_tensors
+from edgeprune.models.blocks import decoder_blocks, weight_matrices
+from edgeprune.models.loading import load_model
+from edgeprune.models.stored import stored_tensors
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.support.errors import InputError
+from edgeprune.support.progress import Quiet
 from tests.test_engine import streams_of
 
 _COMMON = {
@@ -195,7 +195,7 @@ def test_experts_that_are_stored_stacked_are_stored_stacked(tmp_path):
 
 
 def test_names_that_the_checkpoint_lacks_are_refused(tmp_path):
-    from edgeprune.sparsity.stored import stored_tensors
+    from edgeprune.models.stored import stored_tensors
 
     model = load_model(open_checkpoint(str(make("llama", tmp_path / "model"))))
     with pytest.raises(InputError, match=r"stores model\.x under a name"):
@@ -279,7 +279,7 @@ class Moe:
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
 def test_experts_are_judged_by_the_tokens_routed_to_them(tmp_path, monkeypatch, float32, name):
-    monkeypatch.setattr(sys.modules["edgeprune.engine.gather"], "EXPERT_FLOOR", 1)
+    monkeypatch.setattr(sys.modules["edgeprune.engine.hooks"], "EXPERT_FLOOR", 1)
     moe = Moe(tmp_path / "model", name)
     seen = moe.statistics()
     hidden, chosen = moe.choices()
@@ -295,7 +295,7 @@ def test_experts_are_judged_by_the_tokens_routed_to_them(tmp_path, monkeypatch, 
 
 
 def test_experts_with_too_few_tokens_are_given_all(tmp_path, monkeypatch, float32):
-    monkeypatch.setattr(sys.modules["edgeprune.engine.gather"], "EXPERT_FLOOR", 100)
+    monkeypatch.setattr(sys.modules["edgeprune.engine.hooks"], "EXPERT_FLOOR", 100)
     moe = Moe(tmp_path / "model", "mixtral")
     # Batches of 62 tokens that count: 0 in all, 1 in two, 2 in one, not the first, 3 in none.
     plan = [[0, 1], [0, 2], [0, 1], [0, 0]]
@@ -367,7 +367,7 @@ class Halving(nn.Module):
 
 
 def test_layers_that_see_unknown_tokens_or_none_are_refused():
-    from edgeprune.engine.gather import Gatherer
+    from edgeprune.engine.hooks import Gatherer
 
     block = Halving()
     with (

@@ -10,13 +10,13 @@ MODEL_LIBRARIES = ("transformers", "accelerate", "llama_cpp", "edgeprune.models"
 
 # files -> prefixes that must not be imported
 FORBIDDEN = {
-    "edgeprune/methods/**/*.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
-    "edgeprune/fusion.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
-    "edgeprune/patterns.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
-    "edgeprune/models/**/*.py": ("edgeprune.calibration", "edgeprune.engine", "exporters"),
+    "edgeprune/pruning/methods/**/*.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
+    "edgeprune/pruning/fusion.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
+    "edgeprune/pruning/masks.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
+    "edgeprune/models/**/*.py": ("edgeprune.data", "edgeprune.engine", "exporters"),
     "edgeprune/quantization/**/*.py": (*MODEL_LIBRARIES, "edgeprune.engine", "exporters"),
     "edgeprune/runtime/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
-    "edgeprune/sparsity/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
+    "edgeprune/formats/**/*.py": ("edgeprune.engine", "edgeprune.models", "exporters"),
     "edgeprune/recovery/**/*.py": ("edgeprune.recipe", "exporters", "runtime_tests"),
     "edgeprune/report/**/*.py": ("torch", "edgeprune.engine", "exporters", "runtime_tests"),
     "edgeprune/regression/**/*.py": ("torch", "edgeprune.engine", "exporters"),
@@ -28,14 +28,14 @@ FORBIDDEN = {
 ALLOWED = (
     "edgeprune.models.families",
     "edgeprune.sparsity",
-    "edgeprune.quantization.fit",
-    "edgeprune.quantization.grid",
+    "edgeprune.quantization.scales",
+    "edgeprune.plan.grid",
     "edgeprune.runtime",
-    "edgeprune.errors",
-    "edgeprune.extras",
-    "edgeprune.files",
-    "edgeprune.machine",
-    "edgeprune.opening",
+    "edgeprune.support.errors",
+    "edgeprune.support.extras",
+    "edgeprune.support.files",
+    "edgeprune.support.environment",
+    "edgeprune.models.opening",
 )
 
 

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.calibration.data import load_data
-from edgeprune.calibration.guard import refuse_overlap
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.rows import Row, make_row, normalised, share_of
-from edgeprune.calibration.sources import load_split, read_jsonl
-from edgeprune.calibration.streams import pack
-from edgeprune.calibration.task import Task, open_corpus, open_task
-from edgeprune.errors import EdgepruneError, InputError, UsageError
-from edgeprune.models.hf import load_tokenizer
-from edgeprune.resources import shipped
+from edgeprune.data.jsonl import read_jsonl
+from edgeprune.data.loading import load_data
+from edgeprune.data.overlap import refuse_overlap
+from edgeprune.data.render import Renderer
+from edgeprune.data.rows import Row, make_row, normalised, share_of
+from edgeprune.data.sources import load_split
+from edgeprune.data.streams import pack
+from edgeprune.data.task import Task, open_corpus, open_task
+from edgeprune.models.loading import load_tokenizer
+from edgeprune.support.errors import EdgepruneError, InputError, UsageError
+from edgeprune.support.resources import shipped
 
 OFFLINE_TASKS = ["medqa", "medmcqa", "pubmedqa", "mmlu_med", "openbookqa", "piqa", "boolq"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgeprune.cli import _VERBS
-from edgeprune.errors import MachineError
-from edgeprune.plan import check_disk, plan
-from edgeprune.recipe import make
+from edgeprune.pipeline.estimate import check_disk, plan
+from edgeprune.recipe.schema import make
+from edgeprune.support.errors import MachineError
 from exporters.artifact import Storage
 from tests.conftest import Counter, dense_model
 from tests.test_gguf_export import export, metadata
@@ -134,7 +134,9 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
 def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
     recipe = make({"task": "medqa"})
     needed = plan(recipe).disk_bytes
-    monkeypatch.setattr("edgeprune.plan._flops_per_second", lambda: pytest.fail("it was timed"))
+    monkeypatch.setattr(
+        "edgeprune.pipeline.estimate._flops_per_second", lambda: pytest.fail("it was timed")
+    )
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed))
     check_disk(recipe, tmp_path)

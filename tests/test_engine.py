@@ -13,22 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from edgeprune.calibration.streams import Stream
+from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.fisher import gather_fisher
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.fisher import gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors
-from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import stream_weights, token_weights
-from edgeprune.errors import InputError, MachineError
-from edgeprune.fusion import FusionRule
-from edgeprune.methods import METHODS
-from edgeprune.methods.statistics import Accumulator
+from edgeprune.engine.token_weights import stream_weights, token_weights
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model
-from edgeprune.models.layers import decoder_blocks, watch, weight_matrices
-from edgeprune.patterns import Budget, Pattern
-from edgeprune.progress import Quiet
+from edgeprune.models.blocks import decoder_blocks, watch, weight_matrices
+from edgeprune.models.loading import load_model
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.statistics import Accumulator
+from edgeprune.support.errors import InputError, MachineError
+from edgeprune.support.progress import Quiet
 from tests.conftest import make_tiny
 
 
@@ -236,7 +236,7 @@ def test_statistics_of_the_dense_model_serve_every_sparsity(tiny_folder, tmp_pat
     # The first block sees the same either way, the second does not.
     assert behind.files[0].read_bytes() == first.files[0].read_bytes()
     assert behind.files[1].read_bytes() != first.files[1].read_bytes()
-    walk = sys.modules["edgeprune.engine.walk"]
+    walk = sys.modules["edgeprune.engine.runner"]
     monkeypatch.setattr(walk.Walk, "statistics", lambda *_: pytest.fail("gathered again"))
     half, less = Pruning(), Pruning(sparsity=0.3)
     again = prune(checkpoint, streams_of(), half, tmp_path / "c", Quiet(), dense_statistics=kept)
@@ -281,7 +281,7 @@ import sys
 from tests.test_engine import streams_of
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
+from edgeprune.support.progress import Quiet
 from pathlib import Path
 print("ready", flush=True)
 prune(open_checkpoint(sys.argv[1]), streams_of(16, 128), Pruning(), Path(sys.argv[2]), Quiet())

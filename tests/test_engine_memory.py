@@ -13,7 +13,7 @@ import resource, sys
 import torch
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
+from edgeprune.support.progress import Quiet
 from pathlib import Path
 from tests.test_engine import streams_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeprune.errors import EXIT_BUG, InputError, MachineError, known
+from edgeprune.support.errors import EXIT_BUG, InputError, MachineError, known
 from tests.test_cli import run
 
 _BUG = """
@@ -124,7 +124,7 @@ def test_a_bug_is_one_line_that_says_where_its_traceback_is(tmp_path):
 def test_debug_shows_the_traceback_of_every_error(tmp_path, arguments, environment):
     for error, code in (
         ("KeyError('blk.0')", EXIT_BUG),
-        ("__import__('edgeprune.errors').errors.InputError('no rows')", 3),
+        ("__import__('edgeprune.support.errors').errors.InputError('no rows')", 3),
         ("OSError(28, 'No space left on device', 'x')", 4),
     ):
         done = broken(error, *arguments, TMPDIR=str(tmp_path), **environment)

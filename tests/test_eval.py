@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune.calibration.data import load_data
+from edgeprune.data.loading import load_data
 from exporters.artifact import Storage
 from exporters.onnx import export
 from runtime_tests import energy

@@ -7,8 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from edgeprune.errors import MachineError
-from edgeprune.runtime import adapter
+from edgeprune.runtime.llamacpp import adapter
+from edgeprune.support.errors import MachineError
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
     "optional-dependencies"

@@ -13,10 +13,10 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgeprune.errors import InputError
 from edgeprune.models import families, open_checkpoint
 from edgeprune.models.families import by_model_type
 from edgeprune.models.families.base import GATED, LLAMA_MATRICES, Family, Gguf, Onnx
+from edgeprune.support.errors import InputError
 from exporters.artifact import Storage
 from exporters.gguf.export import export as export_gguf
 from exporters.gguf.hyperparameters import read_config

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgeprune import Recipe, build
-from edgeprune.errors import UsageError
-from edgeprune.folders import claim, default_folder, record
+from edgeprune.pipeline.folders import claim, default_folder, record
+from edgeprune.support.errors import UsageError
 from tests.test_pipeline import QUICK
 
 
@@ -82,8 +82,8 @@ def test_a_begun_build_and_one_of_an_older_version_are_known(tmp_path):
 
 
 def test_a_sweep_leaves_another_recipes_build_alone(tmp_path):
-    from edgeprune.progress import Quiet
-    from edgeprune.sweep import Group, build_group
+    from edgeprune.experiments.sweep import Group, build_group
+    from edgeprune.support.progress import Quiet
 
     claim(tmp_path / "one", Recipe(task="medqa"))
     record(tmp_path / "one", Recipe(task="medqa"))

@@ -3,14 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.fusion import FusionRule, TwoStreams
-from edgeprune.matrix import Pruning, prune_matrix
-from edgeprune.methods import METHODS
-from edgeprune.methods.gram import Gram
-from edgeprune.methods.resolve import resolve
-from edgeprune.methods.statistics import InputStatistics, mix
-from edgeprune.patterns import Budget, Pattern
-from edgeprune.recipe import FUSION_MODES
+from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.pruning.gram import Gram
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.matrix import Pruning, prune_matrix
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.statistics import InputStatistics, mix
+from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.recipe.schema import FUSION_MODES
 
 WANDA = METHODS["wanda"].score
 

@@ -7,9 +7,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgeprune.errors import CheckFailed, InputError
+from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
-from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.support.errors import CheckFailed, InputError
 from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.export import check, export
@@ -168,7 +168,7 @@ def test_logits_equal_transformers(case, tmp_path):
 
 def test_zeros_of_a_pruned_one_survive(case, tmp_path):
     from edgeprune.engine import Pruning, prune
-    from edgeprune.progress import Quiet
+    from edgeprune.support.progress import Quiet
     from exporters.artifact import Model
     from tests.test_engine import streams_of
     from tests.test_gguf_export import metadata

@@ -11,20 +11,20 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter, quants
 
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.sources import load_split
-from edgeprune.calibration.task import open_task
+from edgeprune.data.render import Renderer
+from edgeprune.data.sources import load_split
+from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning, prune
-from edgeprune.errors import CheckFailed, InputError
-from edgeprune.files import sha256_file
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.inspection import inspect
+from edgeprune.formats.metadata import SparsityMetadata, read_gguf
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model, load_tokenizer
-from edgeprune.patterns import Pattern
-from edgeprune.progress import Quiet
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.metadata import SparsityMetadata, read_gguf
-from edgeprune.sparsity.types import TYPES
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.plan.types import TYPES
+from edgeprune.pruning.masks import Pattern
+from edgeprune.support.errors import CheckFailed, InputError
+from edgeprune.support.files import sha256_file
+from edgeprune.support.progress import Quiet
 from exporters.artifact import Model, Storage
 from exporters.gguf import encode as gguf_encode
 from exporters.gguf.export import export, steps
@@ -303,7 +303,7 @@ def test_an_unknown_pre_tokenizer_is_refused(tiny_folder, tmp_path):
 def test_the_writer_packs_arrays_as_ggufs_own_does(tmp_path):
     from gguf import GGUFValueType, GGUFWriter
 
-    from edgeprune.sparsity.gguf_file import open_gguf
+    from edgeprune.formats.gguf.file import open_gguf
     from exporters.gguf.writer import Writer, copy_fields
 
     def fill(writer):

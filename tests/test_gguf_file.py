@@ -10,10 +10,10 @@ from gguf import GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeprune.errors import InputError
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.metadata import read_gguf
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.inspection import inspect
+from edgeprune.formats.metadata import read_gguf
+from edgeprune.support.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,20 @@ from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeprune.errors import MachineError
-from edgeprune.runtime import native
-from edgeprune.runtime.native import DENSE, SPARSE, TYPES, PackedMatrix
-from edgeprune.sparsity.codes import CODES, block_bytes
+from edgeprune.formats.codes import CODES, block_bytes
+from edgeprune.runtime import library
+from edgeprune.runtime.library import DENSE, SPARSE, TYPES, PackedMatrix
+from edgeprune.support.errors import MachineError
 
 BLOCK, TILE = 32, 16
 
 
-@pytest.fixture(params=native.kernels())
+@pytest.fixture(params=library.kernels())
 def kernel(request):
     """Every kernel that this processor can run, in turn."""
-    native.use(request.param)
+    library.use(request.param)
     yield request.param
-    native.use()
+    library.use()
 
 
 def matrix(kind, rows, cols, density, seed=0):
@@ -107,19 +107,19 @@ densities = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(native.kernels()), st.sampled_from(sorted(TYPES)), shapes, densities,
+    st.sampled_from(library.kernels()), st.sampled_from(sorted(TYPES)), shapes, densities,
     st.sampled_from([SPARSE, DENSE]), st.sampled_from([1, 2, 3, 4, 5, 8, 9, 17]),
     st.integers(1, 3), st.integers(0, 1 << 30),
 )  # fmt: skip
 def test_products_equal_the_reference(name, kind, shape, density, layout, tokens, threads, seed):
-    native.use(name)
+    library.use(name)
     data, values = matrix(kind, *shape, density, seed)
     x = np.random.default_rng(seed).standard_normal((tokens, shape[1])).astype(np.float32)
     packed = PackedMatrix(kind, data, shape, layout)
     found = packed.times(x, threads)
     size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(values, axis=1)[None] + 1e-30
     assert (np.abs(found - expected(kind, values, x)) <= 2e-6 * size).all()
-    native.use()
+    library.use()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -219,5 +219,5 @@ def test_what_cannot_be_packed_or_used_is_said():
     with pytest.raises(ValueError, match="can't be packed"):
         PackedMatrix("Q8_0", np.zeros(1, np.uint8), (16, 33))
     with pytest.raises(MachineError, match="No kernels 'quantum' here"):
-        native.use("quantum")
-    assert native.in_use() == native.kernels()[0]
+        library.use("quantum")
+    assert library.in_use() == library.kernels()[0]

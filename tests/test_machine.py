@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeprune import machine
+from edgeprune.support import environment
 
 
 def container(root: Path, groups: str, quotas: dict[str, str]) -> Path:
@@ -56,18 +56,18 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_quotas_are_read_as_the_kernel_writes_them(tmp_path, case):
     groups, quotas, expected = CASES[case]
-    assert machine.cpu_quota(container(tmp_path, groups, quotas)) == expected
+    assert environment.cpu_quota(container(tmp_path, groups, quotas)) == expected
 
 
 def test_without_control_groups_there_is_no_quota(tmp_path):
-    assert machine.cpu_quota(tmp_path) == math.inf
+    assert environment.cpu_quota(tmp_path) == math.inf
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (2.0, 2), (2.5, 3), (64.0, 8)])
 def test_cores_are_those_of_affinity_within_the_quota(monkeypatch, quota, cores):
     allowed = list(range(8))
     monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _self: allowed, raising=False)
-    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
-    assert machine.cores() == cores
-    monkeypatch.setattr(machine, "cpu_quota", lambda: math.inf)
-    assert machine.cores() == 8
+    monkeypatch.setattr(environment, "cpu_quota", lambda: quota)
+    assert environment.cores() == cores
+    monkeypatch.setattr(environment, "cpu_quota", lambda: math.inf)
+    assert environment.cores() == 8

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.errors import InputError
-from edgeprune.methods import METHODS, rose, sparsegpt
-from edgeprune.methods.gram import DAMPING, Gram
-from edgeprune.methods.permute import channel_order
-from edgeprune.methods.resolve import resolve
-from edgeprune.methods.statistics import Accumulator, mix
-from edgeprune.methods.swaps import refine
-from edgeprune.patterns import Budget, Pattern
+from edgeprune.pruning.gram import DAMPING, Gram
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.methods import METHODS, rose, sparsegpt
+from edgeprune.pruning.statistics import Accumulator, mix
+from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.permute import channel_order
+from edgeprune.pruning.updates.swaps import refine
+from edgeprune.support.errors import InputError
 
 
 def statistics_of(inputs: torch.Tensor, gram: bool = False, weights: torch.Tensor | None = None):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgeprune.errors import InputError, MachineError, UsageError
 from edgeprune.models import open_checkpoint, packaged
-from edgeprune.models.hf import load_model, load_tokenizer
+from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.inventory import inventory
-from edgeprune.models.layers import decoder_blocks, weight_matrices
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.support.errors import InputError, MachineError, UsageError
 
 
 def test_the_packaged_model_opens_whole(real_checkpoint):

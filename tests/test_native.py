@@ -13,14 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgeprune.errors import MachineError
-from edgeprune.files import cache_folder
-from edgeprune.runtime import adapter, native
-from edgeprune.runtime.adapter import CHECKED
-from edgeprune.runtime.native import LIBRARY
+from edgeprune.runtime import library
+from edgeprune.runtime.library import LIBRARY
+from edgeprune.runtime.llamacpp import adapter
+from edgeprune.runtime.llamacpp.adapter import CHECKED
+from edgeprune.support.errors import MachineError
+from edgeprune.support.files import cache_folder
 
 ROOT = Path(__file__).parents[1]
-NATIVE = ROOT / "edgeprune" / "runtime" / "native"
+RUNTIME = ROOT / "edgeprune" / "runtime"
+NATIVE, LLAMA = RUNTIME / "kernels", RUNTIME / "llamacpp"
 CHECK = ROOT / "tests" / "native" / "check_kernels.cpp"
 X86 = {
     "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c", "-mpopcnt"],
@@ -112,17 +114,17 @@ def test_a_weight_that_nobody_claimed_ends_the_process_with_a_line(failures, wha
 
 def test_error_codes_become_messages(monkeypatch):
     data = np.zeros(64 * 2 * 34, np.uint8)
-    packed = native.PackedMatrix("Q8_0", data, (64, 64))
+    packed = library.PackedMatrix("Q8_0", data, (64, 64))
     calls = {
-        "ep_packed_size": lambda: native.PackedMatrix("Q8_0", data, (64, 64)),
-        "ep_pack": lambda: native.PackedMatrix("Q8_0", data, (64, 64)),
+        "ep_packed_size": lambda: library.PackedMatrix("Q8_0", data, (64, 64)),
+        "ep_pack": lambda: library.PackedMatrix("Q8_0", data, (64, 64)),
         "ep_unpack": packed.unpack,
         "ep_matmul": lambda: packed.times(np.ones((2, 64))),
     }
     for name, call in calls.items():
         with monkeypatch.context() as patched:
             code = ctypes.c_size_t(-1).value if name == "ep_packed_size" else -2
-            patched.setattr(native.library(), name, lambda *_, code=code: code)
+            patched.setattr(library.library(), name, lambda *_, code=code: code)
             with pytest.raises(MachineError, match="Out of memory"):
                 call()
     report = adapter._Report(exhausted=1)
@@ -154,13 +156,13 @@ def test_declared_layouts_are_those_of_every_checked_version(tmp_path):
     assert version("llama-cpp-python") in CHECKED
     for tag in CHECKED:
         ggml = llama_cpp_source(tag)
-        command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{NATIVE}", f"-I{ggml / 'include'}"]
+        command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{LLAMA}", f"-I{ggml / 'include'}"]
         command += [f"-I{ggml / 'src'}", f"-I{ggml / 'src' / 'ggml-cpu'}"]
         source = ROOT / "tests" / "native" / "check_layout.cpp"
         done = subprocess.run([*command, source], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         wrong = tmp_path / "llama_internals.h"  # the check must be able to fail
-        text = (NATIVE / "llama_internals.h").read_text()
+        text = (LLAMA / "llama_internals.h").read_text()
         wrong.write_text(text.replace("kMaxSources = 10", "kMaxSources = 11"))
         done = subprocess.run(
             [*command[:3], f"-I{tmp_path}", *command[3:], source], check=False, capture_output=True

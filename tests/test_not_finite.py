@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 
 import runtime_tests
 from edgeprune import Recipe
-from edgeprune.calibration.data import load_data
+from edgeprune.data.loading import load_data
 from edgeprune.engine import prune
-from edgeprune.errors import CheckFailed, InputError, UsageError
-from edgeprune.files import json_text, read_json, write_json
-from edgeprune.gates import failures
-from edgeprune.matrix import Pruning
-from edgeprune.measuring import measure_plan
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
+from edgeprune.pipeline.gates import failures
+from edgeprune.pipeline.measure import measure_plan
+from edgeprune.pruning.matrix import Pruning
 from edgeprune.regression.compare import Thresholds
+from edgeprune.support.errors import CheckFailed, InputError, UsageError
+from edgeprune.support.files import json_text, read_json, write_json
+from edgeprune.support.progress import Quiet
 from exporters import get
 from exporters.artifact import Storage
 from runtime_tests.child import start

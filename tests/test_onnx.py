@@ -17,19 +17,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune import Recipe, build
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.sources import load_split
-from edgeprune.calibration.task import open_task
-from edgeprune.errors import CheckFailed, InputError, UsageError
+from edgeprune.data.render import Renderer
+from edgeprune.data.sources import load_split
+from edgeprune.data.task import open_task
+from edgeprune.formats.inspection import inspect
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.formats.onnx import packed as onnx_packed
+from edgeprune.formats.onnx import packing as onnx_packing
+from edgeprune.formats.onnx.file import OnnxFile
+from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model, load_tokenizer
-from edgeprune.recipe import make
-from edgeprune.runtime.onnx_loading import open_session
-from edgeprune.sparsity import onnx_packed, onnx_packing
-from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.metadata import SparsityMetadata
-from edgeprune.sparsity.onnx_file import OnnxFile
-from edgeprune.sparsity.weights import Weights
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.recipe.schema import make
+from edgeprune.runtime.onnxruntime.loading import open_session
+from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.artifact import Model, Storage
 from exporters.onnx import check, export
 from exporters.onnx import weights as onnx_weights

@@ -7,9 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgeprune.errors import InputError, UsageError
-from edgeprune.sparsity import onnx_coo
-from edgeprune.sparsity.onnx_file import OnnxFile
+from edgeprune.formats.onnx import coo as onnx_coo
+from edgeprune.formats.onnx.file import OnnxFile
+from edgeprune.support.errors import InputError, UsageError
 from runtime_tests.ort import OnnxRuntime
 from tests.test_cli import run
 from tests.test_onnx import IDS, exported, pruned  # noqa: F401

@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.errors import MachineError
-from edgeprune.files import cache_folder
-from edgeprune.runtime import native
-from edgeprune.runtime.onnx_loading import open_session
+from edgeprune.runtime import library
+from edgeprune.runtime.onnxruntime.loading import open_session
+from edgeprune.support.errors import MachineError
+from edgeprune.support.files import cache_folder
 from runtime_tests.ort import OnnxRuntime
-from tests.test_native import NATIVE, ROOT, need
+from tests.test_native import ROOT, RUNTIME, need
 from tests.test_onnx import IDS, exported, pruned  # noqa: F401
 
 # Both sides round activations to 8 bits; float weights are multiplied by as they are.
@@ -31,7 +31,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kernel", native.kernels())
+@pytest.mark.parametrize("kernel", library.kernels())
 @pytest.mark.parametrize("kind", TOLERANCE)
 def test_products_without_zeros_give_the_same_logits(
     exported, kind, kernel, threads, monkeypatch  # noqa: F811
@@ -42,12 +42,12 @@ def test_products_without_zeros_give_the_same_logits(
     assert stock.info()["sparse"] is None
     assert "EDGEPRUNE_SPARSE=0" in stock.info()["sparse_off"]
     monkeypatch.delenv("EDGEPRUNE_SPARSE")
-    native.use(kernel)
+    library.use(kernel)
     try:
         sparse = OnnxRuntime(path, threads)
         placed = sparse.info()["sparse"]
-        if not native.library().ep_break_even(
-            native.TYPES[{"int8": "Q8_0", "int4": "Q4_0", "fp16": "F16", "fp32": "F32"}[kind]]
+        if not library.library().ep_break_even(
+            library.TYPES[{"int8": "Q8_0", "int4": "Q4_0", "fp16": "F16", "fp32": "F32"}[kind]]
         ):
             assert placed is None  # these kernels leave the type to onnxruntime
             assert "no pruned weight is both" in sparse.info()["sparse_off"]
@@ -58,7 +58,7 @@ def test_products_without_zeros_give_the_same_logits(
         for found, expected in zip(logits(sparse), logits(stock), strict=True):
             assert difference(found, expected) < TOLERANCE[kind]
     finally:
-        native.use()
+        library.use()
 
 
 def rewritten(path, folder, change):
@@ -121,14 +121,14 @@ def test_without_the_kernel_library_models_run_dense(exported, monkeypatch):  # 
     def missing():
         raise MachineError("The kernel library is not there.")
 
-    monkeypatch.setattr(native, "library", missing)
+    monkeypatch.setattr(library, "library", missing)
     info = OnnxRuntime(exported["int8"], 2).info()
     assert info["sparse"] is None
     assert "not there" in info["sparse_off"]
 
 
 def one_product(width: int, **attributes: int) -> onnx.ModelProto:
-    settings = {"type": native.TYPES["Q8_0"], "rows": 48, "cols": 64, "threads": 2} | attributes
+    settings = {"type": library.TYPES["Q8_0"], "rows": 48, "cols": 64, "threads": 2} | attributes
     node = helper.make_node("SparseMatMul", ["x", "w"], ["y"], domain="edgeprune", **settings)
     graph = helper.make_graph(
         [node], "one",
@@ -143,7 +143,7 @@ def one_product(width: int, **attributes: int) -> onnx.ModelProto:
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.register_custom_ops_library(str(native.LIBRARY))
+    options.register_custom_ops_library(str(library.LIBRARY))
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
@@ -151,7 +151,7 @@ def test_the_operator_takes_any_batch():
     from tests.test_kernels import matrix, rounded
 
     data, values = matrix("Q8_0", 48, 64, density=0.5)
-    packed = native.PackedMatrix("Q8_0", data, (48, 64)).packed
+    packed = library.PackedMatrix("Q8_0", data, (48, 64)).packed
     runs = session(one_product(64))
     for shape in ((1, 1, 64), (3, 5, 64), (1, 0, 64)):
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -202,14 +202,20 @@ def onnxruntime_headers():
 def test_the_interface_is_onnxruntimes():
     need("g++", "apt-get", "dpkg-deb")
     check = ROOT / "tests" / "native" / "check_onnxruntime_abi.cpp"
-    command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{NATIVE}", f"-I{onnxruntime_headers()}"]
+    command = [
+        "g++",
+        "-std=c++17",
+        "-fsyntax-only",
+        f"-I{RUNTIME / 'onnxruntime'}",
+        f"-I{onnxruntime_headers()}",
+    ]
     done = subprocess.run([*command, check], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):  # noqa: F811
     """Here the CPU stands in for a GPU; and a provider that onnxruntime leaves out is an error."""
-    from edgeprune.progress import Quiet
+    from edgeprune.support.progress import Quiet
     from runtime_tests import Plan, run_on_gpus
     from runtime_tests.accuracy import Item
     from runtime_tests.providers import CPU, GPUS, why_not

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgeprune.errors import InputError, MachineError
+from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.models import open_checkpoint
-from edgeprune.sparsity.onnx_file import OnnxFile
+from edgeprune.support.errors import InputError, MachineError
 from exporters.artifact import Model, Storage
 from exporters.onnx import check, grids
 from runtime_tests.ort import OnnxRuntime
@@ -68,7 +68,7 @@ def test_traced_graphs_store_every_type_and_keep_zeros(real_checkpoint, tmp_path
     names = frozenset(n for n in dense.weights.names() if "proj" in n)
     from safetensors.torch import save_file
 
-    from edgeprune.sparsity.weights import Weights
+    from edgeprune.formats.weights import Weights
 
     tensors = {name: dense.weights.read(name) for name in dense.weights.names()}
     for name in names:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from gguf import GGUFWriter
 
-from edgeprune.calibration.sources import load_split
-from edgeprune.calibration.streams import Stream, pack
-from edgeprune.calibration.task import open_corpus, open_task
+from edgeprune.data.sources import load_split
+from edgeprune.data.streams import Stream, pack
+from edgeprune.data.task import open_corpus, open_task
+from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model, load_tokenizer
-from edgeprune.opening import opening
-from edgeprune.sparsity.gguf_file import open_gguf
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.models.opening import opening
 from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.export import export as export_gguf
@@ -165,7 +165,7 @@ def test_a_tokenizer_without_a_bos_gives_what_it_gave(tiny_folder):
 
 
 def _all_text(stream: Stream) -> str:
-    from edgeprune.calibration.render import Renderer
+    from edgeprune.data.render import Renderer
 
     renderer = Renderer(open_task("mmlu_med"))
     return "".join(renderer.calibration_text(row) for row in stream.rows)

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import fuzz
-from edgeprune.chat import Chat
-from edgeprune.errors import CheckFailed, InputError, UsageError
-from edgeprune.runtime import enable, loading, stream
-from edgeprune.sparsity import packing
-from edgeprune.sparsity.codes import CODES, block_bytes, nonzero
-from edgeprune.sparsity.inspection import inspect
-from edgeprune.sparsity.packed_file import PackedFile, is_packed, pack, unpack
+from edgeprune.formats import packing
+from edgeprune.formats.codes import CODES, block_bytes, nonzero
+from edgeprune.formats.gguf.packed import PackedFile, is_packed, pack, unpack
+from edgeprune.formats.inspection import inspect
+from edgeprune.runtime import enable
+from edgeprune.runtime.llamacpp import loading, stream
+from edgeprune.runtime.llamacpp.chat import Chat
+from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.artifact import Storage
 from exporters.gguf.export import export
 from exporters.gguf.ggml import quantize

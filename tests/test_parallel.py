@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from edgeprune import build
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
-from edgeprune.recipe import make
+from edgeprune.recipe.schema import make
+from edgeprune.support.progress import Quiet
 from tests.test_engine import streams_of
 from tests.test_pipeline import QUICK
 
@@ -24,7 +24,7 @@ import torch
 from pathlib import Path
 from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
+from edgeprune.support.progress import Quiet
 from tests.test_engine import streams_of
 
 model, folder, method, rank = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.patterns import Budget, Pattern, spread
+from edgeprune.pruning.masks import Budget, Pattern, spread
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 12))
 

@@ -5,13 +5,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgeprune.engine import Pruning, prune
-from edgeprune.fusion import FusionRule
 from edgeprune.models import open_checkpoint
+from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.feed_forward import feed_forwards
-from edgeprune.models.hf import load_model
-from edgeprune.models.layers import decoder_blocks, weight_matrices
-from edgeprune.patterns import Pattern
-from edgeprune.progress import Quiet
+from edgeprune.models.loading import load_model
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.masks import Pattern
+from edgeprune.support.progress import Quiet
 from tests.test_engine import streams_of
 
 

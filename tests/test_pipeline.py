@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, quants
 
-from edgeprune import Recipe, build, stages
-from edgeprune import files as edge_files
-from edgeprune.calibration import data
-from edgeprune.errors import CheckFailed, InputError, MachineError, UsageError
-from edgeprune.files import atomic_folder, atomic_path
-from edgeprune.gates import failures
+from edgeprune import Recipe, build
+from edgeprune.data import loading
+from edgeprune.pipeline import stages
+from edgeprune.pipeline.gates import failures
 from edgeprune.report.words import caveats
 from edgeprune.runtime import status
+from edgeprune.support import files as edge_files
+from edgeprune.support.errors import CheckFailed, InputError, MachineError, UsageError
+from edgeprune.support.files import atomic_folder, atomic_path
 from tests.test_cli import EDGEPRUNE, run
 
 QUICK = {
@@ -54,7 +55,7 @@ def zeros_by_an_independent_reader(path: Path) -> dict[str, int]:
 
 def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_path, monkeypatch):
     rendered, hashed = Counter(), Counter()
-    hash_rows, hash_file = data.Source.calibration_hash.func, stages.sha256_file
+    hash_rows, hash_file = loading.Source.calibration_hash.func, stages.sha256_file
 
     def rows(source):
         rendered[source.task.name] += 1
@@ -65,8 +66,8 @@ def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_pa
         return hash_file(path)
 
     counted = cached_property(rows)
-    counted.__set_name__(data.Source, "calibration_hash")
-    monkeypatch.setattr(data.Source, "calibration_hash", counted)
+    counted.__set_name__(loading.Source, "calibration_hash")
+    monkeypatch.setattr(loading.Source, "calibration_hash", counted)
     monkeypatch.setattr(stages, "sha256_file", file)
     made = build(tiny_recipe, tmp_path / "out")
     assert list(rendered.values()) == [1, 1]  # of the task and of the general corpus

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgeprune.engine import Pruning, prune
-from edgeprune.errors import CheckFailed, UsageError
-from edgeprune.methods.gram import Gram
-from edgeprune.methods.resolve import resolve
+from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
-from edgeprune.patterns import Budget, Pattern
-from edgeprune.progress import Quiet
-from edgeprune.quantization.feedback import round_to_grid, with_feedback
-from edgeprune.quantization.fit import codes, fit
-from edgeprune.recipe import make
-from edgeprune.sparsity.types import TYPES
-from edgeprune.sparsity.weights import Weights
+from edgeprune.plan.types import TYPES
+from edgeprune.pruning.gram import Gram
+from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.quantization.gptq import round_to_grid, with_feedback
+from edgeprune.quantization.scales import codes, fit
+from edgeprune.recipe.schema import make
+from edgeprune.support.errors import CheckFailed, UsageError
+from edgeprune.support.progress import Quiet
 from exporters.artifact import Model, Storage
 from exporters.gguf import ggml
 from exporters.gguf.export import export, grids

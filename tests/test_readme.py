@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from edgeprune.cli import _VERBS, cli
 from edgeprune.cli.options import _OPTIONS
-from edgeprune.recipe import Recipe
+from edgeprune.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune import reading
-from edgeprune import recipe as recipes
 from edgeprune.cli.options import _OPTIONS
-from edgeprune.errors import InputError, UsageError
-from edgeprune.resources import config_folder, shipped
+from edgeprune.recipe import load
+from edgeprune.recipe import schema as recipes
+from edgeprune.support.errors import InputError, UsageError
+from edgeprune.support.resources import config_folder, shipped
 
 ALL_RECIPES = sorted(config_folder("recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", ALL_RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads_and_says_how_to_launch_it(path: Path):
-    reading.load(str(path))
+    load.load(str(path))
     assert path.read_text().startswith("# ")
     assert f"edgeprune build --recipe {path.stem}" in path.read_text()
 
@@ -64,53 +64,53 @@ def test_sparsity_out_of_range(sparsity):
 def test_flags_win_over_settings_over_file(tmp_path: Path):
     file = tmp_path / "r.yaml"
     file.write_text("task: medqa\nsamples: 1\nseed: 1\nlength: 64\n")
-    made = reading.resolve(str(file), ("samples=2", "seed=2"), {"seed": 3, "length": None})
+    made = load.resolve(str(file), ("samples=2", "seed=2"), {"seed": 3, "length": None})
     assert (made.samples, made.seed, made.length) == (2, 3, 64)
 
 
 def test_a_pattern_flag_wins_over_a_files_sparsity():
-    made = reading.resolve("medqa-demo", (), {"pattern": "2:4"})
+    made = load.resolve("medqa-demo", (), {"pattern": "2:4"})
     assert (made.pattern, made.sparsity) == ("2:4", 0.5)
 
 
 def test_a_files_sparsity_stays_when_the_flag_names_no_other():
-    made = reading.resolve(None, ("sparsity=0.3",), {"task": "t", "pattern": "unstructured"})
+    made = load.resolve(None, ("sparsity=0.3",), {"task": "t", "pattern": "unstructured"})
     assert made.sparsity == 0.3
 
 
 def test_a_pattern_without_quotes_in_yaml_is_still_a_pattern(tmp_path: Path):
     file = tmp_path / "r.yaml"
     file.write_text("task: medqa\npattern: 2:4\n")
-    assert reading.load(str(file)).pattern == "2:4"
-    assert reading.resolve(None, ("pattern=4:8",), {"task": "t"}).pattern == "4:8"
+    assert load.load(str(file)).pattern == "2:4"
+    assert load.resolve(None, ("pattern=4:8",), {"task": "t"}).pattern == "4:8"
 
 
 def test_names_that_are_not_text(tmp_path: Path):
     file = tmp_path / "r.yaml"
     file.write_text("task: medqa\n1: 2\n")
     with pytest.raises(UsageError, match="mistakes"):
-        reading.load(str(file))
+        load.load(str(file))
 
 
 @pytest.mark.parametrize("text", ["samples", "=3", "samples=[1", "seed=2023-99-99"])
 def test_bad_settings(text):
     with pytest.raises(UsageError, match="--set"):
-        reading.resolve(None, (text,), {"task": "medqa"})
+        load.resolve(None, (text,), {"task": "medqa"})
 
 
 def test_files_that_are_not_recipes(tmp_path: Path):
     with pytest.raises(InputError, match="No such file"):
-        reading.load(str(tmp_path / "none.yaml"))
+        load.load(str(tmp_path / "none.yaml"))
     for content in ("[1, 2]", "a: [", "\x00"):
         path = tmp_path / "bad.yaml"
         path.write_text(content)
         with pytest.raises(InputError, match=r"bad\.yaml"):
-            reading.load(str(path))
+            load.load(str(path))
 
 
 def test_unknown_shipped_recipe_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean medqa-demo"):
-        reading.load("medqa-dem")
+        load.load("medqa-dem")
 
 
 def test_flags_have_the_recipes_names_and_defaults():
@@ -146,9 +146,7 @@ def test_options_that_do_not_fit_together(values, message):
 
 
 def test_an_allocation_map_from_the_command_line():
-    made = reading.resolve(
-        None, ("allocation=map", "allocation_map={q_proj: 0.4}"), {"task": "medqa"}
-    )
+    made = load.resolve(None, ("allocation=map", "allocation_map={q_proj: 0.4}"), {"task": "medqa"})
     assert made.allocation_map == {"q_proj": 0.4}
 
 

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from edgeprune.progress import Quiet
 from edgeprune.recovery import reconstruct, submodules
 from edgeprune.recovery.settings import Reconstruction
+from edgeprune.support.progress import Quiet
 from tests.conftest import streams
 
 

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from edgeprune.errors import CheckFailed, InputError
-from edgeprune.models.layers import decoder_blocks
-from edgeprune.progress import Quiet
-from edgeprune.quantization.grid import Grid
+from edgeprune.formats.weights import Weights
+from edgeprune.models.blocks import decoder_blocks
+from edgeprune.plan.grid import Grid
 from edgeprune.recovery import compiled, student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
@@ -31,7 +30,8 @@ from edgeprune.recovery.settings import Training
 from edgeprune.recovery.step import TrainStep
 from edgeprune.recovery.student import Student
 from edgeprune.recovery.tokens import token_weights
-from edgeprune.sparsity.weights import Weights
+from edgeprune.support.errors import CheckFailed, InputError
+from edgeprune.support.progress import Quiet
 from tests.conftest import streams
 
 STEPS = 25
@@ -47,7 +47,7 @@ import pytest
 import torch
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.models import open_checkpoint
-from edgeprune.quantization.grid import Grid
+from edgeprune.plan.grid import Grid
 from edgeprune.recovery import train as training
 from edgeprune.recovery.masters import Masters
 from tests.test_recovery import killed_before, train
@@ -164,7 +164,7 @@ def test_tokens_count_as_answers_or_as_text():
 
 def test_high_perplexity_answers_are_left_out(pruned, tmp_path, monkeypatch):
     from edgeprune.engine.device import compute_dtype
-    from edgeprune.models.hf import load_model
+    from edgeprune.models.loading import load_model
 
     cpu, task = torch.device("cpu"), streams(3)["task"]
     logits = load_model(pruned.base, compute_dtype(cpu))(input_ids=task.tokens).logits[:, :-1]

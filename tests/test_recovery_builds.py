@@ -5,20 +5,21 @@ import shutil
 import numpy as np
 import pytest
 
-from edgeprune import Recipe, build, recovering
-from edgeprune.calibration.data import load_data
+from edgeprune import Recipe, build
 from edgeprune.cli.report import _manifests
-from edgeprune.engine import parallel
-from edgeprune.errors import InputError, UsageError
-from edgeprune.files import write_json
+from edgeprune.data.loading import load_data
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.onnx.file import OnnxFile
+from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
-from edgeprune.recipe import make
+from edgeprune.pipeline import sparsify
+from edgeprune.recipe.schema import make
 from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.state import TrainState
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.onnx_file import OnnxFile
-from edgeprune.sparsity.weights import Weights
+from edgeprune.support import distributed
+from edgeprune.support.errors import InputError, UsageError
+from edgeprune.support.files import write_json
+from edgeprune.support.progress import Quiet
 from tests.test_pipeline import QUICK
 
 
@@ -113,7 +114,7 @@ def test_weights_of_another_training_are_exported_anew(
 def test_a_search_holds_trained_models_against_the_dense_one(
     tiny_folder, rows_file, tmp_path, monkeypatch
 ):
-    from edgeprune import search
+    from edgeprune.pipeline import max_loss
 
     seen = []
 
@@ -123,11 +124,11 @@ def test_a_search_holds_trained_models_against_the_dense_one(
         return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": {"value": nats},
                 "answers": {"nats": [nats] * 12}}  # fmt: skip
 
-    monkeypatch.setattr(search, "trial", trial)
+    monkeypatch.setattr(max_loss, "trial", trial)
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",
                     **QUICK)  # fmt: skip
     data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    found, _ = search.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
+    found, _ = max_loss.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
     assert found.dense == 4
     assert seen[0] == (0.0, False)
     assert all(recover for _, recover in seen[1:])
@@ -180,20 +181,20 @@ def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
 def test_a_recipe_in_terms_of_training():
     values = {"recover_task_share": 0.3, "recover_batch": 3, "recover_max_perplexity": 4}
     recipe = make({"task": "medqa", "recover": True, "recover_budget": "2m", "seed": 7} | values)
-    how = recovering._settings(recipe, "finetune")
+    how = sparsify._settings(recipe, "finetune")
     assert (how.answers, how.task_share, how.text_share) == (True, 0.3, 0.5)
     assert (how.batch, how.max_perplexity, how.seconds, how.seed) == (3, 4, 120, 7)
-    assert not recovering._settings(recipe, "distill").answers
+    assert not sparsify._settings(recipe, "distill").answers
 
 
 def test_more_processes_than_sequences_are_refused(monkeypatch):
-    monkeypatch.setattr(parallel, "world", lambda: (0, 4))
+    monkeypatch.setattr(distributed, "world", lambda: (0, 4))
     recipe = make({"task": "medqa", "recover": True})
     with pytest.raises(UsageError, match="steps of 2 sequences for 4 processes") as raised:
-        recovering._refuse_idle_processes(recipe)
+        sparsify._refuse_idle_processes(recipe)
     assert "recover_batch=4" in str(raised.value.hint)
     for fine in ({"recover_batch": 4}, {"recover_by": ["reconstruct"]}):
-        recovering._refuse_idle_processes(recipe.model_copy(update=fine))
+        sparsify._refuse_idle_processes(recipe.model_copy(update=fine))
 
 
 @pytest.mark.parametrize(

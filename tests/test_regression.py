@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from edgeprune.errors import InputError, UsageError
 from edgeprune.regression import baselines, limits, verdicts
 from edgeprune.regression.compare import Thresholds, compare
+from edgeprune.support.errors import InputError, UsageError
 from tests.test_cli import run
 
 

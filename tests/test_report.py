@@ -10,14 +10,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from edgeprune import sweep as sweeping
-from edgeprune.errors import InputError
+from edgeprune.experiments import sweep as sweeping
 from edgeprune.models import open_checkpoint
 from edgeprune.models.origin import Origin, origin
-from edgeprune.progress import Quiet
-from edgeprune.reading import load
+from edgeprune.recipe.load import load
 from edgeprune.report import card
 from edgeprune.report.comparison import entries, front, render
+from edgeprune.support.errors import InputError
+from edgeprune.support.progress import Quiet
 from tests.test_cli import run
 from tests.test_pipeline import QUICK
 

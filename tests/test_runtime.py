@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from edgeprune import Recipe
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.sources import load_split
-from edgeprune.calibration.task import open_task
-from edgeprune.errors import InputError, MachineError, UsageError
-from edgeprune.models.hf import load_model, load_tokenizer
-from edgeprune.progress import Quiet
+from edgeprune.data.render import Renderer
+from edgeprune.data.sources import load_split
+from edgeprune.data.task import open_task
+from edgeprune.formats.gguf.packed import pack
+from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.report.words import _about_gpu
-from edgeprune.runtime import loading
-from edgeprune.runtime.random_model import Sizes, write_random_llama
-from edgeprune.sparsity.packed_file import pack
+from edgeprune.runtime.llamacpp import loading
+from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
+from edgeprune.support.errors import InputError, MachineError, UsageError
+from edgeprune.support.progress import Quiet
 from exporters.artifact import Storage
 from exporters.gguf.export import export
 from runtime_tests import Plan, run
@@ -118,7 +118,7 @@ def test_an_f16_export_reads_text_as_transformers_and_the_source_do(real_checkpo
 
 
 def open_text():
-    from edgeprune.calibration.task import open_corpus
+    from edgeprune.data.task import open_corpus
 
     return open_corpus("boolq_passages")
 
@@ -230,7 +230,7 @@ def test_two_threads_that_enable_at_once_keep_llama_cpps_own_function(monkeypatc
 
 def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp_path, monkeypatch):
     """Its child says what onnxruntime says of a GPU without memory."""
-    from edgeprune import stages
+    from edgeprune.pipeline import stages
 
     calls = []
     child_fails = MachineError("The runtime can't handle m.onnx:\nFailed to allocate memory.")

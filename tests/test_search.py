@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune import Recipe, build
-from edgeprune import search as search_module
-from edgeprune.calibration.data import load_data
-from edgeprune.calibration.rows import normalised
-from edgeprune.errors import CheckFailed, InputError
+from edgeprune.data.loading import load_data
+from edgeprune.data.rows import normalised
 from edgeprune.models import open_checkpoint
-from edgeprune.progress import Quiet
-from edgeprune.search import Probe, bisect
+from edgeprune.pipeline import max_loss as search_module
+from edgeprune.pipeline.max_loss import Probe, bisect
+from edgeprune.support.errors import CheckFailed, InputError
+from edgeprune.support.progress import Quiet
 from tests.test_pipeline import QUICK
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from edgeprune.formats.gguf.packed import pack
 from edgeprune.runtime import status
-from edgeprune.sparsity.packed_file import pack
 from exporters.artifact import Storage
 from exporters.gguf.export import export
 from tests.conftest import Counter

@@ -13,16 +13,17 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 from llama_cpp import llama_cpp as api
 
-from edgeprune.calibration.render import Renderer
-from edgeprune.calibration.sources import load_split
-from edgeprune.calibration.task import open_task
+from edgeprune.data.render import Renderer
+from edgeprune.data.sources import load_split
+from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning, prune
-from edgeprune.errors import InputError, MachineError
-from edgeprune.progress import Quiet
-from edgeprune.runtime import adapter, load_model, loading, native, probe, status, switch
-from edgeprune.runtime.random_model import Sizes, write_random_llama
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.packed_file import pack
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.gguf.packed import pack
+from edgeprune.runtime import library, load_model, status
+from edgeprune.runtime.llamacpp import adapter, availability, loading, probe
+from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
+from edgeprune.support.errors import InputError, MachineError
+from edgeprune.support.progress import Quiet
 from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
 from runtime_tests.llamacpp import LlamaCpp
@@ -31,7 +32,7 @@ from tests.test_cli import EDGEPRUNE
 from tests.test_engine import streams_of
 from tests.test_gguf_export import logits_of, metadata
 
-SIZES = Sizes(tuple(native.TYPES))
+SIZES = Sizes(tuple(library.TYPES))
 needs_kernels = pytest.mark.skipif(
     not status().on, reason=f"sparse weights are off here, so they were not checked: {status()}"
 )
@@ -100,7 +101,7 @@ def close(one, other, tolerance=probe.TOLERANCE):
 def test_any_batch_and_any_threads_give_the_logits_of_stock_llama_cpp(mixed, threads):
     batches = [1, 2, 3, 9, 64, 1, 300, 1]
     loaded = sparse(mixed)
-    assert loaded.sparse.tensors == 7 * len(native.TYPES)
+    assert loaded.sparse.tensors == 7 * len(library.TYPES)
     assert loaded.sparse.failures == 0
     assert close(logits(loaded.model, batches, threads), logits(stock(mixed), batches, threads))
 
@@ -113,7 +114,7 @@ def test_sparse_weights_are_really_multiplied_by_our_kernels(mixed):
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", native.TYPES)
+@pytest.mark.parametrize("kind", library.TYPES)
 def test_packed_files_give_the_same_as_plain_ones(tmp_path, kind):
     plain, small = tmp_path / "m.gguf", tmp_path / "m.packed.gguf"
     write_random_llama(plain, Sizes((kind,), head_type="F16"), 0.6)
@@ -156,7 +157,7 @@ def test_lora_adapters_work_on_sparse_weights(mixed, tmp_path):
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 4.0)
-    for block in range(len(native.TYPES)):
+    for block in range(len(library.TYPES)):
         for name, rows, columns in (("attn_q", 128, 128), ("ffn_down", 128, 288)):
             base = f"blk.{block}.{name}.weight"
             writer.add_tensor(f"{base}.lora_a", 0.1 * chance.standard_normal((4, columns), "f4"))
@@ -376,9 +377,9 @@ def test_metadata_may_lie_about_counts(mixed, tmp_path, monkeypatch):
 def fresh(monkeypatch, tmp_path):
     """The switch as in a new process, with nothing known from before."""
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path))
-    switch.status.cache_clear()
+    availability.status.cache_clear()
     yield
-    switch.status.cache_clear()
+    availability.status.cache_clear()
 
 
 def test_an_unknown_version_is_off(fresh, monkeypatch):
@@ -396,7 +397,7 @@ def test_a_probe_that_crashes_is_off(fresh, monkeypatch):
     assert not found.on
     assert found.reason.startswith("the probe ended with code 1")
     monkeypatch.setattr(sys, "executable", str(Path("absent")))
-    switch.status.cache_clear()
+    availability.status.cache_clear()
     assert status().reason.startswith("the probe could not be run")
 
 
@@ -414,13 +415,13 @@ def test_a_probe_that_finds_other_logits_is_off(fresh, monkeypatch):
 
 
 def test_without_the_library_it_is_off(fresh, monkeypatch, tmp_path):
-    native.library.cache_clear()
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "absent.so")
+    library.library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
     try:
         assert not status().on
         assert "compiling it failed" in status().reason
     finally:
-        native.library.cache_clear()
+        library.library.cache_clear()
 
 
 @needs_kernels
@@ -433,15 +434,15 @@ def test_the_verdict_is_kept_and_a_failure_is_not(fresh, monkeypatch):
 
     monkeypatch.setattr(probe, "run", lambda: run(False))
     assert not status().on
-    switch.status.cache_clear()
+    availability.status.cache_clear()
     monkeypatch.setattr(probe, "run", lambda: run(True))
     assert status().on
-    switch.status.cache_clear()
+    availability.status.cache_clear()
     assert status().on
     assert runs == [False, True]
 
 
-@pytest.mark.parametrize("kernel", native.kernels())
+@pytest.mark.parametrize("kernel", library.kernels())
 def test_the_verb_says_what_is_on(kernel):
     command = [EDGEPRUNE, "runtime", "--json"]
     environment = os.environ | {"EDGEPRUNE_KERNEL": kernel}

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine import Pruning, prune, walk
-from edgeprune.fusion import FusionRule
-from edgeprune.machine import cores, describe
+from edgeprune.data.streams import Stream
+from edgeprune.engine import Pruning, prune, runner
+from edgeprune.formats.weights import save_tensors
 from edgeprune.models import open_checkpoint
-from edgeprune.models.hf import load_model
-from edgeprune.patterns import Pattern
-from edgeprune.progress import Quiet
-from edgeprune.sparsity.weights import save_tensors
+from edgeprune.models.loading import load_model
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.masks import Pattern
+from edgeprune.support.environment import cores, describe
+from edgeprune.support.progress import Quiet
 from runtime_tests.memory import peak_memory
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(cores())
     if options.as_peer:
-        walk.compute_dtype = lambda _device: torch.float32
+        runner.compute_dtype = lambda _device: torch.float32
     tokens = load_file(options.tokens)["general"]
     pattern = Pattern() if options.pattern == "0:0" else Pattern.parse(options.pattern)
     pruning = Pruning(options.method, FusionRule("general"), pattern, options.sparsity)
@@ -58,7 +58,7 @@ def main() -> None:
             {
                 "method": options.method, "sparsity": options.sparsity, "pattern": options.pattern,
                 "seconds": round(seconds, 2), "peak_rss": peak, "threads": torch.get_num_threads(),
-                "dtype": str(walk.compute_dtype(torch.device("cpu"))).removeprefix("torch."),
+                "dtype": str(runner.compute_dtype(torch.device("cpu"))).removeprefix("torch."),
                 "versions": describe()["versions"],
             }
         )

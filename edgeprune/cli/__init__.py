@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import EXIT_BUG, EXIT_INTERRUPTED, known
+from edgeprune.support.errors import EXIT_BUG, EXIT_INTERRUPTED, known
 
 # Set, and not 0: every error comes with its traceback.
 _DEBUG = "EDGEPRUNE_DEBUG"
@@ -58,7 +58,7 @@ class _Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in _VERBS:
-            from edgeprune.errors import unknown
+            from edgeprune.support.errors import unknown
 
             raise click.UsageError(str(unknown("command", args[0], _VERBS)), ctx)
         return super().resolve_command(ctx, args)

@@ -44,7 +44,7 @@ def command(
     **values: Any,
 ) -> None:
     """Compare methods, fusions and sparsities on one task."""
-    from edgeprune import ablation
+    from edgeprune.experiments import ablation
 
     recipe = take_recipe(values)
     split = [[part.strip() for part in text.split(",")] for text in (methods, fusions, sparsities)]
@@ -56,10 +56,10 @@ def command(
             click.echo(f"{row.method:12} {row.fusion or '-':8} {row.amount}")
         click.echo(f"{len(rows)} rows, {seeds} seeds each, and the dense model")
         return
-    from edgeprune.files import json_text, write_text
-    from edgeprune.folders import short_name
-    from edgeprune.progress import Bars
+    from edgeprune.pipeline.folders import short_name
     from edgeprune.report.plots import ablation_curves
+    from edgeprune.support.files import json_text, write_text
+    from edgeprune.support.progress import Bars
 
     folder = out or Path("ablations") / f"{short_name(recipe.task)}-{short_name(recipe.model)}"
     records = ablation.ablate(recipe, rows, list(range(seeds)), folder, Bars())

@@ -31,9 +31,9 @@ def command() -> None:
 @folder_option
 def save(build: Path, name: str | None, rounds: int, folder: Path) -> None:
     """Time a build beside its dense twin, and keep that with its answers."""
-    from edgeprune.progress import Bars
     from edgeprune.regression import baselines
     from edgeprune.regression.measurement import measure
+    from edgeprune.support.progress import Bars
 
     path = baselines.save(
         name or build.resolve().name, measure(build, rounds, None, Bars()), folder
@@ -57,8 +57,8 @@ def listing(folder: Path) -> None:
 @folder_option
 def show(name: str, as_json: bool, folder: Path) -> None:
     """Show what a baseline holds."""
-    from edgeprune.files import json_text
     from edgeprune.regression import baselines
+    from edgeprune.support.files import json_text
 
     found = baselines.load(name, folder)
     if as_json:

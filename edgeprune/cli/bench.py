@@ -57,10 +57,10 @@ def command(
     **lengths: Any,
 ) -> None:
     """Time GGUF and ONNX files and transformers models beside each other, in turns."""
-    from edgeprune.files import json_text
-    from edgeprune.machine import cores, surroundings
     from edgeprune.models import artifact_path
-    from edgeprune.progress import Bars
+    from edgeprune.support.environment import cores, surroundings
+    from edgeprune.support.files import json_text
+    from edgeprune.support.progress import Bars
     from runtime_tests.bench import Lengths, bench
 
     paths = {}

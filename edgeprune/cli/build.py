@@ -36,11 +36,11 @@ def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **val
 
         show(recipe, out, as_json)
         return
-    from edgeprune.distributed import group
-    from edgeprune.errors import GateFailed
-    from edgeprune.folders import default_folder
-    from edgeprune.pipeline import build, take_part
-    from edgeprune.progress import Bars
+    from edgeprune.pipeline.build import build, take_part
+    from edgeprune.pipeline.folders import default_folder
+    from edgeprune.support.errors import GateFailed
+    from edgeprune.support.launch import group
+    from edgeprune.support.progress import Bars
 
     folder = (out or default_folder(recipe)).expanduser()
     with group(recipe.device) as rank:
@@ -56,7 +56,7 @@ def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **val
 
 
 def _report(manifest: Any, folder: Path, as_json: bool) -> None:
-    from edgeprune.files import json_text
+    from edgeprune.support.files import json_text
 
     if as_json:
         click.echo(json_text(manifest))

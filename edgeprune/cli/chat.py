@@ -19,7 +19,7 @@ Examples:
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
 def command(model: Path, context: int, max_tokens: int, temperature: float) -> None:
     """Talk to a GGUF model with its own chat template. An empty line or Ctrl-D ends."""
-    from edgeprune.chat import Chat
+    from edgeprune.runtime.llamacpp.chat import Chat
 
     chat = Chat(model, context)
     terminal = sys.stdin.isatty()

@@ -54,12 +54,12 @@ def command(
     runtime or fewer threads. Answers are compared by McNemar's test and paired bootstrap. A measure
     is held only if the worse end of its 95 % interval is within what is allowed.
     """
-    from edgeprune.errors import UsageError
-    from edgeprune.files import json_text, write_text
-    from edgeprune.progress import Bars
     from edgeprune.regression import baselines, limits
     from edgeprune.regression.compare import Thresholds, compare
     from edgeprune.regression.measurement import measure
+    from edgeprune.support.errors import UsageError
+    from edgeprune.support.files import json_text, write_text
+    from edgeprune.support.progress import Bars
 
     if not baseline and not device:
         raise UsageError("Nothing to hold the build against.", "Give --baseline or --device.")

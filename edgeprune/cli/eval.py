@@ -23,12 +23,12 @@ Examples:
 def command(artifact: str, task: str, rows: int | None, as_json: bool, **values: Any) -> None:
     """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
     import runtime_tests
-    from edgeprune.calibration.data import load_data
-    from edgeprune.files import json_text
-    from edgeprune.measuring import measure_plan
+    from edgeprune.data.loading import load_data
     from edgeprune.models import artifact_path
-    from edgeprune.progress import Bars
-    from edgeprune.recipe import make
+    from edgeprune.pipeline.measure import measure_plan
+    from edgeprune.recipe.schema import make
+    from edgeprune.support.files import json_text
+    from edgeprune.support.progress import Bars
 
     given = {"task": task, "eval_rows": rows} | values
     recipe = make({name: value for name, value in given.items() if value is not None})

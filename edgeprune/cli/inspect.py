@@ -18,8 +18,8 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(artifact: Path, as_json: bool) -> None:
     """Show an artifact's metadata and count the zeros of every tensor in its bytes."""
-    from edgeprune.files import json_text
-    from edgeprune.sparsity.inspection import inspect
+    from edgeprune.formats.inspection import inspect
+    from edgeprune.support.files import json_text
 
     found = inspect(artifact)
     if as_json:

@@ -66,7 +66,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def take_recipe(values: dict[str, Any]) -> Any:
     """Resolve and remove the recipe options from a command's arguments."""
-    from edgeprune.reading import resolve
+    from edgeprune.recipe.load import resolve
 
     file, settings = values.pop("recipe_file"), values.pop("settings")
     names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _OPTIONS]

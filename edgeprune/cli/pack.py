@@ -31,9 +31,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
 def command(model: Path, out: Path | None, storage: str, as_json: bool) -> None:
     """Leave the zeros out of a pruned GGUF or ONNX file: about two thirds of its size at 50 %."""
-    from edgeprune.progress import Bars
+    from edgeprune.formats.packers import packed_name, packer
     from edgeprune.report.words import size_text
-    from edgeprune.sparsity.packers import packed_name, packer
+    from edgeprune.support.progress import Bars
 
     module, target = packer(model, storage), out or packed_name(model, storage)
     size = module.total_bytes(model)  # a wrong file is said before a bar is drawn
@@ -67,9 +67,9 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="[<name>.gguf]")
 def unpack(model: Path, out: Path | None) -> None:
     """Restore the file that a packed one was made from, bit for bit, for stock tools."""
-    from edgeprune.errors import UsageError
-    from edgeprune.progress import Bars
-    from edgeprune.sparsity import packed_file
+    from edgeprune.formats.gguf import packed as packed_file
+    from edgeprune.support.errors import UsageError
+    from edgeprune.support.progress import Bars
 
     if model.suffix == ".onnx":
         raise UsageError(f"{model} needs no unpacking: any onnxruntime opens it as it is.")

@@ -27,9 +27,9 @@ def command(out: Path | None, as_json: bool, **values: Any) -> None:
 
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     """Print a plan."""
-    from edgeprune.calibration.data import load_data
-    from edgeprune.folders import default_folder
-    from edgeprune.plan import plan
+    from edgeprune.data.loading import load_data
+    from edgeprune.pipeline.estimate import plan
+    from edgeprune.pipeline.folders import default_folder
     from edgeprune.report.words import size_text
 
     folder = out or default_folder(recipe)

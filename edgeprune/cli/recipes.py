@@ -20,7 +20,7 @@ def command() -> None:
 @command.command("ls")
 def list_recipes() -> None:
     """List the shipped recipes."""
-    from edgeprune.resources import shipped
+    from edgeprune.support.resources import shipped
 
     for name, path in shipped("recipes").items():
         first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
@@ -32,9 +32,9 @@ def list_recipes() -> None:
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 def copy(name: str, target: Path | None) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from edgeprune.errors import UsageError, unknown
-    from edgeprune.files import write_text
-    from edgeprune.resources import shipped
+    from edgeprune.support.errors import UsageError, unknown
+    from edgeprune.support.files import write_text
+    from edgeprune.support.resources import shipped
 
     known = shipped("recipes")
     if name not in known:
@@ -50,7 +50,7 @@ def copy(name: str, target: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
     """Check recipe files; all mistakes are listed at once."""
-    from edgeprune.reading import load
+    from edgeprune.recipe.load import load
 
     for file in files:
         load(file)

@@ -24,9 +24,9 @@ Examples:
 def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: bool) -> None:
     """Write a build's page and model card again, or one page that compares builds."""
     from edgeprune import report
-    from edgeprune.errors import UsageError
-    from edgeprune.extras import need
-    from edgeprune.files import json_text, write_text
+    from edgeprune.support.errors import UsageError
+    from edgeprune.support.extras import need
+    from edgeprune.support.files import json_text, write_text
 
     need("matplotlib", "adjustText", "huggingface_hub")
     from edgeprune.report import comparison
@@ -57,8 +57,8 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
 
 def _manifests(folders: tuple[Path, ...]) -> dict[Path, dict[str, Any]]:
     """Manifests by folder; a folder of builds stands for those in it, the oldest first."""
-    from edgeprune.errors import InputError
     from edgeprune.regression.measurement import read_build
+    from edgeprune.support.errors import InputError
 
     found: dict[Path, dict[str, Any]] = {}
     for folder in folders:

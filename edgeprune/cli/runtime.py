@@ -20,10 +20,10 @@ def command(as_json: bool) -> None:
     from dataclasses import asdict
     from importlib.metadata import version
 
-    from edgeprune.extras import need
-    from edgeprune.machine import describe
     from edgeprune.runtime import status
-    from edgeprune.runtime.adapter import CHECKED
+    from edgeprune.runtime.llamacpp.adapter import CHECKED
+    from edgeprune.support.environment import describe
+    from edgeprune.support.extras import need
 
     need("llama_cpp")
     found, machine = status(), describe()

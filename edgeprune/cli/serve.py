@@ -27,6 +27,6 @@ Examples:
 @click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
 def command(model: Path, host: str, port: int, api_key: str | None, context: int) -> None:
     """Serve a GGUF model, packed or not, by llama-cpp-python's OpenAI-compatible server."""
-    from edgeprune.serve import serve
+    from edgeprune.runtime.llamacpp.serve import serve
 
     serve(model, host, port, api_key, context)

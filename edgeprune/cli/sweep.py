@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgeprune.sweep import Group, Outcome
+    from edgeprune.experiments.sweep import Group, Outcome
 
 _EPILOG = """\b
 Examples:
@@ -43,12 +43,12 @@ def command(
     replace: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Build many recipes and compare them."""
-    from edgeprune.extras import need
+    from edgeprune.support.extras import need
 
     need("torch", "transformers", "matplotlib", "adjustText", "huggingface_hub")
-    from edgeprune import sweep
-    from edgeprune.files import json_text
-    from edgeprune.progress import Bars
+    from edgeprune.experiments import sweep
+    from edgeprune.support.files import json_text
+    from edgeprune.support.progress import Bars
 
     planned = sweep.groups(_recipes(recipes, settings), Bars())
     if dry_run:
@@ -67,8 +67,8 @@ def command(
 
 
 def _recipes(files: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any]:
-    from edgeprune.errors import UsageError
-    from edgeprune.reading import resolve
+    from edgeprune.recipe.load import resolve
+    from edgeprune.support.errors import UsageError
 
     found: dict[str, Any] = {}
     for file in files:
@@ -92,9 +92,9 @@ def _list(planned: "list[Group]", out: Path) -> None:
 
 
 def _compare(outcomes: "list[Outcome]", out: Path) -> Path | None:
-    from edgeprune.files import write_text
     from edgeprune.regression.measurement import read_build
     from edgeprune.report import comparison
+    from edgeprune.support.files import write_text
 
     whole = [outcome.folder for outcome in outcomes if outcome.state != "error"]
     if not whole:

@@ -16,9 +16,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(name: str | None, as_json: bool) -> None:
     """List the shipped tasks, or print one as YAML to start your own from."""
-    from edgeprune.calibration.task import open_task
-    from edgeprune.errors import unknown
-    from edgeprune.resources import shipped
+    from edgeprune.data.task import open_task
+    from edgeprune.support.errors import unknown
+    from edgeprune.support.resources import shipped
 
     paths = shipped("tasks")
     if name:

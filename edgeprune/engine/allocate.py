@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from edgeprune.allocation import evolve
-from edgeprune.allocation.atp import ramp
-from edgeprune.allocation.exact import exact, limit
-from edgeprune.allocation.named import by_name
-from edgeprune.allocation.owl import owl
-from edgeprune.allocation.rank import by_rank
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine import parallel
-from edgeprune.engine.measures import fitness, sensitivity
-from edgeprune.engine.survey import Survey
-from edgeprune.engine.walk import Walk
-from edgeprune.files import read_json, write_json
-from edgeprune.matrix import Pruning
-from edgeprune.models.hf import stored_names
-from edgeprune.models.layers import Matrix, weight_matrices
-from edgeprune.progress import Progress
+from edgeprune.data.streams import Stream
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.measures import fitness, sensitivity
+from edgeprune.engine.sensitivity.survey import Survey
+from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.models.loading import stored_names
+from edgeprune.plan.allocation import evolve
+from edgeprune.plan.allocation.atp import ramp
+from edgeprune.plan.allocation.exact import exact, limit
+from edgeprune.plan.allocation.named import by_name
+from edgeprune.plan.allocation.owl import owl
+from edgeprune.plan.allocation.rank import by_rank
+from edgeprune.pruning.matrix import Pruning
+from edgeprune.support import distributed
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Progress
 
 
 def allocate(
@@ -46,10 +46,10 @@ def allocate(
     """
     path = folder / "allocation.json"
     kept: dict[str, int] = read_json(path) or {}
-    if parallel.agree(len(kept)):
+    if distributed.agree(len(kept)):
         return kept
     zeros = _allocate(walk, _blocks(walk, stored), streams, pruning, progress)
-    if parallel.world()[0] == 0:
+    if distributed.world()[0] == 0:
         write_json(path, zeros)
     return zeros
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from edgeprune.errors import MachineError
+from edgeprune.support.errors import MachineError
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,32 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine import parallel
+from edgeprune.data.streams import Stream
 from edgeprune.engine.allocate import allocate
-from edgeprune.engine.dense import DenseStatistics, gather_dense
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.fisher import Fisher, gather_fisher
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.dense import DenseStatistics, gather_dense
+from edgeprune.engine.sensitivity.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
-from edgeprune.engine.walk import Walk
-from edgeprune.engine.weights import stream_weights
-from edgeprune.errors import CheckFailed, InputError, UsageError
-from edgeprune.files import read_json, write_json
-from edgeprune.fusion import TwoStreams
-from edgeprune.matrix import Pruning, prune_matrix, scores
-from edgeprune.methods.gram import DAMPING
-from edgeprune.methods.permute import channel_order
-from edgeprune.methods.statistics import InputStatistics
+from edgeprune.engine.token_weights import stream_weights
+from edgeprune.formats.weights import Weights
+from edgeprune.models.blocks import Matrix, weight_matrices
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.feed_forward import feed_forwards
-from edgeprune.models.hf import load_model, stored_names
-from edgeprune.models.layers import Matrix, weight_matrices
-from edgeprune.patterns import Budget
-from edgeprune.progress import Progress
-from edgeprune.quantization.feedback import round_to_grid
-from edgeprune.quantization.grid import Grid
-from edgeprune.sparsity.stored import stored_tensors
-from edgeprune.sparsity.weights import Weights
+from edgeprune.models.loading import load_model, stored_names
+from edgeprune.models.stored import stored_tensors
+from edgeprune.plan.grid import Grid
+from edgeprune.pruning.fusion import TwoStreams
+from edgeprune.pruning.gram import DAMPING
+from edgeprune.pruning.masks import Budget
+from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
+from edgeprune.pruning.statistics import InputStatistics
+from edgeprune.pruning.updates.permute import channel_order
+from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.support import distributed
+from edgeprune.support.errors import CheckFailed, InputError, UsageError
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ def prune(
     zeros = allocate(walk, streams, pruning, stored, folder, progress)
     run = _Run(walk, pruning, zeros, stored, folder, progress, dense_statistics, grids or {})
     start, hidden = store.resume(walk.shapes)
-    if parallel.agree(start) != start:
+    if distributed.agree(start) != start:
         start, hidden = 0, {}
     total = len(walk.blocks) + pruning.head
-    first = parallel.world()[0] == 0
+    first = distributed.world()[0] == 0
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
         if not hidden and not dense_statistics:
@@ -139,7 +139,7 @@ def prune(
             stage.advance()
     if first:
         write_json(folder / "done.json", {"files": total})
-    parallel.wait()
+    distributed.wait()
     run.clean_up()
     store.drop_hidden()
     return _collect(checkpoint, store, total)
@@ -155,7 +155,7 @@ def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
 
 
 def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
-    fewest, processes = min(len(s.tokens) for s in streams.values()), parallel.world()[1]
+    fewest, processes = min(len(s.tokens) for s in streams.values()), distributed.world()[1]
     if fewest < processes:
         raise UsageError(
             f"{processes} processes share streams of {fewest} sequences.",

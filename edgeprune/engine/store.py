@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from edgeprune.engine.parallel import world
-from edgeprune.files import atomic_path
-from edgeprune.sparsity.weights import save_tensors
+from edgeprune.formats.weights import save_tensors
+from edgeprune.support.distributed import world
+from edgeprune.support.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Literal
 
 from filelock import FileLock
 
-from edgeprune.errors import InputError, unknown
-from edgeprune.files import cache_folder, sha256_file, sha256_json, sweep
+from edgeprune.formats.weights import Weights
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
-from edgeprune.progress import Progress, Quiet
-from edgeprune.sparsity.weights import Weights
+from edgeprune.support.errors import InputError, unknown
+from edgeprune.support.files import cache_folder, sha256_file, sha256_json, sweep
+from edgeprune.support.progress import Progress, Quiet
 
 # Raised whenever a GGUF file would be converted to another folder than before.
 _CONVERSION = 4
@@ -162,8 +162,8 @@ def _identity_files(folder: Path) -> list[Path]:
 
 
 def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
+    from edgeprune.formats.gguf.file import open_gguf
     from edgeprune.models.from_gguf import convert
-    from edgeprune.sparsity.gguf_file import open_gguf
 
     digest = sha256_file(path)
     folder = cache_folder() / "models" / f"{digest[:16]}-{_CONVERSION}"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from edgeprune.models.blocks import Matrix
 from edgeprune.models.families import FAMILIES
-from edgeprune.models.layers import Matrix
 
 # Every layout once. Names decide, not the family of the model: many more use them than are listed.
 _LAYOUTS = dict.fromkeys(family.feed_forward for family in FAMILIES if family.feed_forward)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import InputError
-from edgeprune.extras import need
-from edgeprune.files import atomic_folder
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.weights import save_tensors
 from edgeprune.models.gguf_tokenizer import mend
-from edgeprune.models.hf import transformers
-from edgeprune.progress import Progress
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.weights import save_tensors
+from edgeprune.models.library import transformers
+from edgeprune.support.errors import InputError
+from edgeprune.support.extras import need
+from edgeprune.support.files import atomic_folder
+from edgeprune.support.progress import Progress
 
 # What transformers raises at files it doesn't understand.
 _FAILURES = (

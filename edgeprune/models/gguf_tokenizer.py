@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeprune.sparsity.gguf_file import GgufFile
+    from edgeprune.formats.gguf.file import GgufFile
 
 # Names in `tokenizer.ggml.pre` of tokenizers that set every digit apart before GPT-2's rule cuts
 # the rest, as SmolLM2's own tokenizer.json does: one case in llama.cpp. transformers takes them

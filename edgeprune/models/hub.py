@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from edgeprune.errors import InputError, UsageError
-from edgeprune.extras import load
+from edgeprune.support.errors import InputError, UsageError
+from edgeprune.support.extras import load
 
 _TIMEOUT_SECONDS = 3.0
 # Never pickles, never code.

@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.errors import InputError
-from edgeprune.extras import load
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.weights import Weights
 from edgeprune.models.checkpoint import locate, weight_files
 from edgeprune.models.hub import cached_folder
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.weights import Weights
+from edgeprune.support.errors import InputError
+from edgeprune.support.extras import load
 
 # Names of a block's tensors, in transformers' and in GGUF's spelling.
 _IN_BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.(\d+)\.")

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from edgeprune.errors import InputError
 from edgeprune.models.checkpoint import Checkpoint, locate
 from edgeprune.models.packaged import PACKAGED
+from edgeprune.support.errors import InputError
 
 _HUB = "https://huggingface.co/"
 
@@ -57,7 +57,7 @@ def _hub_id(source: str, url: str) -> str:
 
 
 def _of_gguf(checkpoint: Checkpoint) -> dict[str, Any]:
-    from edgeprune.sparsity.gguf_file import open_gguf
+    from edgeprune.formats.gguf.file import open_gguf
 
     assert checkpoint.gguf
     file = open_gguf(checkpoint.gguf)

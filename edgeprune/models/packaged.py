@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from edgeprune.errors import MachineError
+from edgeprune.support.errors import MachineError
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from edgeprune.errors import InputError
-from edgeprune.models.layers import decoder_blocks, weight_matrices
+from edgeprune.models.blocks import decoder_blocks, weight_matrices
+from edgeprune.support.errors import InputError
 
 if TYPE_CHECKING:
-    from edgeprune.sparsity.weights import Weights
+    from edgeprune.formats.weights import Weights
 
 _ADAPTER = "default"  # peft's name of the only one
 

@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass
 
-from edgeprune.engine.parallel import least, world
 from edgeprune.recovery.compiled import compile_if_faster
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import TrainState
 from edgeprune.recovery.step import TrainStep
+from edgeprune.support.distributed import least, world
 
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
 _APART = 8  # steps between points at least, where the number of steps is given

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgeprune.models.layers import decoder_blocks
+from edgeprune.models.blocks import decoder_blocks
 from edgeprune.recovery.step import TrainStep
 
 

@@ -4,15 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from edgeprune.engine.parallel import world
-from edgeprune.errors import CheckFailed
-from edgeprune.files import atomic_path, number
+from edgeprune.formats.weights import save_tensors
 from edgeprune.recovery.batches import Sample
 from edgeprune.recovery.losses import Objective
 from edgeprune.recovery.masters import Masters
 from edgeprune.recovery.qat import FakeQuantizer
 from edgeprune.recovery.state import TrainState
-from edgeprune.sparsity.weights import save_tensors
+from edgeprune.support.distributed import world
+from edgeprune.support.errors import CheckFailed
+from edgeprune.support.files import atomic_path, number
 
 _PATIENCE = 3  # points without a better one, and training stops
 

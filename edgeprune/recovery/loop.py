@@ -2,13 +2,13 @@
 
 import time
 
-from edgeprune.engine.parallel import world
-from edgeprune.progress import Progress
 from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.compiled import compile_blocks
 from edgeprune.recovery.curve import Curve
 from edgeprune.recovery.state import RunFolder, TrainState
 from edgeprune.recovery.step import TrainStep
+from edgeprune.support.distributed import world
+from edgeprune.support.progress import Progress
 
 _ROUNDED_FROM = 0.6  # of the steps, if the file has grids
 

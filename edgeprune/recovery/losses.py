@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeprune.engine.parallel import add_up, world
 from edgeprune.recovery.batches import Sample
 from edgeprune.recovery.settings import Training
+from edgeprune.support.distributed import add_up, world
 
 _ROWS = 128  # at a time: vocabularies are long, and float32 of all tokens would fill the memory
 

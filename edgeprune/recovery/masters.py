@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edgeprune.engine.parallel import add_up_at, broadcast, world
+from edgeprune.support.distributed import add_up_at, broadcast, world
 
 
 class Masters:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from edgeprune.engine.parallel import add_up
+from edgeprune.support.distributed import add_up
 
 _WARM_UP = 0.05
 _LARGEST_GRADIENT = 1.0

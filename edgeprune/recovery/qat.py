@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.models.hf import stored_names
-from edgeprune.models.layers import decoder_blocks, weight_matrices
-from edgeprune.quantization.fit import codes, one_by_one
-from edgeprune.quantization.grid import Grid
+from edgeprune.formats.weights import Weights
+from edgeprune.models.blocks import decoder_blocks, weight_matrices
+from edgeprune.models.loading import stored_names
+from edgeprune.plan.grid import Grid
+from edgeprune.quantization.scales import codes, one_by_one
 from edgeprune.recovery.masters import Masters
-from edgeprune.sparsity.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.calibration.streams import Stream
+from edgeprune.data.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.store import BlockStore, PrunedTensors
-from edgeprune.files import read_json, write_json
-from edgeprune.models.hf import load_model
-from edgeprune.progress import Progress
+from edgeprune.formats.weights import is_whole
+from edgeprune.models.loading import load_model
+from edgeprune.models.stored import stored_tensors
 from edgeprune.recovery.settings import Reconstruction
 from edgeprune.recovery.student import open_student
 from edgeprune.recovery.submodules import BATCH, Block, Walks
-from edgeprune.sparsity.stored import stored_tensors
-from edgeprune.sparsity.weights import is_whole
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Progress
 
 _LEAST_STEPS = 4
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine import PrunedCheckpoint, parallel
-from edgeprune.progress import Progress
-from edgeprune.quantization.grid import Grid
+from edgeprune.data.streams import Stream
+from edgeprune.engine import PrunedCheckpoint
+from edgeprune.plan.grid import Grid
 from edgeprune.recovery import reconstruct, train
 from edgeprune.recovery.batches import is_held_out
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES, Reconstruction, Training
+from edgeprune.support import distributed
+from edgeprune.support.progress import Progress
 
 # Settings of each way, by its name, in the order in which they run.
 Ways = Mapping[str, Training | Reconstruction]
@@ -87,11 +88,11 @@ def _reconstruct(
 ) -> tuple[PrunedCheckpoint, dict[str, Any]]:
     """Blocks are reconstructed by the first process alone; the others read its result."""
     some = {name: _trained_on(stream) for name, stream in streams.items()}
-    if parallel.world()[0]:
-        parallel.wait()
+    if distributed.world()[0]:
+        distributed.wait()
     found = reconstruct.reconstruct(pruned, some, how, folder, progress, device)
-    if parallel.world()[0] == 0:
-        parallel.wait()
+    if distributed.world()[0] == 0:
+        distributed.wait()
     before, after = (mean(pair[side] for pair in found.errors.values()) for side in (0, 1))
     return found.checkpoint, {"before": before, "after": after, "submodules": len(found.errors)}
 

@@ -8,11 +8,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgeprune.engine.parallel import agree, wait, world
-from edgeprune.errors import InputError
-from edgeprune.files import atomic_path, read_json, write_json
+from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.recovery.masters import Masters
-from edgeprune.sparsity.weights import Weights, save_tensors
+from edgeprune.support.distributed import agree, wait, world
+from edgeprune.support.errors import InputError
+from edgeprune.support.files import atomic_path, read_json, write_json
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _GRADIENTS, _SCALES = "gradients", "scales"

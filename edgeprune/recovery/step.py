@@ -4,8 +4,6 @@ import math
 import time
 from typing import Any
 
-from edgeprune.errors import CheckFailed
-from edgeprune.files import number
 from edgeprune.recovery.batches import Batches
 from edgeprune.recovery.losses import Objective
 from edgeprune.recovery.optimizer import MaskedAdamW, schedule
@@ -14,6 +12,8 @@ from edgeprune.recovery.selection import Selection
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.state import TrainState
 from edgeprune.recovery.student import Student
+from edgeprune.support.errors import CheckFailed
+from edgeprune.support.files import number
 
 
 class TrainStep:

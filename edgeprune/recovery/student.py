@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from edgeprune.engine import PrunedCheckpoint
-from edgeprune.errors import InputError
-from edgeprune.models.hf import load_model
-from edgeprune.models.layers import decoder_blocks
+from edgeprune.formats.weights import Weights, save_tensors
+from edgeprune.models.blocks import decoder_blocks
+from edgeprune.models.loading import load_model
+from edgeprune.models.stored import stored_tensors
 from edgeprune.recovery.masters import Masters
-from edgeprune.sparsity.stored import stored_tensors
-from edgeprune.sparsity.weights import Weights, save_tensors
+from edgeprune.support.errors import InputError
 
 
 class Student:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine.walk import Walk
-from edgeprune.errors import CheckFailed
-from edgeprune.models.layers import weight_matrices
+from edgeprune.data.streams import Stream
+from edgeprune.engine.runner import Walk
+from edgeprune.models.blocks import weight_matrices
 from edgeprune.recovery.optimizer import MaskedAdamW, schedule
+from edgeprune.support.errors import CheckFailed
 
 BATCH = 8  # sequences a step
 _READS = 5  # passes of all submodules without gradients; a whole block is at most one

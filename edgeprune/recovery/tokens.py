@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.calibration.streams import Stream
-from edgeprune.engine.weights import perplexity
-from edgeprune.errors import InputError
+from edgeprune.data.streams import Stream
+from edgeprune.engine.token_weights import perplexity
 from edgeprune.recovery.batches import Sample
+from edgeprune.support.errors import InputError
 
 
 def token_weights(

@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.calibration.streams import Stream
+from edgeprune.data.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
-from edgeprune.engine.parallel import wait, world
-from edgeprune.files import atomic_path, read_json, write_json
-from edgeprune.models.hf import load_model
-from edgeprune.progress import Progress
-from edgeprune.quantization.grid import Grid
+from edgeprune.formats.weights import Weights, is_whole, save_tensors
+from edgeprune.models.loading import load_model
+from edgeprune.plan.grid import Grid
 from edgeprune.recovery import loop
 from edgeprune.recovery.batches import Batches, split
 from edgeprune.recovery.budget import Budget
@@ -32,7 +30,9 @@ from edgeprune.recovery.state import RunFolder, TrainState, drop_state
 from edgeprune.recovery.step import TrainStep
 from edgeprune.recovery.student import Student
 from edgeprune.recovery.tokens import low_perplexity, require_answers, token_weights
-from edgeprune.sparsity.weights import Weights, is_whole, save_tensors
+from edgeprune.support.distributed import wait, world
+from edgeprune.support.files import atomic_path, read_json, write_json
+from edgeprune.support.progress import Progress
 
 _FILE, _SCALES = "recovered.safetensors", "scales.safetensors"
 _BEST = "best.safetensors"

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import InputError, UsageError, unknown
-from edgeprune.files import read_json, write_json
 from edgeprune.regression.measurement import SCHEMA
+from edgeprune.support.errors import InputError, UsageError, unknown
+from edgeprune.support.files import read_json, write_json
 
 FOLDER = Path("baselines")
 _NAME = re.compile(r"[\w.+-]+")

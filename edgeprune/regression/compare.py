@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import UsageError
 from edgeprune.regression import verdicts
 from edgeprune.regression.verdicts import Finding
+from edgeprune.support.errors import UsageError
 
 
 @dataclass(frozen=True)

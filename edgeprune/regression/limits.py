@@ -1,4 +1,4 @@
-"""Limits of a device that a build must keep, whatever it was before: ``configs/targets/*.yaml``."""
+"""Limits of a device that a build must keep, whatever it was before: ``configs/devices/*.yaml``."""
 
 from pathlib import Path
 from statistics import median
@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgeprune.errors import InputError, unknown
 from edgeprune.regression.verdicts import Finding
-from edgeprune.resources import read_yaml, shipped
+from edgeprune.support.errors import InputError, unknown
+from edgeprune.support.resources import read_yaml, shipped
 
 
 class Limits(BaseModel):
@@ -31,7 +31,7 @@ def read_limits(name: str) -> Limits:
         UsageError: no device of that name.
         InputError: the file makes no sense.
     """
-    known = shipped("targets")
+    known = shipped("devices")
     path = Path(name) if name.endswith((".yaml", ".yml")) else known.get(name)
     if path is None:
         raise unknown("device", name, known)

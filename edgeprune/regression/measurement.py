@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from edgeprune import machine
-from edgeprune.errors import InputError
-from edgeprune.files import read_json, sha256_file, sha256_json
-from edgeprune.progress import Progress
+from edgeprune.support import environment
+from edgeprune.support.errors import InputError
+from edgeprune.support.files import read_json, sha256_file, sha256_json
+from edgeprune.support.progress import Progress
 
 SCHEMA = 2
 _BASELINE = "baseline"
@@ -93,7 +93,7 @@ def measure(
         "threads": used,
         "lengths": [recipe["prefill_tokens"], recipe["decode_tokens"]],
         "machine": fingerprint(),
-        "surroundings": machine.surroundings(),
+        "surroundings": environment.surroundings(),
         "baseline_now": {
             kind: tests[_BASELINE, test] for test, kind in kinds.items() if _BASELINE in artifacts
         },
@@ -130,5 +130,5 @@ def _still_there(baseline: dict[str, Any], name: str) -> Path | None:
 
 def fingerprint() -> str:
     """The machine and what runs on it: timings with another one are compared as ratios only."""
-    found = machine.describe()
+    found = environment.describe()
     return sha256_json([found["processor"], found["cores"], found["memory_bytes"] >> 30])[:16]

@@ -8,8 +8,8 @@ FILES = ("report.html", "README.md")
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a build's page and its model card, which has the form that the hub wants."""
-    from edgeprune.files import write_text
     from edgeprune.report import card, page
+    from edgeprune.support.files import write_text
 
     write_text(folder / "report.html", page.render(manifest))
     write_text(folder / "README.md", card.render(manifest))

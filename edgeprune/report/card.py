@@ -17,7 +17,7 @@ from pathlib import Path
 import onnxruntime
 session = onnxruntime.InferenceSession("{file}")
 
-from edgeprune.runtime.onnx_loading import open_session  # with its sparse kernels
+from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
 session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session""",
 }
 _ALWAYS_SAID = (
@@ -57,7 +57,7 @@ def render(manifest: dict[str, Any]) -> str:
 
 def _chosen(recipe: dict[str, Any]) -> dict[str, Any]:
     """What makes the same build again: the main settings, and what differs from the defaults."""
-    from edgeprune.recipe import make
+    from edgeprune.recipe.schema import make
 
     known = make({"task": recipe["task"], "target": recipe["target"]}).model_dump()
     return {k: v for k, v in recipe.items() if k in _ALWAYS_SAID or v != known[k]}

@@ -6,11 +6,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from edgeprune.files import sha256_json
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
 from edgeprune.report.words import size_text, verdict
+from edgeprune.support.files import sha256_json
 
 HEADINGS = (
     "", "build", "zeros", "type", "smallest file", "decode, tokens/s", "x dense",

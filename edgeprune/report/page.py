@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-from edgeprune.files import json_text
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
 from edgeprune.report.words import TRAINED, caveats, loss_range, size_text, table, verdict
+from edgeprune.support.files import json_text
 
 
 def render(manifest: dict[str, Any]) -> str:

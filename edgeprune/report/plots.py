@@ -104,7 +104,7 @@ def loss_curve(curve: list[dict[str, Any]]) -> str:
 def ablation_curves(records: list[dict[str, Any]]) -> str:
     """Nats per answer token against general perplexity: down and left is better.
 
-    One marker a row of `edgeprune.ablation.ablate`, with its spread; lines join the sparsities of
+    One marker a row of `edgeprune.experiments.ablation`, with its spread; lines join the sparsities of
     one method and fusion.
     """
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)

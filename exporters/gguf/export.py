@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.errors import CheckFailed
-from edgeprune.files import atomic_path, flush
-from edgeprune.quantization.grid import Grid
-from edgeprune.sparsity.gguf_file import open_gguf
-from edgeprune.sparsity.metadata import SparsityMetadata
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.plan.grid import Grid
+from edgeprune.support.errors import CheckFailed
+from edgeprune.support.files import atomic_path, flush
 from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.gguf.grids import GRIDS
 from exporters.gguf.hyperparameters import read_config

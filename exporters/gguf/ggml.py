@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from edgeprune.errors import MachineError
+from edgeprune.support.errors import MachineError
 
 _LIBRARIES = ("libggml-base.so.0", "libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 _FLOATS = ctypes.POINTER(ctypes.c_float)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import InputError
 from edgeprune.models.families import Config, Family, by_model_type, head_dim
+from edgeprune.support.errors import InputError
 from exporters.config import load_known_config, require, sliding_layers
 from exporters.gguf.rope import read_rope, write_rope
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from edgeprune.files import atomic_path
+from edgeprune.support.files import atomic_path
 from exporters.artifact import Model
 from exporters.gguf.plan import PlannedTensor
 

@@ -5,7 +5,7 @@ Heads and embeddings, the value projection and the down projection lose most by 
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from edgeprune.sparsity.types import WeightType
+from edgeprune.plan.types import WeightType
 
 _T = GGMLQuantizationType
 _ZERO_SAFE = {_T.Q4_K: _T.Q4_0, _T.Q5_K: _T.Q5_0}

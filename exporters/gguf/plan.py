@@ -8,9 +8,9 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNameMap
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
-from edgeprune.errors import InputError, UsageError
 from edgeprune.models.families import Config, Family, head_dim
-from edgeprune.sparsity.types import TYPES
+from edgeprune.plan.types import TYPES
+from edgeprune.support.errors import InputError, UsageError
 from exporters.artifact import Model, Storage
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors

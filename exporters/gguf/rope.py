@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.errors import InputError
 from edgeprune.models.families import Config
+from edgeprune.support.errors import InputError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

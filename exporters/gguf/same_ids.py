@@ -10,9 +10,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import CheckFailed
-from edgeprune.extras import load
-from edgeprune.opening import opening
+from edgeprune.models.opening import opening
+from edgeprune.support.errors import CheckFailed
+from edgeprune.support.extras import load
 
 _Tokenize = Callable[[str, bool], list[int]]
 _HINT = (

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import InputError
-from edgeprune.extras import load
-from edgeprune.opening import opening
+from edgeprune.models.opening import opening
+from edgeprune.support.errors import InputError
+from edgeprune.support.extras import load
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

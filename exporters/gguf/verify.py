@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from gguf import quants
 
-from edgeprune.errors import CheckFailed
-from edgeprune.machine import cores
-from edgeprune.sparsity import metadata as sparsity_metadata
-from edgeprune.sparsity.codes import nonzero
-from edgeprune.sparsity.gguf_file import GgufFile, GgufTensor
+from edgeprune.formats import metadata as sparsity_metadata
+from edgeprune.formats.codes import nonzero
+from edgeprune.formats.gguf.file import GgufFile, GgufTensor
+from edgeprune.support.environment import cores
+from edgeprune.support.errors import CheckFailed
 from exporters.artifact import Model, TensorFacts
 from exporters.gguf.plan import PlannedTensor, read_rows
 

@@ -10,10 +10,10 @@ import numpy as np
 from gguf import GGUFValueType, Metadata, size_label
 from gguf.constants import GGML_QUANT_VERSION
 
-from edgeprune.machine import cores
+from edgeprune.formats.gguf.file import GgufFile, open_gguf
+from edgeprune.formats.metadata import SCHEMA, SparsityMetadata
 from edgeprune.models.families import Config, Family
-from edgeprune.sparsity.gguf_file import GgufFile, open_gguf
-from edgeprune.sparsity.metadata import SCHEMA, SparsityMetadata
+from edgeprune.support.environment import cores
 from exporters.artifact import Model, Storage
 from exporters.gguf.encode import encode
 from exporters.gguf.hyperparameters import write_hyperparameters

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from edgeprune.sparsity.gguf_file import GgufFile
+from edgeprune.formats.gguf.file import GgufFile
 
 _NUMBERS = {
     GGUFValueType.INT32: "<i4", GGUFValueType.UINT32: "<u4", GGUFValueType.FLOAT32: "<f4",

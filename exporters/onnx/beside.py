@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgeprune.files import write_json
+from edgeprune.support.files import write_json
 from exporters.onnx.decoder import Decoder
 
 _TOKENIZER_FILES = (

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.errors import InputError
-from edgeprune.extras import load
 from edgeprune.models.families import Config, Family, by_model_type, head_dim
+from edgeprune.support.errors import InputError
+from edgeprune.support.extras import load
 from exporters.config import load_known_config, require, sliding_layers
 
 # Longer tables of angles than any assistant on a device needs; 128k positions take 64 MB.

@@ -7,11 +7,11 @@ from types import ModuleType
 
 from onnx import ModelProto, helper
 
-from edgeprune.errors import CheckFailed, InputError
-from edgeprune.quantization.grid import Grid
-from edgeprune.sparsity.metadata import SparsityMetadata
-from edgeprune.sparsity.onnx_data import ExternalData, atomic_model
-from edgeprune.sparsity.onnx_metadata import properties
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.formats.onnx.data import ExternalData, atomic_model
+from edgeprune.formats.onnx.metadata import properties
+from edgeprune.plan.grid import Grid
+from edgeprune.support.errors import CheckFailed, InputError
 from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.config import load_config
 from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgeprune.sparsity.onnx_data import ExternalData
+from edgeprune.formats.onnx.data import ExternalData
 
 CONTRIB = "com.microsoft"
 OPSET = 23

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edgeprune.errors import InputError, UsageError
-from edgeprune.quantization.grid import Grid
-from edgeprune.sparsity.types import ONNX_TYPES
+from edgeprune.plan.grid import Grid
+from edgeprune.plan.types import ONNX_TYPES
+from edgeprune.support.errors import InputError, UsageError
 from exporters.artifact import Model, Storage
 from exporters.onnx.decoder import Decoder
 

@@ -19,9 +19,9 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from edgeprune.errors import InputError
-from edgeprune.extras import load
-from edgeprune.sparsity.stored import stored_tensors
+from edgeprune.models.stored import stored_tensors
+from edgeprune.support.errors import InputError
+from edgeprune.support.extras import load
 from exporters.artifact import Model, Storage
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.errors import CheckFailed
-from edgeprune.sparsity.onnx_file import OnnxFile
-from edgeprune.sparsity.onnx_metadata import read_onnx
+from edgeprune.formats.onnx.file import OnnxFile
+from edgeprune.formats.onnx.metadata import read_onnx
+from edgeprune.support.errors import CheckFailed
 from exporters.artifact import Model, TensorFacts
 from exporters.onnx.plan import PlannedTensor
 

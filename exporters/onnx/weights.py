@@ -5,8 +5,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from edgeprune.quantization.fit import one_by_one
-from edgeprune.quantization.grid import Grid
+from edgeprune.plan.grid import Grid
+from edgeprune.quantization.scales import one_by_one
 from exporters.artifact import Model
 from exporters.onnx.graph import CONTRIB, Graph
 from exporters.onnx.plan import BITS, EMBEDDING, HEAD, PlannedTensor

@@ -1,0 +1,35 @@
+"""JSON lines, gzip'd or not."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeprune.support.errors import InputError
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON lines file, gzip'd or not.
+
+    Raises:
+        InputError: the file is missing or a line is not a JSON object; names the line.
+    """
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: expected a JSON object, one a line.")
+                yield row
+    except FileNotFoundError:
+        raise InputError(f"No such file: {path}.") from None
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"{path} can't be read as JSON lines: {error}.") from None

@@ -1,0 +1,166 @@
+"""The rows of a build: what may be calibrated on, what is measured on."""
+
+import random
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from edgeprune.data.overlap import refuse_overlap, texts_of
+from edgeprune.data.render import Renderer
+from edgeprune.data.rows import Row, normalised
+from edgeprune.data.sources import Split, load_split
+from edgeprune.data.streams import Stream, pack
+from edgeprune.data.task import Task, open_corpus, open_task
+from edgeprune.support.errors import InputError
+from edgeprune.support.files import sha256_json
+
+# Evaluation rows are the same whatever the calibration seed, so that builds can be compared.
+_EVALUATION_SEED = 0
+# A slice of the calibration rows that a search judges on: the more, the narrower its intervals, and
+# the longer each trial.
+_HELD_OUT_EVERY = 5
+_HELD_OUT_MOST = 500
+_HELD_OUT_LEAST = 10
+_CHARACTERS_PER_TOKEN = 8  # more than any tokenizer needs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task or corpus with its rows."""
+
+    task: Task
+    split: Split
+
+    @cached_property
+    def calibration_hash(self) -> str:
+        """Hash of everything a token stream is made from, besides the tokenizer.
+
+        Every row is rendered for it, once: the rows never change, and a build asks three times.
+        """
+        renderer = Renderer(self.task)
+        rows = self.split.calibration
+        return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
+
+    def with_calibration(self, rows: list[Row]) -> "Source":
+        """The same source with other rows to calibrate on."""
+        return replace(self, split=replace(self.split, calibration=rows))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both sources of a build.
+
+    Attributes:
+        task: the task's rows.
+        general: the general corpus' rows.
+        evaluation: the task rows that are measured on.
+        general_text: the text of general perplexity.
+        general_evaluation: the rows that text comes from.
+        held_out: task rows that were taken out of calibration to judge on.
+    """
+
+    task: Source
+    general: Source
+    evaluation: list[Row]
+    general_text: str
+    general_evaluation: list[Row]
+    held_out: list[Row] = field(default_factory=list)
+
+    def streams(self, tokenizer: Any, samples: int, length: int, seed: int) -> dict[str, Stream]:
+        """Pack both token streams."""
+        return {
+            name: pack(source.task, source.split.calibration, tokenizer, samples, length, seed)
+            for name, source in (("general", self.general), ("task", self.task))
+        }
+
+    def hold_out(self) -> tuple["Data", list[Row]]:
+        """Take every fifth task row out of calibration, to judge on while the build is chosen.
+
+        Rows of one text of the task's ``split_by`` stay together, and nothing that holds a question
+        or passage of them is left to calibrate on, in either source.
+
+        Returns:
+            The data without them, and them.
+
+        Raises:
+            InputError: so few rows that nothing would be left to judge on.
+        """
+        task, split_by = self.task, self.task.task.split_by
+        rows = sorted(task.split.calibration, key=lambda row: row.id)
+        random.Random(_EVALUATION_SEED).shuffle(rows)
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(_group(row, split_by), []).append(row)
+        some = list(groups.values())[::_HELD_OUT_EVERY]
+        held_out = [row for group in some for row in group][:_HELD_OUT_MOST]
+        if len(held_out) < _HELD_OUT_LEAST:
+            raise InputError(
+                f"'{task.task.name}' has {len(rows)} calibration rows of {len(groups)} different "
+                f"{split_by}s; one in {_HELD_OUT_EVERY} is held out, and {_HELD_OUT_LEAST} of "
+                "those rows are needed.",
+                "Give more rows, or a --sparsity instead of --max-loss.",
+            )
+        taken = {_group(row, split_by) for row in held_out}
+        apart = [row for row in task.split.calibration if _group(row, split_by) not in taken]
+        return replace(
+            self,
+            task=task.with_calibration(_without(apart, held_out)),
+            general=self.general.with_calibration(
+                _without(self.general.split.calibration, held_out)
+            ),
+            held_out=held_out,
+        ), held_out
+
+    def refuse_overlap(self, used: dict[str, list[str]]) -> None:
+        """Raise if rows that were calibrated on are measured or judged on.
+
+        Args:
+            used: ids of the rows in each stream.
+
+        Raises:
+            InputError: naming the first overlap.
+        """
+        measured = [*self.evaluation, *self.general_evaluation, *self.held_out]
+        for name, source in (("general", self.general), ("task", self.task)):
+            ids = set(used[name])
+            rows = [row for row in source.split.calibration if row.id in ids]
+            refuse_overlap(rows, measured, f"{name} stream ({source.split.origin})")
+
+
+def load_data(task: str, general: str, eval_rows: int, perplexity_tokens: int) -> Data:
+    """Open a task and a general corpus, and choose what is measured on.
+
+    Raises:
+        UsageError: unknown names.
+        InputError: rows that can't be had or make no sense.
+    """
+    opened, corpus = open_task(task), open_corpus(general)
+    task_source = Source(opened, load_split(opened))
+    general_source = Source(corpus, load_split(corpus))
+    evaluation = list(task_source.split.evaluation)
+    random.Random(_EVALUATION_SEED).shuffle(evaluation)
+    text, rows = _text(general_source, perplexity_tokens * _CHARACTERS_PER_TOKEN)
+    return Data(task_source, general_source, evaluation[:eval_rows], text, rows)
+
+
+def _text(source: Source, characters: int) -> tuple[str, list[Row]]:
+    renderer = Renderer(source.task)
+    parts: list[str] = []
+    rows = []
+    for row in source.split.evaluation:
+        if sum(map(len, parts)) >= characters:
+            break
+        parts.append(renderer.calibration_text(row))
+        rows.append(row)
+    return "".join(parts), rows
+
+
+def _group(row: Row, split_by: str) -> str:
+    """The text by which rows belong together."""
+    return normalised(str(row.fields.get(split_by, row.id)))
+
+
+def _without(rows: list[Row], others: list[Row]) -> list[Row]:
+    """Rows that share no question or passage with others."""
+    texts = {text for row in others for text in texts_of(row)}
+    return [row for row in rows if not texts_of(row) & texts]

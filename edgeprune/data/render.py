@@ -1,0 +1,62 @@
+"""From rows to text: one template for calibration and for evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeprune.data.rows import Row
+from edgeprune.data.task import Task
+from edgeprune.support.errors import InputError
+
+# Between calibration rows that are packed into one sequence.
+ROW_END = "\n\n"
+
+
+class Renderer:
+    """Prompts and answers of a task.
+
+    Templates run in Jinja2's sandbox, since a task file may come from anyone.
+
+    Raises:
+        InputError: a template is not valid, or names a field that the rows do not have.
+    """
+
+    def __init__(self, task: Task):
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import SandboxedEnvironment
+
+        self._task = task
+        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        self._prompt = self._guard(environment.from_string, task.prompt)
+        self._answer = self._guard(environment.from_string, task.answer)
+
+    def prompt(self, row: Row) -> str:
+        """What the model reads before the answer."""
+        return self._guard(self._prompt.render, row.fields)
+
+    def answer(self, row: Row, index: int) -> str:
+        """One choice, or one right answer of a short-answer row, as it follows the prompt."""
+        texts = row.choices or row.answers
+        letter = chr(ord("A") + index)
+        return self._guard(
+            self._answer.render, row.fields | {"choice": texts[index], "letter": letter}
+        )
+
+    def calibration_text(self, row: Row) -> str:
+        """A row with its right answer, as the model should see it."""
+        if self._task.kind == "text":
+            return self.prompt(row) + ROW_END
+        return self.prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
+
+    def answer_span(self, row: Row) -> range:
+        """Characters of `calibration_text` that are the answer; of plain text, all."""
+        end = len(self.calibration_text(row)) - len(ROW_END)
+        return range(0 if self._task.kind == "text" else len(self.prompt(row)), end)
+
+    def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # a template may divide by zero as well as be misspelt
+            raise InputError(
+                f"A template of task '{self._task.name}' fails: {error}.",
+                "Templates see the fields of a row, and 'choice' and 'letter' in answers.",
+            ) from None

@@ -1,0 +1,187 @@
+"""A task as data: what a YAML file of `configs/tasks` or `configs/corpora` says."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgeprune.data.jsonl import read_jsonl
+from edgeprune.support.errors import InputError, unknown
+from edgeprune.support.resources import read_yaml, shipped
+
+Kind = Literal["multiple_choice", "yes_no", "short_answer", "text"]
+YES_NO = ["no", "yes"]
+
+
+class Source(BaseModel):
+    """One place rows may come from.
+
+    ``calibration`` and ``evaluation`` name files (local, package) or hub splits. Where both are
+    the same, rows are split by a stable hash of `Task.split_by`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["local", "hub", "package"]
+    name: str = Field("", description="hub data set or Python distribution")
+    config: list[str] = Field(default_factory=list, description="hub configurations, all joined")
+    calibration: list[str]
+    evaluation: list[str]
+    fields: dict[str, Any] = Field(default_factory=dict, description="row field to source column")
+    evaluation_share: float = Field(0.5, gt=0, lt=1, description="share for evaluation if split")
+
+    @field_validator("config", "calibration", "evaluation", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Task(BaseModel):
+    """What to calibrate on and how to score it.
+
+    Attributes:
+        prompt: Jinja2 template over a row's fields; what the model reads before the answer.
+        answer: Jinja2 template of one answer; it follows the prompt directly.
+        metric: ``acc`` takes the choice with the highest log-likelihood, ``acc_norm`` divides
+            it by the answer's characters first, ``exact_match`` compares a greedy answer.
+        split_by: field whose text decides the side of a row where one split is divided.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    version: int = 1
+    description: str = ""
+    license: str = ""
+    warning: str = ""
+    kind: Kind
+    prompt: str = "Question: {{ question }}\nAnswer:"
+    answer: str = " {{ choice }}"
+    choices: list[str] = Field(default_factory=list, description="fixed choices for every row")
+    metric: Literal["acc", "acc_norm", "exact_match", "nats"] = "acc"
+    max_answer_tokens: int = Field(32, ge=1, description="greedy answers of short-answer tasks")
+    split_by: str = "question"
+    sources: list[Source] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            if data.get("kind") == "yes_no":
+                data = {"choices": YES_NO} | data
+            elif data.get("kind") == "short_answer":
+                data = {"metric": "exact_match"} | data
+            elif data.get("kind") == "text":
+                data = {"metric": "nats", "prompt": "{{ text }}", "split_by": "text"} | data
+        return data
+
+    @model_validator(mode="after")
+    def _metric_fits_kind(self) -> Self:
+        fits = {
+            "multiple_choice": ("acc", "acc_norm"),
+            "yes_no": ("acc", "acc_norm"),
+            "short_answer": ("exact_match", "nats"),
+            "text": ("nats",),
+        }[self.kind]
+        if self.metric not in fits:
+            raise ValueError(
+                f"metric {self.metric} does not fit kind {self.kind}, expected {' or '.join(fits)}"
+            )
+        return self
+
+
+def open_task(name: str) -> Task:
+    """A shipped task by name, or the user's own ``.yaml``, ``.jsonl`` or ``.jsonl.gz`` file.
+
+    Raises:
+        UsageError: no shipped task of that name.
+        InputError: the file is missing or makes no sense.
+    """
+    return _open(name, "tasks", "task")
+
+
+def open_corpus(name: str) -> Task:
+    """A shipped general corpus by name, or the user's own file; it is a task of kind text."""
+    corpus = _open(name, "corpora", "general corpus")
+    if corpus.kind != "text":
+        raise InputError(
+            f"The general corpus '{name}' is of kind {corpus.kind}, expected text.",
+            "A .jsonl file needs a 'text' field in every row.",
+        )
+    return corpus
+
+
+def _open(name: str, folder: str, kind: str) -> Task:
+    path = Path(name).expanduser()
+    if name.endswith((".jsonl", ".jsonl.gz", ".json")):
+        return _task_of_rows(path)
+    if path.suffix in (".yaml", ".yml"):
+        return _parse(path)
+    known = shipped(folder)
+    if name not in known:
+        raise unknown(kind, name, known, "Or give the path of a .yaml or .jsonl file.")
+    return _parse(known[name])
+
+
+def _parse(path: Path) -> Task:
+    data = read_yaml(path)
+    try:
+        task = Task.model_validate(data)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'task'}: {e['msg']}" for e in error.errors()]
+        raise InputError(
+            f"{path} is not a usable task:\n" + "\n".join(lines),
+            "edgeprune tasks medqa prints a working one.",
+        ) from None
+    return _beside(task, path.parent)
+
+
+def _beside(task: Task, folder: Path) -> Task:
+    """Local files of a user's YAML stand beside it."""
+
+    def absolute(names: list[str]) -> list[str]:
+        return [str(folder / n) if (folder / n).exists() else n for n in names]
+
+    sources = [
+        source.model_copy(
+            update={
+                "calibration": absolute(source.calibration),
+                "evaluation": absolute(source.evaluation),
+            }
+        )
+        if source.kind == "local"
+        else source
+        for source in task.sources
+    ]
+    return task.model_copy(update={"sources": sources})
+
+
+def _task_of_rows(path: Path) -> Task:
+    """A task around a bare file of rows: its kind follows from the fields of the first row."""
+    first = next(iter(read_jsonl(path)), None)
+    if first is None:
+        raise InputError(f"{path} holds no rows.")
+    kind = (
+        "multiple_choice"
+        if "choices" in first
+        else "short_answer"
+        if "answers" in first
+        else "text"
+        if "text" in first
+        else None
+    )
+    if kind is None:
+        raise InputError(
+            f"{path}: the first row has the fields {', '.join(sorted(first))}; expected "
+            "'question', 'choices' and 'answer', or 'question' and 'answers', or 'text'.",
+        )
+    context = "{{ context }}\n" if "context" in first else ""
+    data: dict[str, Any] = {
+        "name": path.name.partition(".")[0],
+        "kind": kind,
+        "sources": [{"kind": "local", "calibration": str(path), "evaluation": str(path)}],
+    }
+    if kind != "text":
+        data["split_by"] = "context" if "context" in first else "question"
+        data["prompt"] = context + "Question: {{ question }}\nAnswer:"
+    return Task(**data)

@@ -1,0 +1,1 @@
+"""What pruning a part of the model would cost."""

@@ -1,0 +1,84 @@
+"""Statistics of the dense model, gathered once, for pruning at many sparsities."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.trials import first_states
+from edgeprune.formats.weights import save_tensors
+from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.pruning.statistics import InputStatistics
+from edgeprune.support.files import atomic_path
+from edgeprune.support.progress import Progress
+
+
+class DenseStatistics:
+    """Second moments of every matrix' input, kept on disk and read block by block."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def read(self, index: int, streams: list[str]) -> dict[str, dict[str, InputStatistics]]:
+        """Of one block, by stream and matrix."""
+        seen: dict[str, dict[str, InputStatistics]] = {stream: {} for stream in streams}
+        with safe_open(self._path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                number, stream, name = key.split(":", 2)
+                if int(number) == index:
+                    seen[stream][name] = InputStatistics(file.get_tensor(key), 0)
+        return seen
+
+
+@torch.no_grad()
+def dense_moments(
+    walk: Walk, blocks: list[dict[str, Matrix]], weights: dict[str, Tensor]
+) -> Iterator[dict[str, dict[str, InputStatistics]]]:
+    """Second moments of what each stream puts into each matrix, block by block.
+
+    Args:
+        walk: the dense model.
+        blocks: matrices of each block, by whatever name.
+        weights: of each stream's tokens, (samples, length).
+
+    Yields:
+        By stream and matrix.
+    """
+    hidden = first_states(walk)
+    for index, matrices in enumerate(blocks):
+        block = walk.load(index)
+        yield {
+            name: walk.statistics(index, block, matrices, states, weights[name], gram=False)
+            for name, states in hidden.items()
+        }
+        for states in hidden.values():
+            walk.advance(index, block, states, states)
+
+
+def gather_dense(
+    walk: Walk, weights: dict[str, Tensor], path: Path, progress: Progress
+) -> DenseStatistics:
+    """Run both streams through the dense model once.
+
+    Args:
+        walk: the dense model.
+        weights: of each stream's tokens, (samples, length).
+        path: where the result is kept; reused if it is there.
+        progress: told of every block.
+    """
+    if path.is_file():
+        return DenseStatistics(path)
+    blocks = [weight_matrices(block) for block in walk.blocks]
+    moments = {}
+    with progress.stage("dense statistics", len(blocks)) as stage:
+        for index, seen in enumerate(dense_moments(walk, blocks, weights)):
+            for stream, found in seen.items():
+                for name, statistics in found.items():
+                    moments[f"{index}:{stream}:{name}"] = statistics.second_moment.cpu().clone()
+            stage.advance()
+    with atomic_path(path) as temporary:
+        save_tensors(temporary, moments)
+    return DenseStatistics(path)

@@ -1,0 +1,110 @@
+"""What the dense model says about its matrices before any is pruned, on a few sequences."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from edgeprune.data.streams import Stream
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.dense import dense_moments
+from edgeprune.engine.sensitivity.trials import Trials
+from edgeprune.engine.token_weights import stream_weights
+from edgeprune.models.blocks import Matrix
+from edgeprune.plan.allocation.owl import OUTLIER
+from edgeprune.pruning.fusion import TwoStreams
+from edgeprune.pruning.matrix import Pruning
+from edgeprune.pruning.methods import wanda
+from edgeprune.pruning.statistics import InputStatistics
+from edgeprune.support.distributed import world
+from edgeprune.support.progress import Progress
+
+# Sequences of each stream behind the dense statistics: second moments settle early.
+_SEEN = 16
+# Sequences of each stream that candidates are tried on: each trial is a pass of the whole model.
+_TRIED = 4
+
+
+class Survey:
+    """Measures on the dense model what allocations ask for.
+
+    Like pruning itself it looks at the streams that the fusion mode looks at. In a process group
+    every process runs its share of the sequences, and all get the same figures.
+
+    Args:
+        walk: the dense model; its own streams are not used.
+        blocks: matrices of each block by full name.
+        streams: all sequences of all processes.
+        pruning: how it will be pruned.
+        progress: told of every pass.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        blocks: list[dict[str, Matrix]],
+        streams: dict[str, Stream],
+        pruning: Pruning,
+        progress: Progress,
+    ):
+        rule = pruning.fusion
+        both = {"general": 1 - rule.task_share, "task": rule.task_share}
+        self._shares = {rule.mode: 1.0} if rule.mode in both else both
+        self._blocks = blocks
+        self._pruning = pruning
+        self._progress = progress
+        used = {name: streams[name] for name in self._shares}
+        self._few = _walk_first(_TRIED, walk, used)
+        self._seen = self._statistics(_walk_first(_SEEN, walk, used))
+
+    def outliers(self) -> list[float]:
+        """Share of each block's scores ``|W| ‖x‖`` above `OUTLIER` times the block's mean.
+
+        Of two streams it is the mean, weighted as fusion weighs them.
+        """
+        return [
+            sum(share * self._outliers(index, name) for name, share in self._shares.items())
+            for index in range(len(self._blocks))
+        ]
+
+    def trials(self) -> tuple[Trials, dict[str, float]]:
+        """Somewhere to try candidates on, and how much each stream counts."""
+        inputs = {
+            name: TwoStreams({s: of[name] for s, of in seen.items()}, self._pruning.fusion)
+            for seen, matrices in zip(self._seen, self._blocks, strict=True)
+            for name in matrices
+        }
+        return Trials(self._few, self._blocks, inputs), self._shares
+
+    def _statistics(self, walk: Walk) -> list[dict[str, dict[str, InputStatistics]]]:
+        """What each stream puts into each matrix of the dense model: block, stream, matrix."""
+        weights = stream_weights(walk, self._pruning)
+        seen = []
+        with self._progress.stage("survey the dense model", len(self._blocks)) as stage:
+            for of_block in dense_moments(walk, self._blocks, weights):
+                seen.append(of_block)
+                stage.advance()
+        return seen
+
+    @torch.no_grad()
+    def _outliers(self, index: int, stream: str) -> float:
+        """Of one block in one stream; scores are made twice rather than kept."""
+        source, device = self._few.blocks[index], self._few.device
+        seen = self._seen[index][stream]
+
+        def scores() -> Iterator[Tensor]:
+            return (
+                wanda.score(matrix.read(source).to(device).float(), seen[name]).sqrt()
+                for name, matrix in self._blocks[index].items()
+            )
+
+        size = sum(matrix.read(source).numel() for matrix in self._blocks[index].values())
+        mean = sum(part.sum(dtype=torch.float64).item() for part in scores()) / size
+        return sum(int((part > OUTLIER * mean).sum()) for part in scores()) / size
+
+
+def _walk_first(count: int, walk: Walk, streams: dict[str, Stream]) -> Walk:
+    """A walk of the same model over the first sequences; of each process at least one."""
+    count = max(count, world()[1])
+    first = {name: Stream(s.tokens[:count], s.answers[:count]) for name, s in streams.items()}
+    return Walk(walk.model, first, walk.device)

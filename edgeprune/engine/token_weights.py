@@ -1,0 +1,57 @@
+"""How much each calibration token counts in the statistics."""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.data.streams import Stream
+from edgeprune.engine.device import on_device
+from edgeprune.engine.runner import Walk
+from edgeprune.pruning.matrix import Pruning
+
+# Tokens the dense model finds harder than this are "high perplexity" (arXiv 2501.14315).
+SURPRISING = 2.5
+
+
+def stream_weights(walk: Walk, pruning: Pruning) -> dict[str, Tensor]:
+    """The `token_weights` of both streams; where the model has to run, it does so on the device."""
+    runs = pruning.surprising_weight != 1
+    with on_device(walk.model, walk.device) if runs else contextlib.nullcontext():
+        return {n: token_weights(s, pruning, walk.model) for n, s in walk.streams.items()}
+
+
+def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
+    """Weight of every position: of its input, which is what predicts the next token.
+
+    Positions that predict a token of an answer weigh ``answer_weight``, others 1; where the next
+    token has perplexity above 2.5 to the dense model, ``surprising_weight`` is a factor
+    (low-perplexity tokens, arXiv 2501.14315); a factor of 1 skips the pass that finds them.
+
+    Args:
+        stream: the tokens, and which of them are answers.
+        pruning: holds the weights.
+        model: the dense model; it runs where it is.
+
+    Returns:
+        (samples, length) float32; 0 where the attention sink sits.
+    """
+    weights = torch.ones(stream.tokens.shape)
+    weights[:, :-1][stream.answers[:, 1:]] = pruning.answer_weight
+    if pruning.surprising_weight != 1:
+        weights[:, :-1][perplexity(model, stream.tokens) > SURPRISING] *= pruning.surprising_weight
+    weights[:, : pruning.sink_positions] = 0
+    return weights
+
+
+@torch.no_grad()
+def perplexity(model: Any, tokens: Tensor) -> Tensor:
+    """Perplexity of each token after the first, (samples, length - 1); ``tokens`` has one more."""
+    device = next(model.parameters()).device
+    parts = []
+    for ids in tokens.split(1):
+        logits = model(input_ids=ids.to(device), use_cache=False).logits[0, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:].to(device), reduction="none")
+        parts.append(losses.exp().cpu())
+    return torch.stack(parts)

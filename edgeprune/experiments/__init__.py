@@ -1,0 +1,1 @@
+"""Many builds: ablations and sweeps."""

@@ -1,0 +1,159 @@
+"""Which method, which fusion, how sparse: the same task and rows, one trial each, side by side."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edgeprune.data.loading import load_data
+from edgeprune.models import open_checkpoint
+from edgeprune.pipeline.stages import check_stage
+from edgeprune.pipeline.trial import trial
+from edgeprune.pruning.methods import METHODS
+from edgeprune.recipe.schema import Recipe, make
+from edgeprune.support.errors import UsageError
+from edgeprune.support.extras import need
+from edgeprune.support.files import write_json
+from edgeprune.support.progress import Progress
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table, over all its seeds.
+
+    Attributes:
+        method: how zeros are chosen; ``dense`` for the model as it is.
+        fusion: how streams are joined; empty where the method sees no data.
+        amount: a sparsity such as ``0.5``, or a pattern such as ``2:4``.
+    """
+
+    method: str
+    fusion: str = ""
+    amount: str = "0"
+
+    def recipe(self, base: Recipe, seed: int) -> Recipe:
+        """The base recipe with this variant's settings."""
+        values = base.model_dump(exclude={"sparsity", "pattern"}) | {"seed": seed}
+        if self.method == DENSE:
+            values = {name: value for name, value in values.items() if "recover" not in name}
+        else:
+            values["method"] = self.method
+        if self.fusion:
+            values["fusion"] = self.fusion
+        values |= {"pattern": self.amount} if ":" in self.amount else {"sparsity": self.amount}
+        return make(values)
+
+
+def variants(methods: list[str], fusions: list[str], amounts: list[str]) -> Iterator[Variant]:
+    """Every combination that differs: methods that see no data have no fusion."""
+    for amount in amounts:
+        for method in methods:
+            sees_data = method not in METHODS or METHODS[method].sees != "nothing"
+            for fusion in fusions if sees_data else [""]:
+                yield Variant(method, fusion, amount)
+
+
+def ablate(
+    recipe: Recipe,
+    rows: list[Variant],
+    seeds: list[int],
+    folder: Path,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Try every variant with every calibration seed; what was tried before is only read.
+
+    Args:
+        recipe: everything that the variants do not set.
+        rows: what to compare; the dense model is added in front.
+        seeds: orders of the calibration rows; evaluation rows are always the same.
+        folder: keeps the trials and, after each of them, ``ablation.json`` with what there is.
+        progress: told of every trial and its stages.
+
+    Returns:
+        One record a variant: its settings, ``trials`` by seed, as `edgeprune.pipeline.trial` gives
+        them, and a ``summary`` of each metric.
+
+    Raises:
+        EdgepruneError: as `edgeprune.pipeline.build.build`; what was tried so far is kept.
+    """
+    need("torch", "transformers", "accelerate", "llama_cpp", "scipy", "matplotlib")
+    recipes = {row: [row.recipe(recipe, seed) for seed in seeds] for row in rows}  # all checked now
+    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            checkpoint = open_checkpoint(recipe.model, progress)
+            check_stage(recipe, checkpoint)
+            dense = Variant(DENSE)
+            recipes = {dense: [dense.recipe(recipe, 0)], **recipes}
+            records: list[dict[str, Any]] = []
+            with progress.stage("ablation", sum(map(len, recipes.values()))) as stage:
+                for row, tries in recipes.items():
+                    trials = {}
+                    for tried in tries:
+                        trials[tried.seed] = trial(tried, checkpoint, data, folder, progress)
+                        stage.advance()
+                    settings = {"method": row.method, "fusion": row.fusion, "amount": row.amount}
+                    records.append(settings | {"trials": trials, "summary": _summary(trials)})
+                    write_json(folder / "ablation.json", records)
+            return records
+    except Timeout:
+        raise UsageError(f"Another ablation is at work in {folder}.", "Use --out.") from None
+
+
+def _summary(trials: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of each metric.
+
+    With several seeds the spread is their standard deviation; with one it is half the 95 %
+    interval over evaluation rows.
+    """
+    summary: dict[str, Any] = {}
+    for metric in ("accuracy", "nats_per_answer_token", "general_perplexity"):
+        found = [t[metric] for t in trials.values() if t.get(metric)]
+        if not found:
+            continue
+        values = [f["value"] for f in found]
+        if len(values) > 1:
+            spread, kind = stdev(values), "sd over seeds"
+        else:
+            low, high = found[0].get("low"), found[0].get("high")
+            spread, kind = (high - low) / 2 if low is not None else None, "95 % interval"
+        summary[metric] = {"value": mean(values), "spread": spread, "kind": kind}
+    return summary
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """A record as the cells of one table row; see `HEADINGS`."""
+    summary, name = record["summary"], record["method"]
+    texts = [name, record["fusion"] or "–", "–" if name == DENSE else record["amount"]]
+    for metric, digits in (
+        ("general_perplexity", 1),
+        ("accuracy", 3),
+        ("nats_per_answer_token", 3),
+    ):
+        found = summary.get(metric)
+        if found is None:
+            texts.append("–")
+        elif found["spread"] is None:
+            texts.append(f"{found['value']:.{digits}f}")
+        else:
+            texts.append(f"{found['value']:.{digits}f} ± {found['spread']:.{digits}f}")
+    return [*texts, str(len(record["trials"]))]
+
+
+HEADINGS = (
+    "method", "fusion", "sparsity", "general perplexity", "accuracy", "nats / answer token",
+    "seeds",
+)  # fmt: skip
+
+
+def markdown(records: list[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
+    lines += ["| " + " | ".join(cells(record)) + " |" for record in records]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""File formats: metadata about zeros, packing, readers of GGUF and ONNX."""

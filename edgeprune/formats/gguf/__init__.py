@@ -1,0 +1,1 @@
+"""GGUF: a bounded reader, and the packed form."""

@@ -1,0 +1,281 @@
+"""``.packed.gguf``: a GGUF file whose sparse tensors stand in it without their zeros.
+
+The container is GGUF too. It holds the original's header as it was, byte for byte, and one run of
+bytes for each tensor, packed where that is smaller. So the original comes back bit for bit, and can
+be read at any offset without being written anywhere.
+"""
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter
+
+from edgeprune.formats import packing
+from edgeprune.formats.gguf.file import BrokenHeader, GgufFile, GgufTensor, open_gguf
+from edgeprune.support.errors import CheckFailed, InputError, UsageError
+from edgeprune.support.files import atomic_path
+
+_ARCHITECTURE = "edgeprune-packed"  # stock llama.cpp then says what it can't read, and stops
+_SCHEMA = 1
+_HEADER = "edgeprune.header"
+_CHUNK = 1 << 24
+_MOST_PADDING = 1 << 16  # the largest alignment
+Advance = Callable[[int], None]
+
+
+class PackedFile:
+    """A packed file, seen as the file that it was made from.
+
+    Attributes:
+        original: header and tensors of the original; their bytes are unpacked when asked for.
+        size: of the original.
+        sha256: of the original.
+
+    Raises:
+        InputError: not a packed file, or a damaged one.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._container = open_gguf(path)
+        if self._container.get("general.architecture") != _ARCHITECTURE:
+            raise InputError(f"{path} is not a packed GGUF file.", "edgeprune pack makes one.")
+        schema = self._container.get("edgeprune.packed.schema")
+        if schema != _SCHEMA:
+            said = schema if isinstance(schema, int) else "?"
+            raise InputError(
+                f"{path} is packed by schema {said}, this edgeprune reads {_SCHEMA}.",
+                "Upgrade edgeprune.",
+            )
+        self.size = self._container.get("edgeprune.packed.size")
+        self.sha256 = self._container.get("edgeprune.packed.sha256")
+        self._runs = {tensor.name: tensor for tensor in self._container.tensors}
+        packed = self._container.get("edgeprune.packed.tensors", [])
+        known = isinstance(packed, list) and all(isinstance(name, str) for name in packed)
+        known = known and _HEADER in self._runs
+        if not (known and isinstance(self.size, int) and isinstance(self.sha256, str)):
+            raise self._damaged("it lacks what unpacking needs")
+        self._packed = frozenset(packed)
+        header = self._runs[_HEADER].data.reshape(-1)
+        try:
+            self.original = GgufFile(header.data, self.size, self._tensor_bytes)
+        except BrokenHeader as broken:
+            raise self._damaged(str(broken)) from None
+        self._segments = sorted(
+            (t for t in self.original.tensors if t.size), key=lambda tensor: tensor.offset
+        )
+        self._check()
+        self._latest = lru_cache(maxsize=2)(self._tensor_bytes)
+
+    def read(self, offset: int, count: int, without: frozenset[str] = frozenset()) -> bytes:
+        """Bytes of the original from ``offset`` on, fewer at its end.
+
+        The tensors ``without`` are not unpacked; zeros stand for them.
+        """
+        end = min(offset + count, self.size)
+        result = bytearray(max(end - offset, 0))  # what no tensor covers is padding: zeros
+        for start, data in self._overlapping(offset, end, without):
+            result[start - offset : start - offset + len(data)] = data
+        return bytes(result)
+
+    def stored(self, name: str) -> np.ndarray | None:
+        """A tensor's bytes as `packing.pack` made them; None if it is not packed in this file."""
+        return self._runs[name].data.reshape(-1) if name in self._packed else None
+
+    def drop_pages(self) -> None:
+        """Free the memory that what was read takes; it can be read again."""
+        self._container.drop_pages()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The original from its first byte to its last."""
+        position = 0
+        for tensor in self._segments:
+            yield self.read(position, tensor.offset - position)
+            yield self._tensor_bytes(tensor).tobytes()
+            position = tensor.offset + tensor.size
+        yield self.read(position, self.size - position)
+
+    def _overlapping(
+        self, offset: int, end: int, without: frozenset[str]
+    ) -> Iterator[tuple[int, memoryview]]:
+        header = self._runs[_HEADER].data.reshape(-1).data
+        if offset < len(header):
+            yield offset, header[offset:end]
+        first = max(bisect_right(self._segments, offset, key=lambda t: t.offset) - 1, 0)
+        for tensor in islice(self._segments, first, None):
+            if tensor.offset >= end:
+                break
+            start, stop = max(offset, tensor.offset), min(end, tensor.offset + tensor.size)
+            if start < stop and tensor.name not in without:
+                part = slice(start - tensor.offset, stop - tensor.offset)
+                yield start, self._latest(tensor).data[part]
+
+    def _tensor_bytes(self, tensor: GgufTensor) -> np.ndarray:
+        data = self._runs[tensor.name].data.reshape(-1)
+        if tensor.name not in self._packed:
+            return data
+        try:
+            return packing.unpack(tensor.type.name, data, math.prod(tensor.shape))
+        except ValueError as error:
+            raise self._damaged(f"{tensor.name}: {error}") from None
+
+    def _check(self) -> None:
+        """Hold the original's header against the runs, so that no lie asks for endless memory."""
+        position = self.original.data_start
+        for tensor in self._segments:
+            if not 0 <= tensor.offset - position <= _MOST_PADDING:
+                raise self._damaged(f"the tensor {tensor.name!r} stands at {tensor.offset}")
+            position = tensor.offset + tensor.size
+        if not 0 <= self.size - position <= _MOST_PADDING:
+            raise self._damaged(f"{self.size} bytes are claimed, its tensors end at {position}")
+        for tensor in self.original.tensors:
+            run = self._runs.get(tensor.name)
+            packed = tensor.name in self._packed
+            if run is None or (packed and not packing.packable(tensor.type.name)):
+                raise self._damaged(f"the tensor {tensor.name!r} can't be found in it")
+            least = (
+                packing.packed_size(tensor.type.name, math.prod(tensor.shape), 0) if packed else 0
+            )
+            if run.size < least or (not packed and run.size != tensor.size):
+                raise self._damaged(f"the tensor {tensor.name!r} has {run.size} bytes")
+
+    def _damaged(self, reason: str) -> InputError:
+        return InputError(f"{self._path} is a damaged packed file: {reason}.", "Pack it again.")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a GGUF file is a packed one."""
+    return open_gguf(path).get("general.architecture") == _ARCHITECTURE
+
+
+def total_bytes(path: Path) -> int:
+    """Bytes of a GGUF file, which must be one."""
+    open_gguf(path)
+    return path.stat().st_size
+
+
+def open_any(path: Path) -> GgufFile:
+    """A GGUF file, packed or not, as the plain one."""
+    return PackedFile(path).original if is_packed(path) else open_gguf(path)
+
+
+def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> dict[str, int]:
+    """Write ``target``, and prove that the source comes back from it.
+
+    Args:
+        source: a GGUF file.
+        target: appears only if unpacking it gives the source's bytes.
+        advance: told of bytes of the source that were packed.
+
+    Returns:
+        ``bytes`` of the source and of the target as ``packed_bytes``; ``tensors`` that were packed,
+        their size as ``tensor_bytes`` and what is left of it as ``packed_tensor_bytes``.
+
+    Raises:
+        UsageError: the source is packed already, holds no zeros worth packing, or a tensor of a
+            reserved name.
+        InputError: it is not a GGUF file.
+        CheckFailed: the source has bytes between its tensors that GGUF has no word for.
+    """
+    if is_packed(source):
+        raise UsageError(f"{source} is packed already.")
+    file = open_gguf(source)
+    if any(tensor.name == _HEADER for tensor in file.tensors):
+        raise UsageError(f"{source} has a tensor of the reserved name {_HEADER}.")
+    sizes = {tensor.name: _packed_size(tensor) for tensor in file.tensors}
+    packed = [tensor for tensor in file.tensors if sizes[tensor.name] < tensor.size]
+    if not packed:
+        raise UsageError(
+            f"No tensor of {source} would be smaller without its zeros.",
+            "Pack a file that edgeprune build has pruned.",
+        )
+    digest, size = hashlib.sha256(), source.stat().st_size
+    with source.open("rb") as raw:
+        while chunk := raw.read(_CHUNK):
+            digest.update(chunk)
+        raw.seek(0)
+        header = np.frombuffer(raw.read(file.data_start), np.uint8)
+    with atomic_path(target) as temporary:
+        writer = GGUFWriter(temporary, _ARCHITECTURE)
+        writer.add_name(str(file.get("general.name") or source.stem))
+        writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
+        writer.add_uint64("edgeprune.packed.size", size)
+        writer.add_string("edgeprune.packed.sha256", digest.hexdigest())
+        writer.add_array("edgeprune.packed.tensors", [tensor.name for tensor in packed])
+        _announce(writer, _HEADER, len(header))
+        for tensor in file.tensors:
+            _announce(writer, tensor.name, sizes[tensor.name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.write_tensor_data(header)
+        for tensor in file.tensors:
+            data = tensor.data.reshape(-1)
+            if sizes[tensor.name] < tensor.size:
+                data = packing.pack(tensor.type.name, data)
+            writer.write_tensor_data(data)
+            advance(tensor.size)
+        writer.close()
+        if not _comes_back(temporary, digest.digest()):
+            raise CheckFailed(
+                f"{source} does not come back from its packed form: it has bytes between its "
+                "tensors, or tensors that overlap.",
+                "Write it again with llama-quantize or edgeprune build.",
+            )
+    return {
+        "bytes": size,
+        "packed_bytes": target.stat().st_size,
+        "tensors": len(packed),
+        "tensor_bytes": sum(tensor.size for tensor in packed),
+        "packed_tensor_bytes": sum(sizes[tensor.name] for tensor in packed),
+    }
+
+
+def _comes_back(packed: Path, digest: bytes) -> bool:
+    again = hashlib.sha256()
+    try:
+        for part in PackedFile(packed).chunks():
+            again.update(part)
+    except InputError:
+        return False
+    return again.digest() == digest
+
+
+def unpack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> None:
+    """Write the file that a packed one was made from, bit for bit.
+
+    Raises:
+        InputError: not a packed file, or its content is not what its hash says.
+    """
+    file = PackedFile(source)
+    digest = hashlib.sha256()
+    with atomic_path(target) as temporary:
+        with temporary.open("wb") as out:
+            for part in file.chunks():
+                out.write(part)
+                digest.update(part)
+                advance(len(part))
+        if digest.hexdigest() != file.sha256:
+            raise InputError(
+                f"{source} is damaged: what it unpacks to is not what was packed.",
+                "Fetch or pack it again.",
+            )
+
+
+def _packed_size(tensor: GgufTensor) -> int:
+    """The bytes a tensor takes, packed if that is less."""
+    kind = tensor.type.name
+    if len(tensor.shape) < 2 or not tensor.size or not packing.packable(kind):
+        return tensor.size
+    kept = packing.count_kept(kind, tensor.data.reshape(-1))
+    return min(tensor.size, packing.packed_size(kind, math.prod(tensor.shape), kept))
+
+
+def _announce(writer: GGUFWriter, name: str, size: int) -> None:
+    writer.add_tensor_info(name, (size,), np.dtype(np.int8), size, GGMLQuantizationType.I8)

@@ -1,0 +1,82 @@
+"""Looking into an artifact: what it says, and what its bytes hold."""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.formats import metadata as sparsity_metadata
+from edgeprune.formats.gguf.file import GgufFile
+from edgeprune.formats.gguf.packed import open_any
+from edgeprune.support.errors import InputError
+
+# Longer arrays (tokens, merges) are shown by their length.
+_MAX_SHOWN_ITEMS = 8
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Metadata and zeros of a GGUF file, or of an ONNX model by its name.
+
+    Returns:
+        ``metadata`` (key to value, long arrays as their length), ``sparse`` (whether edgeprune
+        pruned it), and ``tensors``: name, type, shape, bytes, nonzeros, sparsity, and the
+        non-zeros its metadata declares.
+
+    Raises:
+        InputError: the file can't be used.
+    """
+    return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_gguf(path)
+
+
+def _inspect_gguf(path: Path) -> dict[str, Any]:
+    file = open_any(path)
+    sparse = sparsity_metadata.read_gguf(file)
+    declared = sparse.nonzeros if sparse else {}
+    tensors = []
+    for tensor in file.tensors:
+        try:
+            values = tensor.values()
+        except NotImplementedError:
+            raise InputError(
+                f"{path}: zeros of type {tensor.type.name} can't be counted."
+            ) from None
+        tensors.append(_counted(tensor, tensor.type.name, values, declared))
+    return {
+        "metadata": {key: _shown(file, key) for key in file},
+        "sparse": sparse is not None,
+        "tensors": tensors,
+    }
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    from edgeprune.formats.onnx.file import OnnxFile
+    from edgeprune.formats.onnx.metadata import read_onnx
+
+    model = OnnxFile(path)
+    sparse = read_onnx(model.properties)
+    declared = sparse.nonzeros if sparse else {}
+    return {
+        "metadata": {"producer": model.model.producer_name, **model.properties},
+        "sparse": sparse is not None,
+        "tensors": [_counted(t, t.type, t.values(), declared) for t in model.tensors],
+    }
+
+
+def _counted(tensor: Any, kind: str, values: Any, declared: dict[str, int]) -> dict[str, Any]:
+    import numpy as np
+
+    nonzeros, elements = int(np.count_nonzero(values)), values.size
+    return {
+        "name": tensor.name,
+        "type": kind,
+        "shape": list(tensor.shape),
+        "bytes": tensor.size,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / elements if elements else 0.0,
+        "declared_nonzeros": declared.get(tensor.name),
+    }
+
+
+def _shown(file: GgufFile, key: str) -> Any:
+    length = file.length(key)
+    if length is not None and length > _MAX_SHOWN_ITEMS:
+        return f"[{length} items]"
+    return file.get(key)

@@ -1,0 +1,78 @@
+"""The sparsity metadata of an artifact (DESIGN.md, "Sparsity metadata")."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.support.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeprune.formats.gguf.file import GgufFile
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SparsityMetadata:
+    """Facts about zeros that travel inside the artifact.
+
+    Attributes:
+        pattern: ``unstructured``, ``2:4``, ...
+        target: sparsity asked for, over the pruned tensors.
+        method: what scored the weights.
+        fusion: how the two streams were joined.
+        task: the task it was pruned for.
+        recipe: the resolved recipe.
+        base_sha256: hash of the base checkpoint's weights.
+        nonzeros: pruned tensor's name to its non-zero weights, counted in the written bytes.
+    """
+
+    pattern: str
+    target: float
+    method: str
+    fusion: str
+    task: str
+    recipe: dict[str, Any]
+    base_sha256: str
+    nonzeros: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Everything as one JSON text, for readers that show no arrays."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)})
+
+
+def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
+    """The sparsity metadata of a GGUF file; None if edgeprune did not write it.
+
+    Raises:
+        InputError: the metadata is there and makes no sense.
+    """
+    value = file.get
+    schema = value("edgeprune.schema")
+    if schema is None:
+        return None
+    if not isinstance(schema, int):
+        raise InputError("The sparsity metadata is damaged: its schema is no number.")
+    if schema != SCHEMA:
+        raise InputError(
+            f"The sparsity metadata has schema {schema}, this edgeprune reads {SCHEMA}.",
+            "Upgrade edgeprune.",
+        )
+    try:
+        texts = ("sparsity.pattern", "method", "fusion", "task", "recipe", "base.sha256")
+        if not all(isinstance(value(f"edgeprune.{name}"), str) for name in texts):
+            raise TypeError(f"{', '.join(texts)} must be texts")
+        names = value("edgeprune.sparsity.tensors", [])
+        counts = value("edgeprune.sparsity.nonzeros", [])
+        return SparsityMetadata(
+            pattern=value("edgeprune.sparsity.pattern"),
+            target=float(value("edgeprune.sparsity.target")),
+            method=value("edgeprune.method"),
+            fusion=value("edgeprune.fusion"),
+            task=value("edgeprune.task"),
+            recipe=json.loads(value("edgeprune.recipe")),
+            base_sha256=value("edgeprune.base.sha256"),
+            nonzeros=dict(zip(names, map(int, counts), strict=True)),
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"The sparsity metadata is damaged: {error}.") from None

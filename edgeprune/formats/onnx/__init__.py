@@ -1,0 +1,1 @@
+"""ONNX: a reader, external data, and the packed form."""

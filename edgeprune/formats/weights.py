@@ -1,0 +1,94 @@
+"""Weights of a checkpoint, read tensor by tensor from safetensors files."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from edgeprune.support.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_tensors(
+    path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: as the operating system says; safetensors hides it in an error of its own.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        if not match:
+            raise
+        code = int(match[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there and as long as it says."""
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+class Weights:
+    """A read-only view of one checkpoint over several files; later files win.
+
+    A pruned checkpoint is its base plus one small file per pruned block, so that nothing is
+    stored twice.
+
+    Args:
+        files: safetensors files; memory-mapped, never loaded whole.
+
+    Raises:
+        InputError: a file is missing, truncated or not safetensors.
+    """
+
+    def __init__(self, files: Iterable[Path]):
+        self._file_of: dict[str, Path] = {}
+        self._handles = {}
+        for path in files:
+            try:
+                handle = safe_open(path, framework="numpy")  # headers need no torch
+            except (SafetensorError, OSError) as error:
+                raise InputError(
+                    f"{path} is not a usable safetensors file: {error}.",
+                    "Fetch it again; a partial download is the usual cause.",
+                ) from None
+            self._handles[path] = handle
+            self._file_of |= dict.fromkeys(handle.keys(), path)
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Type of a tensor as safetensors spells it, without reading it."""
+        return self._slice(name).get_dtype()
+
+    def read(self, name: str) -> "Tensor":
+        """One tensor, in the type it is stored in."""
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def _slice(self, name: str):  # type: ignore[no-untyped-def]  # safetensors' own opaque type
+        return self._handles[self._file_of[name]].get_slice(name)

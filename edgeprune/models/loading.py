@@ -1,0 +1,102 @@
+"""transformers, quiet, never running code of a checkpoint; and what matrices are called there."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.models.library import transformers
+from edgeprune.models.stored import stored_tensors
+from edgeprune.support.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeprune.formats.weights import Weights
+    from edgeprune.models.blocks import Matrix
+    from edgeprune.models.checkpoint import Checkpoint
+
+
+def load_model(
+    checkpoint: "Checkpoint", dtype: Any = "auto", weights: "Weights | None" = None
+) -> Any:
+    """The whole model in evaluation mode, in its stored type unless told otherwise.
+
+    Args:
+        checkpoint: what to open.
+        dtype: of all weights; each is turned into it by itself, as it is read.
+        weights: what to read in place of the checkpoint's own, under the same names.
+
+    Raises:
+        InputError: not an architecture of transformers, or damaged files.
+    """
+    if weights is None:
+        return _open("AutoModelForCausalLM", checkpoint, dtype=dtype, use_safetensors=True).eval()
+    import torch
+
+    config = _open("AutoConfig", checkpoint)
+    known = transformers().AutoModelForCausalLM
+    with torch.device("meta"):  # only to know its class: the automatic one wants a folder
+        kind = type(known.from_config(config, trust_remote_code=False))
+    tensors = {name: weights.read(name) for name in weights.names()}  # mapped, not yet in memory
+    return kind.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype, local_files_only=True
+    ).eval()
+
+
+def load_tokenizer(checkpoint: "Checkpoint") -> Any:
+    """The checkpoint's tokenizer."""
+    return _open("AutoTokenizer", checkpoint)
+
+
+def stored_names(
+    model: Any,
+    prefix: str,
+    block: "nn.Module",
+    matrices: "dict[str, Matrix]",
+    stored: Collection[str],
+) -> dict[str, str]:
+    """What a block's matrices are called in the checkpoint.
+
+    A matrix that is no tensor of its own there, but a part of one, gets a name of the same kind.
+
+    Args:
+        model: as `load_model` gave it.
+        prefix: of the block's parameters in the model.
+        block: the block.
+        matrices: its matrices.
+        stored: the names in the checkpoint.
+
+    Raises:
+        InputError: as `stored_tensors`.
+    """
+    import torch
+
+    # Every weight is labelled with the number of its matrix, and the labels are stored.
+    parameters = {matrix.parameter for matrix in matrices.values()}
+    labels = {
+        parameter: torch.zeros(block.get_parameter(parameter).shape, dtype=torch.int16)
+        for parameter in sorted(parameters)
+    }
+    for number, matrix in enumerate(matrices.values()):
+        matrix.view(labels[matrix.parameter]).fill_(number)
+    names, sizes = list(matrices), [m.view(labels[m.parameter]).numel() for m in matrices.values()]
+    result = {name: prefix + name for name in names}
+    labelled = {prefix + parameter: label for parameter, label in labels.items()}
+    for name, label in stored_tensors(model, labelled, stored).items():
+        low, high = (int(number) for number in label.aminmax())
+        if low == high and label.numel() == sizes[low]:
+            result[names[low]] = name
+    return result
+
+
+def _open(kind: str, checkpoint: "Checkpoint", **options: Any) -> Any:
+    try:
+        return getattr(transformers(), kind).from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True, **options
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise InputError(
+            f"transformers can't open {checkpoint.source}: {reason}",
+            "Only architectures inside transformers are supported; code of a checkpoint is never "
+            "run.",
+        ) from None

@@ -1,0 +1,1 @@
+"""From a recipe to a measured artifact: `build.py` is the page to begin with."""

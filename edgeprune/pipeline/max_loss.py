@@ -1,0 +1,156 @@
+"""How far can a model be pruned for a task? Bisection on a held-out slice (arXiv 2505.18350)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.data.loading import Data
+from edgeprune.models import Checkpoint
+from edgeprune.pipeline.stages import prune_key, pruning
+from edgeprune.pipeline.trial import trial
+from edgeprune.recipe.schema import Recipe
+from edgeprune.support.errors import CheckFailed
+from edgeprune.support.progress import Progress
+
+# Sparsities are tried on a grid of 2 %, up to 90 %.
+_STEPS = 46
+_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One sparsity that was tried.
+
+    Attributes:
+        sparsity: as asked for.
+        value: the metric on the held-out rows.
+        worst: the worse end of its interval, with the search's confidence.
+        holds: whether that is within the bound.
+    """
+
+    sparsity: float
+    value: float
+    worst: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """The outcome of a search.
+
+    Attributes:
+        sparsity: the highest that held.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near guessing or there
+            is none.
+        dense: the dense model's value.
+        bound: the worst value allowed.
+        confidence: one-sided, that a sparsity that held is within the bound on other rows.
+        rows: how many held-out rows it was judged on.
+        probes: what was tried, in order.
+    """
+
+    sparsity: float
+    metric: str
+    dense: float
+    bound: float
+    confidence: float
+    rows: int
+    probes: list[Probe]
+
+
+def search(
+    recipe: Recipe, checkpoint: Checkpoint, data: Data, folder: Path, progress: Progress
+) -> tuple[Search, Data]:
+    """Find the highest sparsity whose task metric stays within ``recipe.max_loss``.
+
+    Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
+    worse end of the change's interval over the held-out rows, the same for both models, must be
+    within it, with ``recipe.confidence`` for each sparsity tried. The metric is taken to fall with
+    sparsity, as bisection must. Methods that see moments alone are
+    tried on statistics gathered once, from the dense model; the others, and the outcome, are pruned
+    block by block as a build does.
+
+    Args:
+        recipe: with ``max_loss`` set; its own sparsity is not looked at.
+        checkpoint: the dense model.
+        data: the rows of the build.
+        folder: keeps every trial, so that a killed search goes on.
+        progress: told of every stage.
+
+    Returns:
+        What was found, and the data without the held-out rows, to calibrate on.
+
+    Raises:
+        CheckFailed: not even the lowest sparsity is within the bound.
+    """
+    rest, held_out = data.hold_out()
+    quick = {"perplexity_tokens": 512, "max_loss": None}
+
+    once = None
+    if pruning(recipe).sees_moments_alone and recipe.allocation == "uniform":
+        once = folder / f"dense-{prune_key(recipe, checkpoint, rest)[:16]}.safetensors"
+
+    def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
+        recover = recipe.recover and sparsity > 0  # the bound is the dense model's, as it is
+        tried = recipe.model_copy(update={**quick, "sparsity": sparsity, "recover": recover})
+        return trial(tried, checkpoint, rest, folder, progress, held_out, dense_statistics)
+
+    dense = measure(0.0, None)
+    by_accuracy = dense["accuracy"] is not None and not dense["near_guessing"]
+    metric = "accuracy" if by_accuracy else "nats_per_answer_token"
+    start = dense[metric]["value"]
+    loss = float(str(recipe.max_loss).rstrip("%")) / 100
+    bound = start * (1 - loss) if by_accuracy else start * (1 + loss)
+
+    def probe(step: int, dense_statistics: Path | None = once) -> Probe:
+        sparsity = round(step * _STEP, 2)
+        tried = measure(sparsity, dense_statistics)
+        value = tried[metric]["value"]
+        worst = _worst(metric, dense, tried, recipe.confidence)
+        found = Probe(sparsity, value, worst, worst >= bound if by_accuracy else worst <= bound)
+        progress.note(
+            f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
+            f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
+        )
+        return found
+
+    best, probes = bisect(probe, _STEPS)
+    while once and best:  # what the build will do is not quite what was tried: it must hold too
+        probes.append(probe(best, None))
+        if probes[-1].holds:
+            break
+        best -= 1
+    if best == 0:
+        raise CheckFailed(
+            f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
+            f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
+            f"{recipe.confidence:.0%} confidence.",
+            "Allow a larger --max-loss, give more calibration rows, or ask for less: --set "
+            "confidence=0.8.",
+        )
+    return Search(
+        round(best * _STEP, 2), metric, start, bound, recipe.confidence, len(held_out), probes
+    ), rest
+
+
+def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:
+    """The worse end of a metric, from both models' answers to the same rows."""
+    from runtime_tests import paired
+
+    both, start = paired.one_sided(confidence), dense[metric]["value"]
+    old, new = dense["answers"], tried["answers"]
+    if metric == "accuracy":
+        return start + paired.accuracy_change(old["correct"], new["correct"], both).low / 100
+    return start * (1 + paired.nats_rise(old["nats"], new["nats"], both).high)
+
+
+def bisect(probe: Callable[[int], Probe], steps: int) -> tuple[int, list[Probe]]:
+    """The largest step below ``steps`` that holds, 0 if none does, and everything tried."""
+    low, high = 0, steps
+    probes = []
+    while high - low > 1:
+        middle = (low + high) // 2
+        probes.append(probe(middle))
+        low, high = (middle, high) if probes[-1].holds else (low, middle)
+    return low, probes

@@ -1,0 +1,1 @@
+"""What becomes of every tensor, as data and arithmetic: no torch."""

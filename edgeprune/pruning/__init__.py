@@ -1,0 +1,1 @@
+"""Scores, fusion, masks and weight updates of single matrices."""

@@ -1,0 +1,1 @@
+"""Changes of kept weights and masks once zeros are chosen."""

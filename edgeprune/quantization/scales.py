@@ -1,0 +1,73 @@
+"""The scales that fit kept weights best."""
+
+import torch
+from torch import Tensor
+
+from edgeprune.plan.grid import Grid
+
+# Scales tried, as shares of the range that the largest weight needs: above 1 it is clipped. By
+# measurement on SmolLM2's layers a finer or wider list wins less than 0.5 % of the error.
+_COARSE = (0.9, 0.96, 1.0, 1.04, 1.09, 1.15, 1.22, 1.3, 1.4)
+_FINE = (0.99, 1.0, 1.01)
+_LEAST_HALF = 2.0**-24  # float16's smallest subnormal, which ggml stores too
+
+
+def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
+    """Scales with the least ``Σ h (w - d q)²`` among some that clip more or less.
+
+    Both signs are tried where the grid reaches further down than up. The best one's codes then give
+    the closed-form ``d = Σ h w q / Σ h q²``, taken where it is better still.
+
+    Args:
+        grid: what to round to.
+        weight: (block, rows): one scale is found for every row.
+        importance: (block, rows) or (block, 1), weight ``h`` of each squared error; 0 where a
+            weight is pruned, so that no scale serves a zero.
+
+    Returns:
+        (rows,) float32, each a float16 number; 0 where a row is all zero.
+    """
+    wanted = weight * (importance > 0)
+    rows = torch.arange(weight.shape[1], device=weight.device)
+    extreme = wanted[wanted.abs().argmax(dim=0), rows]
+    symmetric = grid.low == -grid.high
+    shares = torch.tensor(_FINE if symmetric else _COARSE, device=weight.device)
+    if not symmetric:
+        shares = torch.cat([shares, -shares])
+    tried = _half(extreme / (grid.low * shares[:, None]))  # (shares, rows)
+    error, index = _errors(grid, weight, importance, tried).min(dim=0)
+    best = tried.gather(0, index[None])[0]
+    q = codes(grid, weight, best)
+    exact = (importance * weight * q).sum(0) / (importance * q * q).sum(0)
+    exact = _half(torch.where(exact.isfinite(), exact, best))
+    better = _errors(grid, weight, importance, exact[None])[0] < error
+    return torch.where(better, exact, best)
+
+
+def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Fit scales and round each weight by itself; ``importance`` is (in, out)."""
+    columns, scales = [], []
+    blocks = zip(weight.T.split(grid.block), importance.split(grid.block), strict=True)
+    for block, own in blocks:
+        scales.append(fit(grid, block, own))
+        columns.append(codes(grid, block, scales[-1]) * scales[-1])
+    return torch.cat(columns).T.contiguous(), torch.stack(scales, dim=1)
+
+
+def codes(grid: Grid, weight: Tensor, scale: Tensor) -> Tensor:
+    """``q`` as float32, nearest to ``weight / scale``; 0 where the scale is 0."""
+    inverse = torch.where(scale == 0, 0, 1 / scale)
+    return (weight * inverse).round_().clamp_(grid.low, grid.high)
+
+
+def _errors(grid: Grid, weight: Tensor, importance: Tensor, scales: Tensor) -> Tensor:
+    """(scales, rows) weighted squared errors."""
+    scales = scales[:, None]
+    difference = codes(grid, weight, scales).mul_(scales).sub_(weight)
+    return difference.square_().mul_(importance).sum(dim=1)
+
+
+def _half(scales: Tensor) -> Tensor:
+    """Rounded to float16, as files hold them, but never to 0 or infinity."""
+    size = scales.abs().clamp(_LEAST_HALF, torch.finfo(torch.float16).max)
+    return torch.where(scales == 0, 0, scales.sign() * size).half().float()

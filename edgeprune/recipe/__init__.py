@@ -1,0 +1,1 @@
+"""What a build is made from: its schema, and how files and flags are read."""

@@ -1,0 +1,156 @@
+"""The kernel library (``kernels/``), called by ctypes: packing, products, which kernels run.
+
+Signatures are those of ``kernels/edgeprune_kernels.h``, which says what each function does.
+"""
+
+import ctypes
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.support.environment import cores
+from edgeprune.support.errors import MachineError
+
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
+SPARSE, DENSE = 0, 1
+_NO_MEMORY, _NO_SIZE = -2, ctypes.c_size_t(-1).value  # EP_NO_MEMORY, EP_NO_SIZE
+
+_SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
+
+
+class Shape(ctypes.Structure):
+    """``ep_shape``: type, layout, rows (outputs) and columns (inputs) of a matrix."""
+
+    _fields_ = (
+        ("type", ctypes.c_int32),
+        ("layout", ctypes.c_int32),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+    )
+
+
+@lru_cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once.
+
+    Raises:
+        MachineError: it was not compiled when edgeprune was installed, or can't be loaded.
+    """
+    if not LIBRARY.exists():
+        raise MachineError(
+            "The kernel library is not there: compiling it failed when edgeprune was installed.",
+            "With a C++17 compiler: pip install --force-reinstall --no-cache-dir -v edgeprune",
+        )
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise MachineError(f"The kernel library can't be loaded: {error}.") from None
+    shape, pointer, size = ctypes.POINTER(Shape), ctypes.c_void_p, ctypes.c_size_t
+    number, whole = ctypes.c_int64, ctypes.c_int
+    for name, result, arguments in (
+        ("ep_packable", whole, (shape,)),
+        ("ep_packed_size", size, (shape, pointer, whole)),
+        ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
+        ("ep_packed_size_of_count", size, (shape, number)),
+        ("ep_packed_size_of_file", size, (shape, pointer, size, whole)),
+        ("ep_pack_file", whole, (shape, pointer, size, pointer, size, whole)),
+        ("ep_unpack", whole, (shape, pointer, pointer, whole)),
+        (
+            "ep_matmul",
+            whole,
+            (shape, pointer, pointer, number, pointer, number, number, whole),
+        ),
+        ("ep_kernels", ctypes.c_char_p, ()),
+        ("ep_use", whole, (ctypes.c_char_p,)),
+        ("ep_in_use", ctypes.c_char_p, ()),
+        ("ep_break_even", ctypes.c_float, (whole,)),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def enough(result: int) -> int:
+    """What a function of the library returned.
+
+    Raises:
+        MachineError: it ran out of memory.
+    """
+    if result in (_NO_MEMORY, _NO_SIZE):
+        raise MachineError(
+            "Out of memory while sparse weights were packed, unpacked or multiplied.",
+            "Close other programs, or take a smaller model.",
+        )
+    return result
+
+
+def kernels() -> list[str]:
+    """Names of the kernels that this processor can run, best first."""
+    return library().ep_kernels().decode().split()
+
+
+def in_use() -> str:
+    """Name of the kernels in use."""
+    return library().ep_in_use().decode()
+
+
+def use(name: str = "") -> None:
+    """Use kernels by name, or the best. ``EDGEPRUNE_KERNEL`` in the environment does it, too.
+
+    Raises:
+        MachineError: this processor can't run them, or there are none of that name.
+    """
+    if library().ep_use(name.encode()):
+        raise MachineError(f"No kernels '{name}' here.", f"There are: {', '.join(kernels())}.")
+
+
+class PackedMatrix:
+    """A matrix without its zeros, ready for products.
+
+    Args:
+        kind: ggml's name of its type: a key of `TYPES`.
+        data: the bytes of a GGUF tensor, uint8.
+        shape: (out, in); in is a multiple of 32.
+        layout: `SPARSE`, or `DENSE`: the same kernels with the zeros left in, to compare with.
+
+    Attributes:
+        packed: its bytes, (bytes,) uint8; ``kernels/layout.h`` says what they are.
+    """
+
+    def __init__(self, kind: str, data: np.ndarray, shape: tuple[int, int], layout: int = SPARSE):
+        self.shape = Shape(TYPES[kind], layout, *shape)
+        if not library().ep_packable(self.shape):
+            raise ValueError(f"a {kind} matrix of shape {shape} can't be packed")
+        self._source_bytes = data.nbytes
+        source, threads = np.ascontiguousarray(data).ctypes.data, cores()
+        size = enough(library().ep_packed_size(self.shape, source, threads))
+        self.packed = np.empty(size, np.uint8)
+        if enough(library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads)):
+            raise AssertionError("packing took more than it had said")
+
+    def times(self, x: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Outputs for activations.
+
+        Args:
+            x: (tokens, in) float32.
+            threads: threads to work on it.
+
+        Returns:
+            (tokens, out) float32.
+        """
+        x = np.ascontiguousarray(x, np.float32)
+        y = np.empty((len(x), self.shape.rows), np.float32)
+        enough(library().ep_matmul(
+            self.shape, self.packed.ctypes.data, x.ctypes.data, x.shape[1], y.ctypes.data,
+            y.shape[1], len(x), threads,
+        ))  # fmt: skip
+        return y
+
+    def unpack(self) -> np.ndarray:
+        """The bytes of the GGUF tensor again, (bytes,) uint8."""
+        data = np.empty(self._source_bytes, np.uint8)
+        enough(library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores()))
+        return data

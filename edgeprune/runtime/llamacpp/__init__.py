@@ -1,0 +1,1 @@
+"""Sparse weights inside llama.cpp; chat and serving."""

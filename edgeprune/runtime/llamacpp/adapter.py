@@ -1,0 +1,203 @@
+"""Sparse weights inside the llama.cpp of this process (``llama_adapter.h``).
+
+llama.cpp's CPU backend asks a list of buffer types which of them wants a weight. Ours goes to the
+front of that list before the first model is loaded, and from then on takes the tensors that were
+claimed for the model about to be loaded. llama.cpp itself is not changed.
+"""
+
+import ctypes
+import os
+from functools import lru_cache
+from typing import Any
+
+from edgeprune.formats.gguf.file import GgufFile, GgufTensor
+from edgeprune.formats.gguf.packed import PackedFile
+from edgeprune.formats.metadata import read_gguf
+from edgeprune.runtime import library
+from edgeprune.runtime.placement import Placed
+from edgeprune.support.environment import cores
+from edgeprune.support.errors import InputError, MachineError
+from edgeprune.support.extras import load, need
+
+# Versions of llama-cpp-python whose inside is as llama_internals.h says; pyproject.toml's
+# extras `gguf` and `serve` ask for these alone (tests/test_extras.py).
+CHECKED = ("0.3.36",)
+
+_EMBEDDING = "token_embd.weight"
+# In the order of ep_llama_functions; the first has a C++ name.
+_FUNCTIONS = (
+    "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
+    "ggml_backend_cpu_buffer_type",
+    "ggml_backend_buft_alloc_buffer",
+    "ggml_backend_cpu_reg",
+    "ggml_backend_reg_dev_get",
+    "ggml_barrier",
+    "ggml_op_name",
+)
+
+
+class _Functions(ctypes.Structure):
+    _fields_ = tuple((f"f{i}", ctypes.c_void_p) for i in range(len(_FUNCTIONS)))
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("shape", library.Shape),
+        ("packed_size", ctypes.c_size_t),
+        ("source", ctypes.c_void_p),
+        ("source_size", ctypes.c_size_t),
+    )
+
+
+_REPORT = ("tensors", "packed_bytes", "dense_bytes", "failures", "exhausted")
+
+
+class _Report(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in _REPORT)
+
+
+def check() -> None:
+    """Hold the installed llama-cpp-python against those that were checked.
+
+    Raises:
+        MachineError: it is none of them, or not installed.
+    """
+    from importlib.metadata import version
+
+    need("llama_cpp")
+    found = version("llama-cpp-python")
+    if found not in CHECKED:
+        raise MachineError(
+            f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}: "
+            f"pip install 'llama-cpp-python=={CHECKED[-1]}'"
+        )
+
+
+@lru_cache
+def attach() -> None:
+    """Make llama.cpp ask for sparse weights, once for this process.
+
+    Raises:
+        MachineError: this build of llama.cpp lacks a function, or the kernel library is not there.
+    """
+    library = _library()
+    llama = load("llama_cpp").llama_cpp._lib  # its own handle: a path may open a second copy
+    try:
+        pointers = [ctypes.cast(getattr(llama, name), ctypes.c_void_p) for name in _FUNCTIONS]
+    except AttributeError as error:
+        raise MachineError(f"This build of llama.cpp hides what is needed: {error}.") from None
+    functions = _Functions(*(pointer.value for pointer in pointers))
+    if library.enough(library.ep_llama_attach(functions)):
+        raise MachineError("This build of llama.cpp names its operations in another way.")
+
+
+def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
+    """Have the sparse tensors of the next model packed, instead of those of any earlier one.
+
+    Sizes follow from the metadata's non-zeros where they can, else they are counted in the file's
+    own bytes; a size that does not fit is one of `Placed.failures`, and with ``count`` nothing is
+    believed. Tensors that are packed in the file are taken from there, so ``file`` must stay until
+    `release`, and what llama.cpp reads for them is not looked at. For benchmarks,
+    ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps the zeros in the
+    same tiles, which shows what sparsity itself brings.
+
+    Returns:
+        The names of the claimed tensors.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense, or a packed tensor is damaged.
+        MachineError: memory ran out.
+    """
+    forced = os.environ.get("EDGEPRUNE_LAYOUT")
+    layout = library.DENSE if forced == "dense" else library.SPARSE
+    claims = []
+    for tensor, nonzeros in candidates(plain(file), all_densities=forced is not None):
+        stored = file.stored(tensor.name) if isinstance(file, PackedFile) else None
+        shape = library.Shape(library.TYPES[tensor.type.name], layout, *tensor.shape)
+        if stored is None:
+            source, source_size = None, 0
+            size = 0 if count else _library().ep_packed_size_of_count(shape, nonzeros)
+            data = tensor.data.ctypes.data
+            size = size or library.enough(_library().ep_packed_size(shape, data, cores()))
+        else:
+            source, source_size = stored.ctypes.data, len(stored)
+            counted = _library().ep_packed_size_of_file(shape, source, source_size, cores())
+            size = library.enough(counted)
+            if not size:
+                raise InputError(f"The packed tensor {tensor.name!r} is damaged.", "Pack it again.")
+        if size:  # 0: of a shape that can't be packed
+            claims.append(_Tensor(tensor.name.encode(), shape, size, source, source_size))
+        file.drop_pages()
+    listed = (_Tensor * len(claims))(*claims)
+    library.enough(_library().ep_llama_claim(listed, len(claims), cores()))
+    return frozenset(entry.name.decode() for entry in claims)
+
+
+def release() -> None:
+    """Have nothing packed in the models to come."""
+    _library().ep_llama_claim(None, 0, 1)
+
+
+def placed(claimed: int) -> Placed:
+    """What became of the latest claim.
+
+    Raises:
+        MachineError: memory ran out while a tensor was packed; the model must not be used.
+    """
+    report = _library().ep_llama_reported()
+    *counts, exhausted = (getattr(report, name) for name in _REPORT)
+    if exhausted:
+        raise MachineError(
+            f"Out of memory while {exhausted} of {claimed} sparse weights were packed.",
+            "Close other programs, or take a smaller model.",
+        )
+    return Placed(claimed, *counts)
+
+
+def plain(file: GgufFile | PackedFile) -> GgufFile:
+    """What a file is when it is unpacked."""
+    return file.original if isinstance(file, PackedFile) else file
+
+
+def is_sparse(file: GgufFile) -> bool:
+    """Whether edgeprune wrote a file, and pruned some of its tensors.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense.
+    """
+    metadata = read_gguf(file)
+    return bool(metadata and metadata.nonzeros)
+
+
+def candidates(file: GgufFile, all_densities: bool = False) -> list[tuple[GgufTensor, int]]:
+    """The tensors of a file that gain without their zeros, and the non-zeros it says they have.
+
+    By its metadata, a file says how dense its tensors are; above the break-even density of the
+    kernels in use a tensor is left to llama.cpp.
+
+    Raises:
+        InputError: the file's sparsity metadata makes no sense.
+    """
+    metadata = read_gguf(file)
+    nonzeros = metadata.nonzeros if metadata else {}
+    found = []
+    for tensor in file.tensors:
+        kind = library.TYPES.get(tensor.type.name)
+        if kind is None or len(tensor.shape) != 2 or tensor.name not in nonzeros:
+            continue
+        if tensor.name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
+            continue
+        density = nonzeros[tensor.name] / (tensor.shape[0] * tensor.shape[1])
+        if all_densities or density <= library.library().ep_break_even(kind):
+            found.append((tensor, nonzeros[tensor.name]))
+    return found
+
+
+@lru_cache
+def _library() -> Any:
+    functions = library.library()
+    functions.ep_llama_attach.argtypes = [ctypes.POINTER(_Functions)]
+    functions.ep_llama_claim.argtypes = [ctypes.POINTER(_Tensor), ctypes.c_size_t, ctypes.c_int]
+    functions.ep_llama_reported.restype = _Report
+    return functions

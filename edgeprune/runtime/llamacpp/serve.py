@@ -1,0 +1,65 @@
+"""llama-cpp-python's OpenAI-compatible server, with sparse weights on."""
+
+import socket
+from pathlib import Path
+
+import click
+
+from edgeprune.formats.gguf.packed import open_any
+from edgeprune.runtime import enable
+from edgeprune.support.environment import cores
+from edgeprune.support.errors import InputError, MachineError
+from edgeprune.support.extras import load, need
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -> None:
+    """Serve a model until the process is interrupted.
+
+    Args:
+        path: a GGUF file, packed or not.
+        host: address to listen on.
+        port: port to listen on.
+        api_key: what requests must carry; None: nothing, which is said beyond this machine.
+        context: context length in tokens.
+
+    Raises:
+        InputError: the model can't be used.
+        MachineError: the port is taken, or the server's libraries are not installed.
+    """
+    open_any(path)
+    need("llama_cpp", "fastapi", "sse_starlette", "uvicorn")
+    app, uvicorn = load("llama_cpp.server.app"), load("uvicorn")
+    settings = load("llama_cpp.server.settings")
+    if host not in _LOOPBACK and not api_key:
+        click.echo(f"Warning: {host} may be reached by others, and no --api-key is set.", err=True)
+    enable()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+            bound.listen()  # so that whoever reads the line below is not refused
+        except OSError as error:
+            raise MachineError(
+                f"Can't listen on {host}:{port}: {error.strerror or error}.",
+                "Choose another --port.",
+            ) from None
+        try:
+            served = app.create_app(
+                server_settings=settings.ServerSettings(host=host, port=port, api_key=api_key),
+                model_settings=[
+                    settings.ModelSettings(
+                        model=str(path),
+                        n_ctx=context,
+                        n_threads=cores(),
+                        n_threads_batch=cores(),
+                        verbose=False,
+                    )
+                ],
+            )
+        except ValueError as error:
+            raise InputError(f"llama.cpp can't load {path}: {error}.") from None
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"http://{shown}:{bound.getsockname()[1]}/v1 (docs: /docs); Ctrl-C ends")
+        uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[bound])

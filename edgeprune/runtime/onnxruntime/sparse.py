@@ -1,0 +1,149 @@
+"""Sparse products inside onnxruntime: nodes that multiply by pruned weights give way to our own.
+
+The operator is ``onnxruntime_adapter.cpp``'s. It runs the kernels that llama.cpp's models
+get, so weights are rewritten as rows of GGUF blocks first; only those that come out exactly the
+same are, the rest stays with onnxruntime.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from edgeprune.formats.codes import CODES, nonzero
+from edgeprune.runtime import library
+from edgeprune.runtime.placement import Placed
+
+_DOMAIN, _OPERATOR, _BLOCK = "edgeprune", "SparseMatMul", 32
+_BITS_TO_TYPE = {8: "Q8_0", 4: "Q4_0"}
+
+Read = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A node that multiplies by a weight, and the weight's rows as GGUF has them."""
+
+    node: Any
+    weight: str
+    kind: str
+    shape: tuple[int, int]
+    rows: Callable[[], np.ndarray | None]
+
+
+def replace_products(
+    model: Any, arrays: dict[str, Read], pruned: set[str], threads: int
+) -> tuple[dict[str, np.ndarray], Placed]:
+    """Put sparse products into a graph, in place.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+        arrays: initializers by name, each read when it is called.
+        pruned: names of those that may be worth it.
+        threads: parts that a product is cut into.
+
+    Returns:
+        New initializers by name, and what became of the pruned ones. Nodes and weights that
+        nothing uses any more are gone from the graph and from ``arrays``.
+    """
+    from onnx import helper
+
+    given: dict[str, np.ndarray] = {}
+    packed_bytes = dense_bytes = claimed = 0
+    for product in _products(model, arrays, pruned):
+        claimed += 1
+        rows = product.rows()
+        if rows is None or not _gains(product, rows):
+            continue
+        packed = library.PackedMatrix(product.kind, rows, product.shape).packed
+        name = f"{product.weight}.{_OPERATOR}"
+        given[name] = packed
+        packed_bytes, dense_bytes = packed_bytes + packed.nbytes, dense_bytes + rows.nbytes
+        new = helper.make_node(
+            _OPERATOR, [product.node.input[0], name], list(product.node.output),
+            product.node.name, domain=_DOMAIN, type=library.TYPES[product.kind],
+            rows=product.shape[0], cols=product.shape[1], threads=threads,
+        )  # fmt: skip
+        product.node.CopyFrom(new)
+    if given:
+        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+        _sweep(model, arrays)
+    return given, Placed(claimed, len(given), packed_bytes, dense_bytes)
+
+
+def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator[_Product]:
+    from onnx import numpy_helper
+
+    inside = {t.name: partial(numpy_helper.to_array, t) for t in model.graph.initializer}
+    reads: dict[str, Read] = {**inside, **arrays}
+    pruned = pruned & reads.keys()  # weights in ONNX's sparse form are onnxruntime's own business
+    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits" and node.input[1] in pruned and len(node.input) == 3:
+            given = {a.name: a.i for a in node.attribute}
+            shape, bits = (given.get("N", 0), given.get("K", 0)), given.get("bits", 4)
+            block = given.get("block_size") or 1
+            if bits in _BITS_TO_TYPE and not block % _BLOCK and not shape[1] % block:
+                codes, scales = (reads[name]() for name in node.input[1:])
+                if codes.size * 8 == math.prod(shape) * bits:
+                    rows = partial(_quantized_rows, codes, scales, bits, block)
+                    yield _Product(node, node.input[1], _BITS_TO_TYPE[bits], shape, rows)
+        elif node.op_type == "MatMul" and (half := casts.get(node.input[1])) in pruned:
+            assert half
+            array = reads[half]()
+            if array.dtype == np.float16 and array.ndim == 2 and not array.shape[0] % _BLOCK:
+                yield _Product(node, half, "F16", array.shape[::-1], partial(_float_rows, array))
+        elif node.op_type == "MatMul" and node.input[1] in pruned:
+            array = reads[node.input[1]]()
+            if array.dtype == np.float32 and array.ndim == 2 and not array.shape[0] % _BLOCK:
+                yield _Product(
+                    node, node.input[1], "F32", array.shape[::-1], partial(_float_rows, array)
+                )
+
+
+def _quantized_rows(
+    codes: np.ndarray, scales: np.ndarray, bits: int, block: int
+) -> np.ndarray | None:
+    """None where a scale is no half number, which GGUF's scales are."""
+    exact = scales.reshape(-1, 1).repeat(block // _BLOCK, axis=1).reshape(-1, 1)
+    halves = exact.astype(np.float16)
+    if not (halves.astype(np.float32) == exact).all():
+        return None
+    stored = codes.reshape(-1)
+    if bits == 4:
+        stored = np.stack([stored & 15, stored >> 4], axis=-1)
+    # A byte of ONNX has its zero in the middle, as a nibble of both has.
+    of_blocks = stored.reshape(-1, _BLOCK) ^ (128 if bits == 8 else 0)
+    return CODES[_BITS_TO_TYPE[bits]].join(halves.view(np.uint8), of_blocks)
+
+
+def _float_rows(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.T).view(np.uint8)
+
+
+def _gains(product: _Product, rows: np.ndarray) -> bool:
+    """Whether a weight has few enough non-zeros for the kernels in use to win."""
+    try:
+        kept = np.count_nonzero(np.asarray(nonzero(product.kind, rows.reshape(-1))))
+    except ValueError:  # not finite: onnxruntime's own products show what comes of it
+        return False
+    return kept / math.prod(product.shape) <= library.library().ep_break_even(
+        library.TYPES[product.kind]
+    )
+
+
+def _sweep(model: Any, arrays: dict[str, Read]) -> None:
+    """Drop casts and initializers that nothing uses any more."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    kept = [n for n in graph.node if n.op_type != "Cast" or used & set(n.output)]
+    used = {name for node in kept for name in node.input}
+    initializers = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(initializers)
+    for name in set(arrays) - used:
+        del arrays[name]

@@ -1,1 +1,0 @@
-"""What a sparse model is: where its weights come from, what is written about it, how it is read."""

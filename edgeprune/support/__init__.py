@@ -1,0 +1,1 @@
+"""The ground floor: errors, files, progress, the machine. Imports nothing of edgeprune."""
