@@ -86,11 +86,18 @@ def _trained(
     recipe: Recipe, checkpoint: Checkpoint, types: list[str], folder: Path
 ) -> list[dict[str, Any]]:
     """Train once, write each type, score it; what is known is only read."""
-    name = f"{recipe.sparsity:g}-{recipe.type}-{sha256_json(recipe.model_dump())[:8]}"
+    name = (
+        f"{recipe.pruning.sparsity:g}-{recipe.artifact.type}-{sha256_json(recipe.model_dump())[:8]}"
+    )
     known = {kind: read_json(folder / f"{name}-{kind}.json") for kind in types}
     if None not in known.values():
         return [record for record in known.values() if record]  # an empty one could not be written
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     work = folder / name
     sparse = sparse_stage(recipe, checkpoint, data, work, Bars())
     assert sparse.checkpoint
@@ -98,7 +105,9 @@ def _trained(
     steps = sparse.training["finetune"]["steps"]
     found = []
     for kind in types:
-        one = recipe.model_copy(update={"type": kind, "allow_lossy_zeros": not recipe.sparsity})
+        one = recipe.model_copy(
+            update={"type": kind, "allow_lossy_zeros": not recipe.pruning.sparsity}
+        )
         try:
             record = _written(one, sparse.checkpoint, data, folder / f"{name}-{kind}.gguf")
             record["steps"] = steps
@@ -118,14 +127,14 @@ def _written(recipe: Recipe, checkpoint: Any, data: Data, path: Path) -> dict[st
     with Bars().stage("export", target.steps(model)) as stage:
         target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
     quality = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
-    if recipe.sparsity:
+    if recipe.pruning.sparsity:
         with Bars().stage("pack", path.stat().st_size) as stage:
             packer(path).pack(path, packed_name(path), stage.advance)
         path.unlink()
         path = packed_name(path)
     shown = ("nats_per_answer_token", "accuracy", "general_perplexity")
     return {
-        "sparsity": recipe.sparsity, "type": recipe.type, "path": str(path),
+        "sparsity": recipe.pruning.sparsity, "type": recipe.artifact.type, "path": str(path),
         "bytes": path.stat().st_size, **{name: quality[name] for name in shown},
     }  # fmt: skip
 

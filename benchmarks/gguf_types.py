@@ -91,8 +91,10 @@ def _model(
 
 
 def _prune(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> PrunedCheckpoint:
-    folder = _WORK / f"{recipe.type if recipe.rounding == 'feedback' else 'plain'}"
-    pruned, _ = prune_stage(recipe, checkpoint, data, folder / str(recipe.sparsity), Bars())
+    folder = (
+        _WORK / f"{recipe.artifact.type if recipe.artifact.rounding == 'feedback' else 'plain'}"
+    )
+    pruned, _ = prune_stage(recipe, checkpoint, data, folder / str(recipe.pruning.sparsity), Bars())
     assert pruned
     return pruned
 
@@ -101,7 +103,7 @@ def _score(
     recipe: Recipe, model: Model, metadata: SparsityMetadata | None, data: Data
 ) -> dict[str, Any]:
     path, packed = _WORK / "model.gguf", _WORK / "model.packed.gguf"
-    with Bars().stage(f"export {recipe.type}", steps(model)) as stage:
+    with Bars().stage(f"export {recipe.artifact.type}", steps(model)) as stage:
         artifact = export(model, storage(recipe), path, metadata, "benchmark", stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     found["bytes"] = path.stat().st_size

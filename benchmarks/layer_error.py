@@ -24,9 +24,9 @@ from edgeprune.engine.token_weights import stream_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import weight_matrices
 from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.fusion import FusionRule, TwoStreams
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
 from edgeprune.support.environment import cores, sentence
@@ -71,14 +71,14 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
         for name, matrix in matrices.items():
             dense = matrix.read(walk.blocks[index]).detach().float()
             inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
-            half = Budget(Pattern(), dense.numel() // 2)
+            half = Budget(UNSTRUCTURED, dense.numel() // 2)
             pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
             for what, weight in (("dense", dense), ("50 %", pruned)):
                 for (kind, how), error in _rounding_errors(weight, inputs.joint.gram).items():
                     rounding[kind, what, how].append(error)
             if index % every == 0:
                 for amount in sparsities.split(","):
-                    budget = Budget(Pattern(), round(float(amount) * dense.numel()))
+                    budget = Budget(UNSTRUCTURED, round(float(amount) * dense.numel()))
                     for label, pruning in _METHODS.items():
                         pruned = prune_matrix(dense, inputs, pruning, budget)
                         error = relative_error(dense, pruned, inputs.joint.gram.matrix)

@@ -102,7 +102,7 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
             "packed": ("sparse", packed),
             "pruned, genai's loop": ("genai", folder),
         }
-        if built := _built_by_genai(kind, recipe.model):
+        if built := _built_by_genai(kind, recipe.model.name):
             models["dense, genai's graph"] = ("stock", built / "model.onnx")
         samples = _samples(folder / f"{kind}-samples.json", models, rounds)
         results = manifest["results"]["artifacts"]

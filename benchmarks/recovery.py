@@ -123,25 +123,30 @@ def _recipe(task: str, zeros: str, way: str, budget: str, rows: int, general: st
 
 def _about(recipe: Recipe, zeros: str, way: str) -> dict[str, Any]:
     """What tells a row from others."""
-    idle = set() if recipe.recover else {n for n in Recipe.model_fields if "recover" in n}
+    idle = set() if recipe.training.enabled else {n for n in Recipe.model_fields if "recover" in n}
     settings = recipe.model_dump(exclude=idle)
     return {
-        "task": recipe.task,
+        "task": recipe.data.task,
         "zeros": zeros,
         "way": way,
-        "general": recipe.general,
-        "budget": recipe.recover_budget if recipe.recover else None,
-        "task_share": recipe.recover_task_share if recipe.recover else None,
-        "batch": recipe.recover_batch if recipe.recover else None,
-        "rows": recipe.eval_rows,
-        "recipe": sha256_json([VERSION if recipe.recover else None, settings])[:16],
+        "general": recipe.data.general,
+        "budget": recipe.training.budget if recipe.training.enabled else None,
+        "task_share": recipe.training.task_share if recipe.training.enabled else None,
+        "batch": recipe.training.batch if recipe.training.enabled else None,
+        "rows": recipe.measurement.eval_rows,
+        "recipe": sha256_json([VERSION if recipe.training.enabled else None, settings])[:16],
         "machine": sentence(),
     }
 
 
 def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, Any]:
     start = time.monotonic()
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     sparse = sparse_stage(recipe, checkpoint, data, place, Bars())
     model, metadata = dense_model(checkpoint), None
     if sparse.checkpoint:
@@ -153,9 +158,9 @@ def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, 
     trained = {n: t for n, t in (sparse.training or {}).items() if "steps" in t}
     measures = ("nats_per_answer_token", "accuracy", "general_perplexity")
     return {name: found[name] for name in measures} | {
-        "pages_perplexity": _pages_perplexity(path, recipe.perplexity_tokens),
+        "pages_perplexity": _pages_perplexity(path, recipe.measurement.perplexity_tokens),
         "minutes": (time.monotonic() - start) / 60,
-        "version": VERSION if recipe.recover else None,
+        "version": VERSION if recipe.training.enabled else None,
         "steps": {n: t["steps"] for n, t in trained.items()},
         "given_share": {n: t["task_share"] for n, t in trained.items()},
     }

@@ -26,8 +26,8 @@ from edgeprune.plan.allocation.exact import MOST, exact, limit
 from edgeprune.plan.allocation.named import by_name
 from edgeprune.plan.allocation.owl import owl
 from edgeprune.plan.allocation.rank import by_rank
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
 from edgeprune.pruning.fusion import FusionRule
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.methods import wanda
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.support.errors import UsageError
@@ -176,7 +176,7 @@ def test_the_map_reaches_the_matrices_by_name(tiny_folder, tmp_path):
 
 
 def test_n_of_m_is_left_alone(tiny_folder, tmp_path):
-    pruning = Pruning(pattern=Pattern.parse("2:4"), allocation=Allocation("atp"))
+    pruning = Pruning(pattern=parse("2:4"), allocation=Allocation("atp"))
     checkpoint = open_checkpoint(str(tiny_folder))
     result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
     assert {record.sparsity for record in result.records} == {0.5}
@@ -210,7 +210,7 @@ def pruned_alone(model, name: str, zeros: int, tokens: torch.Tensor) -> torch.Te
     hook.remove()
     dense = module.weight.clone()
     statistics = InputStatistics(seen[0].flatten(0, 1).square().mean(0), 1.0)
-    module.weight *= Budget(Pattern(), zeros).keep(wanda.score(dense, statistics))
+    module.weight *= Budget(UNSTRUCTURED, zeros).keep(wanda.score(dense, statistics))
     logits = model(tokens, use_cache=False).logits
     module.weight.copy_(dense)
     return logits

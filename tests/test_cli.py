@@ -93,7 +93,7 @@ def test_bad_input_exits_with_three(tmp_path):
 
 def test_the_machine_exits_with_four(tmp_path):
     fails(4, "no CUDA device", "build", "--task", "mmlu_med", "--device", "cuda:0", "--out",
-          tmp_path / "out", "--set", "samples=1", CUDA_VISIBLE_DEVICES="")  # fmt: skip
+          tmp_path / "out", "--set", "data.samples=1", CUDA_VISIBLE_DEVICES="")  # fmt: skip
 
 
 def test_a_missing_extra_is_one_line_that_names_it(tmp_path):

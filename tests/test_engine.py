@@ -23,8 +23,8 @@ from edgeprune.engine.token_weights import stream_weights, token_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, watch, weight_matrices
 from edgeprune.models.loading import load_model
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
 from edgeprune.pruning.fusion import FusionRule
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import Accumulator
 from edgeprune.support.errors import InputError, MachineError
@@ -64,7 +64,7 @@ def reference_wanda(checkpoint, streams, sparsity: float) -> dict[str, torch.Ten
         for n, matrix in matrices.items():
             weight = matrix.read(block)
             scores = METHODS["wanda"].score(weight, sums[n].statistics())
-            weight *= Budget(Pattern(), round(sparsity * weight.numel())).keep(scores)
+            weight *= Budget(UNSTRUCTURED, round(sparsity * weight.numel())).keep(scores)
             pruned[f"{name}.{index}.{n}"] = weight.clone()
     return pruned
 
@@ -101,7 +101,7 @@ def test_kept_weights_and_everything_else_are_untouched(tiny_folder, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_combination_meets_its_pattern(tiny_folder, tmp_path, fusion, pattern, method):
     checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(method, FusionRule(fusion), Pattern.parse(pattern), 0.5)
+    pruning = Pruning(method, FusionRule(fusion), parse(pattern), 0.5)
     result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
     for record in result.records:
         mask = result.weights().read(record.name) != 0
@@ -358,7 +358,7 @@ def test_weights_that_are_not_finite_are_named(real_checkpoint, tmp_path, value)
 
 
 def test_a_pattern_that_does_not_divide_names_the_tensor(tiny_folder, tmp_path):
-    pruning = Pruning(pattern=Pattern.parse("2:7"))
+    pruning = Pruning(pattern=parse("2:7"))
     with pytest.raises(InputError, match=r"q_proj.*groups of 7"):
         prune(open_checkpoint(str(tiny_folder)), streams_of(2), pruning, tmp_path, Quiet())
 

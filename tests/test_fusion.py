@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.fusion import FusionRule, TwoStreams
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import InputStatistics, mix
@@ -139,7 +139,7 @@ def test_a_masked_hessian_takes_the_mask_from_fused_scores_and_repairs_on_the_mi
     seen = grams(2)
     weight = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
     inputs = TwoStreams(seen, FusionRule("fused", hessian="masked"))
-    budget = Budget(Pattern(), 24)
+    budget = Budget(UNSTRUCTURED, 24)
     pruned = prune_matrix(weight, inputs, Pruning("alps"), budget)
     expected = budget.keep(inputs.score(lambda s: METHODS["obs"].score(weight, s)))
     assert torch.equal(pruned != 0, expected)

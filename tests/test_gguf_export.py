@@ -20,8 +20,8 @@ from edgeprune.formats.inspection import inspect
 from edgeprune.formats.metadata import SparsityMetadata, read_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.plan.patterns import parse
 from edgeprune.plan.types import TYPES
-from edgeprune.pruning.masks import Pattern
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.files import sha256_file
 from edgeprune.support.progress import Quiet
@@ -74,7 +74,7 @@ def test_zeros_survive_and_an_independent_reader_counts_the_same(pruned_tiny, tm
 
 def test_two_of_four_holds_in_the_file_after_the_rows_are_permuted(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(pattern=Pattern.parse("2:4"))
+    pruning = Pruning(pattern=parse("2:4"))
     result = prune(checkpoint, streams_of(2), pruning, tmp_path / "w", Quiet())
     names = frozenset(record.name for record in result.records)
     path = tmp_path / "m.gguf"

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
 from edgeprune.pruning.gram import DAMPING, Gram
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.methods import METHODS, rose, sparsegpt
 from edgeprune.pruning.statistics import Accumulator, mix
 from edgeprune.pruning.updates.least_squares import resolve
@@ -40,7 +40,7 @@ def loss(weight: torch.Tensor, pruned: torch.Tensor, gram: torch.Tensor) -> torc
 
 
 def half(weight: torch.Tensor, pattern: str = "unstructured") -> Budget:
-    return Budget(Pattern.parse(pattern), weight.numel() // 2)
+    return Budget(parse(pattern), weight.numel() // 2)
 
 
 def naive_wanda_mask(weight: torch.Tensor, inputs: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_wanda_gives_the_papers_mask(seed, sparsity):
     weight = torch.randn(5, 16, generator=generator)
     inputs = torch.randn(20, 16, generator=generator) * torch.rand(16, generator=generator) * 5
     scores = METHODS["wanda"].score(weight, statistics_of(inputs))
-    ours = Budget(Pattern(), 5 * round(16 * sparsity)).keep(scores)
+    ours = Budget(UNSTRUCTURED, 5 * round(16 * sparsity)).keep(scores)
     assert torch.equal(ours, naive_wanda_mask(weight, inputs, sparsity))
 
 
@@ -204,7 +204,7 @@ def test_the_factor_of_the_inverse_is_its_cholesky_factor():
 def test_rose_visits_heavy_columns_first_and_keeps_groups_together():
     weight, statistics = example(6, columns=256)
     weight[:, 128:] *= 50  # one block far heavier than the other
-    budget = Budget(Pattern(), weight.numel() * 9 // 10)
+    budget = Budget(UNSTRUCTURED, weight.numel() * 9 // 10)
     order = rose.column_order(weight, statistics.gram, budget)
     assert order is not None
     assert sorted(order.tolist()) == list(range(256))
@@ -304,7 +304,7 @@ def test_uncorrelated_inputs_leave_nothing_to_repair(name):
 
 @pytest.mark.parametrize("text", ["2:4", "1:4", "4:8"])
 def test_channel_order_is_a_permutation_that_keeps_more(text):
-    pattern = Pattern.parse(text)
+    pattern = parse(text)
     weight, statistics = example(8, 16, 64)
     weight[:, :16] *= 4  # strong channels side by side, where a group can't keep them all
     scores = METHODS["wanda"].score(weight, statistics)
@@ -316,4 +316,4 @@ def test_channel_order_is_a_permutation_that_keeps_more(text):
 
 
 def test_channel_order_of_equal_channels_stays():
-    assert torch.equal(channel_order(torch.ones(4, 8), Pattern.parse("2:4")), torch.arange(8))
+    assert torch.equal(channel_order(torch.ones(4, 8), parse("2:4")), torch.arange(8))

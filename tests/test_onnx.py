@@ -387,7 +387,7 @@ def test_top_tokens_equal_transformers_on_real_prompts(real_checkpoint, tmp_path
 
 def test_a_whole_build_for_onnx(tiny_folder, rows_file, tmp_path):
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), target="onnx", pack=True, **QUICK)
-    assert recipe.type == "int8"
+    assert recipe.artifact.type == "int8"
     found = build(recipe, tmp_path / "out")
     results = found.manifest["results"]
     assert found.artifact.name == "model.onnx"

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.pruning.masks import Budget, Pattern, spread
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse, spread
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 12))
 
@@ -17,7 +17,7 @@ def test_unstructured_removes_the_exact_number_evenly_over_rows(shape, sparsity,
     rows, columns = shape[0], 4 * shape[1]
     scores = scores_of(rows, columns, seed)
     zeros = round(rows * columns * sparsity)
-    mask = Budget(Pattern(), zeros).keep(scores)
+    mask = Budget(UNSTRUCTURED, zeros).keep(scores)
     per_row = (~mask).sum(1)
     assert per_row.sum() == zeros
     assert per_row.max() - per_row.min() <= 1
@@ -28,11 +28,11 @@ def test_unstructured_removes_the_exact_number_evenly_over_rows(shape, sparsity,
 
 @given(shapes, st.sampled_from(["1:2", "2:4", "4:8", "1:4", "32:64"]), st.integers(0, 99))
 def test_n_of_m_holds_in_every_group_and_keeps_the_best(shape, text, seed):
-    pattern = Pattern.parse(text)
-    assert str(pattern) == text
-    scores = scores_of(shape[0], pattern.group * shape[1], seed)
+    pattern = parse(text)
+    assert pattern.name == text
+    scores = scores_of(shape[0], pattern.unit * shape[1], seed)
     mask = Budget(pattern, 0).keep(scores)
-    groups = mask.reshape(shape[0], -1, pattern.group)
+    groups = mask.reshape(shape[0], -1, pattern.unit)
     assert (groups.sum(-1) == pattern.kept).all()
     values = scores.reshape(groups.shape)
     smallest_kept = values.masked_fill(~groups, torch.inf).amin(-1)
@@ -41,8 +41,8 @@ def test_n_of_m_holds_in_every_group_and_keeps_the_best(shape, text, seed):
 
 
 def test_ties_still_give_exact_counts():
-    assert (Budget(Pattern(), 12).keep(torch.zeros(3, 8)).sum(1) == 4).all()
-    assert (Budget(Pattern.parse("2:4"), 0).keep(torch.zeros(3, 8)).sum(1) == 4).all()
+    assert (Budget(UNSTRUCTURED, 12).keep(torch.zeros(3, 8)).sum(1) == 4).all()
+    assert (Budget(parse("2:4"), 0).keep(torch.zeros(3, 8)).sum(1) == 4).all()
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
@@ -54,4 +54,4 @@ def test_spreading_is_exact_and_even(total, parts):
 
 def test_rows_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="do not divide"):
-        Budget(Pattern.parse("2:4"), 0).keep(torch.rand(2, 6))
+        Budget(parse("2:4"), 0).keep(torch.rand(2, 6))

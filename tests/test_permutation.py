@@ -9,8 +9,8 @@ from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.feed_forward import feed_forwards
 from edgeprune.models.loading import load_model
+from edgeprune.plan.patterns import parse
 from edgeprune.pruning.fusion import FusionRule
-from edgeprune.pruning.masks import Pattern
 from edgeprune.support.progress import Quiet
 from tests.test_engine import streams_of
 
@@ -52,7 +52,7 @@ def test_permuted_pruning_keeps_the_pattern_and_more_of_the_weights(
     streams = streams_of(4, 32, 128)
     results = {}
     for permute in (False, True):
-        pruning = Pruning(method, FusionRule("mix"), Pattern.parse("2:4"), permute=permute)
+        pruning = Pruning(method, FusionRule("mix"), parse("2:4"), permute=permute)
         result = prune(checkpoint, streams, pruning, tmp_path / str(permute), Quiet())
         weights = result.weights()
         assert all(record.sparsity == 0.5 for record in result.records)

@@ -209,8 +209,8 @@ def test_a_gate_that_does_not_hold_fails_after_the_report_is_written(tiny_build,
     with pytest.raises(CheckFailed, match="at least 5000x required"):
         build(strict, out)
     assert "failed" in (out / "report.html").read_text()
-    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--out", out,
-               "--set", "min_decode_speed=5000", *settings())  # fmt: skip
+    done = run("build", "--model", tiny_recipe.model.name, "--task", tiny_recipe.data.task, "--out", out,
+               "--set", "gates.min_decode_speed=5000", *settings())  # fmt: skip
     assert done.returncode == 1
     assert "5000x required" in done.stderr
     assert "failed" in done.stdout
@@ -264,12 +264,12 @@ def test_gates_hold_where_the_worse_end_of_the_interval_does():
 
 
 def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
-    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--json", "--out",
+    done = run("build", "--model", tiny_recipe.model.name, "--task", tiny_recipe.data.task, "--json", "--out",
                tiny_build.folder, *settings())  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == tiny_build.manifest
     assert "━" not in done.stderr  # no bars where nobody looks
-    done = run("build", "--model", tiny_recipe.model, "--task", tiny_recipe.task, "--out",
+    done = run("build", "--model", tiny_recipe.model.name, "--task", tiny_recipe.data.task, "--out",
                tiny_build.folder, *settings())  # fmt: skip
     last = done.stdout.strip().splitlines()[-1]
     assert last == f"next    edgeprune chat {tiny_build.folder / 'model.gguf'}"
@@ -388,7 +388,14 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("limit", [20_000, 200_000, 1_000_000])
 def test_a_disk_that_fills_up_fails_clearly_and_loses_nothing(tiny_recipe, tmp_path, limit):
     """A limit on file sizes stands in for a full disk: the same errors, at each writer in turn."""
-    command = [EDGEPRUNE, "build", "--model", tiny_recipe.model, "--task", tiny_recipe.task]
+    command = [
+        EDGEPRUNE,
+        "build",
+        "--model",
+        tiny_recipe.model.name,
+        "--task",
+        tiny_recipe.data.task,
+    ]
     command += ["--out", tmp_path / "out", *settings()]
     full = subprocess.run(
         command, capture_output=True, text=True, check=False,
@@ -416,7 +423,15 @@ def test_folders_appear_whole_or_not_at_all(tmp_path):
 @pytest.mark.slow
 def test_killed_builds_of_the_real_model_go_on_and_give_the_same_file(tmp_path):
     """Ctrl-C once, then kill -9 at random instants; the artifact is bit-identical."""
-    command = [str(EDGEPRUNE), "build", "--task", "mmlu_med", *settings(), "--set", "samples=8"]
+    command = [
+        str(EDGEPRUNE),
+        "build",
+        "--task",
+        "mmlu_med",
+        *settings(),
+        "--set",
+        "data.samples=8",
+    ]
     whole = subprocess.run(
         [*command, "--out", tmp_path / "whole"], check=False, capture_output=True
     )

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as arrays
 from edgeprune.engine import Pruning, prune
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
 from edgeprune.plan.types import TYPES
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.updates.least_squares import resolve
 from edgeprune.quantization.gptq import round_to_grid, with_feedback
 from edgeprune.quantization.scales import codes, fit
@@ -214,7 +214,7 @@ def layer(columns: int = 192):
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.75])
 def test_error_feedback_keeps_zeros_and_beats_rounding_each_weight(name, sparsity):
     gram, weight = layer()
-    mask = Budget(Pattern(), round(sparsity * weight.numel())).keep(weight.abs())
+    mask = Budget(UNSTRUCTURED, round(sparsity * weight.numel())).keep(weight.abs())
     weight = resolve(weight, mask, gram)
     rounded, scales = round_to_grid(weight, gram, GRIDS[name])
     assert (rounded[~mask] == 0).all()

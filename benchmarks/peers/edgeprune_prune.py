@@ -20,8 +20,8 @@ from edgeprune.engine import Pruning, prune, runner
 from edgeprune.formats.weights import save_tensors
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model
+from edgeprune.plan.patterns import UNSTRUCTURED, parse
 from edgeprune.pruning.fusion import FusionRule
-from edgeprune.pruning.masks import Pattern
 from edgeprune.support.environment import cores, describe
 from edgeprune.support.progress import Quiet
 from runtime_tests.memory import peak_memory
@@ -41,7 +41,7 @@ def main() -> None:
     if options.as_peer:
         runner.compute_dtype = lambda _device: torch.float32
     tokens = load_file(options.tokens)["general"]
-    pattern = Pattern() if options.pattern == "0:0" else Pattern.parse(options.pattern)
+    pattern = UNSTRUCTURED if options.pattern == "0:0" else parse(options.pattern)
     pruning = Pruning(options.method, FusionRule("general"), pattern, options.sparsity)
     streams = {"general": Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))}
     checkpoint = open_checkpoint(options.model)

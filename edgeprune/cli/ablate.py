@@ -61,7 +61,9 @@ def command(
     from edgeprune.support.files import json_text, write_text
     from edgeprune.support.progress import Bars
 
-    folder = out or Path("ablations") / f"{short_name(recipe.task)}-{short_name(recipe.model)}"
+    folder = (
+        out or Path("ablations") / f"{short_name(recipe.data.task)}-{short_name(recipe.model.name)}"
+    )
     records = ablation.ablate(recipe, rows, list(range(seeds)), folder, Bars())
     write_text(folder / "ablation.md", ablation.markdown(records))
     write_text(folder / "ablation.svg", ablation_curves(records))
@@ -71,7 +73,9 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*ablation.HEADINGS, title=f"{recipe.task}, {recipe.model}, {recipe.type}")
+    table = Table(
+        *ablation.HEADINGS, title=f"{recipe.data.task}, {recipe.model.name}, {recipe.artifact.type}"
+    )
     for record in records:
         table.add_row(*ablation.cells(record))
     Console().print(table)

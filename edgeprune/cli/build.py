@@ -13,7 +13,7 @@ Examples:
   edgeprune build --task arc_easy --pattern 2:4 --type q4_0
   edgeprune build --task medqa --target onnx --type int8 --pack
   edgeprune build --task mine.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct
-  edgeprune build --recipe medqa-demo --set eval_rows=500 --set max_nats_increase=0.2
+  edgeprune build --recipe medqa-demo --set measurement.eval_rows=500 --set gates.max_nats_increase=0.2
 
 \b
 The same command again goes on where it stopped, and reuses every stage whose inputs are unchanged.
@@ -43,7 +43,7 @@ def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **val
     from edgeprune.support.progress import Bars
 
     folder = (out or default_folder(recipe)).expanduser()
-    with group(recipe.device) as rank:
+    with group(recipe.model.device) as rank:
         if rank:
             take_part(recipe, folder)
             return

@@ -33,7 +33,12 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
     given = {"task": task, "eval_rows": rows} | values
     recipe = make({name: value for name, value in given.items() if value is not None})
     path = artifact_path(artifact)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     if as_json:
         click.echo(json_text({"artifact": artifact, "task": data.task.task.name} | found))

@@ -33,7 +33,12 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     from edgeprune.report.words import size_text
 
     folder = out or default_folder(recipe)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     figures = plan(recipe)
     sources = {
         "task": f"{data.task.task.name} from {data.task.split.origin}: "
@@ -51,20 +56,20 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
         )
         return
     rows = {
-        "model": f"{recipe.model}, {figures.parameters:,} weights",
+        "model": f"{recipe.model.name}, {figures.parameters:,} weights",
         "pruned": f"{figures.zeros:,} zeros in {figures.prunable:,} weights of the decoder blocks "
-        f"({recipe.method}, {recipe.fusion}, {recipe.pattern})",
+        f"({recipe.pruning.method}, {recipe.pruning.fusion.mode}, {recipe.pruning.pattern})",
         **sources,
-        "artifact": f"{size_text(figures.artifact_bytes)} of weights as {recipe.type}, no smaller "
-        f"than dense: {recipe.target.upper()} stores zeros in full",
+        "artifact": f"{size_text(figures.artifact_bytes)} of weights as {recipe.artifact.type}, no smaller "
+        f"than dense: {recipe.artifact.target.upper()} stores zeros in full",
         "disk": size_text(figures.disk_bytes),
         "memory": f"about {size_text(figures.memory_bytes)}",
         "time": f"about {max(1, round(figures.seconds / 60))} min on this machine",
         "out": str(folder),
     }
-    if recipe.recover:
-        steps = recipe.recover_steps
-        length = f"{steps} steps" if steps else recipe.recover_budget
-        rows["training"] = f"{', '.join(recipe.recover_by)}: {length}"
+    if recipe.training.enabled:
+        steps = recipe.training.steps
+        length = f"{steps} steps" if steps else recipe.training.budget
+        rows["training"] = f"{', '.join(recipe.training.ways)}: {length}"
     for name, text in rows.items():
         click.echo(f"{name:<10}{text}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   edgeprune sweep configs/recipes/*.yaml
-  edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set task=arc_easy --out builds/arc
+  edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set data.task=arc_easy --out builds/arc
   edgeprune sweep medqa-demo medqa-2of4 --dry-run        # shipped recipes by name
   edgeprune sweep recipes/*.yaml --ray 10.0.0.1:6379     # needs edgeprune[ray] on every machine,
                                                          # and a folder that all of them see
@@ -86,8 +86,8 @@ def _list(planned: "list[Group]", out: Path) -> None:
     for group in planned:
         first: str | None = None
         for name, recipe in group.recipes.items():
-            shared = f", prunes as {first}" if first and recipe.sparsity else ""
-            click.echo(f"{out / name}: {recipe.task}, {recipe.type}{shared}")
+            shared = f", prunes as {first}" if first and recipe.pruning.sparsity else ""
+            click.echo(f"{out / name}: {recipe.data.task}, {recipe.artifact.type}{shared}")
             first = first or name
 
 

@@ -1,7 +1,6 @@
 """The sequential loop: gather statistics of a block, prune it, push both streams through it."""
 
 import contextlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data.streams import Stream
-from edgeprune.engine.allocate import allocate
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.dense import DenseStatistics, gather_dense
@@ -24,10 +22,9 @@ from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.feed_forward import feed_forwards
 from edgeprune.models.loading import load_model, stored_names
 from edgeprune.models.stored import stored_tensors
-from edgeprune.plan.grid import Grid
+from edgeprune.plan.tensors import ModelPlan
 from edgeprune.pruning.fusion import TwoStreams
 from edgeprune.pruning.gram import DAMPING
-from edgeprune.pruning.masks import Budget
 from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.pruning.updates.permute import channel_order
@@ -65,11 +62,11 @@ def prune(
     checkpoint: Checkpoint,
     streams: dict[str, Stream],
     pruning: Pruning,
+    plan: ModelPlan,
     folder: Path,
     progress: Progress,
     device: str = "auto",
     dense_statistics: Path | None = None,
-    grids: Mapping[str, Grid] | None = None,
 ) -> PrunedCheckpoint:
     """Prune a model, one block at a time.
 
@@ -80,16 +77,17 @@ def prune(
         checkpoint: the dense model.
         streams: ``general`` and ``task`` tokens.
         pruning: how.
+        plan: how many weights of each matrix go, where they may go, and what the kept ones are
+            rounded to; blocks behind see rounded weights. No rounding together with
+            ``dense_statistics``.
         folder: keeps finished blocks; a run that was killed goes on from the last one, so the
-            folder must belong to this model, these streams and this ``pruning`` alone.
+            folder must belong to this model, these streams, this ``pruning`` and this ``plan`` alone.
         progress: told of every block.
         device: ``auto``, ``cpu`` or ``cuda``.
         dense_statistics: a file that keeps the dense model's statistics, gathered if it isn't
             there. With it every block is pruned by what it sees in the dense model, not behind
             pruned blocks: a little worse, and no pass over the streams is needed for the next
             sparsity. For methods that see moments alone (`Pruning.sees_moments_alone`).
-        grids: what to round the kept weights to, by the tensor's name in the checkpoint; blocks
-            behind see rounded weights. Not together with ``dense_statistics``.
 
     Raises:
         UsageError: there are more processes than sequences.
@@ -103,8 +101,7 @@ def prune(
     _check_streams(model, streams)
     walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
     stored = frozenset(checkpoint.weights().names())
-    zeros = allocate(walk, streams, pruning, stored, folder, progress)
-    run = _Run(walk, pruning, zeros, stored, folder, progress, dense_statistics, grids or {})
+    run = _Run(walk, pruning, plan, stored, folder, progress, dense_statistics)
     start, hidden = store.resume(walk.shapes)
     if distributed.agree(start) != start:
         start, hidden = 0, {}
@@ -196,27 +193,26 @@ def _head_name(model: Any, stored: frozenset[str]) -> str:
 class _Run:
     """Prunes the blocks of one walk.
 
-    ``zeros`` are those of each matrix, ``stored`` the names of the checkpoint's tensors.
+    ``stored`` are the names of the checkpoint's tensors.
     """
 
     def __init__(
         self,
         walk: Walk,
         pruning: Pruning,
-        zeros: dict[str, int],
+        plan: ModelPlan,
         stored: frozenset[str],
         folder: Path,
         progress: Progress,
         dense_statistics: Path | None,
-        grids: Mapping[str, Grid],
     ):
         self._walk = walk
         self._pruning = pruning
-        self._zeros = zeros
+        self._plan = plan
+        self._grids = plan.grids
         self._stored = stored
         self._progress = progress
-        self._grids = grids
-        self._needs_gram = pruning.needs_gram or bool(grids)
+        self._needs_gram = pruning.needs_gram or bool(self._grids)
         self._fisher_file = folder / "fisher.safetensors"
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
@@ -341,7 +337,7 @@ class _Run:
         for network in feed_forwards(matrices):
             reader = matrices[network.reader].read(source).to(self._walk.device).float()
             importance = scores(reader, inputs[network.reader], self._pruning.how)
-            order = channel_order(importance, self._pruning.pattern)
+            order = channel_order(importance, self._plan.pattern)
             network.reorder(source, matrices, order.cpu())
             network.reorder(block, matrices, order)
             inputs[network.reader] = inputs[network.reader].reordered(order)
@@ -364,15 +360,14 @@ class _Run:
                 "Check the model: an earlier layer overflows, or its weights are damaged.",
             )
         pruning = self._pruning
-        if not pruning.pattern.fits(weight.shape[1]):
+        budget = self._plan.budget(name, weight.numel())
+        if not budget.pattern.fits(weight.shape[1]):
             raise InputError(
-                f"{name} has {weight.shape[1]} inputs, which do not divide into groups of "
-                f"{pruning.pattern.group}.",
+                f"{name} has {weight.shape[1]} inputs, which do not divide into groups of the "
+                f"pattern {budget.pattern.name}.",
                 "Choose another --pattern.",
             )
         dense = weight.to(self._walk.device).float().contiguous()  # a transposed view may come in
-        uniform = round(pruning.sparsity * weight.numel())  # what the output head gets
-        budget = Budget(pruning.pattern, self._zeros.get(name, uniform))
         pruned = prune_matrix(dense, inputs, pruning, budget)
         if not torch.isfinite(pruned).all():
             raise CheckFailed(

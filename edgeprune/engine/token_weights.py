@@ -26,7 +26,7 @@ def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     """Weight of every position: of its input, which is what predicts the next token.
 
     Positions that predict a token of an answer weigh ``answer_weight``, others 1; where the next
-    token has perplexity above 2.5 to the dense model, ``surprising_weight`` is a factor
+    token has perplexity above 2.5 to the dense model, ``high_perplexity_weight`` is a factor
     (low-perplexity tokens, arXiv 2501.14315); a factor of 1 skips the pass that finds them.
 
     Args:
@@ -39,8 +39,10 @@ def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     """
     weights = torch.ones(stream.tokens.shape)
     weights[:, :-1][stream.answers[:, 1:]] = pruning.answer_weight
-    if pruning.surprising_weight != 1:
-        weights[:, :-1][perplexity(model, stream.tokens) > SURPRISING] *= pruning.surprising_weight
+    if pruning.high_perplexity_weight != 1:
+        weights[:, :-1][perplexity(model, stream.tokens) > SURPRISING] *= (
+            pruning.high_perplexity_weight
+        )
     weights[:, : pruning.sink_positions] = 0
     return weights
 

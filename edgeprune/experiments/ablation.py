@@ -1,19 +1,19 @@
 """Which method, which fusion, how sparse: the same task and rows, one trial each, side by side."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edgeprune.data.loading import load_data
-from edgeprune.models import open_checkpoint
-from edgeprune.pipeline.stages import check_stage
+import exporters
+from edgeprune.pipeline.job import open_job, rows_for
 from edgeprune.pipeline.trial import trial
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.pruning.methods import METHODS
-from edgeprune.recipe.schema import Recipe, make
+from edgeprune.recipe.schema import Recipe, flat, make
 from edgeprune.support.errors import UsageError
 from edgeprune.support.extras import need
 from edgeprune.support.files import write_json
@@ -38,15 +38,16 @@ class Variant:
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
         """The base recipe with this variant's settings."""
-        values = base.model_dump(exclude={"sparsity", "pattern"}) | {"seed": seed}
+        values = flat(base) | {"data.seed": seed}
+        del values["pruning.sparsity"], values["pruning.pattern"]
         if self.method == DENSE:
-            values = {name: value for name, value in values.items() if "recover" not in name}
+            values = {name: v for name, v in values.items() if not name.startswith("training.")}
         else:
-            values["method"] = self.method
+            values["pruning.method"] = self.method
         if self.fusion:
-            values["fusion"] = self.fusion
-        values |= {"pattern": self.amount} if ":" in self.amount else {"sparsity": self.amount}
-        return make(values)
+            values["pruning.fusion.mode"] = self.fusion
+        amount = "pruning.pattern" if ":" in self.amount else "pruning.sparsity"
+        return make(values | {amount: self.amount})
 
 
 def variants(methods: list[str], fusions: list[str], amounts: list[str]) -> Iterator[Variant]:
@@ -81,14 +82,14 @@ def ablate(
     Raises:
         EdgepruneError: as `edgeprune.pipeline.build.build`; what was tried so far is kept.
     """
-    need("torch", "transformers", "accelerate", "llama_cpp", "scipy", "matplotlib")
+    exporter = exporters.get(recipe.artifact.target)
+    need("torch", "transformers", "accelerate", "scipy", "matplotlib", *exporter.requirements)
     recipes = {row: [row.recipe(recipe, seed) for seed in seeds] for row in rows}  # all checked now
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = rows_for(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            checkpoint = open_checkpoint(recipe.model, progress)
-            check_stage(recipe, checkpoint)
+            job = open_job(recipe, Workspace(folder, progress), data)
             dense = Variant(DENSE)
             recipes = {dense: [dense.recipe(recipe, 0)], **recipes}
             records: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ def ablate(
                 for row, tries in recipes.items():
                     trials = {}
                     for tried in tries:
-                        trials[tried.seed] = trial(tried, checkpoint, data, folder, progress)
+                        trials[tried.data.seed] = trial(replace(job, recipe=tried))
                         stage.advance()
                     settings = {"method": row.method, "fusion": row.fusion, "amount": row.amount}
                     records.append(settings | {"trials": trials, "summary": _summary(trials)})

@@ -72,15 +72,18 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
     for name, recipe in recipes.items():
         try:
             data = load_data(
-                recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens
+                recipe.data.task,
+                recipe.data.general,
+                recipe.measurement.eval_rows,
+                recipe.measurement.perplexity_tokens,
             )
-            checkpoint = open_checkpoint(recipe.model, progress)
+            checkpoint = open_checkpoint(recipe.model.name, progress)
             check_stage(recipe, checkpoint)
             key = prune_key(recipe, checkpoint, data)
         except EdgepruneError as error:
             error.args = (f"{name}: {error}",)
             raise
-        if recipe.max_loss:  # its sparsity is not known yet
+        if recipe.pruning.max_loss:  # its sparsity is not known yet
             key = sha256_json([key, recipe.model_dump()])
         found.setdefault(key, {})[name] = recipe
     return [Group(key, alike) for key, alike in found.items()]

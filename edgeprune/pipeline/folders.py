@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.models.packaged import PACKAGED
-from edgeprune.recipe.schema import UNSTRUCTURED, Recipe
+from edgeprune.plan.patterns import parse
+from edgeprune.recipe.schema import Recipe, defaults, flat
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json
 
@@ -19,12 +20,13 @@ _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 _BUILDS = Path("builds")
 _RECIPE = Path("work", "recipe.json")
 # Settings that leave the artifact as it is: where it is made, what is measured, what is a failure.
-_BESIDE_THE_ARTIFACT = {
-    "device", "threads", "pack", "eval_rows", "perplexity_tokens", "prefill_tokens",
-    "decode_tokens", "rounds", "max_accuracy_loss", "max_nats_increase", "min_decode_speed",
-}  # fmt: skip
+_BESIDE_THE_ARTIFACT = re.compile(r"model\.device|artifact\.pack|measurement\..*|gates\.max_.*|gates\.min_.*")
 # Settings that the readable part of a name always tells; a type is of one target alone.
-_ALWAYS_TOLD = {"method", "fusion", "pattern", "max_loss", "target", "type", "recover"}
+_ALWAYS_TOLD = {
+    "pruning.method", "pruning.fusion.mode", "pruning.pattern", "pruning.max_loss",
+    "artifact.target", "artifact.type", "training.enabled",
+}  # fmt: skip
+_NAMED = {"model": "model.name", "task": "data.task", "general": "data.general"}
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -33,14 +35,13 @@ def default_folder(recipe: Recipe) -> Path:
     What it can't say in words, such as a seed or where a task's file stands, goes into a short hash
     at its end; where everything is said, there is none.
     """
-    pattern = recipe.pattern.replace(":", "of")
-    if recipe.max_loss:
-        pattern = f"loss{recipe.max_loss.replace('%', 'pct')}"
-    elif recipe.pattern == UNSTRUCTURED:
-        pattern = f"{round(100 * recipe.sparsity)}pct"
-    task, model = short_name(recipe.task), short_name(recipe.model)
-    parts = [task, model, recipe.method, recipe.fusion, pattern, recipe.type]
-    if recipe.recover:
+    asked = recipe.pruning
+    zeros = parse(asked.pattern).label(asked.sparsity)
+    if asked.max_loss:
+        zeros = f"loss{asked.max_loss.replace('%', 'pct')}"
+    task, model = short_name(recipe.data.task), short_name(recipe.model.name)
+    parts = [task, model, asked.method, asked.fusion.mode, zeros, recipe.artifact.type]
+    if recipe.training.enabled:
         parts.append("recovered")
     if untold := _untold(recipe):
         parts.append(sha256_json(untold)[:8])
@@ -81,7 +82,7 @@ def claim(folder: Path, recipe: Recipe, replace: bool = False) -> None:
 
 def record(folder: Path, recipe: Recipe) -> None:
     """Say in a build folder whose it is, before its work begins."""
-    mine = _made_of(recipe.model_dump())
+    mine = _made_of(recipe)
     if read_json(folder / _RECIPE) != mine:
         write_json(folder / _RECIPE, mine)
 
@@ -90,15 +91,11 @@ def _differences(folder: Path, recipe: Recipe) -> list[str]:
     """In which settings the build in a folder is another one; none if there is no build."""
     theirs = read_json(folder / _RECIPE)
     if theirs is None:
-        manifest = read_json(folder / "manifest.json")  # of a version that kept no recipe.json
-        if manifest is None:
-            return []
-        theirs = _made_of(manifest["recipe"])
-    mine = _made_of(recipe.model_dump())
+        return []
     return [
-        f"{name} {_text(theirs.get(name, _default(name)))} there, {_text(value)} here"
-        for name, value in mine.items()
-        if theirs.get(name, _default(name)) != value
+        f"{name} {_text(theirs.get(name, defaults().get(name)))} there, {_text(value)} here"
+        for name, value in _made_of(recipe).items()
+        if theirs.get(name, defaults().get(name)) != value
     ]
 
 
@@ -106,50 +103,39 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _made_of(values: dict[str, Any]) -> dict[str, Any]:
+def _made_of(recipe: Recipe) -> dict[str, Any]:
     """The settings of a recipe that make its artifact, with files by their whole paths."""
-    found = {name: _plain(value) for name, value in values.items()}
-    for name in _BESIDE_THE_ARTIFACT:
-        found.pop(name, None)
+    values = flat(recipe)
+    found = {n: v for n, v in values.items() if not _BESIDE_THE_ARTIFACT.fullmatch(n)}
     found |= {name: str(path) for name, path in _files(values).items()}
-    if found["max_loss"]:  # the sparsity is looked for
-        del found["sparsity"]
+    if found["pruning.max_loss"]:  # the sparsity is looked for
+        del found["pruning.sparsity"]
     return found
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back; the order of a map counts, as the first expression that fits does."""
-    return [list(item) for item in value.items()] if isinstance(value, dict) else value
 
 
 def _files(values: dict[str, Any]) -> dict[str, Path]:
     """The files and folders that a model, a task and a corpus are read from; no other names."""
-    paths = {name: Path(values[name]).expanduser() for name in ("model", "task", "general")}
+    paths = {name: Path(values[name]).expanduser() for name in _NAMED.values()}
     return {
         name: path.resolve()
         for name, path in paths.items()
         if _FILE_ENDING.search(path.name)
-        or (name == "model" and values[name] not in PACKAGED and path.is_dir())
+        or (name == _NAMED["model"] and values[name] not in PACKAGED and path.is_dir())
     }
 
 
 def _untold(recipe: Recipe) -> dict[str, Any]:
     """Settings away from their defaults that the readable part of a folder's name does not tell."""
-    told = set(_ALWAYS_TOLD)
-    values = recipe.model_dump()
-    told |= {name for name in ("task", "model") if short_name(values[name]) == values[name]}
-    percent = 100 * recipe.sparsity
-    if recipe.pattern != UNSTRUCTURED or abs(percent - round(percent)) < 1e-9:
-        told.add("sparsity")
-    made_of = _made_of(values)  # a copy of the files beside another builds/ has the same names
+    values = flat(recipe)
+    named = (_NAMED["task"], _NAMED["model"])
+    told = _ALWAYS_TOLD | {name for name in named if short_name(values[name]) == values[name]}
+    percent = 100 * recipe.pruning.sparsity
+    if parse(recipe.pruning.pattern).fixed or abs(percent - round(percent)) < 1e-9:
+        told.add("pruning.sparsity")
+    made_of = _made_of(recipe)  # a copy of the files beside another builds/ has the same names
     made_of |= {name: os.path.relpath(path) for name, path in _files(values).items()}
     return {
         name: value
         for name, value in made_of.items()
-        if name not in told and value != _default(name)
+        if name not in told and value != defaults().get(name)
     }
-
-
-def _default(name: str) -> Any:
-    field = Recipe.model_fields[name]
-    return None if field.is_required() else _plain(field.get_default(call_default_factory=True))

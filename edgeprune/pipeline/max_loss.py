@@ -1,17 +1,17 @@
 """How far can a model be pruned for a task? Bisection on a held-out slice (arXiv 2505.18350)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.data.loading import Data
-from edgeprune.models import Checkpoint
-from edgeprune.pipeline.stages import prune_key, pruning
+from edgeprune.data.rows import Row
+from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.keys import prune_key
 from edgeprune.pipeline.trial import trial
-from edgeprune.recipe.schema import Recipe
-from edgeprune.support.errors import CheckFailed
-from edgeprune.support.progress import Progress
+from edgeprune.recipe.units import share
+from edgeprune.support import distributed
+from edgeprune.support.errors import CheckFailed, UsageError
 
 # Sparsities are tried on a grid of 2 %, up to 90 %.
 _STEPS = 46
@@ -59,57 +59,62 @@ class Search:
     probes: list[Probe]
 
 
-def search(
-    recipe: Recipe, checkpoint: Checkpoint, data: Data, folder: Path, progress: Progress
-) -> tuple[Search, Data]:
-    """Find the highest sparsity whose task metric stays within ``recipe.max_loss``.
+def settle(job: Job) -> tuple[Job, Search | None]:
+    """The job with the highest sparsity whose task metric stays within ``pruning.max_loss``.
 
     Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
     worse end of the change's interval over the held-out rows, the same for both models, must be
-    within it, with ``recipe.confidence`` for each sparsity tried. The metric is taken to fall with
-    sparsity, as bisection must. Methods that see moments alone are
-    tried on statistics gathered once, from the dense model; the others, and the outcome, are pruned
-    block by block as a build does.
+    within it, with ``gates.confidence`` for each sparsity tried. The metric is taken to fall with
+    sparsity, as bisection must. Methods that see moments alone are tried on statistics gathered
+    once, from the dense model; the others, and the outcome, are pruned block by block as a build
+    does.
 
     Args:
-        recipe: with ``max_loss`` set; its own sparsity is not looked at.
-        checkpoint: the dense model.
-        data: the rows of the build.
-        folder: keeps every trial, so that a killed search goes on.
-        progress: told of every stage.
+        job: its own sparsity is not looked at if ``max_loss`` is set; else there is nothing to do.
 
     Returns:
-        What was found, and the data without the held-out rows, to calibrate on.
+        The job as it is to be built, calibrating on the rows that were not held out, and how its
+        sparsity was found.
 
     Raises:
         CheckFailed: not even the lowest sparsity is within the bound.
+        UsageError: several processes were launched.
     """
-    rest, held_out = data.hold_out()
-    quick = {"perplexity_tokens": 512, "max_loss": None}
+    if not job.recipe.pruning.max_loss:
+        return job, None
+    if distributed.world()[1] > 1:
+        raise UsageError("max_loss tries sparsities in one process alone.", "Launch it by itself.")
+    rest, held_out = job.data.hold_out()
+    job = replace(job, data=rest)
+    found = _search(replace(job, run=replace(job.run, folder=job.run.work / "search")), held_out)
+    return job.changed({"pruning.sparsity": found.sparsity}), found
 
+
+def _search(job: Job, held_out: list[Row]) -> Search:
+    asked, confidence = job.recipe.pruning, job.recipe.gates.confidence
+    quick = {"measurement.perplexity_tokens": 512, "pruning.max_loss": None}
     once = None
-    if pruning(recipe).sees_moments_alone and recipe.allocation == "uniform":
-        once = folder / f"dense-{prune_key(recipe, checkpoint, rest)[:16]}.safetensors"
+    if job.pruning.sees_moments_alone and asked.allocation.kind == "uniform":
+        once = job.run.folder / f"dense-{prune_key(job)[:16]}.safetensors"
 
     def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
-        recover = recipe.recover and sparsity > 0  # the bound is the dense model's, as it is
-        tried = recipe.model_copy(update={**quick, "sparsity": sparsity, "recover": recover})
-        return trial(tried, checkpoint, rest, folder, progress, held_out, dense_statistics)
+        trains = job.recipe.training.enabled and sparsity > 0  # the bound is the dense model's
+        tried = {**quick, "pruning.sparsity": sparsity, "training.enabled": trains}
+        return trial(job.changed(tried), held_out, dense_statistics)
 
     dense = measure(0.0, None)
     by_accuracy = dense["accuracy"] is not None and not dense["near_guessing"]
     metric = "accuracy" if by_accuracy else "nats_per_answer_token"
-    start = dense[metric]["value"]
-    loss = float(str(recipe.max_loss).rstrip("%")) / 100
+    start, loss = dense[metric]["value"], share(str(asked.max_loss))
     bound = start * (1 - loss) if by_accuracy else start * (1 + loss)
 
     def probe(step: int, dense_statistics: Path | None = once) -> Probe:
         sparsity = round(step * _STEP, 2)
         tried = measure(sparsity, dense_statistics)
         value = tried[metric]["value"]
-        worst = _worst(metric, dense, tried, recipe.confidence)
+        worst = _worst(metric, dense, tried, confidence)
         found = Probe(sparsity, value, worst, worst >= bound if by_accuracy else worst <= bound)
-        progress.note(
+        job.run.progress.note(
             f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
             f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
         )
@@ -125,13 +130,11 @@ def search(
         raise CheckFailed(
             f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
             f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
-            f"{recipe.confidence:.0%} confidence.",
+            f"{confidence:.0%} confidence.",
             "Allow a larger --max-loss, give more calibration rows, or ask for less: --set "
-            "confidence=0.8.",
+            "gates.confidence=0.8.",
         )
-    return Search(
-        round(best * _STEP, 2), metric, start, bound, recipe.confidence, len(held_out), probes
-    ), rest
+    return Search(round(best * _STEP, 2), metric, start, bound, confidence, len(held_out), probes)
 
 
 def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:

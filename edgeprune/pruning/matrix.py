@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from edgeprune.plan.allocation import Allocation
+from edgeprune.plan.patterns import Budget
 from edgeprune.pruning.fusion import FusionRule, TwoStreams
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.methods import METHODS, Method, obs
 from edgeprune.pruning.updates.least_squares import resolve
 from edgeprune.pruning.updates.swaps import refine
@@ -20,32 +19,26 @@ class Pruning:
     Attributes:
         method: name in `edgeprune.pruning.methods.METHODS`.
         fusion: how the streams are joined.
-        pattern: where zeros may stand.
-        sparsity: share of zeros over all pruned matrices; 0 prunes nothing.
-        allocation: how unstructured sparsity is spread over the matrices of the blocks.
         swaps: whether a mask is refined by swaps before anything is repaired.
-        resolve: whether kept weights are solved for once the mask stands.
+        refit: whether kept weights are solved for once the mask stands.
         permute: whether an N:M pattern may reorder the channels inside a feed-forward network.
         head: whether the output head is pruned too.
         sink_positions: first positions of every sequence that no statistics count. They hold the
             attention sink, whose activations are far above all others; yet leaving it out lets
             repair damage it, which costs more than it wins (docs/peers.md).
         answer_weight: weight in the statistics of positions that predict a token of an answer.
-        surprising_weight: factor at positions whose next token the dense model finds hard.
+        high_perplexity_weight: factor at positions whose next token the dense model finds hard.
     """
 
     method: str = "wanda"
     fusion: FusionRule = field(default_factory=FusionRule)
-    pattern: Pattern = field(default_factory=Pattern)
-    sparsity: float = 0.5
-    allocation: Allocation = field(default_factory=Allocation)
     swaps: bool = False
-    resolve: bool = False
+    refit: bool = False
     permute: bool = False
     head: bool = False
     sink_positions: int = 0
     answer_weight: float = 1.0
-    surprising_weight: float = 1.0
+    high_perplexity_weight: float = 1.0
 
     @property
     def how(self) -> Method:
@@ -70,7 +63,7 @@ class Pruning:
     @property
     def needs_gram(self) -> bool:
         """Whether whole Gram matrices must be gathered."""
-        return self.how.sees == "gram" or self.swaps or self.resolve
+        return self.how.sees == "gram" or self.swaps or self.refit
 
 
 def scores(weight: Tensor, inputs: TwoStreams, method: Method) -> Tensor:
@@ -91,19 +84,19 @@ def prune_matrix(weight: Tensor, inputs: TwoStreams, pruning: Pruning, budget: B
     Returns:
         (out, in) float32, zeros where pruned.
     """
-    if budget.pattern.group is None and budget.zeros == 0:
+    if budget.zeros == 0:
         return weight
     method = pruning.how
     masked = inputs.rule.mode == "fused" and inputs.rule.hessian == "masked"
     if method.solves and not masked:
         pruned = method.solve(weight, inputs.hessian, budget)
-        if not (pruning.swaps or pruning.resolve):
+        if not (pruning.swaps or pruning.refit):
             return pruned
         mask = pruned != 0
     else:
         mask = budget.keep(scores(weight, inputs, method))
     if pruning.swaps:
         mask = refine(weight, mask, inputs.joint.gram, budget.pattern)
-    if pruning.resolve or method.solves:
+    if pruning.refit or method.solves:
         return resolve(weight, mask, inputs.joint.gram)
     return torch.where(mask, weight, 0)

@@ -104,8 +104,8 @@ def loss_curve(curve: list[dict[str, Any]]) -> str:
 def ablation_curves(records: list[dict[str, Any]]) -> str:
     """Nats per answer token against general perplexity: down and left is better.
 
-    One marker a row of `edgeprune.experiments.ablation`, with its spread; lines join the sparsities of
-    one method and fusion.
+    One marker a row of `edgeprune.experiments.ablation`, with its spread; lines join the sparsities
+    of one method and fusion.
     """
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:

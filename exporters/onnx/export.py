@@ -11,6 +11,7 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.onnx.data import ExternalData, atomic_model
 from edgeprune.formats.onnx.metadata import properties
 from edgeprune.plan.grid import Grid
+from edgeprune.plan.patterns import UNSTRUCTURED, parse
 from edgeprune.support.errors import CheckFailed, InputError
 from exporters.artifact import Artifact, Model, Stage, Storage
 from exporters.config import load_config
@@ -97,7 +98,7 @@ def export(
         found = graph.model(source.kind, quantized_by)
         own = {"edgeprune.flavour": source.flavour}
         _save(found, temporary, own)
-        pattern = metadata.pattern if metadata else ""
+        pattern = parse(metadata.pattern) if metadata else UNSTRUCTURED
         facts = verify(temporary, model, planned, stage.advance, pattern)
         if metadata:
             counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.metadata import read_onnx
+from edgeprune.plan.patterns import UNSTRUCTURED, Pattern
 from edgeprune.support.errors import CheckFailed
 from exporters.artifact import Model, TensorFacts
 from exporters.onnx.plan import PlannedTensor
@@ -17,13 +18,13 @@ def verify(
     model: Model,
     planned: dict[str, PlannedTensor],
     advance: Callable[[], None],
-    pattern: str = "",
+    pattern: Pattern = UNSTRUCTURED,
 ) -> list[TensorFacts]:
     """Compare a written model with what was planned and with the pruned checkpoint.
 
     Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file; with an N:M ``pattern``, no group along the inputs may
-    keep more than N: the axis that is summed over, where TensorRT looks for it.
+    pruned tensor must be a zero of the file, and the ``pattern`` must hold along the inputs: the axis that is summed over,
+    where TensorRT looks for it.
 
     Raises:
         CheckFailed: naming the first tensor that does not hold.
@@ -43,8 +44,8 @@ def verify(
         if not np.isfinite(values).all():
             raise CheckFailed(f"{tensor.name} holds values that are not finite.")
         facts.append(_facts(tensor, values, found.size, model))
-        if facts[-1].pruned and ":" in pattern:
-            _check_groups(tensor.name, values, pattern)
+        if facts[-1].pruned and not pattern.holds(values != 0):
+            raise CheckFailed(f"{tensor.name} is not {pattern.name} along its inputs.")
         advance()
     return facts
 
@@ -59,12 +60,6 @@ def check_counts(path: Path, facts: list[TensorFacts]) -> None:
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
         raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
-
-
-def _check_groups(name: str, values: np.ndarray, pattern: str) -> None:
-    kept, group = map(int, pattern.split(":"))
-    if int((values != 0).reshape(-1, group).sum(axis=1).max(initial=0)) > kept:
-        raise CheckFailed(f"{name} is not {pattern} along its inputs.")
 
 
 def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:

@@ -1,7 +1,7 @@
 """What pruning costs the dense model before any is done: losses and distances of candidates."""
 
 from edgeprune.engine.sensitivity.trials import States, Trials, Zeros, first_states
-from edgeprune.plan.allocation.evolve import Fitness
+from edgeprune.plan.allocation import Fitness
 from edgeprune.support.progress import Progress
 
 # Matrices tried side by side; each holds hidden states of the tried sequences.

@@ -10,8 +10,8 @@ from edgeprune.data.streams import Stream
 from edgeprune.engine.capture import head_logits
 from edgeprune.engine.runner import Walk
 from edgeprune.models.blocks import Matrix
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.fusion import TwoStreams
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.matrix import scores
 from edgeprune.pruning.methods import METHODS
 from edgeprune.support.distributed import add_up, world
@@ -67,7 +67,7 @@ class Trials:
             if standing.get(name, 0) == zeros:
                 continue
             weight = matrix.read(source).to(self.walk.device).float().contiguous()
-            keep = Budget(Pattern(), zeros).keep(
+            keep = Budget(UNSTRUCTURED, zeros).keep(
                 scores(weight, self._inputs[name], METHODS["wanda"])
             )
             matrix.write(block, torch.where(keep, weight, 0))

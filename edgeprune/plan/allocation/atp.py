@@ -1,5 +1,8 @@
 """ATP (arXiv 2502.14770): sparsity rises along a straight line over depth."""
 
+from edgeprune.plan.allocation import Request, Zeros
+from edgeprune.plan.allocation.exact import exact
+
 
 def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
     """``s_l = p - a + 2 a l / (L - 1)``: early blocks, whose errors travel furthest, keep more.
@@ -14,3 +17,9 @@ def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
     if steps == 1:
         return [sparsity]
     return [sparsity - spread + 2 * spread * step / (steps - 1) for step in range(steps)]
+
+
+def allocate(request: Request) -> Zeros:
+    """A ramp over the blocks."""
+    raw = request.of_blocks(ramp(len(request.blocks), request.sparsity, request.spread))
+    return exact(raw, request.sizes, request.sparsity)

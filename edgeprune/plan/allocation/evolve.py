@@ -3,6 +3,9 @@
 import random
 from collections.abc import Callable
 
+from edgeprune.plan.allocation import Fitness, Request, Zeros
+from edgeprune.plan.allocation.exact import limit
+
 # The paper runs some 400 generations of 64 on a GPU; most of the gain comes early.
 GENERATIONS = 16
 OFFSPRING = 8
@@ -11,10 +14,6 @@ _ROUNDS = ((4, 0.25), (2, 0.5), (1, 1.0))
 _MOST_MOVES = 3
 # Weights that one move takes from one matrix to another, as a share of the smaller of the two.
 _STEP = 0.05
-
-Zeros = dict[str, int]
-# How far candidates are from the dense model, judged on a share of the data; smaller is better.
-Fitness = Callable[[list[Zeros], float], list[float]]
 
 
 def search(
@@ -65,3 +64,12 @@ def _mutated(
         child[denser] -= moved
         child[sparser] += moved
     return child
+
+
+def allocate(request: Request) -> Zeros:
+    """The search, from uniform zeros."""
+    limits = {name: limit(size, request.sparsity) for name, size in request.sizes.items()}
+    model = request.sensitivity()
+    fitness = model.fitness()
+    with model.stage("evolve allocation", GENERATIONS) as stage:
+        return search(request.uniform, request.sizes, limits, fitness, stage.advance)

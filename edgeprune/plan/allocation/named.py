@@ -2,7 +2,8 @@
 
 import re
 
-from edgeprune.plan.allocation.exact import most
+from edgeprune.plan.allocation import Request, Zeros
+from edgeprune.plan.allocation.exact import exact, most
 from edgeprune.support.errors import UsageError
 
 
@@ -58,3 +59,10 @@ def _find(pattern: str, names: dict[str, int]) -> list[str]:
             f"Names look like {next(iter(names))}.",
         )
     return found
+
+
+def allocate(request: Request) -> Zeros:
+    """As the user says."""
+    shares = tuple(request.shares.items())
+    raw = by_name(request.sizes, shares, request.sparsity)
+    return exact(raw, request.sizes, request.sparsity)

@@ -1,5 +1,8 @@
 """OWL (arXiv 2310.05175): blocks with more outliers among their scores keep more weights."""
 
+from edgeprune.plan.allocation import Request, Zeros
+from edgeprune.plan.allocation.exact import exact
+
 # M: a score is an outlier above so many times the mean of its block.
 OUTLIER = 5.0
 
@@ -16,3 +19,10 @@ def owl(outliers: list[float], sparsity: float, spread: float) -> list[float]:
     scaled = [2 * spread * (ratio - least) / width if width else 0.0 for ratio in outliers]
     mean = sum(scaled) / len(scaled)
     return [sparsity - (value - mean) for value in scaled]
+
+
+def allocate(request: Request) -> Zeros:
+    """By the outliers of the dense model's blocks."""
+    outliers = request.sensitivity().outliers()
+    raw = request.of_blocks(owl(outliers, request.sparsity, request.spread))
+    return exact(raw, request.sizes, request.sparsity)

@@ -1,6 +1,8 @@
 """Rank-linear allocation (arXiv 2310.09499): the most sensitive matrix keeps the most."""
 
+from edgeprune.plan.allocation import Request, Zeros
 from edgeprune.plan.allocation.atp import ramp
+from edgeprune.plan.allocation.exact import exact
 
 
 def by_rank(sensitivity: dict[str, float], sparsity: float, spread: float) -> dict[str, float]:
@@ -15,3 +17,9 @@ def by_rank(sensitivity: dict[str, float], sparsity: float, spread: float) -> di
     """
     order = sorted(sensitivity, key=lambda name: sensitivity[name], reverse=True)
     return dict(zip(order, ramp(len(order), sparsity, spread), strict=True))
+
+
+def allocate(request: Request) -> Zeros:
+    """By what the loss says when one matrix alone is pruned."""
+    losses = request.sensitivity().losses(request.uniform)
+    return exact(by_rank(losses, request.sparsity, request.spread), request.sizes, request.sparsity)

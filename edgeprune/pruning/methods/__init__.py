@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from edgeprune.plan.patterns import Budget
     from edgeprune.pruning.gram import Gram
-    from edgeprune.pruning.masks import Budget
     from edgeprune.pruning.statistics import InputStatistics
 
     Score = Callable[[Tensor, InputStatistics], Tensor]

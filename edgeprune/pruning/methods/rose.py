@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from edgeprune.plan.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget
 from edgeprune.pruning.methods import sparsegpt
 
 # A layer whose blocks' losses spread by more than this share is worth reordering.
@@ -43,7 +43,7 @@ def column_order(weight: Tensor, gram: Gram, budget: Budget) -> Tensor | None:
     losses = torch.stack([lost[block].sum() for block in blocks])
     if losses.max() - losses.min() <= _COLUMNAR * losses.max():
         return None
-    unit = budget.pattern.group or 1
+    unit = budget.pattern.unit
     ordered = []
     for index in losses.argsort(descending=True).tolist():
         units = blocks[index].view(-1, unit)

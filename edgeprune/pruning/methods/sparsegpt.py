@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edgeprune.plan.patterns import Budget, spread
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget, spread
 from edgeprune.pruning.updates.column_loop import sweep
 
 _BLOCK = 128
@@ -46,32 +46,27 @@ def solve_in_order(weight: Tensor, gram: Gram, budget: Budget, order: Tensor) ->
 
 
 def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
-    group, width = budget.pattern.group, block_width(budget)
+    pattern, width = budget.pattern, block_width(budget)
+    together = pattern.columns_at_once(width)
     taken = [0, *spread(budget.zeros, weight.shape[1]).cumsum(0).tolist()]
 
     def decide(start: int, block: Tensor, diagonal: Tensor) -> Callable[[int], Tensor]:
         kept = torch.ones_like(block)  # factors, which multiply faster than booleans
-        if group is None:
-            zeros = taken[start + len(block)] - taken[start]
-            _remove(kept, block.square() / diagonal.square(), zeros)
 
         def value(j: int) -> Tensor:
-            if group and j % group == 0:
-                part = slice(j, j + group)
-                kept[part] = budget.keep((block[part].square() / diagonal[part].square()).T).T
+            if j % together == 0:
+                end = min(j + together, len(block))
+                saliency = block[j:end].square() / diagonal[j:end].square()
+                zeros = taken[start + end] - taken[start + j]
+                kept[j:end] = pattern.keep_columns(saliency, zeros).to(kept.dtype)
             return block[j] * kept[j]
 
         return value
 
-    return sweep(weight, factor, width, group or 1, decide)
+    return sweep(weight, factor, width, pattern.unit, decide)
 
 
 def block_width(budget: Budget) -> int:
-    """Columns decided at once: 128, or the nearest number that no N:M group straddles."""
-    group = budget.pattern.group or 1
-    return max(_BLOCK // group, 1) * group
-
-
-def _remove(kept: Tensor, scores: Tensor, zeros: int) -> None:
-    """Set the factors of the lowest scores to 0."""
-    kept.view(-1)[scores.flatten().topk(zeros, largest=False, sorted=False).indices] = 0
+    """Columns decided at once: 128, or the nearest number that splits no group of the pattern."""
+    unit = budget.pattern.unit
+    return max(_BLOCK // unit, 1) * unit

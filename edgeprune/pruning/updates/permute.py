@@ -8,7 +8,7 @@ rows of those before it changes nothing but the place of every channel.
 import torch
 from torch import Tensor
 
-from edgeprune.pruning.masks import Pattern
+from edgeprune.plan.patterns import Pattern
 
 # Rounds of reassignment; later ones change little.
 _ROUNDS = 3
@@ -33,7 +33,7 @@ def channel_order(scores: Tensor, pattern: Pattern) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    kept, group = pattern.kept or 1, pattern.group or 1
+    kept, group = pattern.kept, pattern.unit
     columns = scores.shape[1]
     rows = scores[:: max(1, len(scores) // _ROWS)]
     places = _snake(rows.sum(dim=0), group)  # (groups, M) channels
@@ -57,5 +57,4 @@ def _snake(totals: Tensor, group: int) -> Tensor:
 
 
 def _kept(scores: Tensor, pattern: Pattern) -> Tensor:
-    groups = scores.reshape(-1, pattern.group or 1)
-    return groups.topk(pattern.kept or 1, dim=1).values.sum()
+    return scores.reshape(-1, pattern.unit).topk(pattern.kept, dim=1).values.sum()

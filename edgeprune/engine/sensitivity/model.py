@@ -1,0 +1,84 @@
+"""What allocations may ask of the dense model, measured when they ask."""
+
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+from edgeprune.data.streams import Stream
+from edgeprune.engine.device import pick_device
+from edgeprune.engine.runner import Walk
+from edgeprune.engine.sensitivity.measures import fitness, sensitivity
+from edgeprune.engine.sensitivity.survey import Survey
+from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.models.checkpoint import Checkpoint
+from edgeprune.models.loading import load_model, stored_names
+from edgeprune.plan.allocation import Fitness, Zeros
+from edgeprune.pruning.matrix import Pruning
+from edgeprune.support.progress import Progress, Stage
+
+
+class DenseModel:
+    """Implements `edgeprune.plan.allocation.Sensitivity`.
+
+    In a process group every process runs its share of the sequences, and all get the same figures.
+
+    Args:
+        checkpoint: the dense model.
+        streams: all sequences of all processes.
+        pruning: how it will be pruned.
+        progress: told of every pass.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Attributes:
+        sizes: weights of each matrix by its name in the checkpoint, in the order of the model.
+        blocks: names of the matrices of each block.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        streams: dict[str, Stream],
+        pruning: Pruning,
+        progress: Progress,
+        device: str = "auto",
+    ):
+        stored = frozenset(checkpoint.weights().names())
+        self._walk = Walk(load_model(checkpoint), streams, pick_device(device))
+        self._matrices = matrices_by_block(self._walk, stored)
+        self._streams, self._pruning, self._progress = streams, pruning, progress
+        self.blocks = [list(matrices) for matrices in self._matrices]
+        self.sizes = {
+            name: matrix.read(block).numel()
+            for block, matrices in zip(self._walk.blocks, self._matrices, strict=True)
+            for name, matrix in matrices.items()
+        }
+
+    def outliers(self) -> list[float]:
+        """Share of each block's scores that are outliers."""
+        return self._survey.outliers()
+
+    def losses(self, zeros: Zeros) -> dict[str, float]:
+        """How much the loss rises when each matrix alone loses so many weights."""
+        return sensitivity(*self._survey.trials(), zeros, self._progress)
+
+    def fitness(self) -> Fitness:
+        """A judge of whole candidates."""
+        return fitness(*self._survey.trials())
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
+        """Show that something of so many steps is done."""
+        return self._progress.stage(name, total)
+
+    @cached_property
+    def _survey(self) -> Survey:
+        return Survey(self._walk, self._matrices, self._streams, self._pruning, self._progress)
+
+
+def matrices_by_block(walk: Walk, stored: frozenset[str]) -> list[dict[str, Matrix]]:
+    """Matrices of each block by their names in the checkpoint."""
+    blocks = []
+    for index, block in enumerate(walk.blocks):
+        matrices = weight_matrices(block)
+        prefix = f"{walk.prefix}.{index}."
+        names = stored_names(walk.model, prefix, block, matrices, stored)
+        blocks.append({names[name]: matrix for name, matrix in matrices.items()})
+    return blocks

@@ -1,0 +1,155 @@
+"""What every stage of a build is given: made once, handed on whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.data.loading import Data, load_data
+from edgeprune.models.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.plan.patterns import Pattern, parse
+from edgeprune.pruning.methods import METHODS
+from edgeprune.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from edgeprune.data.streams import Stream
+    from edgeprune.pruning.matrix import Pruning
+    from exporters.base import Exporter, FilePlan, Model, StorageRequest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build, or one trial of a search.
+
+    Attributes:
+        recipe: what is asked for.
+        checkpoint: the dense model.
+        data: the rows.
+        exporter: of the recipe's target.
+        file: how the model's tensors stand in the artifact.
+        run: the folder that keeps the stages.
+    """
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    data: Data
+    exporter: "Exporter"
+    file: "FilePlan"
+    run: Workspace
+
+    def changed(self, settings: Mapping[str, Any], **parts: Any) -> "Job":
+        """The same job with other settings, by dotted names, and other ``parts`` of its own."""
+        return replace(self, recipe=self.recipe.changed(settings), **parts)
+
+    @property
+    def pattern(self) -> Pattern:
+        """Where zeros may stand."""
+        return parse(self.recipe.pruning.pattern)
+
+    @property
+    def sees_data(self) -> bool:
+        """Whether the method looks at the calibration streams."""
+        return METHODS[self.recipe.pruning.method].sees != "nothing"
+
+    @cached_property
+    def pruning(self) -> "Pruning":
+        """How the recipe prunes, in the engine's terms."""
+        from edgeprune.pruning.fusion import FusionRule
+        from edgeprune.pruning.matrix import Pruning
+
+        asked = self.recipe.pruning
+        return Pruning(
+            method=asked.method,
+            fusion=FusionRule(
+                mode=asked.fusion.mode,
+                tau=asked.fusion.tau,
+                tau_mode=asked.fusion.tau_mode,
+                task_share=asked.fusion.task_share,
+                task_weight=asked.fusion.task_weight,
+                hessian=asked.fusion.gram,
+            ),
+            swaps=asked.swaps,
+            refit=asked.refit,
+            permute=asked.permute,
+            head=asked.head,
+            sink_positions=asked.sink_positions,
+            answer_weight=self.recipe.data.answer_weight,
+            high_perplexity_weight=asked.high_perplexity_weight,
+        )
+
+    def streams(self, samples: int | None = None) -> "dict[str, Stream]":
+        """Both token streams.
+
+        Args:
+            samples: sequences of each; by default the recipe's, and what lacks is told.
+        """
+        from edgeprune.models.loading import load_tokenizer
+
+        asked = self.recipe.data
+        with self.run.progress.stage("calibrate", 2) as stage:
+            tokenizer = load_tokenizer(self.checkpoint)
+            stage.advance()
+            found = self.data.streams(tokenizer, samples or asked.samples, asked.length, asked.seed)
+            stage.advance()
+        for name, stream in found.items() if samples is None else ():
+            if len(stream.tokens) < asked.samples:
+                self.run.progress.note(
+                    f"The {name} stream holds {len(stream.tokens)} of {asked.samples} sequences: "
+                    "its rows are used up."
+                )
+        return found
+
+
+def open_job(recipe: Recipe, run: Workspace, data: Data | None = None) -> Job:
+    """Open the model and lay it out; what can't be exported is refused before any work is done.
+
+    Args:
+        recipe: what is asked for.
+        run: the folder that keeps the stages.
+        data: its rows, if they are at hand already.
+
+    Raises:
+        EdgepruneError: naming the model, the architecture, the tokenizer or the feature.
+    """
+    import exporters
+
+    data = data or rows_for(recipe)
+    checkpoint = open_checkpoint(recipe.model.name, run.progress)
+    exporter = exporters.get(recipe.artifact.target)
+    file = exporter.plan(dense_model(checkpoint), wanted(recipe))
+    return Job(recipe, checkpoint, data, exporter, file, run)
+
+
+def rows_for(recipe: Recipe) -> Data:
+    """The rows that a recipe calibrates and measures on.
+
+    Raises:
+        UsageError: unknown names.
+        InputError: rows that can't be had or make no sense.
+    """
+    asked = recipe.measurement
+    return load_data(
+        recipe.data.task, recipe.data.general, asked.eval_rows, asked.perplexity_tokens
+    )
+
+
+def wanted(recipe: Recipe) -> "StorageRequest":
+    """How the recipe wants weights to be stored."""
+    from exporters.base import StorageRequest
+
+    asked = recipe.artifact
+    return StorageRequest(
+        asked.type,
+        tuple(asked.type_map.items()),
+        asked.allow_lossy_zeros or not recipe.pruning.sparsity,
+        asked.block_size,
+        asked.operators,
+    )
+
+
+def dense_model(checkpoint: Checkpoint) -> "Model":
+    """The checkpoint as exporters see it."""
+    from exporters.base import Model
+
+    return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)

@@ -1,0 +1,99 @@
+"""Everything about a build, as its manifest holds it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from edgeprune.data.loading import Data, Source
+from edgeprune.manifest import SCHEMA, Manifest
+from edgeprune.models.origin import Origin
+from edgeprune.pipeline.gates import failures
+from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.max_loss import Search
+from edgeprune.pipeline.sparsify import Sparse
+from edgeprune.plan.tensors import ModelPlan
+from edgeprune.support import environment
+from edgeprune.support.files import json_text
+
+
+def describe(
+    job: Job,
+    source: Origin,
+    plan: ModelPlan,
+    sparse: Sparse,
+    artifacts: dict[str, dict[str, Any]],
+    packed: dict[str, Any] | None,
+    results: dict[str, Any],
+    found: Search | None,
+) -> Manifest:
+    """The manifest of a finished build, as JSON gives it back: what is returned is in the file.
+
+    Raises:
+        CheckFailed: a figure in it is NaN or infinite.
+    """
+    recipe, checkpoint = job.recipe, job.checkpoint
+    machine = environment.describe()
+    records = sparse.checkpoint.records if sparse.checkpoint else []
+    values = {
+        "schema": SCHEMA,
+        "edgeprune": machine["versions"]["edgeprune"],
+        "recipe": recipe.model_dump(),
+        "machine": machine,
+        "model": {
+            "name": checkpoint.name,
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+            **asdict(source),
+        },
+        "data": describe_data(job.data, sparse.rows),
+        "plan": [
+            {
+                "name": row.name, "stored_as": row.stored_as, "shape": row.shape,
+                "role": row.role, "pattern": row.pattern.name, "zeros": row.zeros,
+                "storage": asdict(row.storage),
+            }
+            for row in plan.tensors.values()
+        ],
+        "artifact": artifacts.get("pruned", artifacts["dense"]),
+        "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
+        "pruned_tensors": [
+            asdict(record) | {"sparsity": record.sparsity}
+            for record in (records if recipe.pruning.sparsity else [])
+        ],
+        "rounded_with_data": sum(record.rounded_to_zero is not None for record in records),
+        "search": asdict(found) if found else None,
+        "training": sparse.training,
+        "packed": packed,
+        "results": results,
+        "gates": failures(recipe, results),
+    }  # fmt: skip
+    return Manifest.model_validate(json.loads(json_text(values)))
+
+
+def describe_data(data: Data, used: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Both sources of a build and the rows that took part."""
+    task = data.task.task
+    return {
+        "task": _source(data.task, used["task"], [row.id for row in data.evaluation])
+        | {"description": task.description, "kind": task.kind, "warning": task.warning},
+        "general": _source(
+            data.general, used["general"], [row.id for row in data.general_evaluation]
+        ),
+    }
+
+
+def _source(source: Source, calibrated: list[str], evaluated: list[str]) -> dict[str, Any]:
+    task = source.task
+    # where a data set stands on the hub, whichever copy of it was read
+    hub = next((place.name for place in task.sources if place.kind == "hub"), "")
+    return {
+        "name": task.name,
+        "version": task.version,
+        "hub_id": hub,
+        "license": task.license,
+        "source": source.split.origin,
+        "sha256": source.calibration_hash,
+        "calibration_rows": calibrated,
+        "evaluation_rows": evaluated,
+    }

@@ -1,0 +1,64 @@
+"""Checks of single settings, as pydantic takes them."""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from pydantic import AfterValidator
+
+from edgeprune.recovery import RECOVERIES
+from edgeprune.support.errors import unknown
+
+UNSTRUCTURED = "unstructured"
+
+
+def known_name(kind: str, names: Collection[str]) -> AfterValidator:
+    """A name out of a list, in small letters."""
+
+    def check(value: str) -> str:
+        value = value.lower()  # GGUF is as good as gguf
+        if value not in names:
+            raise ValueError(str(unknown(kind, value, names)))
+        return value
+
+    return AfterValidator(check)
+
+
+def with_unit(read: Callable[[str], float]) -> AfterValidator:
+    """Text that ``read`` understands."""
+
+    def check(value: str) -> str:
+        read(value)
+        return value
+
+    return AfterValidator(check)
+
+
+def known_pattern(value: str) -> str:
+    """``unstructured`` or N:M."""
+    if value == UNSTRUCTURED:
+        return value
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    if not match or not 0 < int(match[1]) < int(match[2]):
+        raise ValueError(f"'{value}' is neither '{UNSTRUCTURED}' nor N:M with 0 < N < M")
+    return value
+
+
+def base_60(value: Any) -> Any:
+    """YAML 1.1 reads 2:4 without quotes in base 60."""
+    return f"{value // 60}:{value % 60}" if type(value) is int else value
+
+
+def comma_separated(value: Any) -> Any:
+    """A list, also as text with commas."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def ways_in_order(value: list[str]) -> list[str]:
+    """Ways of training, each once, in the order in which they make sense."""
+    for way in value:
+        if way not in RECOVERIES:
+            raise ValueError(str(unknown("way of training", way, RECOVERIES)))
+    if value != [way for way in RECOVERIES if way in value]:
+        raise ValueError(f"ways of training come once each, in the order {', '.join(RECOVERIES)}")
+    return value

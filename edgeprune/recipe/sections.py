@@ -1,0 +1,323 @@
+"""The sections of a recipe. A name, its default, limits and help stand here and nowhere else.
+
+Fields made by `flag` are command-line options too, under the name given or their own.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from edgeprune.plan.allocation import ALLOCATIONS
+from edgeprune.plan.types import DEFAULT_TYPE, TYPES_OF
+from edgeprune.pruning.methods import METHODS
+from edgeprune.recipe.checks import (
+    UNSTRUCTURED,
+    base_60,
+    comma_separated,
+    known_name,
+    known_pattern,
+    ways_in_order,
+    with_unit,
+)
+from edgeprune.recipe.units import seconds, share
+from edgeprune.recovery import RECOVERIES
+from edgeprune.support.errors import unknown
+
+TARGETS = tuple(TYPES_OF)
+# `edgeprune.pruning.fusion` defines them; their names stand here so that `--help` needs no torch.
+FUSION_MODES = ("general", "task", "mix", "fused")
+
+
+def flag(default: Any, description: str, name: str = "", **limits: Any) -> Any:
+    """A field that is a command-line option as well.
+
+    Args:
+        default: its value where nothing is said; ``...``: it must be given.
+        description: what ``--help`` says.
+        name: of the option, without dashes at its front; by default the field's.
+        limits: as pydantic's ``Field`` takes them.
+    """
+    return Field(default, description=description, json_schema_extra={"option": name}, **limits)
+
+
+class Section(BaseModel):
+    """A group of settings. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """What is pruned, and where that is computed."""
+
+    name: str = flag(
+        "smollm2-135m",
+        "hub id, transformers folder, .gguf file, or the name of a packaged model",
+        "model",
+    )
+    device: str = flag("auto", "auto, cpu or cuda", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+class Data(Section):
+    """What the model is pruned for, and the two calibration streams."""
+
+    task: str = flag(..., "shipped task, or a .yaml or .jsonl file (see `edgeprune tasks`)")
+    general: str = flag(
+        "boolq_passages", "general text: a shipped corpus, or a .yaml or .jsonl file"
+    )
+    samples: int = flag(24, "calibration sequences per stream", ge=1)
+    length: int = flag(512, "tokens per sequence", ge=2)
+    seed: int = flag(0, "order of calibration rows", ge=0)
+    answer_weight: float = Field(
+        1.0, gt=0, description="weight in statistics and losses of what predicts an answer's token"
+    )
+
+
+class Fusion(Section):
+    """How the two calibration streams are joined; formulas: `edgeprune.pruning.fusion`."""
+
+    # `mix` because `fused` wins on one task and loses more on another: docs/fusion.md.
+    mode: Annotated[str, known_name("fusion", FUSION_MODES)] = flag(
+        "mix", f"streams that choose what is pruned: {', '.join(FUSION_MODES)}", "fusion"
+    )
+    tau: float = Field(0.8, ge=0, le=1, description="border between shared and exclusive channels")
+    tau_mode: Literal["quantile", "fixed"] = Field(
+        "quantile", description="tau is a quantile over the layer's channels, or a fixed distance"
+    )
+    task_share: float = Field(
+        0.5, ge=0, le=1, description="λ: weight of the task stream in shared channels"
+    )
+    task_weight: float = Field(
+        1.0, gt=0, description="w_T: weight of the task stream in exclusive channels"
+    )
+    gram: Literal["scaled", "masked"] = Field(
+        "scaled",
+        description="fused, with methods that solve: on a fused Gram matrix, or a fused mask with "
+        "weights updated on the mix",
+    )
+
+
+class Allocation(Section):
+    """How unstructured sparsity is spread over matrices."""
+
+    kind: Annotated[str, known_name("allocation", ALLOCATIONS)] = flag(
+        "uniform", f"sparsity over matrices: {', '.join(ALLOCATIONS)}", "allocation"
+    )
+    spread: float = Field(
+        0.1, ge=0, lt=1, description="atp, owl, rank: how far matrices may be from the target"
+    )
+    map: dict[str, float] = Field(
+        {}, description="map: sparsity by a regular expression on the matrix' name"
+    )
+
+    @model_validator(mode="after")
+    def _map_goes_with_its_kind(self) -> Self:
+        if (self.kind == "map") != bool(self.map):
+            raise ValueError("allocation 'map' and pruning.allocation.map go together")
+        return self
+
+
+class Pruning(Section):
+    """Which weights become zero, and how the others make up for them."""
+
+    method: Annotated[str, known_name("method", METHODS)] = flag(
+        "alps_fast", f"method: {', '.join(METHODS)}"
+    )
+    sparsity: float = flag(
+        0.5, "share of zeros in pruned matrices; 0 is a plain export", ge=0, lt=1
+    )
+    pattern: Annotated[str, AfterValidator(known_pattern), BeforeValidator(base_60)] = flag(
+        UNSTRUCTURED, "unstructured (per output row) or N:M, N kept of every M inputs"
+    )
+    max_loss: Annotated[str, with_unit(share)] | None = flag(
+        None, "find the highest sparsity that costs the task at most this, such as 2%"
+    )
+    fusion: Fusion = Field(Fusion(), description="how the two calibration streams are joined")
+    allocation: Allocation = Field(Allocation(), description="sparsity over matrices")
+    swaps: bool = Field(False, description="refine the mask by SparseSwaps")
+    refit: bool = Field(False, description="refit the kept weights by least squares")
+    permute: bool = Field(
+        False, description="N:M only: reorder channels inside feed-forward networks, undone exactly"
+    )
+    head: bool = Field(
+        False, description="also prune the output head (with a tied head: the embedding too)"
+    )
+    sink_positions: int = Field(
+        0, ge=0, description="first positions of a sequence that statistics leave out"
+    )
+    high_perplexity_weight: float = Field(
+        1.0, ge=0, le=1, description="factor in statistics for tokens of a perplexity above 2.5"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit_the_pattern(self) -> Self:
+        if self.pattern == UNSTRUCTURED:
+            if self.permute:
+                raise ValueError(
+                    "permute does nothing for unstructured pruning: set an N:M pattern"
+                )
+            return self
+        if self.allocation.kind != "uniform":
+            raise ValueError(
+                f"pattern {self.pattern} leaves every matrix the same sparsity: allocation "
+                f"'{self.allocation.kind}' needs pattern '{UNSTRUCTURED}'"
+            )
+        if self.max_loss:
+            raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
+        kept, group = map(int, self.pattern.split(":"))
+        sparsity = 1 - kept / group
+        if "sparsity" in self.model_fields_set and abs(self.sparsity - sparsity) > 1e-9:
+            raise ValueError(
+                f"pattern {self.pattern} means sparsity {sparsity:g}, but sparsity is "
+                f"{self.sparsity:g}: leave one out"
+            )
+        object.__setattr__(self, "sparsity", sparsity)
+        return self
+
+
+class Training(Section):
+    """Training of what stays, after pruning (recovery)."""
+
+    enabled: bool = flag(
+        False, "then train the kept weights on the task and on general text", "recover"
+    )
+    ways: Annotated[
+        list[str], AfterValidator(ways_in_order), BeforeValidator(comma_separated)
+    ] = Field(
+        ["finetune"], min_length=1,
+        description=f"ways of training, in turn: {', '.join(RECOVERIES)}",
+    )  # fmt: skip
+    start_sparsity: float | None = Field(
+        None, gt=0, lt=1,
+        description="prune gradually: begin at this sparsity, train, prune 0.1 more, and so on",
+    )  # fmt: skip
+    budget: Annotated[str, with_unit(seconds)] = flag(
+        "10m", "time for training, such as 90s, 10m or 2h", "recover-budget"
+    )
+    steps: int | None = Field(
+        None, ge=1, description="training steps instead of a time, the same on every machine"
+    )
+    batch: int = Field(2, ge=1, description="sequences a training step")
+    learning_rate: float = Field(
+        3e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
+    )
+    max_perplexity: float | None = Field(
+        None, gt=1,
+        description="finetune: leave out tokens of answers whose perplexity in the dense model is "
+        "above this, such as 2.5",
+    )  # fmt: skip
+    task_share: float = Field(
+        0.25, ge=0, le=1,
+        description="share of the task's sequences among all that a training sees; fewer if they "
+        "would come more than about twice, unless it is 1",
+    )  # fmt: skip
+    text_share: float = Field(
+        0.5, ge=0, le=1,
+        description="share of the text's own tokens in the loss on general text; the rest is the "
+        "dense model's predictions",
+    )  # fmt: skip
+    hidden_weight: float = Field(
+        0.0, ge=0,
+        description="weight of matching the dense model's hidden states, beside its predictions",
+    )  # fmt: skip
+    selective: bool = Field(
+        False, description="pull weights back as far as they matter to general skill (SPIDER)"
+    )
+    rank: int | None = Field(
+        None, ge=1, description="train adapters of this rank, for large models; default: all"
+    )
+    save_memory: bool = Field(
+        False, description="compute activations twice instead of keeping them"
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Self:
+        if not self.enabled:
+            for name, field in type(self).model_fields.items():
+                if getattr(self, name) != field.default:
+                    raise ValueError(
+                        f"training.{name} is a setting of training: add --recover, or leave it out"
+                    )
+        if not self.task_share and "finetune" in self.ways:
+            raise ValueError("finetune learns the task: training.task_share must be above 0")
+        if self.rank and self.selective:
+            raise ValueError("training.selective moves whole weights: leave training.rank out")
+        return self
+
+
+class Artifact(Section):
+    """The file that comes out."""
+
+    target: Annotated[str, known_name("target", TARGETS)] = flag(
+        "gguf", f"artifact format: {' or '.join(TARGETS)}"
+    )
+    type: str = flag(
+        "", "weight type; "
+        + "; ".join(
+            f"{target}: {', '.join(types)} [{DEFAULT_TYPE[target]}]"
+            for target, types in TYPES_OF.items()
+        ),
+    )  # fmt: skip
+    type_map: dict[str, str] = Field(
+        {}, description="other types for some tensors, by a regular expression on the file's name"
+    )
+    allow_lossy_zeros: bool = flag(
+        False, "go on with a type that cannot hold exact zeros, and report the loss"
+    )
+    pack: bool = flag(False, "also write a packed model, without the zeros")
+    block_size: Literal[16, 32, 64, 128, 256] = Field(
+        32, description="onnx: weights of a row that share a scale, where that divides a row"
+    )
+    operators: Literal["ort", "portable"] = Field(
+        "ort", description="onnx: onnxruntime's fused operators, or standard ones of opset 23 only"
+    )
+    rounding: Literal["auto", "nearest", "gptq"] = Field(
+        "auto",
+        description="gptq: round column by column, each error compensated by weights to come, on "
+        "the calibration data (q8_0, q5_0, q4_0, int8, int4); auto: below 8 bits",
+    )
+
+    @model_validator(mode="after")
+    def _known_types(self) -> Self:
+        types = TYPES_OF[self.target]
+        kind = self.type.lower() or DEFAULT_TYPE[self.target]
+        if kind not in types:
+            raise ValueError(str(unknown("type", kind, types)))
+        for expression, name in self.type_map.items():
+            if name.lower() not in types or types[name.lower()].mix:
+                singles = [known for known in types if not types[known].mix]
+                raise ValueError(str(unknown("type", name, singles)))
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(f"'{expression}' is not a regular expression: {error}") from None
+        object.__setattr__(self, "type", kind)
+        object.__setattr__(self, "type_map", {e: n.lower() for e, n in self.type_map.items()})
+        return self
+
+
+class Measurement(Section):
+    """How the artifact is measured in its runtime, beside the dense model."""
+
+    eval_rows: int = Field(200, ge=1, description="evaluation rows of the task")
+    perplexity_tokens: int = Field(8192, ge=512, description="tokens of general perplexity")
+    prefill_tokens: int = Field(
+        256, ge=1, le=2048, description="prompt length of the prefill timing"
+    )
+    decode_tokens: int = Field(64, ge=1, le=2048, description="tokens of the decode timing")
+    rounds: int = Field(5, ge=1, description="interleaved timing rounds")
+    threads: int | None = Field(None, ge=1, description="runtime threads; default: all cores")
+
+
+class Gates(Section):
+    """Limits; what is not set is reported and not enforced."""
+
+    max_accuracy_loss: float | None = Field(
+        None, ge=0, description="fail if accuracy falls by more points than this"
+    )
+    max_nats_increase: float | None = Field(
+        None, ge=0, description="fail if nats per answer token rise by more than this share"
+    )
+    min_decode_speed: float | None = Field(
+        None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
+    )
