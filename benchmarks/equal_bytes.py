@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from edgeprune.pipeline.stages import pruned_model, quantized_by, storage
 
 import exporters
 import runtime_tests
@@ -23,7 +24,6 @@ from edgeprune.formats.packers import packed_name, packer
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.pipeline.measure import measure_plan
 from edgeprune.pipeline.sparsify import sparse_stage
-from edgeprune.pipeline.stages import pruned_model, quantized_by, storage
 from edgeprune.recipe.schema import Recipe, make
 from edgeprune.report import plots
 from edgeprune.support.environment import cores, sentence

@@ -107,9 +107,9 @@ def _job(who: str, source: str, kind: str, target: str) -> dict[str, Any]:
 def _ours(source: str, kind: str, target: Path) -> tuple[float, int]:
     import llama_cpp  # noqa: F401  # neither side's imports are measured
     import torch  # noqa: F401
+    from edgeprune.pipeline.stages import dense_model
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.pipeline.stages import dense_model
     from edgeprune.support.progress import Quiet
     from exporters.artifact import Storage
     from exporters.gguf.export import export, steps
@@ -125,9 +125,9 @@ def _ours(source: str, kind: str, target: Path) -> tuple[float, int]:
 def _unproven(source: str, kind: str, target: Path) -> tuple[float, int]:
     import llama_cpp  # noqa: F401
     import torch  # noqa: F401
+    from edgeprune.pipeline.stages import dense_model
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.pipeline.stages import dense_model
     from exporters.artifact import Storage
     from exporters.gguf.hyperparameters import read_config
     from exporters.gguf.plan import plan_tensors

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import numpy as np
+from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
 from gguf import GGMLQuantizationType, quants
 
 import runtime_tests
@@ -23,7 +24,6 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.pipeline.measure import measure_plan
-from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
 from edgeprune.plan.types import TYPES
 from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.environment import sentence

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from edgeprune.pipeline.stages import dense_model, pruned_model, quantized_by, storage
 
 import exporters
 import runtime_tests
@@ -26,7 +27,6 @@ from edgeprune.data.sources import DATA_VARIABLE
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.pipeline.measure import measure_plan
 from edgeprune.pipeline.sparsify import VERSION, sparse_stage
-from edgeprune.pipeline.stages import dense_model, pruned_model, quantized_by, storage
 from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.environment import cores, sentence
 from edgeprune.support.files import sha256_json, write_json

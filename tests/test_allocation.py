@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from edgeprune.engine.allocate import _blocks
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,6 @@ from torch.nn import functional
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
-from edgeprune.engine.allocate import _blocks
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.measures import fitness, sensitivity
 from edgeprune.engine.sensitivity.survey import Survey

@@ -62,7 +62,12 @@ def test_a_row_that_gets_no_likelihood_is_named(
         model = dense_model(open_checkpoint(str(overflowing)))
         get(target).export(model, Storage(kind), path, None, "test", Counter())
     recipe = Recipe(task=str(rows_file), eval_rows=2, perplexity_tokens=512)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     plan = measure_plan(recipe, data)
     with pytest.raises(CheckFailed) as failed:
         runtime_tests.quality(path, plan, Quiet().stage)
@@ -130,6 +135,6 @@ def test_nan_holds_no_gate():
 def test_limits_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(UsageError, match="threshold nats is nan"):
         Thresholds(nats=NAN)
-    done = run("plan", "--task", "medqa", "--set", "max_nats_increase=.inf")
+    done = run("plan", "--task", "medqa", "--set", "gates.max_nats_increase=.inf")
     assert done.returncode == 2
     assert "max_nats_increase" in done.stderr

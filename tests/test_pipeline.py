@@ -71,7 +71,7 @@ def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_pa
     monkeypatch.setattr(stages, "sha256_file", file)
     made = build(tiny_recipe, tmp_path / "out")
     assert list(rendered.values()) == [1, 1]  # of the task and of the general corpus
-    assert hashed == {"model.gguf": 1, f"dense-{tiny_recipe.type}.gguf": 1}
+    assert hashed == {"model.gguf": 1, f"dense-{tiny_recipe.artifact.type}.gguf": 1}
     artifact = made.manifest["artifact"]
     assert artifact["sha256"] == artifact["files"]["model.gguf"] == hash_file(made.artifact)
 

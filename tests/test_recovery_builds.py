@@ -119,16 +119,21 @@ def test_a_search_holds_trained_models_against_the_dense_one(
     seen = []
 
     def trial(recipe, *_args):
-        seen.append((recipe.sparsity, recipe.recover))
-        nats = 4 + recipe.sparsity
+        seen.append((recipe.pruning.sparsity, recipe.training.enabled))
+        nats = 4 + recipe.pruning.sparsity
         return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": {"value": nats},
                 "answers": {"nats": [nats] * 12}}  # fmt: skip
 
     monkeypatch.setattr(max_loss, "trial", trial)
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",
                     **QUICK)  # fmt: skip
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    found, _ = max_loss.search(recipe, open_checkpoint(recipe.model), data, tmp_path, Quiet())
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
+    found, _ = max_loss.search(recipe, open_checkpoint(recipe.model.name), data, tmp_path, Quiet())
     assert found.dense == 4
     assert seen[0] == (0.0, False)
     assert all(recover for _, recover in seen[1:])

@@ -92,8 +92,13 @@ def test_a_sparsity_that_only_luck_keeps_within_the_bound_does_not_hold(
         search_module, "trial", lambda r, *_: answered(scattered if r.sparsity else dense)
     )
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="5%", **QUICK)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    checkpoint = open_checkpoint(recipe.model)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
+    checkpoint = open_checkpoint(recipe.model.name)
     with pytest.raises(CheckFailed, match="with 95% confidence"):
         search_module.search(recipe, checkpoint, data, tmp_path, Quiet())
     lenient = recipe.model_copy(update={"confidence": 0.6})
@@ -158,7 +163,7 @@ def test_a_held_out_row_that_is_calibrated_on_is_refused(rows_file):
 
 def test_a_bound_that_nothing_holds_says_so(tiny_folder, rows_file, tmp_path, monkeypatch):
     def worse_at_once(recipe, *_):
-        return answered([5.0 + recipe.sparsity] * 12)
+        return answered([5.0 + recipe.pruning.sparsity] * 12)
 
     monkeypatch.setattr(search_module, "trial", worse_at_once)
     recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="0%", **QUICK)

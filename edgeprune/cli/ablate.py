@@ -74,7 +74,8 @@ def command(
     from rich.table import Table
 
     table = Table(
-        *ablation.HEADINGS, title=f"{recipe.data.task}, {recipe.model.name}, {recipe.artifact.type}"
+        *ablation.HEADINGS,
+        title=f"{recipe.data.task}, {recipe.model.name}, {recipe.artifact.type}",
     )
     for record in records:
         table.add_row(*ablation.cells(record))

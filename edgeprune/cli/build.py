@@ -13,7 +13,7 @@ Examples:
   edgeprune build --task arc_easy --pattern 2:4 --type q4_0
   edgeprune build --task medqa --target onnx --type int8 --pack
   edgeprune build --task mine.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct
-  edgeprune build --recipe medqa-demo --set measurement.eval_rows=500 --set gates.max_nats_increase=0.2
+  edgeprune build --recipe medqa-demo --set measurement.eval_rows=1000
 
 \b
 The same command again goes on where it stopped, and reuses every stage whose inputs are unchanged.
@@ -36,30 +36,28 @@ def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **val
 
         show(recipe, out, as_json)
         return
-    from edgeprune.pipeline.build import build, take_part
+    from edgeprune.pipeline.build import build
     from edgeprune.pipeline.folders import default_folder
     from edgeprune.support.errors import GateFailed
     from edgeprune.support.launch import group
     from edgeprune.support.progress import Bars
 
     folder = (out or default_folder(recipe)).expanduser()
-    with group(recipe.model.device) as rank:
-        if rank:
-            take_part(recipe, folder)
-            return
+    with group(recipe.model.device):
         try:
-            manifest = build(recipe, folder, Bars(), replace).manifest
+            made = build(recipe, folder, Bars(), replace)
         except GateFailed as failed:
             _report(failed.manifest, folder, as_json)
             raise
-    _report(manifest, folder, as_json)
+    if made:  # of several processes, the first one's
+        _report(made.manifest, folder, as_json)
 
 
 def _report(manifest: Any, folder: Path, as_json: bool) -> None:
-    from edgeprune.support.files import json_text
-
     if as_json:
-        click.echo(json_text(manifest))
+        from edgeprune.support.files import json_text
+
+        click.echo(json_text(manifest.to_json()))
         return
     from edgeprune.cli.summary import print_summary
 

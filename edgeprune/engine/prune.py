@@ -81,7 +81,7 @@ def prune(
             rounded to; blocks behind see rounded weights. No rounding together with
             ``dense_statistics``.
         folder: keeps finished blocks; a run that was killed goes on from the last one, so the
-            folder must belong to this model, these streams, this ``pruning`` and this ``plan`` alone.
+            folder must belong to this model, these streams, ``pruning`` and ``plan`` alone.
         progress: told of every block.
         device: ``auto``, ``cpu`` or ``cuda``.
         dense_statistics: a file that keeps the dense model's statistics, gathered if it isn't

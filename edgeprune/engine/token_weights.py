@@ -17,7 +17,7 @@ SURPRISING = 2.5
 
 def stream_weights(walk: Walk, pruning: Pruning) -> dict[str, Tensor]:
     """The `token_weights` of both streams; where the model has to run, it does so on the device."""
-    runs = pruning.surprising_weight != 1
+    runs = pruning.high_perplexity_weight != 1
     with on_device(walk.model, walk.device) if runs else contextlib.nullcontext():
         return {n: token_weights(s, pruning, walk.model) for n, s in walk.streams.items()}
 

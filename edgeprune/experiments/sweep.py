@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.data.loading import load_data
-from edgeprune.models import open_checkpoint
 from edgeprune.pipeline.build import build
 from edgeprune.pipeline.folders import claim
-from edgeprune.pipeline.stages import check_stage, prune_folder, prune_key
+from edgeprune.pipeline.job import open_job
+from edgeprune.pipeline.keys import prune_key
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support import environment
 from edgeprune.support.errors import EdgepruneError, GateFailed, MachineError, known
@@ -71,15 +71,7 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
     found: dict[str, dict[str, Recipe]] = {}
     for name, recipe in recipes.items():
         try:
-            data = load_data(
-                recipe.data.task,
-                recipe.data.general,
-                recipe.measurement.eval_rows,
-                recipe.measurement.perplexity_tokens,
-            )
-            checkpoint = open_checkpoint(recipe.model.name, progress)
-            check_stage(recipe, checkpoint)
-            key = prune_key(recipe, checkpoint, data)
+            key = prune_key(open_job(recipe, Workspace(folder=Path(), progress=progress)))
         except EdgepruneError as error:
             error.args = (f"{name}: {error}",)
             raise
@@ -132,7 +124,7 @@ def build_group(
         try:
             claim(target, recipe, replace)
             for done in outcomes:
-                _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
+                _share(*(_pruning(place, group.key) for place in (done.folder, target)))
             build(recipe, target, progress, replace)
             outcomes.append(Outcome(name, target, "done"))
         except Exception as error:
@@ -143,6 +135,11 @@ def build_group(
             outcomes.append(Outcome(name, target, state, str(told), told.exit_code))
             progress.note(f"{name}: {told}")
     return outcomes
+
+
+def _pruning(folder: Path, key: str) -> Path:
+    """Where a build keeps its pruning."""
+    return folder / "work" / f"prune-{key[:16]}"
 
 
 def _share(source: Path, target: Path) -> None:

@@ -12,7 +12,6 @@ from edgeprune.pipeline import max_loss, planner
 from edgeprune.pipeline.estimate import check_disk
 from edgeprune.pipeline.export import export, pack
 from edgeprune.pipeline.folders import claim, default_folder, record
-from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job, open_job, rows_for
 from edgeprune.pipeline.measure import measure
 from edgeprune.pipeline.record import describe

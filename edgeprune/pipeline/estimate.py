@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,7 +195,7 @@ class _Needs:
         return self.parameters if len(training_rounds(self.recipe)) > 1 else 0
 
 
-def by_kind(rows: list[TensorPlan]) -> dict[tuple[str, ...], list[TensorPlan]]:
+def by_kind(rows: Iterable[TensorPlan]) -> dict[tuple[str, ...], list[TensorPlan]]:
     """Rows of the same kind in all blocks: name without its number, shape, type and pattern."""
     kinds: dict[tuple[str, ...], list[TensorPlan]] = {}
     for row in rows:

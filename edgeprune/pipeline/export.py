@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
     from exporters.base import Model
 
-_VERSION = 4
+_VERSION = 5
 # Facts about one artifact, as manifests hold them.
 Facts = dict[str, Any]
 
@@ -46,9 +46,7 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
     }
 
 
-def pruned_model(
-    job: Job, pruned: "PrunedCheckpoint"
-) -> "tuple[Model, SparsityMetadata | None]":
+def pruned_model(job: Job, pruned: "PrunedCheckpoint") -> "tuple[Model, SparsityMetadata | None]":
     """A pruned checkpoint as exporters see it, and what its artifact says of itself."""
     from exporters.base import Model
 

@@ -20,7 +20,9 @@ _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
 _BUILDS = Path("builds")
 _RECIPE = Path("work", "recipe.json")
 # Settings that leave the artifact as it is: where it is made, what is measured, what is a failure.
-_BESIDE_THE_ARTIFACT = re.compile(r"model\.device|artifact\.pack|measurement\..*|gates\.max_.*|gates\.min_.*")
+_BESIDE_THE_ARTIFACT = re.compile(
+    r"model\.device|artifact\.pack|measurement\..*|gates\.max_.*|gates\.min_.*"
+)
 # Settings that the readable part of a name always tells; a type is of one target alone.
 _ALWAYS_TOLD = {
     "pruning.method", "pruning.fusion.mode", "pruning.pattern", "pruning.max_loss",

@@ -18,7 +18,11 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
         results: what `runtime_tests.run` returned.
     """
     change = results.get("difference")
-    limits = (recipe.max_accuracy_loss, recipe.max_nats_increase, recipe.min_decode_speed)
+    limits = (
+        recipe.gates.max_accuracy_loss,
+        recipe.gates.max_nats_increase,
+        recipe.gates.min_decode_speed,
+    )
     if change is None:
         set_anyway = any(limit is not None for limit in limits)
         return ["Gates can't be judged: nothing was pruned."] if set_anyway else []
@@ -31,52 +35,52 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
 def _accuracy(recipe: Recipe, before: dict[str, Any], after: dict[str, Any]) -> str | None:
     from runtime_tests import paired
 
-    limit = recipe.max_accuracy_loss
+    limit = recipe.gates.max_accuracy_loss
     if limit is None:
         return None
     old, new = before["answers"]["correct"], after["answers"]["correct"]
     if old[0] is None:
         return "max_accuracy_loss can't be judged: the task has no accuracy."
-    change = paired.accuracy_change(old, new, paired.one_sided(recipe.confidence))
+    change = paired.accuracy_change(old, new, paired.one_sided(recipe.gates.confidence))
     if -change.low <= limit:
         return None
     return (
         f"Accuracy changed by {change.value:+.1f} points ({change.low:+.1f} to {change.high:+.1f}, "
-        f"each end with {recipe.confidence:.0%} confidence), a loss of at most {limit:g} allowed"
-        f"{_more_rows(-change.value, -change.low, limit, len(old))}."
+        f"each end with {recipe.gates.confidence:.0%} confidence), a loss of at most {limit:g} "
+        f"allowed{_more_rows(-change.value, -change.low, limit, len(old))}."
     )
 
 
 def _nats(recipe: Recipe, before: dict[str, Any], after: dict[str, Any]) -> str | None:
     from runtime_tests import paired
 
-    limit = recipe.max_nats_increase
+    limit = recipe.gates.max_nats_increase
     if limit is None:
         return None
     old, new = before["answers"]["nats"], after["answers"]["nats"]
-    rise = paired.nats_rise(old, new, paired.one_sided(recipe.confidence))
+    rise = paired.nats_rise(old, new, paired.one_sided(recipe.gates.confidence))
     if rise.high <= limit:
         return None
     return (
         f"Nats per answer token changed by {rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%}, "
-        f"each end with {recipe.confidence:.0%} confidence), a rise of at most {limit:.1%} allowed"
-        f"{_more_rows(rise.value, rise.high, limit, len(old))}."
+        f"each end with {recipe.gates.confidence:.0%} confidence), a rise of at most {limit:.1%} "
+        f"allowed{_more_rows(rise.value, rise.high, limit, len(old))}."
     )
 
 
 def _speed(recipe: Recipe, before: dict[str, Any], after: dict[str, Any]) -> str | None:
     from runtime_tests import paired
 
-    limit = recipe.min_decode_speed
+    limit = recipe.gates.min_decode_speed
     if limit is None:
         return None
     old, new = before["decode"]["samples"], after["decode"]["samples"]
-    ratio = paired.speed_ratio(old, new, paired.one_sided(recipe.confidence))
+    ratio = paired.speed_ratio(old, new, paired.one_sided(recipe.gates.confidence))
     if ratio.low >= limit:
         return None
     return (
         f"Decode runs at {ratio.value:.2f}x the dense model ({ratio.low:.2f}x to {ratio.high:.2f}x "
-        f"in {len(old)} rounds, each end with {recipe.confidence:.0%} confidence), at least "
+        f"in {len(old)} rounds, each end with {recipe.gates.confidence:.0%} confidence), at least "
         f"{limit:g}x required."
     )
 

@@ -10,9 +10,9 @@ from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
 from edgeprune.support.files import sha256_json
 
-_PRUNE_VERSION = 5
+_PRUNE_VERSION = 6
 # Of what training does: what an older one has left is not gone on with.
-_TRAINING_VERSION = 7
+_TRAINING_VERSION = 8
 
 
 def streams_key(job: Job) -> list[Any]:

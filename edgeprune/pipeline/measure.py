@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime_tests.accuracy import Item
 
 
-_VERSION = 6
+_VERSION = 7
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The one decision: what becomes of every tensor, from a recipe, a model and its sensitivities."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from edgeprune.pipeline.job import Job
 from edgeprune.plan.allocation import ALLOCATIONS, Request, Zeros
 from edgeprune.plan.grid import Grid
 from edgeprune.plan.patterns import parse
-from edgeprune.plan.tensors import ModelPlan, TensorPlan, table
+from edgeprune.plan.tensors import ModelPlan, Role, TensorPlan, table
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import sha256_json
@@ -46,7 +45,11 @@ def plan(job: Job) -> ModelPlan:
         from edgeprune.engine.sensitivity.model import DenseModel
 
         return DenseModel(
-            job.checkpoint, job.streams(), job.pruning, job.run.progress, job.recipe.model.device
+            job.checkpoint,
+            job.streams(),
+            job.pruning,
+            job.run.progress,
+            job.recipe.model.device,
         )
 
     def measure() -> Zeros:
@@ -91,9 +94,7 @@ def grids(job: Job) -> Mapping[str, Grid]:
         return {}
     known = {row.name: row.storage.grid for row in job.file.tensors if row.storage.grid}
     chosen = {
-        name: grid
-        for name, grid in known.items()
-        if rounding == "gptq" or grid.high < _EIGHT_BITS
+        name: grid for name, grid in known.items() if rounding == "gptq" or grid.high < _EIGHT_BITS
     }
     if rounding == "gptq" and not chosen:
         raise UsageError(
@@ -129,7 +130,7 @@ def _head(recipe: Recipe, rows: list[TensorPlan]) -> Zeros:
     if not recipe.pruning.head:
         return {}
     heads = {row.role: row for row in rows}
-    row = heads.get("head") or heads["embedding"]
+    row = heads.get(Role.HEAD) or heads[Role.EMBEDDING]
     return {row.name: round(recipe.pruning.sparsity * row.size)}
 
 

@@ -47,14 +47,7 @@ def describe(
             **asdict(source),
         },
         "data": describe_data(job.data, sparse.rows),
-        "plan": [
-            {
-                "name": row.name, "stored_as": row.stored_as, "shape": row.shape,
-                "role": row.role, "pattern": row.pattern.name, "zeros": row.zeros,
-                "storage": asdict(row.storage),
-            }
-            for row in plan.tensors.values()
-        ],
+        "plan": plan_rows(plan),
         "artifact": artifacts.get("pruned", artifacts["dense"]),
         "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
         "pruned_tensors": [
@@ -69,6 +62,22 @@ def describe(
         "gates": failures(recipe, results),
     }  # fmt: skip
     return Manifest.model_validate(json.loads(json_text(values)))
+
+
+def plan_rows(plan: ModelPlan) -> list[dict[str, Any]]:
+    """The table of a plan, JSON-like."""
+    return [
+        {
+            "name": row.name,
+            "stored_as": row.stored_as,
+            "shape": list(row.shape),
+            "role": row.role,
+            "pattern": row.pattern.name,
+            "zeros": row.zeros,
+            "storage": asdict(row.storage),
+        }
+        for row in plan.tensors.values()
+    ]
 
 
 def describe_data(data: Data, used: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def _rounds(job: Job) -> list[Job]:
     return [
         *(
             job.changed(
-                before_last | {"pruning.sparsity": amount}, run=job.run.inside(f"round-{amount:.3f}")
+                before_last | {"pruning.sparsity": amount},
+                run=job.run.inside(f"round-{amount:.3f}"),
             )
             for amount in early
         ),
@@ -160,9 +161,7 @@ def _trained_so_far(job: Job, before: "PrunedCheckpoint", key: str) -> Job:
     from edgeprune.support import distributed
 
     place = job.run.work / "trained"
-    found = replace(
-        job, checkpoint=Checkpoint(before.base.name, before.base.source, place, key)
-    )
+    found = replace(job, checkpoint=Checkpoint(before.base.name, before.base.source, place, key))
     prunes = not finished(found.checkpoint, job.run.work / f"prune-{prune_key(found)[:16]}")
     if prunes and job.run.first:
         shutil.rmtree(place, ignore_errors=True)
@@ -188,7 +187,13 @@ def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
     job.data.refuse_overlap(rows)
     grids = {} if training.rank else plan.grids  # adapters are too coarse to hit a grid
     trained, facts = run.recover(
-        pruned.checkpoint, streams, ways, work, job.run.progress, job.recipe.model.device, grids
+        pruned.checkpoint,
+        streams,
+        ways,
+        work,
+        job.run.progress,
+        job.recipe.model.device,
+        grids,
     )
     return Sparse(trained, _joined(pruned.rows, rows), sha256_json([pruned.key, facts]), facts)
 
@@ -219,7 +224,5 @@ def _settings(job: Job, way: str) -> "Training | Reconstruction":
     )
 
 
-def _joined(
-    one: Mapping[str, list[str]], other: Mapping[str, list[str]]
-) -> dict[str, list[str]]:
+def _joined(one: Mapping[str, list[str]], other: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys([*one[name], *other[name]])) for name in one}

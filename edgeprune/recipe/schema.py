@@ -20,7 +20,7 @@ _STEP_UP = 0.1  # of the sparsity, from one round of gradual pruning to the next
 class Recipe(BaseModel):
     """A resolved build. Unknown names are refused; all mistakes are reported at once."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: sections.Model = Field(sections.Model(), description="what is pruned, and where")
     data: sections.Data = Field(description="the task and the calibration streams")

@@ -44,7 +44,7 @@ def flag(default: Any, description: str, name: str = "", **limits: Any) -> Any:
 class Section(BaseModel):
     """A group of settings. Unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -130,7 +130,9 @@ class Pruning(Section):
         UNSTRUCTURED, "unstructured (per output row) or N:M, N kept of every M inputs"
     )
     max_loss: Annotated[str, with_unit(share)] | None = flag(
-        None, "find the highest sparsity that costs the task at most this, such as 2%"
+        None,
+        "find the highest sparsity that costs the task at most this, such as 2%, with "
+        "the gates' confidence",
     )
     fusion: Fusion = Field(Fusion(), description="how the two calibration streams are joined")
     allocation: Allocation = Field(Allocation(), description="sparsity over matrices")
@@ -312,6 +314,11 @@ class Measurement(Section):
 class Gates(Section):
     """Limits; what is not set is reported and not enforced."""
 
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1,
+        description="one-sided, of gates and max_loss: a loss holds its limit if the worse end of "
+        "its interval over rows (or rounds) does",
+    )  # fmt: skip
     max_accuracy_loss: float | None = Field(
         None, ge=0, description="fail if accuracy falls by more points than this"
     )

@@ -51,7 +51,7 @@ class Curve:
             raise CheckFailed(
                 f"The held-out loss of recovery is {number(held_out)} at step {state.step} of "
                 f"{state.steps}.",
-                "Check the model, or try a lower learning rate: --set recover_learning_rate=3e-5",
+                "Check the model, or try a lower learning rate: --set training.learning_rate=3e-5",
             )
         rounded = bool(self._quantizer.scales)
         state.curve.append(

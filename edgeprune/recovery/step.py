@@ -71,7 +71,7 @@ class TrainStep:
         if not math.isfinite(loss):
             raise CheckFailed(
                 f"The loss of recovery is {number(loss)} at step {state.step} of {state.steps}.",
-                "Try a lower learning rate: --set recover_learning_rate=3e-5",
+                "Try a lower learning rate: --set training.learning_rate=3e-5",
             )
         return loss
 

@@ -62,7 +62,7 @@ class GateFailed(CheckFailed):
         manifest: of the build.
     """
 
-    def __init__(self, message: str, hint: str, manifest: dict[str, Any]):
+    def __init__(self, message: str, hint: str, manifest: Any):
         super().__init__(message, hint)
         self.manifest = manifest
 

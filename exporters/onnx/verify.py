@@ -23,8 +23,8 @@ def verify(
     """Compare a written model with what was planned and with the pruned checkpoint.
 
     Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file, and the ``pattern`` must hold along the inputs: the axis that is summed over,
-    where TensorRT looks for it.
+    pruned tensor must be a zero of the file, and the ``pattern`` must hold along the inputs: the
+    axis that is summed over, where TensorRT looks for it.
 
     Raises:
         CheckFailed: naming the first tensor that does not hold.
