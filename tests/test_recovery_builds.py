@@ -121,7 +121,7 @@ def test_a_search_holds_trained_models_against_the_dense_one(
     def trial(recipe, *_args):
         seen.append((recipe.pruning.sparsity, recipe.training.enabled))
         nats = 4 + recipe.pruning.sparsity
-        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": {"value": nats},
+        return {"accuracy": None, "near_chance": False, "nats_per_answer_token": {"value": nats},
                 "answers": {"nats": [nats] * 12}}  # fmt: skip
 
     monkeypatch.setattr(max_loss, "trial", trial)

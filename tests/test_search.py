@@ -76,7 +76,7 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
 def answered(nats: list[float]) -> dict:
     """What a trial gives of a task without choices, an answer of one token a row."""
     return {
-        "accuracy": None, "near_guessing": False,
+        "accuracy": None, "near_chance": False,
         "nats_per_answer_token": {"value": float(np.mean(nats))}, "answers": {"nats": nats},
     }  # fmt: skip
 
