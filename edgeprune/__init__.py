@@ -1,19 +1,21 @@
 """Compile a language model and a task into a sparse on-device assistant.
 
 >>> from edgeprune import Recipe, build
->>> result = build(Recipe(task="medqa"))  # doctest: +SKIP
+>>> result = build(Recipe.of(task="medqa"))  # doctest: +SKIP
 >>> result.artifact  # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeprune.manifest import Manifest
     from edgeprune.pipeline.build import Build, build
     from edgeprune.recipe.schema import Recipe
 
-__all__ = ["Build", "Recipe", "build"]
+__all__ = ["Build", "Manifest", "Recipe", "build"]
 
 _HOME = {
+    "Manifest": "edgeprune.manifest",
     "Build": "edgeprune.pipeline.build",
     "build": "edgeprune.pipeline.build",
     "Recipe": "edgeprune.recipe.schema",
