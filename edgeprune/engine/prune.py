@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edgeprune.data.streams import Stream
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import BlockPruner
