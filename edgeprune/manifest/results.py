@@ -97,3 +97,15 @@ class Results(Facts):
     artifacts: dict[str, Measured]
     difference: Difference | None = None
     gpus: dict[str, OnGpu] = Field(default_factory=dict)
+
+
+class Scores(Facts):
+    """One artifact on a task and on general text, as `edgeprune.evaluate` gives it."""
+
+    task: str
+    accuracy: Accuracy | None
+    nats_per_answer_token: Interval
+    general_perplexity: Perplexity | None = None
+    answers: Answers
+    chance_level: float | None
+    near_chance: bool
