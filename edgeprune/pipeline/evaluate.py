@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.data.loading import Data
 from edgeprune.models import artifact_path
 from edgeprune.pipeline.job import rows_for
 from edgeprune.pipeline.measure import measure_plan
@@ -38,7 +37,7 @@ def evaluate(
     general = {"data.general": settings.pop("general")} if "general" in settings else {}
     measured = {f"measurement.{name}": value for name, value in settings.items()}
     recipe = Recipe.of({**general, **measured}, task=task)
-    data: Data = rows_for(recipe)
+    data = rows_for(recipe)
     told = progress or Quiet()
     found = runtime_tests.quality(
         artifact_path(str(artifact)), measure_plan(recipe, data), told.stage
