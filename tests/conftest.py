@@ -11,8 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from edgeprune.models import Checkpoint, open_checkpoint
-from exporters.artifact import Model, Storage
-from exporters.gguf.export import export
+from exporters.base import Model, StorageRequest
+from tests.exporting import export_gguf
 from tests.no_amx import refuse
 
 if TYPE_CHECKING:
@@ -41,16 +41,6 @@ def real_checkpoint() -> Checkpoint:
     return open_checkpoint("smollm2-135m")
 
 
-class Counter:
-    """A progress stage that counts."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
-
-
 def dense_model(checkpoint: Checkpoint) -> Model:
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
 
@@ -59,7 +49,7 @@ def dense_model(checkpoint: Checkpoint) -> Model:
 def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model exported without any loss."""
     path = tmp_path_factory.mktemp("dense") / "dense-f32.gguf"
-    export(dense_model(real_checkpoint), Storage("f32"), path, None, "test", Counter())
+    export_gguf(dense_model(real_checkpoint), StorageRequest("f32"), path)
     return path
 
 
@@ -158,12 +148,12 @@ def pruned(
 ) -> "PrunedCheckpoint":
     """A tiny model with half its weights gone."""
     from edgeprune.engine import prune
-    from edgeprune.pipeline.stages import pruning
-    from edgeprune.recipe.schema import Recipe
+    from edgeprune.plan.tensors import ModelPlan
+    from edgeprune.pruning.matrix import Pruning
     from edgeprune.support.progress import Quiet
 
-    recipe = Recipe(task="medqa", method="wanda")
     folder = tmp_path_factory.mktemp("pruned")
     model = make_tiny(real_checkpoint, folder / "model", vocab_size=512)
     checkpoint = open_checkpoint(str(model))
-    return prune(checkpoint, streams(2), pruning(recipe), folder / "work", Quiet(), "cpu")
+    plan = ModelPlan({}, sparsity=0.5)
+    return prune(checkpoint, streams(2), Pruning("wanda"), plan, folder / "work", Quiet(), "cpu")
