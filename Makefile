@@ -4,13 +4,16 @@ BIN := .venv/bin
 NATIVE := hatch_build.py $(wildcard edgeprune/runtime/CMakeLists.txt edgeprune/runtime/*/*.cpp edgeprune/runtime/*/*.h)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test test-fast check clean
 
 demo: .venv/.demo
 	$(BIN)/edgeprune build --task medqa --target gguf
 
 test: .venv/.test
 	$(BIN)/pytest
+
+test-fast: .venv/.test
+	$(BIN)/pytest tests/unit
 
 check: .venv/.test
 	$(BIN)/ruff check .
