@@ -1,11 +1,11 @@
 """Where tests stand, and what they may share."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.sources import imports_of
 
 TESTS = ROOT / "tests"
 FOLDERS = {"unit", "integration", "slow"}
@@ -15,16 +15,6 @@ NOT_IN_UNIT = (
     "tests.support.processes", "tests.support.runtimes", "tests.support.llama",
 )  # fmt: skip
 PACKAGES = {path.name for path in (ROOT / "edgeprune").iterdir() if path.is_dir()}
-
-
-def imports_of(path: Path) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
 
 
 def test_no_test_imports_another():
