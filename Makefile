@@ -11,13 +11,16 @@ define SAY_WHAT_TAKES_LONG
 from source: about 5 minutes on two cores, once (pip keeps what it built)."
 endef
 
-.PHONY: demo test check clean
+.PHONY: demo test test-fast check clean
 
 demo: .venv/.demo
 	$(BIN)/edgeprune build --task medqa --target gguf
 
 test: .venv/.test
 	$(BIN)/pytest
+
+test-fast: .venv/.test
+	$(BIN)/pytest tests/unit
 
 check: .venv/.test
 	$(BIN)/ruff check .
