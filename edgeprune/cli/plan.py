@@ -33,14 +33,14 @@ def command(out: Path | None, as_json: bool, **values: Any) -> None:
 
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     """Print a plan."""
-    from edgeprune.pipeline.estimate import estimate
+    from edgeprune.pipeline.estimate import plan
     from edgeprune.pipeline.folders import default_folder
     from edgeprune.pipeline.job import rows_for
     from edgeprune.pipeline.record import plan_rows
     from edgeprune.support.files import json_text
 
     folder = out or default_folder(recipe)
-    data, figures = rows_for(recipe), estimate(recipe)
+    data, figures = rows_for(recipe), plan(recipe)
     sources = _sources(data)
     if as_json:
         numbers = {k: v for k, v in vars(figures).items() if k != "plan"}

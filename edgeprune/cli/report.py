@@ -30,7 +30,7 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     from edgeprune.support.extras import need
     from edgeprune.support.files import json_text, write_text
 
-    need("matplotlib", "adjustText", "huggingface_hub")
+    need("matplotlib", "huggingface_hub", *(["adjustText"] if compare else []))
     from edgeprune.report import comparison
 
     if (out or as_json) and not compare:

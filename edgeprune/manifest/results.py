@@ -118,3 +118,15 @@ class Results(Facts):
     def dense(self) -> Measured:
         """The dense baseline."""
         return self.artifacts["dense"]
+
+
+class Scores(Facts):
+    """One artifact on a task and on general text, as `edgeprune.evaluate` gives it."""
+
+    task: str
+    accuracy: Accuracy | None
+    nats_per_answer_token: Interval
+    general_perplexity: Perplexity | None = None
+    answers: Answers
+    chance_level: float | None
+    near_chance: bool

@@ -53,8 +53,8 @@ class Estimate:
     seconds: float
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """Estimate a build from headers alone.
+def plan(recipe: Recipe) -> Estimate:
+    """What becomes of every tensor, and what a build needs, from headers alone.
 
     Raises:
         EdgepruneError: as `edgeprune.models.inventory.inventory`.
