@@ -67,7 +67,7 @@ def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str 
 
 
 def chance_level(items: list[Item]) -> float | None:
-    """Accuracy without any knowledge: a random choice, or always the most frequent answer; the higher.
+    """Accuracy of a random choice, or of always giving the most frequent answer; the higher one.
 
     Always giving the same answer is a strategy only where every row has the same choices, such as
     yes and no; elsewhere the place of the right choice is nothing the model can see.
