@@ -6,9 +6,8 @@ import pytest
 
 from edgeprune.engine import Pruning
 from edgeprune.models import Checkpoint, open_checkpoint
-from exporters.artifact import Model, Storage
-from exporters.gguf.export import export
-from tests.support.exporting import Counter, dense_model
+from exporters.base import Model, StorageRequest
+from tests.support.exporting import dense_model, export_gguf
 from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
@@ -25,7 +24,7 @@ def sparse_weights() -> None:
 def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model exported without any loss."""
     path = tmp_path_factory.mktemp("dense") / "dense-f32.gguf"
-    export(dense_model(real_checkpoint), Storage("f32"), path, None, "test", Counter())
+    export_gguf(dense_model(real_checkpoint), StorageRequest("f32"), path)
     return path
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgeprune.formats.weights import Weights
-from exporters.artifact import Model
+from exporters.base import Model
 from tests.support.onnx import METADATA, PRECISIONS, save
 
 
