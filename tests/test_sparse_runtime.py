@@ -504,7 +504,7 @@ def test_the_real_model_answers_as_well_as_in_stock_llama_cpp(stock_sparse_exact
     """Logits are as near to those with float activations as stock's; first answer tokens agree.
 
     Activations of 8 bits are noise that any other order of sums draws anew, so longer greedy
-    texts part sooner or later; docs/sparse.md has the figures. Of 100 first
+    texts part sooner or later; docs/measured/sparse.md has the figures. Of 100 first
     tokens 94 agree on one processor, 95 or more on another: 90 leaves two standard deviations.
     """
     stock_runner, sparse_runner, exact = stock_sparse_exact

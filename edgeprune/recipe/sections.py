@@ -76,7 +76,7 @@ class Data(Section):
 class Fusion(Section):
     """How the two calibration streams are joined; formulas: `edgeprune.pruning.fusion`."""
 
-    # `mix` because `fused` wins on one task and loses more on another: docs/fusion.md.
+    # `mix` because `fused` wins on one task and loses more on another: docs/measured/fusion.md.
     mode: Annotated[str, known_name("fusion", FUSION_MODES)] = flag(
         "mix", f"streams that choose what is pruned: {', '.join(FUSION_MODES)}", "fusion"
     )
