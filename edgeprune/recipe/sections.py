@@ -15,6 +15,7 @@ from edgeprune.recipe.checks import (
     UNSTRUCTURED,
     base_60,
     comma_separated,
+    fixed_sparsity,
     known_name,
     known_pattern,
     ways_in_order,
@@ -153,10 +154,11 @@ class Pruning(Section):
 
     @model_validator(mode="after")
     def _options_fit_the_pattern(self) -> Self:
-        if self.pattern == UNSTRUCTURED:
+        sparsity = fixed_sparsity(self.pattern)
+        if sparsity is None:
             if self.permute:
                 raise ValueError(
-                    "permute does nothing for unstructured pruning: set an N:M pattern"
+                    f"permute does nothing for {self.pattern} pruning: set an N:M pattern"
                 )
             return self
         if self.allocation.kind != "uniform":
@@ -166,8 +168,6 @@ class Pruning(Section):
             )
         if self.max_loss:
             raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
-        kept, group = map(int, self.pattern.split(":"))
-        sparsity = 1 - kept / group
         if "sparsity" in self.model_fields_set and abs(self.sparsity - sparsity) > 1e-9:
             raise ValueError(
                 f"pattern {self.pattern} means sparsity {sparsity:g}, but sparsity is "
