@@ -1,6 +1,6 @@
 """Writes docs/reference/_build: the docstrings of all packages as HTML, by pdoc; needs no network.
 
-    python docs/api.py
+python docs/api.py
 """
 
 import pkgutil

@@ -1,8 +1,8 @@
 """README, guides and reference say what the code does."""
 
 import re
+import runpy
 import shlex
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import click
@@ -10,7 +10,7 @@ import pytest
 
 from edgeprune.cli import cli
 from edgeprune.recipe.load import load, resolve
-from edgeprune.recipe.schema import defaults
+from edgeprune.recipe.schema import command_line_options, defaults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -22,37 +22,39 @@ PAGES = [
 SETTINGS = {*defaults(), "data.task"}
 
 
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Texts of a page's code blocks in some languages; ``""`` is none."""
+    parts = re.split(r"^```(.*)\n", page.read_text(), flags=re.MULTILINE)
+    fences, codes = parts[1::4], parts[2::4]  # text, opening fence, code, closing fence, text, ...
+    return [code for fence, code in zip(fences, codes, strict=True) if fence in languages]
+
+
 def commands(page: Path) -> list[list[str]]:
     """Words of every `edgeprune` command in a page's code blocks, without comments and pipes."""
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "\n".join(blocks(page, "", "sh")).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines if "edgeprune " in line]
     starts = [words[words.index("edgeprune") + 1 :] for words in found if "edgeprune" in words]
-    ends = ("|", ">", "&&")
     return [
-        words[: next((i for i, word in enumerate(words) if word in ends), len(words))]
+        words[: next((i for i, word in enumerate(words) if word in ("|", ">")), len(words))]
         for words in starts
     ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_parses(page):
-    for words in commands(page):
-        words = [word for word in words if word != "--debug"]
-        command, context = cli, click.Context(cli, info_name="edgeprune")
+    for given in commands(page):
+        words = [word for word in given if word != "--debug"]
+        command, context = cli, click.Context(cli, **cli.context_settings)
         while isinstance(command, click.Group):
-            name, *words = words
-            command = command.get_command(context, name)
-            assert command, f"{page.name}: no command {name}"
-            context = click.Context(command, info_name=name)
+            command = command.get_command(context, words.pop(0))
+            assert command, given
+            context = click.Context(command, parent=context)
         command.parse_args(context, list(words))
-        settings = [text for text in context.params.get("settings") or ()]
+        settings = context.params.get("settings") or ()
         assert {text.partition("=")[0] for text in settings} <= SETTINGS, page.name
         if command.name == "build" and "--recipe" not in words:
-            from edgeprune.recipe.schema import command_line_options
-
             options = {o.path: context.params[o.python_name] for o in command_line_options()}
-            resolve(None, tuple(settings), options)
+            resolve(None, settings, options)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -68,8 +70,8 @@ def test_every_setting_of_a_page_exists(page):
     sections = "model|data|pruning|training|artifact|measurement|gates"
     named = re.findall(rf"`(?:--set )?((?:{sections})\.[a-z_.]+)[=`]", page.read_text())
     known = SETTINGS | {"pruning.fusion", "pruning.allocation"}
-    files = {".py", ".gguf", ".onnx", ".md", ".cpp", ".yaml", ".json", ".packed.gguf"}
-    assert {name for name in named if not any(map(name.endswith, files))} <= known
+    files = (".gguf", ".onnx", ".data", ".imatrix")
+    assert {name for name in named if not name.endswith(files)} <= known
 
 
 def test_recipes_of_the_guides_are_valid(tmp_path):
@@ -77,7 +79,7 @@ def test_recipes_of_the_guides_are_valid(tmp_path):
     texts = [
         text
         for page in pages
-        for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for text in blocks(page, "yaml")
         if "task:" in text and "sources:" not in text
     ]
     assert len(texts) > 2
@@ -88,11 +90,9 @@ def test_recipes_of_the_guides_are_valid(tmp_path):
 
 @pytest.mark.parametrize("name", ["recipe", "cli"])
 def test_reference_pages_are_those_of_the_code(name):
-    spec = spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    generate = module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     written = (ROOT / "docs" / "reference" / f"{name}.md").read_text()
-    assert written == getattr(generate, f"{name}_page")(), "make docs writes it anew"
+    assert written == generate[f"{name}_page"](), "make docs writes it anew"
 
 
 def test_the_readme_is_short_and_names_every_command():
