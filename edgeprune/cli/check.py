@@ -99,7 +99,8 @@ def _said(verdict: str) -> str:
         "held": "is within every limit.",
         "regressed": "is worse than allowed.",
         "unclear": "can't be judged. For speed, use more --rounds or a quieter machine. For "
-        "answers, build both with a larger measurement.eval_rows (or measurement.perplexity_tokens).",
+        "answers, build both with a larger measurement.eval_rows (or "
+        "measurement.perplexity_tokens).",
     }[verdict]
 
 
