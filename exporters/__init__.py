@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "gguf": "exporters.gguf",
     "onnx": "exporters.onnx",
+    "transformers": "exporters.transformers",
 }
 TARGETS = tuple(_MODULES)
 

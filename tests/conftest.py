@@ -13,7 +13,7 @@ from tests.support.paths import SHARED_DATA
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from edgeprune.models import Checkpoint, open_checkpoint
-from tests.support.models import make_tiny
+from tests.support.models import make_small, make_tiny
 from tests.support.streams import streams
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ def shared_data() -> Path:
 def tiny_folder(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-block Llama with SmolLM2's tokenizer, as a transformers folder."""
     return make_tiny(real_checkpoint, tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-block Llama with few words and no tokenizer."""
+    return make_small(tmp_path_factory.mktemp("small") / "small-llama")
 
 
 @pytest.fixture(scope="session")
@@ -78,17 +84,13 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def pruned(
-    real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> "PrunedCheckpoint":
+def pruned(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "PrunedCheckpoint":
     """A tiny model with half its weights gone."""
-    from edgeprune.engine import prune
-    from edgeprune.plan.tensors import ModelPlan
+    from edgeprune.pruning.fusion import FusionRule
     from edgeprune.pruning.matrix import Pruning
-    from edgeprune.support.progress import Quiet
+    from tests.support.plans import prune_uniformly
 
     folder = tmp_path_factory.mktemp("pruned")
-    model = make_tiny(real_checkpoint, folder / "model", vocab_size=512)
-    checkpoint = open_checkpoint(str(model))
-    plan = ModelPlan({}, sparsity=0.5)
-    return prune(checkpoint, streams(2), Pruning("wanda"), plan, folder / "work", Quiet(), "cpu")
+    checkpoint = open_checkpoint(str(small_folder))
+    mixed = Pruning("wanda", FusionRule("mix"))
+    return prune_uniformly(checkpoint, streams(2), mixed, folder, device="cpu")

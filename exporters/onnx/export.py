@@ -11,14 +11,14 @@ from onnx import ModelProto, helper
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.onnx.data import ExternalData, atomic_model
-from edgeprune.formats.onnx.metadata import properties
 from edgeprune.plan.patterns import UNSTRUCTURED, parse
 from edgeprune.plan.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Stage
 from exporters.base import Artifact, Model, StorageRequest
+from exporters.beside import TOKENIZER_FILES, copy_files
 from exporters.config import load_config
-from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config
+from exporters.onnx.beside import write_genai_config
 from exporters.onnx.build import OPERATORS, build, declare
 from exporters.onnx.decoder import known_families, read_decoder
 from exporters.onnx.graph import Graph
@@ -27,6 +27,8 @@ from exporters.onnx.verify import check_counts, verify
 from exporters.onnx.weights import WeightWriter
 
 Planned = Mapping[str, PlannedTensor]
+# transformers' configuration names the tokens that end an answer.
+_END_TOKEN_FILES = ("generation_config.json", "config.json")
 
 
 def plan(model: Model, wanted: StorageRequest) -> "OnnxPlan":
@@ -107,9 +109,9 @@ class OnnxPlan:
             if metadata:
                 counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
                 metadata = replace(metadata, nonzeros=counted)
-                _save(found, temporary, own | properties(metadata))
+                _save(found, temporary, own | metadata.properties())
             check_counts(temporary, facts)
-        copy_tokenizer(path, model.folder)
+        copy_files(TOKENIZER_FILES, model.folder, path.parent)
         source.write_beside(path, model.folder)
         return Artifact(path, facts, metadata, (path, path.with_name(f"{path.name}.data")))
 
@@ -179,7 +181,7 @@ class _Traced:
         return planned
 
     def write_beside(self, path: Path, folder: Path) -> None:
-        copy_end_tokens(path, folder)
+        copy_files(_END_TOKEN_FILES, folder, path.parent)
 
 
 def _tracing() -> ModuleType:

@@ -11,16 +11,16 @@ from tests.support.paths import ROOT
 _LIMITED = """
 import resource, sys
 import torch
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.models import open_checkpoint
-from edgeprune.support.progress import Quiet
 from pathlib import Path
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 torch.set_num_threads(1)
 model, folder, samples, spare = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 checkpoint = open_checkpoint(model)
-prune(checkpoint, streams_of(8, 512), Pruning("alps"), folder / "warm", Quiet())  # libraries load
+prune_uniformly(checkpoint, streams_of(8, 512), Pruning("alps"), folder / "warm")  # libraries load
 used = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if l.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (used + spare,) * 2)
 try:
@@ -29,7 +29,7 @@ try:
 except RuntimeError:
     pass
 streams = streams_of(samples, 512)
-prune(checkpoint, streams, Pruning("alps"), folder / "limited", Quiet())
+prune_uniformly(checkpoint, streams, Pruning("alps"), folder / "limited")
 hidden = sum(s.tokens.numel() for s in streams.values()) * 256 * 2
 print(hidden)
 """

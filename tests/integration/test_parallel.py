@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from edgeprune import build
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.models import open_checkpoint
 from edgeprune.plan.allocation import Allocation
 from edgeprune.recipe.schema import make
 from edgeprune.support.files import read_json
-from edgeprune.support.progress import Quiet
 from tests.support.paths import ROOT
+from tests.support.plans import prune_uniformly
 from tests.support.recipes import QUICK
 from tests.support.streams import streams_of
 
@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{folder}-rendezvous", rank=rank, world_size=2
 )
-prune(open_checkpoint(model), streams_of(32, 256), Pruning(method), folder, Quiet())
+prune_uniformly(open_checkpoint(model), streams_of(32, 256), Pruning(method), folder)
 torch.distributed.destroy_process_group()
 """
 
@@ -51,10 +51,9 @@ def one_thread():
 @pytest.mark.parametrize("method", ["wanda", "alps", "wanda_pp", "fisher"])
 @pytest.mark.usefixtures("one_thread")
 def test_two_gloo_processes_give_the_masks_of_one(tiny_folder, tmp_path, method):
-    alone = prune(
-        open_checkpoint(str(tiny_folder)), streams_of(32, 256), Pruning(method),
-        tmp_path / "one", Quiet(),
-    )  # fmt: skip
+    alone = prune_uniformly(
+        open_checkpoint(str(tiny_folder)), streams_of(32, 256), Pruning(method), tmp_path / "one"
+    )
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", _WORKER, str(tiny_folder), str(tmp_path / "two"), method, rank],
@@ -118,7 +117,7 @@ from edgeprune.support.progress import Quiet
 model, kind, folder, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{folder}-meet", rank=int(rank), world_size=2)
 pruning = Pruning(allocation=Allocation(kind))
-prune(open_checkpoint(model), streams_of(), pruning, Path(folder), Quiet())
+prune_uniformly(open_checkpoint(model), streams_of(), pruning, Path(folder))
 """
 
 
@@ -135,7 +134,7 @@ def test_two_processes_agree(tiny_folder, tmp_path, kind):
     zeros = read_json(tmp_path / "run" / "allocation.json")
     pruning = Pruning(allocation=Allocation(kind))
     checkpoint = open_checkpoint(str(tiny_folder))
-    alone = prune(checkpoint, streams_of(), pruning, tmp_path / "alone", Quiet())
+    alone = prune_uniformly(checkpoint, streams_of(), pruning, tmp_path / "alone")
     if kind == "rank":  # evolve's rounds see other sequences when these are dealt out
         assert zeros == read_json(tmp_path / "alone" / "allocation.json")
     assert sum(zeros.values()) == sum(r.shape[0] * r.shape[1] - r.nonzeros for r in alone.records)

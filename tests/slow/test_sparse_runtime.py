@@ -2,20 +2,20 @@
 
 import numpy as np
 import pytest
-from exporters.artifact import Model, Storage
 from llama_cpp import llama_cpp as api
 
 from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.runtime import status
 from edgeprune.runtime.llamacpp import adapter, loading
-from edgeprune.support.progress import Quiet
+from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
 from runtime_tests.llamacpp import LlamaCpp
 from tests.support.exporting import Counter
 from tests.support.gguf import logits_of, metadata
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 needs_kernels = pytest.mark.skipif(
@@ -40,7 +40,7 @@ def without_enable(monkeypatch):
 def pruned_real(real_checkpoint, tmp_path_factory):
     """SmolLM2-135M at 50 %, Q8_0, as a quick build makes it."""
     folder = tmp_path_factory.mktemp("real")
-    result = prune(real_checkpoint, streams_of(8, 256), Pruning("wanda"), folder / "w", Quiet())
+    result = prune_uniformly(real_checkpoint, streams_of(8, 256), Pruning("wanda"), folder / "w")
     names = frozenset(record.name for record in result.records)
     model = Model(real_checkpoint.folder, result.weights(), names, gguf=real_checkpoint.gguf)
     export(model, Storage("q8_0"), folder / "m.gguf", metadata(), "t", Counter())

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from exporters.artifact import Model, Storage
 
 from edgeprune.formats.metadata import SparsityMetadata
-from exporters.onnx import export
-from tests.support.exporting import Counter
+from exporters.base import Model, StorageRequest
+from tests.support.exporting import export_onnx
 
 IDS = [5, 100, 20, 30, 17, 9, 44, 71]
 
@@ -16,7 +15,8 @@ PRECISIONS = ["fp32", "fp16", "int8", "int4"]
 
 
 def save(model: Model, path: Path, metadata=None, **storage) -> Path:
-    export(model, Storage(**storage), path, metadata, "test", Counter())
+    """Export with these fields of a `StorageRequest`."""
+    export_onnx(model, StorageRequest(**storage), path, metadata)
     return path
 
 

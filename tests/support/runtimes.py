@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from exporters.artifact import Model, Storage
 
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.support.progress import Quiet
-from exporters.gguf.export import export
-from tests.support.exporting import Counter, dense_model
+from exporters.base import Model, StorageRequest
+from tests.support.exporting import dense_model, export_gguf
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 
@@ -25,7 +24,7 @@ def sparse_weights() -> None:
 def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model exported without any loss."""
     path = tmp_path_factory.mktemp("dense") / "dense-f32.gguf"
-    export(dense_model(real_checkpoint), Storage("f32"), path, None, "test", Counter())
+    export_gguf(dense_model(real_checkpoint), StorageRequest("f32"), path)
     return path
 
 
@@ -33,6 +32,7 @@ def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
 def pruned_tiny(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The tiny Llama with half its weights gone, as an exporter sees it."""
     checkpoint = open_checkpoint(str(tiny_folder))
-    result = prune(checkpoint, streams_of(), Pruning(), tmp_path_factory.mktemp("p"), Quiet())
+    folder = tmp_path_factory.mktemp("pruned-tiny")
+    result = prune_uniformly(checkpoint, streams_of(), Pruning(), folder)
     names = frozenset(record.name for record in result.records)
     return Model(checkpoint.folder, result.weights(), names)

@@ -24,3 +24,8 @@ def streams_of(samples: int = 6, length: int = 32, vocabulary: int = 49152) -> d
         answers = torch.rand(samples, length, generator=generator) < 0.3
         streams[name] = Stream(tokens, answers if name == "task" else torch.ones_like(answers))
     return streams
+
+
+def small_streams(samples: int = 6, length: int = 32) -> dict[str, Stream]:
+    """`streams_of` the words of `tests.support.models.make_small`."""
+    return streams_of(samples, length, 512)

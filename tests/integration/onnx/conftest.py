@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporters.artifact import Model
 from safetensors.torch import load_file, save_file
 
 from edgeprune.formats.weights import Weights
+from exporters.base import Model
 from tests.support.onnx import METADATA, PRECISIONS, save
 
 

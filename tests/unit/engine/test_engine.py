@@ -1,5 +1,6 @@
 """The sequential loop against a whole-model reference, and its restarts."""
 
+import itertools
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.fisher import gather_fisher
@@ -16,14 +17,15 @@ from edgeprune.engine.token_weights import stream_weights, token_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, watch, weight_matrices
 from edgeprune.models.loading import load_model
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import Accumulator
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.progress import Quiet
-from tests.support.models import make_tiny
-from tests.support.streams import streams_of
+from tests.support.models import make_small
+from tests.support.plans import prune_uniformly
+from tests.support.streams import small_streams
 
 
 @torch.no_grad()
@@ -53,11 +55,11 @@ def reference_wanda(checkpoint, streams, sparsity: float) -> dict[str, torch.Ten
     return pruned
 
 
-def test_sequential_wanda_equals_whole_model_passes(tiny_folder, tmp_path, float32):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    streams = streams_of()
-    pruning = Pruning(fusion=FusionRule("general"), sparsity=0.5)
-    result = prune(checkpoint, streams, pruning, tmp_path, Quiet())
+def test_sequential_wanda_equals_whole_model_passes(small_folder, tmp_path, float32):
+    checkpoint = open_checkpoint(str(small_folder))
+    streams = small_streams()
+    pruning = Pruning(fusion=FusionRule("general"))
+    result = prune_uniformly(checkpoint, streams, pruning, tmp_path)
     expected = reference_wanda(checkpoint, streams, 0.5)
     weights = result.weights()
     assert {record.name for record in result.records} == set(expected)
@@ -69,9 +71,9 @@ def test_sequential_wanda_equals_whole_model_passes(tiny_folder, tmp_path, float
         assert record.nonzeros == int((weights.read(record.name) != 0).sum())
 
 
-def test_kept_weights_and_everything_else_are_untouched(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    result = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+def test_kept_weights_and_everything_else_are_untouched(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
+    result = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path)
     before, after = checkpoint.weights(), result.weights()
     assert set(before.names()) == set(after.names())
     pruned = {record.name for record in result.records}
@@ -80,13 +82,17 @@ def test_kept_weights_and_everything_else_are_untouched(tiny_folder, tmp_path):
         assert torch.equal(new, old if name not in pruned else torch.where(new != 0, old, new))
 
 
-@pytest.mark.parametrize("fusion", ["general", "task", "mix", "fused"])
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_combination_meets_its_pattern(tiny_folder, tmp_path, fusion, pattern, method):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(method, FusionRule(fusion), parse(pattern), 0.5)
-    result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
+@pytest.mark.parametrize(
+    ("method", "fusion"),
+    [*((name, "mix") for name in METHODS), *itertools.product(
+        ("wanda", "alps_fast", "wanda_pp"), ("general", "task", "fused")
+    )],
+)  # fmt: skip
+def test_every_combination_meets_its_pattern(small_folder, tmp_path, fusion, pattern, method):
+    checkpoint = open_checkpoint(str(small_folder))
+    pruning = Pruning(method, FusionRule(fusion))
+    result = prune_uniformly(checkpoint, small_streams(2), pruning, tmp_path, pattern=pattern)
     for record in result.records:
         mask = result.weights().read(record.name) != 0
         assert 2 * mask.sum() == mask.numel()
@@ -96,13 +102,13 @@ def test_every_combination_meets_its_pattern(tiny_folder, tmp_path, fusion, patt
             assert (mask.reshape(-1, 4).sum(1) == 2).all()
 
 
-def test_streams_change_what_is_pruned_unless_the_method_sees_no_data(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
+def test_streams_change_what_is_pruned_unless_the_method_sees_no_data(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
 
     def masks(method: str, fusion: str):
         folder = tmp_path / f"{method}-{fusion}"
-        result = prune(
-            checkpoint, streams_of(), Pruning(method, FusionRule(fusion)), folder, Quiet()
+        result = prune_uniformly(
+            checkpoint, small_streams(), Pruning(method, FusionRule(fusion)), folder
         )
         return torch.cat([(result.weights().read(r.name) != 0).flatten() for r in result.records])
 
@@ -111,7 +117,7 @@ def test_streams_change_what_is_pruned_unless_the_method_sees_no_data(tiny_folde
 
 
 def test_the_attention_sink_is_left_out_only_when_asked():
-    stream = streams_of()["task"]
+    stream = small_streams()["task"]
     assert (token_weights(stream, Pruning(), None) == 1).all()
     weights = token_weights(stream, Pruning(sink_positions=1), None)
     assert (weights[:, 0] == 0).all()
@@ -119,16 +125,16 @@ def test_the_attention_sink_is_left_out_only_when_asked():
 
 
 def test_positions_that_predict_answers_weigh_more():
-    stream = streams_of()["task"]
+    stream = small_streams()["task"]
     weights = token_weights(stream, Pruning(answer_weight=4.0), None)
     assert torch.equal(weights[:, 1:-1] == 4, stream.answers[:, 2:])
     assert torch.equal(weights[:, 1:-1] == 1, ~stream.answers[:, 2:])
 
 
-def test_tokens_the_dense_model_finds_hard_can_weigh_less(tiny_folder):
-    model = load_model(open_checkpoint(str(tiny_folder)))
-    stream = streams_of()["general"]  # random tokens: all of them surprise
-    weights = token_weights(stream, Pruning(surprising_weight=0.25), model)
+def test_tokens_the_dense_model_finds_hard_can_weigh_less(small_folder):
+    model = load_model(open_checkpoint(str(small_folder)))
+    stream = small_streams()["general"]  # random tokens: all of them surprise
+    weights = token_weights(stream, Pruning(high_perplexity_weight=0.25), model)
     assert (weights[:, 1:-1] == 0.25).all()
 
 
@@ -147,8 +153,8 @@ class Elsewhere(TorchFunctionMode):
 
 
 @pytest.fixture
-def cuda_walk(tiny_folder) -> Walk:
-    walk = Walk(load_model(open_checkpoint(str(tiny_folder)), torch.float32), streams_of(2),
+def cuda_walk(small_folder) -> Walk:
+    walk = Walk(load_model(open_checkpoint(str(small_folder)), torch.float32), small_streams(2),
                 torch.device("cpu"))  # fmt: skip
     walk.device = torch.device("cuda")
     return walk
@@ -178,7 +184,7 @@ def test_perplexities_are_found_on_the_device_that_was_asked_for(cuda_walk):
     with Elsewhere() as elsewhere:
         stream_weights(cuda_walk, Pruning())
         assert not elsewhere.went  # nothing has to run
-        weights = stream_weights(cuda_walk, Pruning(surprising_weight=0.25))
+        weights = stream_weights(cuda_walk, Pruning(high_perplexity_weight=0.25))
     assert {tensor.data_ptr() for tensor in elsewhere.went} >= here
     assert addresses(cuda_walk.model) == here
     assert (weights["general"][:, 1:-1] == 0.25).all()
@@ -195,53 +201,52 @@ def test_fisher_and_perplexities_are_alike_on_a_gpu(cuda_walk, tmp_path):
     name = f"{walk.prefix}.0.self_attn.q_proj.weight"
     one, other = (fisher.read("task", name) for fisher in found.values())
     assert torch.allclose(one, other, rtol=0.05, atol=1e-3)
-    weights = stream_weights(walk, Pruning(surprising_weight=0.25))
+    weights = stream_weights(walk, Pruning(high_perplexity_weight=0.25))
     assert weights["general"].device.type == "cpu"
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_head_is_pruned_only_when_asked(real_checkpoint, tmp_path, tied):
-    folder = make_tiny(real_checkpoint, tmp_path / "model", tie_word_embeddings=tied)
+def test_the_head_is_pruned_only_when_asked(tmp_path, tied):
+    folder = make_small(tmp_path / "model", tie_word_embeddings=tied)
     checkpoint = open_checkpoint(str(folder))
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    plain = prune(checkpoint, streams_of(2), Pruning(), tmp_path / "a", Quiet())
+    plain = prune_uniformly(checkpoint, small_streams(2), Pruning(), tmp_path / "a")
     assert all(".layers." in record.name for record in plain.records)
-    asked = prune(checkpoint, streams_of(2), Pruning(head=True), tmp_path / "b", Quiet())
+    asked = prune_uniformly(checkpoint, small_streams(2), Pruning(head=True), tmp_path / "b")
     assert asked.records[-1].name == name
     assert asked.records[-1].sparsity == 0.5
 
 
-def test_statistics_of_the_dense_model_serve_every_sparsity(tiny_folder, tmp_path, monkeypatch):
-    checkpoint, kept = open_checkpoint(str(tiny_folder)), tmp_path / "dense.safetensors"
-    behind = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())
-    first = prune(
-        checkpoint, streams_of(), Pruning(), tmp_path / "b", Quiet(), dense_statistics=kept
-    )
+def test_statistics_of_the_dense_model_serve_every_sparsity(small_folder, tmp_path, monkeypatch):
+    checkpoint, kept = open_checkpoint(str(small_folder)), tmp_path / "dense.safetensors"
+    behind = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "a")
+    same = {"dense_statistics": kept}
+    first = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "b", **same)
     # The first block sees the same either way, the second does not.
     assert behind.files[0].read_bytes() == first.files[0].read_bytes()
     assert behind.files[1].read_bytes() != first.files[1].read_bytes()
     walk = sys.modules["edgeprune.engine.runner"]
     monkeypatch.setattr(walk.Walk, "statistics", lambda *_: pytest.fail("gathered again"))
-    half, less = Pruning(), Pruning(sparsity=0.3)
-    again = prune(checkpoint, streams_of(), half, tmp_path / "c", Quiet(), dense_statistics=kept)
+    again = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "c", **same)
     assert again.files[1].read_bytes() == first.files[1].read_bytes()
-    other = prune(checkpoint, streams_of(), less, tmp_path / "d", Quiet(), dense_statistics=kept)
+    less = {"sparsity": 0.3, **same}
+    other = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "d", **less)
     assert {round(record.sparsity, 2) for record in other.records} == {0.3}
 
 
-def test_a_finished_run_is_only_read(tiny_folder, tmp_path, monkeypatch):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    first = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+def test_a_finished_run_is_only_read(small_folder, tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(str(small_folder))
+    first = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path)
     assert not list(tmp_path.glob("hidden-*"))
     module = sys.modules["edgeprune.engine.prune"]
     monkeypatch.setattr(module, "load_model", lambda *_: pytest.fail("the model was loaded"))
-    second = prune(checkpoint, {}, Pruning(), tmp_path, Quiet())
+    second = prune_uniformly(checkpoint, {}, Pruning(), tmp_path)
     assert second.records == first.records
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same_bits(tiny_folder, tmp_path, monkeypatch):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "whole", Quiet())
+def test_an_interrupted_run_goes_on_and_gives_the_same_bits(small_folder, tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(str(small_folder))
+    whole = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "whole")
     kept = BlockStore.keep_hidden
 
     def keep_then_stop(self, index, shapes):
@@ -251,60 +256,61 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bits(tiny_folder, tmp_pat
 
     monkeypatch.setattr(BlockStore, "keep_hidden", keep_then_stop)
     with pytest.raises(KeyboardInterrupt):
-        prune(checkpoint, streams_of(), Pruning(), tmp_path / "cut", Quiet())
+        prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "cut")
     monkeypatch.setattr(BlockStore, "keep_hidden", kept)
     first = (tmp_path / "cut" / "block-0000.safetensors").stat().st_mtime_ns
-    cut = prune(checkpoint, streams_of(), Pruning(), tmp_path / "cut", Quiet())
+    cut = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "cut")
     assert (tmp_path / "cut" / "block-0000.safetensors").stat().st_mtime_ns == first
     for one, other in zip(whole.files, cut.files, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_finished_run_that_lost_a_block_is_done_again(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    first = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+def test_a_finished_run_that_lost_a_block_is_done_again(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
+    first = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path)
     good = first.files[1].read_bytes()
     for damage in (b"", good[:100]):
         first.files[1].write_bytes(damage)
-        again = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+        again = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path)
         assert again.files[1].read_bytes() == good
     first.files[1].unlink()
-    again = prune(checkpoint, streams_of(), Pruning(), tmp_path, Quiet())
+    again = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path)
     assert again.files[1].read_bytes() == good
 
 
-def test_sequences_longer_than_the_context_are_refused(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
+def test_sequences_longer_than_the_context_are_refused(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
     with pytest.raises(InputError, match="context of 512"):
-        prune(checkpoint, streams_of(1, 600), Pruning(), tmp_path, Quiet())
+        prune_uniformly(checkpoint, small_streams(1, 600), Pruning(), tmp_path)
 
 
-def test_damaged_hidden_states_begin_anew(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    whole = prune(checkpoint, streams_of(), Pruning(), tmp_path / "a", Quiet())
+def test_damaged_hidden_states_begin_anew(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
+    whole = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "a")
     store = BlockStore(tmp_path / "b")
     store.save_block(0, PrunedTensors({"x": torch.zeros(1)}, [], {}))
     for stream in ("general", "task"):
         (tmp_path / "b" / f"hidden-0000-{stream}.bin").write_bytes(b"cut short")
-    again = prune(checkpoint, streams_of(), Pruning(), tmp_path / "b", Quiet())
+    again = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "b")
     assert again.files[0].read_bytes() == whole.files[0].read_bytes()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(real_checkpoint, tmp_path, value):
-    folder = make_tiny(real_checkpoint, tmp_path / "model")
+def test_weights_that_are_not_finite_are_named(tmp_path, value):
+    folder = make_small(tmp_path / "model")
     path = folder / "model.safetensors"
     tensors = load_file(path)
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*NaN"):
-        prune(open_checkpoint(str(folder)), streams_of(2), Pruning(), tmp_path / "w", Quiet())
+        prune_uniformly(open_checkpoint(str(folder)), small_streams(2), Pruning(), tmp_path / "w")
 
 
-def test_a_pattern_that_does_not_divide_names_the_tensor(tiny_folder, tmp_path):
-    pruning = Pruning(pattern=parse("2:7"))
-    with pytest.raises(InputError, match=r"q_proj.*groups of 7"):
-        prune(open_checkpoint(str(tiny_folder)), streams_of(2), pruning, tmp_path, Quiet())
+def test_a_pattern_that_does_not_divide_names_the_tensor(small_folder, tmp_path):
+    with pytest.raises(InputError, match=r"q_proj.*pattern 2:7"):
+        prune_uniformly(
+            open_checkpoint(str(small_folder)), small_streams(2), Pruning(), tmp_path, pattern="2:7"
+        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

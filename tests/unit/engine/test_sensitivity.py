@@ -1,11 +1,9 @@
-"""Allocations: formulas, exact totals, and what they do to a model."""
+"""What allocations ask of the dense model, and what they do to a plan."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from edgeprune.engine.allocate import _blocks
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
@@ -13,61 +11,85 @@ from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.measures import fitness, sensitivity
+from edgeprune.engine.sensitivity.model import DenseModel, matrices_by_block
 from edgeprune.engine.sensitivity.survey import Survey
-from edgeprune.engine.store import BlockStore
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model
-from edgeprune.plan.allocation import ALLOCATIONS, Allocation
+from edgeprune.pipeline import planner
+from edgeprune.plan.allocation import ALLOCATIONS, evolve
 from edgeprune.plan.allocation.exact import exact
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
+from edgeprune.plan.patterns import UNSTRUCTURED, Budget
+from edgeprune.plan.tensors import ModelPlan
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.pruning.methods import wanda
 from edgeprune.pruning.statistics import InputStatistics
-from edgeprune.support.files import read_json
 from edgeprune.support.progress import Quiet
-from tests.support.models import make_tiny
-from tests.support.streams import streams_of
+from tests.support.models import make_small
+from tests.support.plans import job_of, uniform_plan
+from tests.support.streams import small_streams, streams_of
 
-_MAP = (("q_proj", 0.4), ("layers.1.mlp", 0.2))
+
+@pytest.fixture(autouse=True)
+def few_generations(monkeypatch):
+    """The search itself is tested on numbers; here it is asked what the model answers."""
+    monkeypatch.setattr(evolve, "GENERATIONS", 3)
 
 
-def allocation_of(kind: str) -> Allocation:
-    return Allocation(kind, shares=_MAP if kind == "map" else ())
+def settings_of(kind: str, **changes: object) -> dict[str, object]:
+    """What a recipe says of pruning for an allocation."""
+    shares = {"map": {"q_proj": 0.4, "layers.1.mlp": 0.2}} if kind == "map" else {}
+    return {"allocation": {"kind": kind, **shares, **changes}}
+
+
+def planned(folder: Path, work: Path, streams: dict[str, Stream], **settings: object) -> ModelPlan:
+    return planner.plan(job_of(open_checkpoint(str(folder)), streams, work, **settings))
+
+
+def zeros_of(plan: ModelPlan) -> dict[str, int]:
+    return {name: row.zeros for name, row in plan.tensors.items() if row.zeros}
+
+
+def shares_of(plan: ModelPlan) -> dict[str, float]:
+    return {name: row.zeros / row.size for name, row in plan.tensors.items() if row.zeros}
 
 
 @pytest.mark.parametrize("fusion", ["general", "fused"])
 @pytest.mark.parametrize("sparsity", [0.5, 0.613])
 @pytest.mark.parametrize("kind", ALLOCATIONS)
-def test_every_allocation_meets_the_total_exactly(tiny_folder, tmp_path, kind, sparsity, fusion):
-    pruning = Pruning(
-        fusion=FusionRule(fusion), sparsity=sparsity, allocation=allocation_of(kind), head=True
-    )
-    checkpoint = open_checkpoint(str(tiny_folder))
-    result = prune(checkpoint, streams_of(), pruning, tmp_path, Quiet())
-    *blocks, head = result.records
-    zeros = {r.name: r.shape[0] * r.shape[1] - r.nonzeros for r in blocks}
-    total = sum(r.shape[0] * r.shape[1] for r in blocks)
-    assert sum(zeros.values()) == round(sparsity * total)
-    assert zeros == read_json(tmp_path / "allocation.json")
-    assert head.shape[0] * head.shape[1] - head.nonzeros == round(sparsity * 49152 * 64)
-    shares = [record.sparsity for record in blocks]
+def test_every_allocation_meets_the_total_exactly(small_folder, tmp_path, kind, sparsity, fusion):
+    asked = {"sparsity": sparsity, "fusion": {"mode": fusion}, "head": True, **settings_of(kind)}
+    plan = planned(small_folder, tmp_path, small_streams(), **asked)
+    head = plan.tensors["model.embed_tokens.weight"]
+    assert head.zeros == round(sparsity * head.size)
+    blocks = [row for row in plan.tensors.values() if row.prunable]
+    assert len(blocks) == 14
+    assert sum(row.zeros for row in blocks) == round(sparsity * sum(row.size for row in blocks))
+    assert plan.zeros == head.zeros + sum(row.zeros for row in blocks)
+    shares = [row.zeros / row.size for row in blocks]
     assert (max(shares) - min(shares) > 0.01) == (kind != "uniform")
 
 
-def test_atp_rises_with_depth(real_checkpoint, tmp_path):
-    folder = make_tiny(real_checkpoint, tmp_path / "model", num_hidden_layers=4)
-    pruning = Pruning(sparsity=0.5, allocation=Allocation("atp", 0.15))
-    result = prune(open_checkpoint(str(folder)), streams_of(2), pruning, tmp_path / "w", Quiet())
+def test_the_engine_prunes_as_planned(small_folder, tmp_path):
+    checkpoint = open_checkpoint(str(small_folder))
+    plan = planned(
+        small_folder, tmp_path / "plan", small_streams(2), head=True, **settings_of("map")
+    )
+    pruning = Pruning(head=True)
+    result = prune(checkpoint, small_streams(2), pruning, plan, tmp_path / "work", Quiet())
+    found = {r.name: r.shape[0] * r.shape[1] - r.nonzeros for r in result.records}
+    assert found == zeros_of(plan)
+
+
+def test_atp_rises_with_depth(tmp_path):
+    folder = make_small(tmp_path / "model", num_hidden_layers=4)
+    plan = uniform_plan(open_checkpoint(str(folder)), **settings_of("atp", spread=0.15))
     for depth, share in enumerate([0.35, 0.45, 0.55, 0.65]):
-        inside = [r.sparsity for r in result.records if f"layers.{depth}." in r.name]
+        inside = [s for name, s in shares_of(plan).items() if f"layers.{depth}." in name]
         assert inside == pytest.approx([share] * 7, abs=1e-3)
 
 
-def test_the_map_reaches_the_matrices_by_name(tiny_folder, tmp_path):
-    pruning = Pruning(allocation=allocation_of("map"))
-    checkpoint = open_checkpoint(str(tiny_folder))
-    result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
-    shares = {record.name: record.sparsity for record in result.records}
+def test_the_map_reaches_the_matrices_by_name(small_folder):
+    shares = shares_of(uniform_plan(open_checkpoint(str(small_folder)), **settings_of("map")))
     for name in [name for name in shares if "q_proj" in name]:
         assert shares.pop(name) == pytest.approx(0.4, abs=2e-4)
     for name in [name for name in shares if "layers.1.mlp" in name]:
@@ -75,18 +97,19 @@ def test_the_map_reaches_the_matrices_by_name(tiny_folder, tmp_path):
     assert max(shares.values()) - min(shares.values()) < 1e-3
 
 
-def test_n_of_m_is_left_alone(tiny_folder, tmp_path):
-    pruning = Pruning(pattern=parse("2:4"), allocation=Allocation("atp"))
-    checkpoint = open_checkpoint(str(tiny_folder))
-    result = prune(checkpoint, streams_of(2), pruning, tmp_path, Quiet())
-    assert {record.sparsity for record in result.records} == {0.5}
+def test_what_has_to_be_measured_is_uniform_in_an_estimate(small_folder):
+    """`edgeprune plan` runs no model."""
+    checkpoint = open_checkpoint(str(small_folder))
+    expected = uniform_plan(checkpoint)
+    for kind in (kind for kind, found in ALLOCATIONS.items() if found.measures):
+        assert uniform_plan(checkpoint, **settings_of(kind)) == expected
 
 
 def survey_of(folder: Path, streams: dict[str, Stream], fusion: str = "fused", **changes):
     checkpoint = open_checkpoint(str(folder))
     model = load_model(checkpoint)
     walk = Walk(model, streams, torch.device("cpu"))
-    blocks = _blocks(walk, frozenset(checkpoint.weights().names()))
+    blocks = matrices_by_block(walk, frozenset(checkpoint.weights().names()))
     pruning = Pruning(fusion=FusionRule(fusion, **changes))
     return model, blocks, Survey(walk, blocks, streams, pruning, Quiet())
 
@@ -122,9 +145,9 @@ def answers_loss(logits: torch.Tensor, stream: Stream) -> float:
 
 
 @pytest.mark.usefixtures("float32")
-def test_sensitivity_is_what_whole_model_passes_say(tiny_folder):
-    streams = {name: Stream(s.tokens[:4], s.answers[:4]) for name, s in streams_of().items()}
-    model, _, survey = survey_of(tiny_folder, streams, "task")
+def test_sensitivity_is_what_whole_model_passes_say(small_folder):
+    streams = small_streams(4)
+    model, _, survey = survey_of(small_folder, streams, "task")
     zeros = uniform_of(model)
     found = sensitivity(*survey.trials(), zeros, Quiet())
     assert found.keys() == zeros.keys()
@@ -136,9 +159,9 @@ def test_sensitivity_is_what_whole_model_passes_say(tiny_folder):
         assert found[name] == pytest.approx(expected, rel=1e-2, abs=1e-3), name
 
 
-def test_rank_gives_the_most_sensitive_matrices_the_least(real_checkpoint, tmp_path):
+def test_rank_gives_the_most_sensitive_matrices_the_least(tmp_path):
     """A model of which only one feed-forward network says anything, on text that it predicts."""
-    folder = make_tiny(real_checkpoint, tmp_path / "model")
+    folder = make_small(tmp_path / "model", vocab_size=49152)
     tensors = load_file(folder / "model.safetensors")
     for name in tensors:
         if "o_proj" in name or "layers.0.mlp.down_proj" in name:
@@ -150,10 +173,8 @@ def test_rank_gives_the_most_sensitive_matrices_the_least(real_checkpoint, tmp_p
     with torch.no_grad():
         for place in range(1, tokens.shape[1]):  # each token is the one the model expects
             tokens[:, place] = model(tokens[:, :place]).logits[:, -1].argmax(-1)
-    pruning = Pruning(allocation=Allocation("rank", 0.2))
-    result = prune(checkpoint, streams, pruning, tmp_path / "w", Quiet())
-    zeros = read_json(tmp_path / "w" / "allocation.json")  # some weights were zero before
-    shares = {r.name: zeros[r.name] / (r.shape[0] * r.shape[1]) for r in result.records}
+    plan = planned(folder, tmp_path / "w", streams, **settings_of("rank", spread=0.2))
+    shares = shares_of(plan)
     least = sorted(shares, key=shares.__getitem__)[:3]
     assert set(least) == {
         f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")
@@ -162,9 +183,11 @@ def test_rank_gives_the_most_sensitive_matrices_the_least(real_checkpoint, tmp_p
 
 
 @pytest.mark.usefixtures("float32")
-def test_fitness_is_the_weighted_divergence_of_whole_model_passes(tiny_folder):
-    streams = {name: Stream(s.tokens[:4], s.answers[:4]) for name, s in streams_of(4, 16).items()}
-    model, _, survey = survey_of(tiny_folder, streams, task_share=0.25)
+def test_fitness_is_the_weighted_divergence_of_whole_model_passes(small_folder):
+    streams = {
+        name: Stream(s.tokens[:4], s.answers[:4]) for name, s in small_streams(4, 16).items()
+    }
+    model, _, survey = survey_of(small_folder, streams, task_share=0.25)
     judge = fitness(*survey.trials())
     assert judge([{}, {}], 1.0) == pytest.approx([0.0, 0.0], abs=1e-6)
     name = "model.layers.1.mlp.down_proj.weight"
@@ -181,40 +204,26 @@ def test_fitness_is_the_weighted_divergence_of_whole_model_passes(tiny_folder):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_searched_allocation_is_no_further_from_the_dense_model(tiny_folder, tmp_path):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(sparsity=0.5, allocation=Allocation("evolve"))
-    for run in ("a", "b"):
-        prune(checkpoint, streams_of(), pruning, tmp_path / run, Quiet())
-    found = read_json(tmp_path / "a" / "allocation.json")
-    assert found == read_json(tmp_path / "b" / "allocation.json")
-    model, _, survey = survey_of(tiny_folder, streams_of())
+def test_the_searched_allocation_is_no_further_from_the_dense_model(small_folder, tmp_path):
+    found = [
+        zeros_of(planned(small_folder, tmp_path / run, small_streams(), **settings_of("evolve")))
+        for run in ("a", "b")
+    ]
+    assert found[0] == found[1]
+    model, _, survey = survey_of(small_folder, small_streams(), "mix")
     judge = fitness(*survey.trials())
     uniform = uniform_of(model)
-    assert found != uniform
-    assert judge([found], 1.0) < judge([uniform], 1.0)
+    assert found[0] != uniform
+    assert judge([found[0]], 1.0) < judge([uniform], 1.0)
 
 
 @pytest.mark.parametrize("kind", ["rank", "evolve"])
-def test_a_run_that_goes_on_reuses_its_allocation(tiny_folder, tmp_path, monkeypatch, kind):
-    checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(allocation=Allocation(kind))
-    whole = prune(checkpoint, streams_of(), pruning, tmp_path / "whole", Quiet())
-    saved = BlockStore.save_block
-
-    def save_then_stop(self, *what):
-        saved(self, *what)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(BlockStore, "save_block", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        prune(checkpoint, streams_of(), pruning, tmp_path / "cut", Quiet())
-    monkeypatch.setattr(BlockStore, "save_block", saved)
-    module = sys.modules["edgeprune.engine.allocate"]
-    monkeypatch.setattr(module, "Survey", lambda *_: pytest.fail("measured again"))
-    cut = prune(checkpoint, streams_of(), pruning, tmp_path / "cut", Quiet())
-    for one, other in zip(whole.files, cut.files, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+def test_an_allocation_is_measured_once(small_folder, tmp_path, monkeypatch, kind):
+    first = planned(small_folder, tmp_path, small_streams(), **settings_of(kind))
+    monkeypatch.setattr(DenseModel, "__init__", lambda *_: pytest.fail("measured again"))
+    assert planned(small_folder, tmp_path, small_streams(), **settings_of(kind)) == first
+    with pytest.raises(pytest.fail.Exception):
+        planned(small_folder, tmp_path, small_streams(), **settings_of(kind, spread=0.2))
 
 
 @pytest.mark.usefixtures("float32")
