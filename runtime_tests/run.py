@@ -109,7 +109,7 @@ def run_on_gpus(
     """Measure an ONNX model with every GPU provider that runs here.
 
     Args:
-        artifact: the ``.onnx`` file.
+        artifact: an ``.onnx`` file; others are measured on the CPU alone.
         plan: what to measure.
         progress: begins a stage of so many steps.
         gpus: the providers.
@@ -119,7 +119,7 @@ def run_on_gpus(
         ``failed``: what runs on the CPU may be too large for a GPU.
     """
     found: dict[str, dict[str, Any]] = {}
-    for gpu in gpus:
+    for gpu in gpus if artifact.suffix == ".onnx" else ():
         if reason := why_not(gpu):
             found[gpu.name] = {"not_run": reason}
             continue
