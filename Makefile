@@ -27,8 +27,14 @@ check: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The reference: two pages from the code that are checked in, and HTML of all docstrings.
+.PHONY: docs
+docs: .venv/.test
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/api.py
+
 clean:
-	rm -rf .venv builds dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/reference/_build .venv builds dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -1,4 +1,4 @@
-"""The four fusions side by side on the task metric: writes docs/fusion.md.
+"""The four fusions side by side on the task metric: writes docs/measured/fusion.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/fusion_table.py --seeds 0,1,2
 
@@ -24,7 +24,7 @@ _BUILDS = Path("builds/fusion-table")
 @click.option("--tasks", default="arc_easy,sciq")
 @click.option("--seeds", default="0,1,2")
 @click.option("--rows", default=445, help="evaluation rows of each task")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/fusion.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/fusion.md"))
 def main(tasks: str, seeds: str, rows: int, out: Path) -> None:
     results = {
         (task, fusion, int(seed)): _measure(task, fusion, int(seed), rows)

@@ -3,7 +3,7 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/gguf_types.py
 
 SmolLM2-135M, dense and pruned to 50 % by the default method, exported in every type; what was
-measured before is only read. Writes docs/gguf.md.
+measured before is only read. Writes docs/measured/gguf.md.
 """
 
 import time
@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
+from exporters.artifact import Model
 from gguf import GGMLQuantizationType, quants
 
 import runtime_tests
@@ -29,7 +30,6 @@ from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars
-from exporters.artifact import Model
 from exporters.gguf.export import export, steps
 from exporters.gguf.ggml import quantize
 from exporters.gguf.mixes import fitting
@@ -51,7 +51,7 @@ _ROWS = [
 @click.command()
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/gguf.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/gguf.md"))
 def main(minutes: float, rows: int, out: Path) -> None:
     base = make(
         {"task": "arc_easy", "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,

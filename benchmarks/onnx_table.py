@@ -1,4 +1,6 @@
-"""ONNX in every precision, plain and packed, beside onnxruntime-genai: writes docs/onnx.md.
+"""ONNX in every precision, plain and packed, beside onnxruntime-genai.
+
+Writes docs/measured/onnx.md.
 
     python benchmarks/onnx_table.py --task medqa --patterns unstructured,2:4
 
@@ -43,7 +45,7 @@ _PROSE = (
 @click.option("--types", default="fp32,fp16,int8,int4")
 @click.option("--rounds", default=5)
 @click.option("--rows", default=100)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/onnx.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/onnx.md"))
 @click.option("--job", hidden=True)
 def main(
     task: str, patterns: str, types: str, rounds: int, rows: int, out: Path, job: str | None

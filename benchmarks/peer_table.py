@@ -1,4 +1,6 @@
-"""Our pruning beside llm-compressor's: time, memory, masks and quality; writes docs/peers.md.
+"""Our pruning beside llm-compressor's: time, memory, masks and quality.
+
+Writes docs/measured/peers.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/peer_table.py --peer /tmp/peer/.venv/bin/python
 
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from exporters.artifact import Model, Storage
 from safetensors.torch import load_file
 
 import runtime_tests
@@ -27,7 +30,6 @@ from edgeprune.recipe.schema import make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Model, Storage
 from exporters.gguf.export import export, steps
 
 _HERE = Path(__file__).parent / "peers"
@@ -39,7 +41,7 @@ _SHAPES = (("0.5", "0:0"), ("0.5", "2:4"), ("0.6", "0:0"), ("0.7", "0:0"))
 @click.option("--peer", help="Python of llm-compressor's environment; without it, only known runs")
 @click.option("--samples", default=32)
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/peers.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/peers.md"))
 def main(peer: str | None, samples: int, rows: int, out: Path) -> None:
     checkpoint = open_checkpoint("smollm2-135m")
     data = load_data("arc_easy", "wikitext2", rows, 6144)

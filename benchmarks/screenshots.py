@@ -2,7 +2,7 @@
 
     python benchmarks/screenshots.py builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0
 
-Writes docs/report.png (light), docs/report-dark.png, docs/report-phone.png and docs/terminal.svg.
+Writes report.png (light), report-dark.png, report-phone.png and terminal.svg to docs/images.
 Needs Debian's `chromium`.
 """
 
@@ -25,7 +25,7 @@ _PAGES = {
 
 @click.command()
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/images"))
 def main(build: Path, out: Path) -> None:
     for name, (size, options) in _PAGES.items():
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

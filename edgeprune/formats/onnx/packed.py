@@ -1,7 +1,8 @@
 """``.packed.onnx``: a model whose sparse initializers stand in it without their zeros.
 
 Any onnxruntime opens it: nodes of standard operators rebuild the dense tensors, and constant
-folding runs them once, when a session is made. docs/onnx.md has what that costs in time and memory.
+folding runs them once, when a session is made. docs/measured/onnx.md has what that costs in time
+and memory.
 """
 
 from collections.abc import Callable, Iterator
