@@ -8,7 +8,7 @@ from edgeprune.manifest import Manifest
 from edgeprune.recipe.schema import Recipe, defaults, flat, nested
 from edgeprune.report.caveats import caveats
 from edgeprune.report.templates import fill
-from edgeprune.report.words import table, verdict
+from edgeprune.report.words import FORMATS, table, verdict
 
 _USES = {
     "gguf": """\
@@ -22,6 +22,10 @@ session = onnxruntime.InferenceSession("{file}")
 
 from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
 session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session""",
+    "transformers": """\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{file}")""",
 }
 _ALWAYS_SAID = {
     "model.name", "data.task", "data.general", "pruning.method", "pruning.sparsity",
@@ -54,6 +58,7 @@ def render(manifest: Manifest) -> str:
         rows=table(manifest),
         verdict=verdict(manifest),
         caveats=[text for text in caveats(manifest) if text != data.task.warning],
+        format=FORMATS[target],
         use=_USES[target].format(file=manifest.artifact.file),
         recipe_yaml=yaml.safe_dump(_chosen(recipe), sort_keys=False),
     )

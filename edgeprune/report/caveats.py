@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import SearchFacts, StoredTensor, TrainingFacts
 from edgeprune.manifest.results import Difference, Measured, OnGpu, Results
-from edgeprune.report.words import interval_text, size_text
+from edgeprune.report.words import FORMATS, interval_text, size_text
 
 # Of a file, nearly the dense one's size: nothing worth calling smaller.
 _NO_SMALLER = 0.97
@@ -95,7 +95,7 @@ def _about_size(manifest: Manifest) -> Iterator[str]:
     before, after = artifacts["dense"].file_bytes, artifacts["pruned"].file_bytes
     if after > _NO_SMALLER * before:
         yield (
-            f"{target.upper()} stores a zero in as many bytes as any other weight, so the file is "
+            f"{FORMATS[target]} stores a zero in as many bytes as any other weight, so the file is "
             "no smaller than the dense one."
         )
     if packed := manifest.packed:
