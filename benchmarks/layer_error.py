@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType, quants
 
 from edgeprune.data.loading import load_data
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.prune import relative_error
+from edgeprune.engine.pruner import relative_error
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.engine.token_weights import stream_weights

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from edgeprune.cli.summary import print_summary
-from edgeprune.regression.measurement import read_build
+from edgeprune.manifest import read
 
 _PAGES = {
     "report.png": ((820, 1500), ()),
@@ -34,11 +34,11 @@ def main(build: Path, out: Path) -> None:
         subprocess.run([*command, page], check=True, stderr=subprocess.DEVNULL)
         click.echo(out / name)
     console = Console(record=True, width=110, highlight=False, soft_wrap=False, file=sys.stderr)
-    manifest = read_build(build)
+    manifest = read(build)
     print_summary(manifest, build, console)
     console.save_svg(
         str(out / "terminal.svg"),
-        title=f"edgeprune build --task {manifest['data']['task']['name']}",
+        title=f"edgeprune build --task {manifest.data.task.name}",
     )
     click.echo(out / "terminal.svg")
 

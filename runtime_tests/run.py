@@ -148,7 +148,7 @@ def quality(
 
     Returns:
         ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, ``answers`` row by row,
-        the guessing line, and whether the accuracy is near it; JSON-like.
+        the chance level, and whether the accuracy is near it; JSON-like.
     """
     with (
         start(artifact, plan.threads) as child,
@@ -159,9 +159,9 @@ def quality(
         if plan.perplexity_tokens:
             record["general_perplexity"] = _perplexity(child, plan)
             stage.advance()
-    line = accuracy.guessing_line(plan.items)
-    near = accuracy.near_guessing(record["accuracy"], line)
-    return record | {"guessing_line": line, "near_guessing": near}
+    line = accuracy.chance_level(plan.items)
+    near = accuracy.near_chance(record["accuracy"], line)
+    return record | {"chance_level": line, "near_chance": near}
 
 
 def _judged(answered: list[Answered]) -> dict[str, Any]:
@@ -184,13 +184,13 @@ def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
 def _summary(
     records: dict[str, Any], answered: dict[str, list[Answered]], plan: Plan
 ) -> dict[str, Any]:
-    line = accuracy.guessing_line(plan.items)
+    line = accuracy.chance_level(plan.items)
     dense = records["dense"]
     result: dict[str, Any] = {
         "metric": plan.metric,
         "rows": len(plan.items),
-        "guessing_line": line,
-        "base_near_guessing": accuracy.near_guessing(dense["accuracy"], line),
+        "chance_level": line,
+        "base_near_chance": accuracy.near_chance(dense["accuracy"], line),
         "threads": plan.threads,
         "artifacts": records,
     }

@@ -1,5 +1,6 @@
 """Weights of a checkpoint, read tensor by tensor from safetensors files."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -41,6 +42,23 @@ def is_whole(path: Path) -> bool:
             return True
     except (SafetensorError, OSError):
         return False
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files transformers would read: those of the index, if there is one.
+
+    Raises:
+        InputError: the index is not one.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(folder / Path(name).name for name in names)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{index} is not a shard index.") from None
 
 
 class Weights:

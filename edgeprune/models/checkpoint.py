@@ -1,13 +1,12 @@
 """Opening a checkpoint, wherever it comes from, as a local transformers folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
-from edgeprune.formats.weights import Weights
+from edgeprune.formats.weights import Weights, weight_files
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
 from edgeprune.support.errors import InputError, unknown
@@ -137,23 +136,6 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     Weights(files)  # headers are read and checked here, before any work
     hashed = {path.name: sha256_file(path) for path in _identity_files(folder)}
     return Checkpoint(name, source, folder, sha256_json(hashed))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files transformers would read: those of the index, if there is one.
-
-    Raises:
-        InputError: the index is not one.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        whole = folder / "model.safetensors"
-        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(folder / Path(name).name for name in names)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{index} is not a shard index.") from None
 
 
 def _identity_files(folder: Path) -> list[Path]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from edgeprune.formats.gguf.file import open_gguf
-from edgeprune.formats.weights import Weights
-from edgeprune.models.checkpoint import locate, weight_files
+from edgeprune.formats.weights import Weights, weight_files
+from edgeprune.models.checkpoint import locate
 from edgeprune.models.hub import cached_folder
 from edgeprune.support.errors import InputError
 from edgeprune.support.extras import load

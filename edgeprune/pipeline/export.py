@@ -78,6 +78,7 @@ def _export(
 ) -> Facts:
     """Write one artifact, unless it is there from last time."""
     folder = job.run.folder
+    file = str(path.relative_to(folder))
     types = {row.name: row.storage.type for row in plan.tensors.values()}
     made_from = [_VERSION, key, asdict(wanted(job.recipe)), types, quantized_by(), path.name]
 
@@ -88,8 +89,8 @@ def _export(
             artifact = job.file.export(model, plan, path, metadata, quantized_by(), stage)
         files = {str(part.relative_to(folder)): sha256_file(part) for part in artifact.files}
         return {
-            "file": str(path.relative_to(folder)),
-            "sha256": sha256_json(files) if path.is_dir() else files[path.name],
+            "file": file,
+            "sha256": sha256_json(files) if path.is_dir() else files[file],
             "bytes": sum(part.stat().st_size for part in artifact.files),
             "files": files,
             "tensors": [asdict(tensor) for tensor in artifact.tensors],

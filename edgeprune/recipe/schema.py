@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from edgeprune.plan.types import TYPES_OF
+import exporters
 from edgeprune.recipe import sections
 from edgeprune.recipe.sections import UNSTRUCTURED
 from edgeprune.recipe.units import seconds
@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     def _type_keeps_zeros(self) -> Self:
         artifact = self.artifact
         for name in (artifact.type, *artifact.type_map.values()):
-            kind = TYPES_OF[artifact.target][name]
+            kind = exporters.get(artifact.target).types[name]
             if self.pruning.sparsity and not kind.keeps_zeros and not artifact.allow_lossy_zeros:
                 raise ValueError(
                     f"type '{name}' can't hold exact zeros: nearly every pruned weight would come "

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+import exporters
 from edgeprune.plan.allocation import ALLOCATIONS
-from edgeprune.plan.types import DEFAULT_TYPE, TYPES_OF
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.checks import (
     UNSTRUCTURED,
@@ -25,7 +25,6 @@ from edgeprune.recipe.units import seconds, share
 from edgeprune.recovery import RECOVERIES
 from edgeprune.support.errors import unknown
 
-TARGETS = tuple(TYPES_OF)
 # `edgeprune.pruning.fusion` defines them; their names stand here so that `--help` needs no torch.
 FUSION_MODES = ("general", "task", "mix", "fused")
 
@@ -250,14 +249,14 @@ class Training(Section):
 class Artifact(Section):
     """The file that comes out."""
 
-    target: Annotated[str, known_name("target", TARGETS)] = flag(
-        "gguf", f"artifact format: {' or '.join(TARGETS)}"
+    target: Annotated[str, known_name("target", exporters.TARGETS)] = flag(
+        "gguf", f"artifact format: {', '.join(exporters.TARGETS)}"
     )
     type: str = flag(
         "", "weight type; "
         + "; ".join(
-            f"{target}: {', '.join(types)} [{DEFAULT_TYPE[target]}]"
-            for target, types in TYPES_OF.items()
+            f"{target.name}: {', '.join(target.types)} [{target.default_type}]"
+            for target in map(exporters.get, exporters.TARGETS)
         ),
     )  # fmt: skip
     type_map: dict[str, str] = Field(
@@ -281,8 +280,8 @@ class Artifact(Section):
 
     @model_validator(mode="after")
     def _known_types(self) -> Self:
-        types = TYPES_OF[self.target]
-        kind = self.type.lower() or DEFAULT_TYPE[self.target]
+        exporter = exporters.get(self.target)
+        types, kind = exporter.types, self.type.lower() or exporter.default_type
         if kind not in types:
             raise ValueError(str(unknown("type", kind, types)))
         for expression, name in self.type_map.items():

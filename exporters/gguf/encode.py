@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS, on_grid
 from exporters.gguf.plan import PlannedTensor, in_file_order, read_rows

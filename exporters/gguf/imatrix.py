@@ -6,7 +6,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from edgeprune.support.files import atomic_path
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.gguf.plan import PlannedTensor
 
 

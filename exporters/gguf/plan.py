@@ -1,7 +1,7 @@
 """Which tensors go into the file, under which names, in which types. Nothing is read yet."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +9,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNa
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from edgeprune.models.families import Config, Family, head_dim
-from edgeprune.plan.types import TYPES
+from edgeprune.plan.tensors import ModelPlan, Storage, TensorPlan
 from edgeprune.support.errors import InputError, UsageError
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
+from exporters.gguf.grids import GRIDS
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors
+from exporters.gguf.types import TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,16 +58,29 @@ class PlannedTensor:
         block, block_bytes = GGML_QUANT_SIZES[self.type]
         return int(np.prod(self.shape)) // block * block_bytes
 
+    @property
+    def row(self) -> TensorPlan:
+        """The tensor in the terms of every target."""
+        storage = Storage(self.type.name, self.bytes, GRIDS.get(self.type.name))
+        return TensorPlan(self.source, self.name, self.shape, storage)
+
+    def obeying(self, plan: ModelPlan) -> "PlannedTensor":
+        """The same in the type that a plan gives it."""
+        if not self.source:
+            return self
+        stored = plan.tensors[self.source].storage
+        return replace(self, type=GGMLQuantizationType[stored.type])
+
 
 def plan_tensors(
-    model: Model, config: Config, family: Family, storage: Storage
+    model: Model, config: Config, family: Family, wanted: StorageRequest
 ) -> list[PlannedTensor]:
     """Lay out the file: embedding first, then the blocks in order, as llama.cpp's converter does.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
     """
-    names = TensorNameMap(_arch(family), config["num_hidden_layers"])
+    names = TensorNameMap(arch_of(family), config["num_hidden_layers"])
     planned, tied = [], family.is_tied(config)
     for source in model.weights.names():
         if source.endswith("rotary_emb.inv_freq"):
@@ -81,12 +96,12 @@ def plan_tensors(
                 name,
                 source,
                 shape,
-                _type(name, shape, storage, config["num_hidden_layers"], tied),
+                type_of(name, shape, wanted, config["num_hidden_layers"], tied),
                 _heads(source, config) if family.gguf.permutes_rotary else 0,
                 family.norm_shift if source.endswith("norm.weight") else 0.0,
             )
         )
-    for expression, _ in storage.overrides:
+    for expression, _ in wanted.overrides:
         if not any(re.search(expression, tensor.name) for tensor in planned):
             raise UsageError(
                 f"type_map: '{expression}' matches no tensor of the file.",
@@ -100,24 +115,34 @@ def plan_tensors(
     return sorted(planned, key=_file_order)
 
 
-def _arch(family: Family) -> MODEL_ARCH:
+def arch_of(family: Family) -> MODEL_ARCH:
+    """Gguf's own number of an architecture."""
     return next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.gguf.name)
 
 
-def _type(
-    name: str, shape: tuple[int, ...], storage: Storage, blocks: int, tied: bool
+def type_of(
+    name: str, shape: tuple[int, ...], wanted: StorageRequest, blocks: int, tied: bool
 ) -> GGMLQuantizationType:
+    """What a tensor is stored as, by its name in the file.
+
+    Args:
+        name: in the file.
+        shape: (out, in), or (n,).
+        wanted: what the user asked for.
+        blocks: decoder blocks of the model.
+        tied: whether the embedding is the output head too.
+    """
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
-    for expression, other in storage.overrides:
+    for expression, other in wanted.overrides:
         if re.search(expression, name):
             return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
-    return storage_type(TYPES[storage.type], name, shape[-1], blocks, tied)
+    return storage_type(TYPES[wanted.type], name, shape[-1], blocks, tied)
 
 
-def file_type(storage: Storage) -> LlamaFileType:
+def file_type(wanted: StorageRequest) -> LlamaFileType:
     """What ``general.file_type`` says: the type of most matrices, or the mix."""
-    kind = TYPES[storage.type]
+    kind = TYPES[wanted.type]
     name = f"MOSTLY_{kind.mix if kind.mix and not kind.keeps_zeros else kind.base}"
     return LlamaFileType.__members__.get(name) or _FILE_TYPES.get(kind.base, LlamaFileType.GUESSED)
 

@@ -12,7 +12,7 @@ from edgeprune.formats.codes import nonzero
 from edgeprune.formats.gguf.file import GgufFile, GgufTensor
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import CheckFailed
-from exporters.artifact import Model, TensorFacts
+from exporters.base import Model, TensorFacts
 from exporters.gguf.plan import PlannedTensor, read_rows
 
 _WEIGHTS_AT_ONCE = 1 << 20

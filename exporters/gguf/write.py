@@ -14,7 +14,7 @@ from edgeprune.formats.gguf.file import GgufFile, open_gguf
 from edgeprune.formats.metadata import SCHEMA, SparsityMetadata
 from edgeprune.models.families import Config, Family
 from edgeprune.support.environment import cores
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.gguf.encode import encode
 from exporters.gguf.hyperparameters import write_hyperparameters
 from exporters.gguf.plan import PlannedTensor, file_type
@@ -37,7 +37,7 @@ def write(
     config: Config,
     family: Family,
     tensors: list[PlannedTensor],
-    storage: Storage,
+    wanted: StorageRequest,
     metadata: SparsityMetadata | None,
     quantized_by: str,
     advance: Callable[[], None],
@@ -56,7 +56,7 @@ def write(
         _write_general(writer, model.folder, source, parameters)
         writer.add_quantized_by(quantized_by)
         writer.add_quantization_version(GGML_QUANT_VERSION)
-        writer.add_file_type(file_type(storage))
+        writer.add_file_type(file_type(wanted))
         write_hyperparameters(writer, config, family)
         if source:
             copy_fields(writer, source, "tokenizer.")

@@ -1,5 +1,40 @@
 """ONNX: build the graph, write weights beside it, re-open both and count zeros."""
 
-from exporters.onnx.export import check, export, grids, steps
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ["check", "export", "grids", "steps"]
+from edgeprune.plan.types import WeightType
+from exporters.onnx.types import TYPES
+
+if TYPE_CHECKING:
+    from edgeprune.plan.tensors import TensorPlan
+    from exporters.base import FilePlan, Model, StorageRequest
+
+
+class Onnx:
+    """A graph for onnxruntime and its weights; see `exporters.base.Exporter`."""
+
+    name = "onnx"
+    requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
+    types: Mapping[str, WeightType] = TYPES
+    default_type = "int8"
+    artifact = "model.onnx"
+    runner = "onnxruntime"
+    zeros_cost = "ONNX stores zeros in full, like any other weight"
+
+    def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
+        """See `exporters.base.Exporter.plan`."""
+        from exporters.onnx.export import plan
+
+        return plan(model, wanted)
+
+    def estimate(
+        self, shapes: Mapping[str, tuple[int, ...]], wanted: "StorageRequest"
+    ) -> "list[TensorPlan]":
+        """See `exporters.base.Exporter.estimate`."""
+        from exporters.onnx.plan import estimate
+
+        return estimate(shapes, wanted)
+
+
+EXPORTER = Onnx()

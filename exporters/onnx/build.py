@@ -11,7 +11,7 @@ from exporters.onnx.graph import Graph
 from exporters.onnx.plan import EMBEDDING, NORM
 from exporters.onnx.weights import WeightWriter
 
-FLAVOURS = {"ort": ort, "portable": portable}
+OPERATORS = {"ort": ort, "portable": portable}
 
 
 def build(
@@ -27,7 +27,7 @@ def build(
         graph: with its inputs, as `declare` leaves it.
         decoder: the model's shape.
         weights: gives what is multiplied by.
-        operators: of a flavour.
+        operators: onnxruntime's own, or standard ones.
         advance: told of every block.
     """
     norms = decoder.family.onnx.norms

@@ -1,14 +1,15 @@
 """Which tensors go into the model, and how each is stored. Nothing is read yet."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeprune.plan.grid import Grid
-from edgeprune.plan.types import ONNX_TYPES
+from edgeprune.plan.tensors import ModelPlan, Role, Storage, TensorPlan, role_of
 from edgeprune.support.errors import InputError, UsageError
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.onnx.decoder import Decoder
+from exporters.onnx.types import TYPES
 
 BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
@@ -51,8 +52,23 @@ class PlannedTensor:
             return elements * BITS[self.type] // 8 + elements // self.block * 4
         return elements * (2 if self.type == "FP16" else 4)
 
+    @property
+    def row(self) -> TensorPlan:
+        """The tensor in the terms of every target."""
+        grid = self.grid if self.type in BITS else None
+        return TensorPlan(self.name, self.name, self.shape, Storage(self.type, self.bytes, grid))
 
-def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, PlannedTensor]:
+    def obeying(self, plan: ModelPlan, block: int) -> "PlannedTensor":
+        """The same in the type that a plan gives it, with scales for ``block`` weights at most."""
+        kind = plan.tensors[self.name].storage.type
+        if kind == self.type:
+            return self
+        return _of_type(self.name, self.shape, kind, block, self.looked_up)
+
+
+def plan_tensors(
+    model: Model, decoder: Decoder, wanted: StorageRequest
+) -> dict[str, PlannedTensor]:
     """Every tensor by its name.
 
     Raises:
@@ -70,11 +86,11 @@ def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, 
         if name not in places:
             raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
         planned[name] = planned_tensor(
-            name, model.weights.shape(name), storage, name == EMBEDDING, name == HEAD
+            name, model.weights.shape(name), wanted, name == EMBEDDING, name == HEAD
         )
     if missing := [name for name in needed if name not in planned]:
         raise InputError(f"The checkpoint holds no {missing[0]}.", "Fetch it again.")
-    check_overrides(planned, storage)
+    check_overrides(planned, wanted)
     return planned
 
 
@@ -84,14 +100,14 @@ def _in_blocks(decoder: Decoder, names: Iterable[str], part: str) -> list[str]:
     ]
 
 
-def check_overrides(planned: Iterable[str], storage: Storage) -> None:
+def check_overrides(planned: Iterable[str], wanted: StorageRequest) -> None:
     """Refuse types for tensors that are not there.
 
     Raises:
         UsageError: naming the first of them.
     """
     names = list(planned)
-    for expression, _ in storage.overrides:
+    for expression, _ in wanted.overrides:
         if not any(re.search(expression, name) for name in names):
             raise UsageError(
                 f"type_map: '{expression}' matches no tensor of the model.",
@@ -100,28 +116,36 @@ def check_overrides(planned: Iterable[str], storage: Storage) -> None:
 
 
 def planned_tensor(
-    name: str, shape: tuple[int, ...], storage: Storage, looked_up: bool, head: bool
+    name: str, shape: tuple[int, ...], wanted: StorageRequest, looked_up: bool, head: bool
 ) -> PlannedTensor:
     """How one tensor is stored.
 
     Args:
         name: in the checkpoint.
         shape: there.
-        storage: the types.
+        wanted: the types.
         looked_up: whether it is an embedding.
         head: whether it is the output head.
     """
     if len(shape) < 2:
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
-    other = next((t for e, t in storage.overrides if re.search(e, name)), None)
-    kind = ONNX_TYPES[other or storage.type].base
+    other = next((t for e, t in wanted.overrides if re.search(e, name)), None)
+    kind = TYPES[other or wanted.type].base
     if kind == "INT4" and (looked_up or head) and not other:
         kind = "INT8"  # what every token passes through twice
+    return _of_type(name, shape, kind, wanted.block, looked_up)
+
+
+def _of_type(
+    name: str, shape: tuple[int, ...], kind: str, wanted_block: int, looked_up: bool
+) -> PlannedTensor:
+    """A tensor of a type; FP16 where no block of an integer type divides its rows."""
     if kind in BITS:
-        if block := _block(shape[1], storage.block):
+        if block := _block(shape[-1], wanted_block):
             return PlannedTensor(name, shape, kind, block, looked_up=looked_up)
         kind = "FP16"
-    return PlannedTensor(name, shape, kind, transposed=not looked_up, looked_up=looked_up)
+    transposed = len(shape) > 1 and not looked_up
+    return PlannedTensor(name, shape, kind, transposed=transposed, looked_up=looked_up)
 
 
 def _block(columns: int, wanted: int) -> int:
@@ -129,3 +153,14 @@ def _block(columns: int, wanted: int) -> int:
     while wanted >= _LEAST_BLOCK and columns % wanted:
         wanted //= 2
     return wanted if wanted >= _LEAST_BLOCK else 0
+
+
+def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
+    """Rows for tensors of which only names and shapes are known, in any spelling."""
+    roles = {name: role_of(name, shape) for name, shape in shapes.items()}
+    return [
+        planned_tensor(
+            name, shape, wanted, roles[name] == Role.EMBEDDING, roles[name] == Role.HEAD
+        ).row
+        for name, shape in shapes.items()
+    ]

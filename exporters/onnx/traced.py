@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from edgeprune.models.stored import stored_tensors
+from edgeprune.plan.tensors import block_of
 from edgeprune.support.errors import InputError
 from edgeprune.support.extras import load
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor
 from exporters.onnx.weights import WeightWriter
@@ -61,7 +62,7 @@ class Trace:
         }
 
 
-def check(checkpoint: Model) -> None:
+def first_blocks(checkpoint: Model) -> Trace:
     """Trace the first two blocks with random weights: what can't be traced should fail early.
 
     Raises:
@@ -79,7 +80,7 @@ def check(checkpoint: Model) -> None:
         raise InputError(
             f"transformers can't build the model of {checkpoint.folder}: {error}"
         ) from None
-    _traced(model, set(checkpoint.weights.names()))
+    return _traced(model, set(checkpoint.weights.names()))
 
 
 def trace(model: Model) -> Trace:
@@ -94,17 +95,24 @@ def trace(model: Model) -> Trace:
     return _traced(opened, set(model.weights.names()))
 
 
-def plan(model: Model, traced: Trace, storage: Storage) -> dict[str, PlannedTensor]:
-    """How every weight of the graph is stored, by its name in the checkpoint."""
-    used, looked_up = set(traced.names.values()), traced.looked_up
+def plan(model: Model, first: Trace, wanted: StorageRequest) -> dict[str, PlannedTensor]:
+    """How every weight is stored, by its name in the checkpoint.
+
+    Args:
+        model: the checkpoint.
+        first: its first blocks; others hold the same. Outside blocks, what is not used there, such
+            as the copy of a tied head, is not stored.
+        wanted: the types.
+    """
+    used, looked_up = set(first.names.values()), first.looked_up
     planned = {
         name: planned_tensor(
-            name, model.weights.shape(name), storage, name in looked_up, "lm_head" in name
+            name, model.weights.shape(name), wanted, name in looked_up, "lm_head" in name
         )
         for name in model.weights.names()
-        if name in used
+        if name in used or block_of(name) is not None
     }
-    check_overrides(planned, storage)
+    check_overrides(planned, wanted)
     return planned
 
 

@@ -1,6 +1,6 @@
 """Re-opening the model and counting: nothing the writer believed is taken on trust."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,14 @@ from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.metadata import read_onnx
 from edgeprune.plan.patterns import UNSTRUCTURED, Pattern
 from edgeprune.support.errors import CheckFailed
-from exporters.artifact import Model, TensorFacts
+from exporters.base import Model, TensorFacts
 from exporters.onnx.plan import PlannedTensor
 
 
 def verify(
     path: Path,
     model: Model,
-    planned: dict[str, PlannedTensor],
+    planned: Mapping[str, PlannedTensor],
     advance: Callable[[], None],
     pattern: Pattern = UNSTRUCTURED,
 ) -> list[TensorFacts]:

@@ -1,5 +1,7 @@
 """From a checkpoint's tensors to initializers, and the operators that use them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from onnx import TensorProto
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from edgeprune.plan.grid import Grid
 from edgeprune.quantization.scales import one_by_one
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.onnx.graph import CONTRIB, Graph
 from exporters.onnx.plan import BITS, EMBEDDING, HEAD, PlannedTensor
 
@@ -29,7 +31,7 @@ class WeightWriter:
         self,
         graph: Graph,
         model: Model,
-        planned: dict[str, PlannedTensor],
+        planned: Mapping[str, PlannedTensor],
         contrib: bool,
         norm_shift: float = 0.0,
     ):

@@ -81,14 +81,13 @@ def attach() -> None:
     Raises:
         MachineError: this build of llama.cpp lacks a function, or the kernel library is not there.
     """
-    library = _library()
     llama = load("llama_cpp").llama_cpp._lib  # its own handle: a path may open a second copy
     try:
         pointers = [ctypes.cast(getattr(llama, name), ctypes.c_void_p) for name in _FUNCTIONS]
     except AttributeError as error:
         raise MachineError(f"This build of llama.cpp hides what is needed: {error}.") from None
     functions = _Functions(*(pointer.value for pointer in pointers))
-    if library.enough(library.ep_llama_attach(functions)):
+    if library.enough(_library().ep_llama_attach(functions)):
         raise MachineError("This build of llama.cpp names its operations in another way.")
 
 
