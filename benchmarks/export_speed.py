@@ -108,10 +108,10 @@ def _ours(source: str, kind: str, target: Path) -> tuple[float, int]:
     import llama_cpp  # noqa: F401  # neither side's imports are measured
     import torch  # noqa: F401
     from edgeprune.pipeline.stages import dense_model
+    from exporters.artifact import Storage
 
     from edgeprune.models import open_checkpoint
     from edgeprune.support.progress import Quiet
-    from exporters.artifact import Storage
     from exporters.gguf.export import export, steps
 
     model = dense_model(open_checkpoint(source))
@@ -126,9 +126,9 @@ def _unproven(source: str, kind: str, target: Path) -> tuple[float, int]:
     import llama_cpp  # noqa: F401
     import torch  # noqa: F401
     from edgeprune.pipeline.stages import dense_model
+    from exporters.artifact import Storage
 
     from edgeprune.models import open_checkpoint
-    from exporters.artifact import Storage
     from exporters.gguf.hyperparameters import read_config
     from exporters.gguf.plan import plan_tensors
     from exporters.gguf.write import write

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
+from exporters.artifact import Model
 from gguf import GGMLQuantizationType, quants
 
 import runtime_tests
@@ -29,7 +30,6 @@ from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars
-from exporters.artifact import Model
 from exporters.gguf.export import export, steps
 from exporters.gguf.ggml import quantize
 from exporters.gguf.mixes import fitting

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from exporters.artifact import Model, Storage
 from safetensors.torch import load_file
 
 import runtime_tests
@@ -27,7 +28,6 @@ from edgeprune.recipe.schema import make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Model, Storage
 from exporters.gguf.export import export, steps
 
 _HERE = Path(__file__).parent / "peers"

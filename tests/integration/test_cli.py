@@ -7,13 +7,13 @@ import sys
 import time
 
 import pytest
+from exporters.artifact import Storage
 
 from edgeprune.cli import _VERBS
 from edgeprune.models import open_checkpoint
 from edgeprune.pipeline.estimate import check_disk, plan
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import MachineError
-from exporters.artifact import Storage
 from exporters.gguf.export import export
 from tests.support.exporting import Counter, dense_model
 from tests.support.gguf import metadata

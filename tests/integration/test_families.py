@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exporters.artifact import Storage
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,7 +18,6 @@ from edgeprune.models import families, open_checkpoint
 from edgeprune.models.families import by_model_type
 from edgeprune.models.families.base import GATED, LLAMA_MATRICES, Family, Gguf, Onnx
 from edgeprune.support.errors import InputError
-from exporters.artifact import Storage
 from exporters.gguf.export import export as export_gguf
 from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.plan import plan_tensors

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import transformers
+from exporters.artifact import Storage
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.support.errors import CheckFailed, InputError
-from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.export import check, export
 from exporters.gguf.hyperparameters import read_config
@@ -167,9 +167,10 @@ def test_logits_equal_transformers(case, tmp_path):
 
 
 def test_zeros_of_a_pruned_one_survive(case, tmp_path):
+    from exporters.artifact import Model
+
     from edgeprune.engine import Pruning, prune
     from edgeprune.support.progress import Quiet
-    from exporters.artifact import Model
     from tests.support.gguf import metadata
     from tests.support.streams import streams_of
 

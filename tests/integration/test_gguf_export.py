@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from exporters.artifact import Model, Storage
 from gguf import GGUFReader, GGUFWriter, quants
 
 from edgeprune.data.render import Renderer
@@ -25,7 +26,6 @@ from edgeprune.plan.types import TYPES
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.files import sha256_file
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Model, Storage
 from exporters.gguf import encode as gguf_encode
 from exporters.gguf.export import export, steps
 from exporters.gguf.plan import Rows

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exporters.artifact import Storage
 from gguf import GGUFWriter
 
 from edgeprune.data.sources import load_split
@@ -15,7 +16,6 @@ from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.models.opening import opening
-from exporters.artifact import Storage
 from exporters.gguf import tokenizer as tokenizer_module
 from exporters.gguf.export import export as export_gguf
 from exporters.gguf.same_ids import check_same_ids

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from exporters.artifact import Storage
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from edgeprune.runtime import enable
 from edgeprune.runtime.llamacpp import loading, stream
 from edgeprune.runtime.llamacpp.chat import Chat
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
-from exporters.artifact import Storage
 from exporters.gguf.export import export
 from exporters.gguf.ggml import quantize
 from runtime_tests.llamacpp import LlamaCpp

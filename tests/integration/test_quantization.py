@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from exporters.artifact import Model, Storage
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, quants
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from edgeprune.quantization.scales import codes, fit
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Model, Storage
 from exporters.gguf import ggml
 from exporters.gguf.export import export, grids
 from exporters.gguf.grids import GRIDS, on_grid

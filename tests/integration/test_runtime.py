@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from exporters.artifact import Storage
 
 from edgeprune import Recipe
 from edgeprune.data.render import Renderer
@@ -24,7 +25,6 @@ from edgeprune.runtime.llamacpp import loading
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.errors import InputError, MachineError, UsageError
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Storage
 from exporters.gguf.export import export
 from runtime_tests import Plan, run
 from runtime_tests.accuracy import (

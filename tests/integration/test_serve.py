@@ -9,10 +9,10 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+from exporters.artifact import Storage
 
 from edgeprune.formats.gguf.packed import pack
 from edgeprune.runtime import status
-from exporters.artifact import Storage
 from exporters.gguf.export import export
 from tests.support.exporting import Counter
 from tests.support.gguf import metadata

@@ -41,5 +41,5 @@ def test_nan_holds_no_gate():
     right = {"answers": {"correct": [True, False], "nats": [1.0, 2.0]},
              "decode": {"samples": [1.0, 2.0]}}  # fmt: skip
     results = {"artifacts": {"dense": right, "pruned": wrong}, "difference": {}}
-    recipe = Recipe(task="t", max_nats_increase=0.1, min_decode_speed=0.1)
+    recipe = Recipe.of({"gates": {"max_nats_increase": 0.1, "min_decode_speed": 0.1}}, task="t")
     assert len(failures(recipe, results)) == 2
