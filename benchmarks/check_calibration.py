@@ -1,4 +1,6 @@
-"""How often `edgeprune check` raises a false alarm, and what it catches; writes docs/check.md.
+"""How often `edgeprune check` raises a false alarm, and what it catches.
+
+Writes docs/measured/check.md.
 
     python benchmarks/check_calibration.py --task arc_easy
 
@@ -40,7 +42,7 @@ _PROSE = (
 @click.option("--task", default="arc_easy")
 @click.option("--pairs", default=40)
 @click.option("--slowdown", default=0.1)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/check.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/check.md"))
 def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
     good = _built("good", task, 0.5)
     measured = [_measured("same-000", good)]

@@ -1,4 +1,4 @@
-"""How cost grows with samples, length and model size: writes docs/cost.md and docs/cost.svg.
+"""How cost grows with samples, length and model size: writes docs/measured/cost.md and .svg.
 
     python benchmarks/cost.py
 
@@ -34,7 +34,7 @@ _LENGTHS = (128, 256, 512, 1024)
 @click.command()
 @click.option("--method", default="alps_fast")
 @click.option("--point", hidden=True, help="shape, samples, length: measure here")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/cost.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/cost.md"))
 def main(method: str, point: str | None, out: Path) -> None:
     if point:
         shape, samples, length = point.split("/")

@@ -3,9 +3,8 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --budget 5m --minutes 90
 
 Every model, sparse or dense, gets the same training on the same rows for the same time: fine-tuning
-on the task's answers, with general text beside them. Writes docs/equal-bytes.md
-and docs/equal-bytes.svg with what was measured; rows that are known from an earlier run are only
-read.
+on the task's answers, with general text beside them. Writes docs/measured/equal-bytes.md
+and .svg with what was measured; rows that are known from an earlier run are only read.
 """
 
 import shutil
@@ -32,6 +31,7 @@ from edgeprune.support.files import read_json, sha256_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests.bench import Lengths, bench
 
+_PAGE = Path("docs/measured/equal-bytes.md")
 _WORK = Path("ablations/equal-bytes")
 _HEADINGS = (
     "model", "type", "MB", "steps", "nats / answer token", "accuracy", "general perplexity",
@@ -57,7 +57,7 @@ _TRAININGS: list[tuple[float, str, list[str]]] = [
 @click.option("--budget", default="5m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows")
 @click.option("--rounds", default=5, help="of the timings")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/equal-bytes.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
 def main(task: str, minutes: float, budget: str, rows: int, rounds: int, out: Path) -> None:
     deadline = time.monotonic() + 60 * minutes
     checkpoint = open_checkpoint("smollm2-135m", Bars())

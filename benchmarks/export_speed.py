@@ -1,6 +1,6 @@
 """Export and packing speed: ours beside llama.cpp's own quantiser and the disk's own speed.
 
-    python benchmarks/export_speed.py            # writes docs/export.md
+    python benchmarks/export_speed.py            # writes docs/measured/export.md
     python benchmarks/export_speed.py --shape 135m --out /dev/stdout
 
 llama.cpp quantises from file to file (`llama_model_quantize`); it is given the F32 file of the same
@@ -34,7 +34,7 @@ _NAMES = {"135m": "SmolLM2-135M", "1.5b": "A 1.5B Llama of random bfloat16 weigh
 @click.command()
 @click.option("--shape", "shapes", multiple=True, default=["135m", "1.5b"], show_default=True)
 @click.option("--rounds", default=5)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/export.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/export.md"))
 @click.option("--job", hidden=True)
 def main(shapes: tuple[str, ...], rounds: int, out: Path, job: str | None) -> None:
     if job:

@@ -3,7 +3,7 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/gguf_types.py
 
 SmolLM2-135M, dense and pruned to 50 % by the default method, exported in every type; what was
-measured before is only read. Writes docs/gguf.md.
+measured before is only read. Writes docs/measured/gguf.md.
 """
 
 import time
@@ -51,7 +51,7 @@ _ROWS = [
 @click.command()
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/gguf.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/gguf.md"))
 def main(minutes: float, rows: int, out: Path) -> None:
     base = make(
         {"task": "arc_easy", "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,

@@ -1,4 +1,6 @@
-"""Relative output error of solvers and roundings on the real model: writes docs/layer-error.md.
+"""Relative output error of solvers and roundings on the real model.
+
+Writes docs/measured/layer-error.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/layer_error.py
 
@@ -17,7 +19,7 @@ from gguf import GGMLQuantizationType, quants
 
 from edgeprune.data.loading import load_data
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.prune import relative_error
+from edgeprune.engine.pruner import relative_error
 from edgeprune.engine.runner import Walk
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.engine.token_weights import stream_weights
@@ -33,6 +35,7 @@ from edgeprune.support.environment import cores, sentence
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS
 
+_PAGE = Path("docs/measured/layer-error.md")
 _METHODS = {
     "wanda": Pruning("wanda"),
     "wanda + resolve": Pruning("wanda", resolve=True),
@@ -50,7 +53,7 @@ _RULE = FusionRule("mix")
 @click.option("--samples", default=24)
 @click.option("--every", default=5, help="measure every n-th block")
 @click.option("--sparsities", default="0.5,0.6,0.7")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/layer-error.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
 def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> None:
     torch.set_num_threads(cores())
     checkpoint = open_checkpoint("smollm2-135m")

@@ -1,4 +1,6 @@
-"""Our pruning beside llm-compressor's: time, memory, masks and quality; writes docs/peers.md.
+"""Our pruning beside llm-compressor's: time, memory, masks and quality.
+
+Writes docs/measured/peers.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/peer_table.py --peer /tmp/peer/.venv/bin/python
 
@@ -39,7 +41,7 @@ _SHAPES = (("0.5", "0:0"), ("0.5", "2:4"), ("0.6", "0:0"), ("0.7", "0:0"))
 @click.option("--peer", help="Python of llm-compressor's environment; without it, only known runs")
 @click.option("--samples", default=32)
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/peers.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/peers.md"))
 def main(peer: str | None, samples: int, rows: int, out: Path) -> None:
     checkpoint = open_checkpoint("smollm2-135m")
     data = load_data("arc_easy", "wikitext2", rows, 6144)

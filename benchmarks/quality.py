@@ -1,4 +1,4 @@
-"""Methods, fusions and sparsities side by side: writes docs/quality.md.
+"""Methods, fusions and sparsities side by side: writes docs/measured/quality.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/quality.py --minutes 600
 
@@ -28,7 +28,7 @@ _OTHERS = [(m, "mix") for m in ("ria", "isc", "wanda_pp", "fisher", "rose")] + [
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--samples", default=24)
 @click.option("--rows", default=150, help="evaluation rows of each task")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/quality.md"))
 def main(minutes: float, samples: int, rows: int, out: Path) -> None:
     deadline = time.monotonic() + 60 * minutes
     found: dict[str, dict[Variant, dict[str, Any]]] = {"arc_easy": {}, "sciq": {}}

@@ -1,10 +1,10 @@
-"""What training the kept weights brings: writes docs/recovery.md.
+"""What training the kept weights brings: writes docs/measured/recovery.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/recovery.py --minutes 60 --budget 3m
 
 Every row is pruned, trained within the budget, exported and scored in llama.cpp. Rows are kept in
-docs/recovery.json: what a machine has measured it only reads. The most telling rows come first, and
-the page lists what was measured and nothing else.
+benchmarks/results/recovery.json: what a machine has measured it only reads. The most telling rows
+come first, and the page lists what was measured and nothing else.
 """
 
 import json
@@ -33,7 +33,7 @@ from edgeprune.support.files import sha256_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests import accuracy, child
 
-_WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")
+_WORK, _RECORDS = Path("ablations/recovery"), Path("benchmarks/results/recovery.json")
 _WAYS: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0},
     "one-shot": {},
@@ -80,7 +80,7 @@ _HEADINGS = (
 @click.option("--task", "tasks", multiple=True, help="only these tasks, such as sciq")
 @click.option("--way", "ways", multiple=True, help="only these ways, such as finetune")
 @click.option("--zeros", "amounts", multiple=True, help="only these amounts, such as 0.5 or 2:4")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/recovery.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/recovery.md"))
 def main(
     minutes: float,
     budget: str,

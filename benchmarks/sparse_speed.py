@@ -1,4 +1,6 @@
-"""Sparse weights in llama.cpp beside stock llama.cpp, on the same file: writes docs/sparse.md.
+"""Sparse weights in llama.cpp beside stock llama.cpp, on the same file.
+
+Writes docs/measured/sparse.md.
 
     python benchmarks/sparse_speed.py                    # the page's models, about 40 minutes
     python benchmarks/sparse_speed.py --only "1B Q8_0 50 %"    # one anew, the rest as last measured
@@ -70,7 +72,7 @@ CASES = (
 @click.option("--rounds", default=7)
 @click.option("--threads", default=2)
 @click.option("--print", "only_print", is_flag=True, help="write no page")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/sparse.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/sparse.md"))
 @click.option("--job", hidden=True)
 @click.option("--agreement-of", hidden=True)
 def main(
@@ -245,7 +247,7 @@ def _agreement(path: Path) -> dict[str, Any]:
     from edgeprune.data.sources import load_split
     from edgeprune.data.task import open_task
     from edgeprune.runtime.llamacpp import adapter
-    from runtime_tests.llamacpp import LlamaCpp
+    from runtime_tests.runners.llamacpp import LlamaCpp
 
     widened = _FOLDER / "f32.gguf"
     settings = api.llama_model_quantize_default_params()

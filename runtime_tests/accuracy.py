@@ -66,8 +66,8 @@ def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str 
     return Answered(correct, -right["logprob"], int(right["tokens"]))
 
 
-def guessing_line(items: list[Item]) -> float | None:
-    """Accuracy without any knowledge: chance, or always the most frequent answer; the higher.
+def chance_level(items: list[Item]) -> float | None:
+    """Accuracy of a random choice, or of always giving the most frequent answer; the higher one.
 
     Always giving the same answer is a strategy only where every row has the same choices, such as
     yes and no; elsewhere the place of the right choice is nothing the model can see.
@@ -125,8 +125,8 @@ def perplexity(nats: list[float], tokens: int) -> dict[str, float]:
     return {name: math.exp(value) for name, value in found.items()}
 
 
-def near_guessing(accuracy: dict[str, float] | None, line: float | None) -> bool:
-    """Whether an accuracy can't be told from guessing."""
+def near_chance(accuracy: dict[str, float] | None, line: float | None) -> bool:
+    """Whether an accuracy can't be told from chance level."""
     return accuracy is not None and line is not None and accuracy["low"] <= line
 
 

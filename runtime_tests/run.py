@@ -13,7 +13,8 @@ from edgeprune.support.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
-from runtime_tests.providers import GPUS, Provider, why_not
+from runtime_tests.devices import Gpu
+from runtime_tests.runners import entry_of
 
 _ITEMS_PER_CALL = 16
 
@@ -104,23 +105,26 @@ def run_on_gpus(
     artifact: Path,
     plan: Plan,
     progress: Callable[[str, int], AbstractContextManager[Stage]],
-    gpus: Sequence[Provider] = GPUS,
+    gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure an ONNX model with every GPU provider that runs here.
+    """Measure an artifact on every GPU that its runtime can use here.
 
     Args:
-        artifact: the ``.onnx`` file.
+        artifact: file or folder.
         plan: what to measure.
         progress: begins a stage of so many steps.
-        gpus: the providers.
+        gpus: by default those that a build measures on, which only some runtimes have.
 
     Returns:
-        For each provider its figures as `run` gives them, why it was ``not_run``, or how it
+        For each GPU its figures as `run` gives them, why it was ``not_run``, or how it
         ``failed``: what runs on the CPU may be too large for a GPU.
     """
+    entry = entry_of(artifact)
+    if gpus is None:
+        gpus = entry.gpus if entry.builds_on_gpus else ()
     found: dict[str, dict[str, Any]] = {}
     for gpu in gpus:
-        if reason := why_not(gpu):
+        if reason := gpu.why_not():
             found[gpu.name] = {"not_run": reason}
             continue
         try:
@@ -148,7 +152,7 @@ def quality(
 
     Returns:
         ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, ``answers`` row by row,
-        the guessing line, and whether the accuracy is near it; JSON-like.
+        the chance level, and whether the accuracy is near it; JSON-like.
     """
     with (
         start(artifact, plan.threads) as child,
@@ -159,9 +163,9 @@ def quality(
         if plan.perplexity_tokens:
             record["general_perplexity"] = _perplexity(child, plan)
             stage.advance()
-    line = accuracy.guessing_line(plan.items)
-    near = accuracy.near_guessing(record["accuracy"], line)
-    return record | {"guessing_line": line, "near_guessing": near}
+    line = accuracy.chance_level(plan.items)
+    near = accuracy.near_chance(record["accuracy"], line)
+    return record | {"chance_level": line, "near_chance": near}
 
 
 def _judged(answered: list[Answered]) -> dict[str, Any]:
@@ -184,13 +188,13 @@ def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
 def _summary(
     records: dict[str, Any], answered: dict[str, list[Answered]], plan: Plan
 ) -> dict[str, Any]:
-    line = accuracy.guessing_line(plan.items)
+    line = accuracy.chance_level(plan.items)
     dense = records["dense"]
     result: dict[str, Any] = {
         "metric": plan.metric,
         "rows": len(plan.items),
-        "guessing_line": line,
-        "base_near_guessing": accuracy.near_guessing(dense["accuracy"], line),
+        "chance_level": line,
+        "base_near_chance": accuracy.near_chance(dense["accuracy"], line),
         "threads": plan.threads,
         "artifacts": records,
     }

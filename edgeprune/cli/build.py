@@ -1,11 +1,14 @@
 """`edgeprune build`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.cli.options import recipe_options, take_recipe
+
+if TYPE_CHECKING:
+    from edgeprune.manifest import Manifest
 
 _EPILOG = """\b
 Examples:
@@ -53,7 +56,7 @@ def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **val
         _report(made.manifest, folder, as_json)
 
 
-def _report(manifest: Any, folder: Path, as_json: bool) -> None:
+def _report(manifest: "Manifest", folder: Path, as_json: bool) -> None:
     if as_json:
         from edgeprune.support.files import json_text
 

@@ -63,9 +63,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"general perplexity     {perplexity['value']:.2f} ({perplexity['low']:.2f}-"
             f"{perplexity['high']:.2f}) over {perplexity['tokens']} tokens"
         )
-    if found["near_guessing"]:
+    if found["near_chance"]:
         lines.append(
-            "The accuracy can't be told from guessing "
-            f"({found['guessing_line']:.3f}): go by the likelihood of the right answer."
+            f"The accuracy can't be told from chance level ({found['chance_level']:.3f}): compare "
+            "nats per answer token instead."
         )
     return lines

@@ -33,18 +33,18 @@ def command(out: Path | None, as_json: bool, **values: Any) -> None:
 
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     """Print a plan."""
-    from edgeprune.pipeline.estimate import estimate
+    from edgeprune.pipeline.estimate import plan
     from edgeprune.pipeline.folders import default_folder
     from edgeprune.pipeline.job import rows_for
     from edgeprune.pipeline.record import plan_rows
     from edgeprune.support.files import json_text
 
     folder = out or default_folder(recipe)
-    data, figures = rows_for(recipe), estimate(recipe)
+    data, figures = rows_for(recipe), plan(recipe)
     sources = _sources(data)
     if as_json:
         numbers = {k: v for k, v in vars(figures).items() if k != "plan"}
-        numbers["tensors"] = plan_rows(figures.plan)
+        numbers["tensors"] = [row.to_json() for row in plan_rows(figures.plan)]
         values = {"recipe": recipe.model_dump(), "out": str(folder), "plan": numbers}
         click.echo(json_text(values | {"data": sources}))
         return
@@ -67,15 +67,12 @@ def _print_table(figures: "Estimate") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edgeprune.pipeline.estimate import by_kind
-    from edgeprune.report.words import size_text
+    from edgeprune.pipeline.record import plan_rows
+    from edgeprune.report.tensors import HEADINGS, by_kind, cells
 
-    table = Table("tensors", "", "shape", "stored as", "zeros", "size", box=None, pad_edge=False)
-    for (name, shape, kind, pattern), rows in by_kind(figures.plan.tensors.values()).items():
-        share = sum(row.zeros for row in rows) / sum(row.size for row in rows)
-        zeros = f"{share:.0%} {pattern}" if share else "-"
-        size = size_text(sum(row.storage.bytes for row in rows))
-        table.add_row(name, f"x{len(rows)}" if len(rows) > 1 else "", shape, kind, zeros, size)
+    table = Table(*HEADINGS, box=None, pad_edge=False)
+    for rows in by_kind(plan_rows(figures.plan)):
+        table.add_row(*cells(rows))
     Console(soft_wrap=True, highlight=False).print(table)
     click.echo()
 

@@ -92,13 +92,13 @@ def _list(planned: "list[Group]", out: Path) -> None:
 
 
 def _compare(outcomes: "list[Outcome]", out: Path) -> Path | None:
-    from edgeprune.regression.measurement import read_build
+    from edgeprune.manifest import read
     from edgeprune.report import comparison
     from edgeprune.support.files import write_text
 
     whole = [outcome.folder for outcome in outcomes if outcome.state != "error"]
     if not whole:
         return None
-    found = comparison.entries({folder: read_build(folder) for folder in whole})
+    found = comparison.entries({folder: read(folder) for folder in whole})
     write_text(out / "pareto.html", comparison.render(found))
     return out / "pareto.html"

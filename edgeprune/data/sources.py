@@ -1,4 +1,4 @@
-"""Where rows come from: local files, the `datasets` hub or cache, files inside a package."""
+"""Where rows come from: local files, the `datasets` hub or cache, files inside packages."""
 
 import importlib.util
 import os
@@ -13,6 +13,7 @@ from edgeprune.data.rows import Row, make_row, share_of
 from edgeprune.data.task import Source, Task
 from edgeprune.models.hub import hub_reachable
 from edgeprune.support.errors import InputError
+from edgeprune.support.resources import data_file
 
 DATA_VARIABLE = "EDGEPRUNE_DATA"
 
@@ -61,7 +62,7 @@ def load_split(task: Task) -> Split:
 
 
 def _load(task: Task, source: Source) -> Split:
-    reader = {"local": _local, "hub": _hub, "package": _package}[source.kind]
+    reader = {"local": _local, "hub": _hub, "shipped": _shipped, "package": _package}[source.kind]
 
     def rows(names: list[str]) -> list[Row]:
         return [make_row(raw, task, source.fields, origin) for origin, raw in reader(source, names)]
@@ -118,7 +119,7 @@ def _local(source: Source, names: list[str]) -> _Raw:
 
 def _hub(source: Source, names: list[str]) -> _Raw:
     if importlib.util.find_spec("datasets") is None:
-        raise _Absent(f"{source.name} needs pip install 'edgeprune[eval]'")
+        raise _Absent(f"{source.name} needs pip install 'edgeprune[hub]'")
     if not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = (
             "1"  # the cache still serves; retries would take half a minute
@@ -137,11 +138,17 @@ def _hub(source: Source, names: list[str]) -> _Raw:
                 yield f"{source.name} {name}, row {number}", dict(raw)
 
 
+def _shipped(source: Source, names: list[str]) -> _Raw:
+    for name in names:
+        for number, raw in enumerate(read_jsonl(data_file(name)), 1):
+            yield f"{name}, row {number}", raw
+
+
 def _package(source: Source, names: list[str]) -> _Raw:
     try:
         found = distribution(source.name)
     except PackageNotFoundError:
-        raise _Absent(f"the package {source.name} is not installed") from None
+        raise _Absent(f"{source.name} is not installed (pip install {source.name})") from None
     listed = found.files or []
     for name in names:
         matches = sorted(str(f) for f in listed if PurePosixPath(str(f)).match(name))

@@ -16,13 +16,13 @@ YES_NO = ["no", "yes"]
 class Source(BaseModel):
     """One place rows may come from.
 
-    ``calibration`` and ``evaluation`` name files (local, package) or hub splits. Where both are
-    the same, rows are split by a stable hash of `Task.split_by`.
+    ``calibration`` and ``evaluation`` name files (local, shipped with edgeprune, in a package) or
+    hub splits. Where both are the same, rows are split by a stable hash of `Task.split_by`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["local", "hub", "package"]
+    kind: Literal["local", "hub", "shipped", "package"]
     name: str = Field("", description="hub data set or Python distribution")
     config: list[str] = Field(default_factory=list, description="hub configurations, all joined")
     calibration: list[str]
@@ -91,7 +91,7 @@ class Task(BaseModel):
 
 
 def open_task(name: str) -> Task:
-    """A shipped task by name, or the user's own ``.yaml``, ``.jsonl`` or ``.jsonl.gz`` file.
+    """A shipped task by name, or the user's own ``.yaml``, ``.jsonl`` file (``.gz``, ``.xz``).
 
     Raises:
         UsageError: no shipped task of that name.
@@ -113,7 +113,7 @@ def open_corpus(name: str) -> Task:
 
 def _open(name: str, folder: str, kind: str) -> Task:
     path = Path(name).expanduser()
-    if name.endswith((".jsonl", ".jsonl.gz", ".json")):
+    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz", ".json")):
         return _task_of_rows(path)
     if path.suffix in (".yaml", ".yml"):
         return _parse(path)

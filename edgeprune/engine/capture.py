@@ -1,6 +1,6 @@
 """How a model calls its blocks, recorded whole: no argument is named by hand.
 
-Research pruners name the arguments of a block and break with each new one (DESIGN.md). Here each
+Research pruners name the arguments of a block and break with each new one. Here each
 block's forward is replaced for one pass by a stub that records the call and hands its input on,
 so that masks, rotary tables and whatever comes next are kept as the model made them.
 """

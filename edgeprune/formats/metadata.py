@@ -1,4 +1,4 @@
-"""The sparsity metadata of an artifact (DESIGN.md, "Sparsity metadata")."""
+"""The sparsity metadata of an artifact (docs/design.md, "Sparsity metadata")."""
 
 import json
 from dataclasses import asdict, dataclass, field

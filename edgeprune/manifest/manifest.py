@@ -1,15 +1,14 @@
 """The manifest of a build, typed; its JSON is the file ``manifest.json``."""
 
+import math
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edgeprune.manifest.base import Facts
 from edgeprune.manifest.results import Results
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import InputError
-from edgeprune.support.files import read_json
 
 # Raised whenever a field changes its name or its meaning.
 SCHEMA = 1
@@ -94,6 +93,11 @@ class PlannedTensor(Facts):
     zeros: int
     storage: StorageFacts
 
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
 
 class StoredTensor(Facts):
     """One tensor of the artifact, as read back from its bytes."""
@@ -111,10 +115,12 @@ class StoredTensor(Facts):
     @property
     def size(self) -> int:
         """Number of weights."""
-        product = 1
-        for length in self.shape:
-            product *= length
-        return product
+        return math.prod(self.shape)
+
+    @property
+    def zeros(self) -> int:
+        """Weights that are exactly zero."""
+        return self.size - self.nonzeros
 
 
 class FileFacts(Facts):
@@ -130,6 +136,11 @@ class ArtifactFacts(FileFacts):
     """The build's own artifact, with every tensor."""
 
     tensors: list[StoredTensor]
+
+    @property
+    def pruned_tensors(self) -> list[StoredTensor]:
+        """Those whose zeros were promised."""
+        return [tensor for tensor in self.tensors if tensor.pruned]
 
 
 class PackedFacts(Facts):
@@ -193,7 +204,14 @@ class Trained(Facts):
     planned_steps: int
     rounded: int
     task_share: float
-    curve: list[CurvePoint]
+    curve: list[CurvePoint] = Field(min_length=1)
+
+    @property
+    def held_out_losses(self) -> tuple[float, float]:
+        """Held-out loss before training, and of the weights that were kept; nats per token."""
+        rounded = bool(self.rounded)  # only weights on their grid are kept then
+        kept = [point.held_out for point in self.curve if point.rounded == rounded]
+        return self.curve[0].held_out, min(kept, default=self.curve[0].held_out)
 
 
 class Reconstructed(Facts):
@@ -211,6 +229,12 @@ class TrainingFacts(Facts):
     distill: Trained | None = None
     finetune: Trained | None = None
     rounds: dict[str, "TrainingFacts"] = Field(default_factory=dict)
+
+    @property
+    def trained(self) -> dict[str, Trained]:
+        """Trainings of the kept weights by their way, in the order in which they ran."""
+        ways = {"distill": self.distill, "finetune": self.finetune}
+        return {way: facts for way, facts in ways.items() if facts}
 
 
 class Manifest(Facts):
@@ -233,34 +257,19 @@ class Manifest(Facts):
     results: Results
     gates: list[str]
 
-    def to_json(self) -> dict[str, Any]:
-        """As the file holds it."""
-        return self.model_dump(mode="json", by_alias=True)
-
 
 def read(folder: Path) -> Manifest:
     """The manifest of a finished build.
 
     Raises:
-        InputError: the folder is no finished build, or one of another version of edgeprune.
+        InputError: the folder is not a finished build, its manifest is damaged, or another version
+            of edgeprune wrote it.
     """
-    found = read_json(folder / "manifest.json")
-    if not isinstance(found, dict) or "results" not in found:
+    path = folder / "manifest.json"
+    if not path.is_file():
         raise InputError(
-            f"{folder} is not a finished build: it holds no manifest.json.",
-            "edgeprune build makes one; give its folder.",
+            f"{folder} is not a finished build: it has no manifest.json.",
+            "Give the folder of a build; edgeprune build makes one.",
         )
-    again = "Run the same edgeprune build again: finished stages are kept."
-    if (number := found.get("schema")) != SCHEMA:
-        raise InputError(
-            f"{folder} has a manifest with schema {number}, and this edgeprune reads {SCHEMA}.",
-            again,
-        )
-    try:
-        return Manifest.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{folder / 'manifest.json'} is damaged at {where}: {first['msg']}.", again
-        ) from None
+    hint = "Run the same edgeprune build again: finished stages are reused."
+    return Manifest.read_file(path, SCHEMA, hint)

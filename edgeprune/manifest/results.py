@@ -87,7 +87,18 @@ class Difference(Facts):
 
 
 class Results(Facts):
-    """Everything measured; ``artifacts`` holds ``dense``, and ``pruned`` if there is one."""
+    """Everything measured.
+
+    Attributes:
+        metric: of the task.
+        rows: how many evaluation rows.
+        chance_level: accuracy without any knowledge; None where nothing is chosen.
+        base_near_chance: whether the dense model's accuracy can't be told from it.
+        threads: of the runtime.
+        artifacts: ``dense``, and ``pruned`` if there is one.
+        difference: of the two.
+        gpus: by provider, where the runtime has any.
+    """
 
     metric: str
     rows: int
@@ -97,3 +108,25 @@ class Results(Facts):
     artifacts: dict[str, Measured]
     difference: Difference | None = None
     gpus: dict[str, OnGpu] = Field(default_factory=dict)
+
+    @property
+    def own(self) -> str:
+        """Key of the build's own artifact: ``pruned``, or ``dense`` if nothing was changed."""
+        return "pruned" if "pruned" in self.artifacts else "dense"
+
+    @property
+    def dense(self) -> Measured:
+        """The dense baseline."""
+        return self.artifacts["dense"]
+
+
+class Scores(Facts):
+    """One artifact on a task and on general text, as `edgeprune.evaluate` gives it."""
+
+    task: str
+    accuracy: Accuracy | None
+    nats_per_answer_token: Interval
+    general_perplexity: Perplexity | None = None
+    answers: Answers
+    chance_level: float | None
+    near_chance: bool

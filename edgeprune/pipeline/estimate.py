@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import inventory
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import wanted
-from edgeprune.plan.tensors import ModelPlan, Role, TensorPlan
+from edgeprune.plan.tensors import ModelPlan, Role
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe, training_rounds, training_seconds
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES
@@ -54,8 +53,8 @@ class Estimate:
     seconds: float
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """Estimate a build from headers alone.
+def plan(recipe: Recipe) -> Estimate:
+    """What becomes of every tensor, and what a build needs, from headers alone.
 
     Raises:
         EdgepruneError: as `edgeprune.models.inventory.inventory`.
@@ -193,16 +192,6 @@ class _Needs:
     def _written(self) -> int:
         """Weights that stand on the disk as a round has left them, while the next one prunes."""
         return self.parameters if len(training_rounds(self.recipe)) > 1 else 0
-
-
-def by_kind(rows: Iterable[TensorPlan]) -> dict[tuple[str, ...], list[TensorPlan]]:
-    """Rows of the same kind in all blocks: name without its number, shape, type and pattern."""
-    kinds: dict[tuple[str, ...], list[TensorPlan]] = {}
-    for row in rows:
-        name = row.name if row.block is None else row.name.replace(f".{row.block}.", ".*.", 1)
-        shape = "x".join(map(str, row.shape))
-        kinds.setdefault((name, shape, row.storage.type, row.pattern.name), []).append(row)
-    return kinds
 
 
 def _flops_per_second() -> float:

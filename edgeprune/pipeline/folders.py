@@ -16,7 +16,7 @@ from edgeprune.recipe.schema import Recipe, defaults, flat
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json
 
-_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
+_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|jsonl\.xz|gguf)$")
 _BUILDS = Path("builds")
 _RECIPE = Path("work", "recipe.json")
 # Settings that leave the artifact as it is: where it is made, what is measured, what is a failure.

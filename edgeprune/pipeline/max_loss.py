@@ -41,8 +41,8 @@ class Search:
 
     Attributes:
         sparsity: the highest that held.
-        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near guessing or there
-            is none.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level
+            or there is none.
         dense: the dense model's value.
         bound: the worst value allowed.
         confidence: one-sided, that a sparsity that held is within the bound on other rows.
@@ -103,7 +103,7 @@ def _search(job: Job, held_out: list[Row]) -> Search:
         return trial(job.changed(tried), held_out, dense_statistics)
 
     dense = measure(0.0, None)
-    by_accuracy = dense["accuracy"] is not None and not dense["near_guessing"]
+    by_accuracy = dense["accuracy"] is not None and not dense["near_chance"]
     metric = "accuracy" if by_accuracy else "nats_per_answer_token"
     start, loss = dense[metric]["value"], share(str(asked.max_loss))
     bound = start * (1 - loss) if by_accuracy else start * (1 + loss)

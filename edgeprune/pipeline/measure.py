@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime_tests.accuracy import Item
 
 
-_VERSION = 7
+_VERSION = 8
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:

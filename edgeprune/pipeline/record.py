@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeprune.data.loading import Data, Source
 from edgeprune.manifest import SCHEMA, Manifest
+from edgeprune.manifest.manifest import PlannedTensor, StorageFacts
 from edgeprune.models.origin import Origin
 from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job
@@ -47,7 +48,7 @@ def describe(
             **asdict(source),
         },
         "data": describe_data(job.data, sparse.rows),
-        "plan": plan_rows(plan),
+        "plan": [row.to_json() for row in plan_rows(plan)],
         "artifact": artifacts.get("pruned", artifacts["dense"]),
         "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
         "pruned_tensors": [
@@ -64,18 +65,18 @@ def describe(
     return Manifest.model_validate(json.loads(json_text(values)))
 
 
-def plan_rows(plan: ModelPlan) -> list[dict[str, Any]]:
-    """The table of a plan, JSON-like."""
+def plan_rows(plan: ModelPlan) -> list[PlannedTensor]:
+    """The table of a plan."""
     return [
-        {
-            "name": row.name,
-            "stored_as": row.stored_as,
-            "shape": list(row.shape),
-            "role": row.role,
-            "pattern": row.pattern.name,
-            "zeros": row.zeros,
-            "storage": asdict(row.storage),
-        }
+        PlannedTensor(
+            name=row.name,
+            stored_as=row.stored_as,
+            shape=list(row.shape),
+            role=row.role,
+            pattern=row.pattern.name,
+            zeros=row.zeros,
+            storage=StorageFacts.model_validate(asdict(row.storage)),
+        )
         for row in plan.tensors.values()
     ]
 

@@ -29,7 +29,7 @@ _BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.(\d+)\.")
 _ROLES = {
     Role.EMBEDDING: re.compile(r"token_embd|embed_tokens|embed_in|wte"),
     Role.HEAD: re.compile(r"^(lm_head|embed_out|output)\.weight$"),
-    Role.ROUTER: re.compile(r"(\.|_)(gate|router|shared_expert_gate|gate_inp)\.weight$"),
+    Role.ROUTER: re.compile(r"\.(gate|router|shared_expert_gate|ffn_gate_inp\w*)\.weight$"),
     Role.ATTENTION: re.compile(r"attn|attention"),
     Role.MLP: re.compile(r"mlp|ffn|moe|expert|feed_forward"),
 }

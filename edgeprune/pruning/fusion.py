@@ -2,7 +2,8 @@
 
 Follows the published description of task-aware pruning (arXiv 2510.22489): separate scores on
 general and task data, channels split into shared and exclusive ones by activation norms, scores
-fused per group. The paper's threshold and operators are not public; ours are those of DESIGN.md.
+fused per group. The paper's threshold and operators are not public; ours stand in
+docs/design.md.
 """
 
 from collections.abc import Callable

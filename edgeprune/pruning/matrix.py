@@ -25,7 +25,7 @@ class Pruning:
         head: whether the output head is pruned too.
         sink_positions: first positions of every sequence that no statistics count. They hold the
             attention sink, whose activations are far above all others; yet leaving it out lets
-            repair damage it, which costs more than it wins (docs/peers.md).
+            repair damage it, which costs more than it wins (docs/measured/peers.md).
         answer_weight: weight in the statistics of positions that predict a token of an answer.
         high_perplexity_weight: factor at positions whose next token the dense model finds hard.
     """

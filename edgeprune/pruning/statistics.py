@@ -32,7 +32,7 @@ class InputStatistics:
 
     @property
     def rms(self) -> Tensor:
-        """(in,) root mean square of each channel, ``a[j]`` in DESIGN.md."""
+        """(in,) root mean square of each channel, ``a[j]`` in docs/design.md."""
         return self.second_moment.sqrt()
 
     def reordered(self, order: Tensor) -> "InputStatistics":
@@ -96,7 +96,7 @@ class Accumulator:
 def mix(general: InputStatistics, task: InputStatistics, task_share: float) -> InputStatistics:
     """One set of moments for both streams: ``(1-λ) G/tr(G) + λ T/tr(T)``.
 
-    Dividing by the trace first keeps a louder stream from winning by its scale (DESIGN.md).
+    Dividing by the trace first keeps a louder stream from winning by its scale.
     """
     shares = [
         (share / s.second_moment.sum().clamp_min(torch.finfo(torch.float32).tiny), s)

@@ -1,11 +1,11 @@
 """Checks of single settings, as pydantic takes them."""
 
-import re
 from collections.abc import Callable, Collection
 from typing import Any
 
 from pydantic import AfterValidator
 
+from edgeprune.plan.patterns import parse
 from edgeprune.recovery import RECOVERIES
 from edgeprune.support.errors import unknown
 
@@ -35,13 +35,14 @@ def with_unit(read: Callable[[str], float]) -> AfterValidator:
 
 
 def known_pattern(value: str) -> str:
-    """``unstructured`` or N:M."""
-    if value == UNSTRUCTURED:
-        return value
-    match = re.fullmatch(r"(\d+):(\d+)", value)
-    if not match or not 0 < int(match[1]) < int(match[2]):
-        raise ValueError(f"'{value}' is neither '{UNSTRUCTURED}' nor N:M with 0 < N < M")
+    """What `edgeprune.plan.patterns.parse` reads."""
+    parse(value)
     return value
+
+
+def fixed_sparsity(pattern: str) -> float | None:
+    """The sparsity that a pattern means; None: any."""
+    return parse(pattern).fixed
 
 
 def base_60(value: Any) -> Any:

@@ -15,6 +15,7 @@ from edgeprune.recipe.checks import (
     UNSTRUCTURED,
     base_60,
     comma_separated,
+    fixed_sparsity,
     known_name,
     known_pattern,
     ways_in_order,
@@ -75,7 +76,7 @@ class Data(Section):
 class Fusion(Section):
     """How the two calibration streams are joined; formulas: `edgeprune.pruning.fusion`."""
 
-    # `mix` because `fused` wins on one task and loses more on another: docs/fusion.md.
+    # `mix` because `fused` wins on one task and loses more on another: docs/measured/fusion.md.
     mode: Annotated[str, known_name("fusion", FUSION_MODES)] = flag(
         "mix", f"streams that choose what is pruned: {', '.join(FUSION_MODES)}", "fusion"
     )
@@ -152,10 +153,11 @@ class Pruning(Section):
 
     @model_validator(mode="after")
     def _options_fit_the_pattern(self) -> Self:
-        if self.pattern == UNSTRUCTURED:
+        sparsity = fixed_sparsity(self.pattern)
+        if sparsity is None:
             if self.permute:
                 raise ValueError(
-                    "permute does nothing for unstructured pruning: set an N:M pattern"
+                    f"permute does nothing for {self.pattern} pruning: set an N:M pattern"
                 )
             return self
         if self.allocation.kind != "uniform":
@@ -165,8 +167,6 @@ class Pruning(Section):
             )
         if self.max_loss:
             raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
-        kept, group = map(int, self.pattern.split(":"))
-        sparsity = 1 - kept / group
         if "sparsity" in self.model_fields_set and abs(self.sparsity - sparsity) > 1e-9:
             raise ValueError(
                 f"pattern {self.pattern} means sparsity {sparsity:g}, but sparsity is "

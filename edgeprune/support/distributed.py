@@ -17,6 +17,11 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes; outside of a group it is."""
+    return world()[0] == 0
+
+
 def share(tensor: Tensor) -> Tensor:
     """This process's part of the sequences, (samples, ...)."""
     rank, size = world()

@@ -19,13 +19,13 @@ _EXTRA_OF = {
     "fastapi": "serve",
     "sse_starlette": "serve",
     "uvicorn": "serve",
-    "datasets": "eval",
+    "datasets": "hub",
     "scipy": "eval",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "matplotlib": "report",
-    "adjustText": "report",
+    "adjustText": "compare",
 }
 
 

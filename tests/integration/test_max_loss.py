@@ -40,7 +40,7 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
 def answered(nats: list[float]) -> dict:
     """What a trial gives of a task without choices, an answer of one token a row."""
     return {
-        "accuracy": None, "near_guessing": False,
+        "accuracy": None, "near_chance": False,
         "nats_per_answer_token": {"value": float(np.mean(nats))}, "answers": {"nats": nats},
     }  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_a_search_holds_trained_models_against_the_dense_one(
         recipe = job.recipe
         seen.append((recipe.pruning.sparsity, recipe.training.enabled))
         nats = 4 + recipe.pruning.sparsity
-        return {"accuracy": None, "near_guessing": False, "nats_per_answer_token": {"value": nats},
+        return {"accuracy": None, "near_chance": False, "nats_per_answer_token": {"value": nats},
                 "answers": {"nats": [nats] * 12}}  # fmt: skip
 
     monkeypatch.setattr(max_loss, "trial", trial)

@@ -162,8 +162,8 @@ def test_a_dense_model_can_be_rounded_with_the_data(tiny_recipe, tmp_path):
     )
     found = build(recipe, tmp_path / "out")
     assert not any(t.pruned for t in found.manifest.artifact.tensors)
-    twin = (tmp_path / "out" / "work" / "dense-q4_0.gguf").read_bytes()
-    assert found.artifact.read_bytes() != twin
+    dense = (tmp_path / "out" / "work" / "dense-q4_0.gguf").read_bytes()
+    assert found.artifact.read_bytes() != dense
 
 
 def test_a_lost_or_damaged_block_is_pruned_again(tiny_build, tiny_recipe, tmp_path):

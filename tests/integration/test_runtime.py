@@ -19,8 +19,9 @@ from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
 from edgeprune.formats.gguf.packed import pack
+from edgeprune.manifest.results import OnGpu
 from edgeprune.models.loading import load_model, load_tokenizer
-from edgeprune.report.words import _about_gpu
+from edgeprune.report.caveats import about_gpu
 from edgeprune.runtime.llamacpp import loading
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.errors import InputError, MachineError, UsageError
@@ -31,11 +32,11 @@ from runtime_tests.accuracy import (
     Answered,
     Item,
     accuracy_interval,
-    guessing_line,
+    chance_level,
     judge,
     nats_difference,
     nats_per_token,
-    near_guessing,
+    near_chance,
 )
 from runtime_tests.child import TIMEOUT_VARIABLE, patience, start
 from runtime_tests.llamacpp import LlamaCpp
@@ -254,7 +255,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     assert first["gpus"]["CUDA"] == {
         "failed": "The runtime can't handle m.onnx: Failed to allocate memory."
     }
-    assert _about_gpu(first["gpus"]["CUDA"]).startswith("failed: The runtime can't handle")
+    assert about_gpu(OnGpu(**first["gpus"]["CUDA"])).startswith("failed: The runtime can't handle")
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
     monkeypatch.setattr(run_module, "why_not", lambda _gpu: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -325,26 +326,26 @@ def test_exact_match(written, correct):
     assert judge(item, scores(-1.0), "exact_match", written).correct is correct
 
 
-def test_guessing_line_is_chance_or_the_most_frequent_answer():
+def test_chance_level_is_a_random_choice_or_the_most_frequent_answer():
     four = ("a", "b", "c", "d")
     even = [Item(str(i), "q", four, i % 4) for i in range(8)]
-    assert guessing_line(even) == 0.25
+    assert chance_level(even) == 0.25
     skewed = [Item(str(i), "q", four, int(i == 0)) for i in range(8)]
-    assert guessing_line(skewed) == 7 / 8
+    assert chance_level(skewed) == 7 / 8
     own = [Item(str(i), "q", (*four[:3], str(i)), 3) for i in range(8)]
-    assert guessing_line(own) == 0.25  # the right choice's place is nothing the model sees
-    assert guessing_line([Item("1", "q", ("a",), 0)]) is None
+    assert chance_level(own) == 0.25  # the right choice's place is nothing the model sees
+    assert chance_level([Item("1", "q", ("a",), 0)]) is None
 
 
-def test_near_guessing_is_an_interval_that_reaches_the_line():
+def test_near_chance_is_an_interval_that_reaches_chance_level():
     rows = [Answered(i < 30, 1.0, 1) for i in range(100)]
     interval = accuracy_interval(rows)
     assert interval["value"] == 0.3
     assert interval["low"] == pytest.approx(0.219, abs=0.001)  # Wilson, by hand
     assert interval["high"] == pytest.approx(0.396, abs=0.001)
-    assert near_guessing(interval, 0.25)
-    assert not near_guessing(interval, 0.2)
-    assert not near_guessing(None, 0.25)
+    assert near_chance(interval, 0.25)
+    assert not near_chance(interval, 0.2)
+    assert not near_chance(None, 0.25)
 
 
 def test_nats_are_per_token_and_differences_are_paired():

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from exporters.artifact import Storage
 
 from edgeprune.data.loading import load_data
-from exporters.artifact import Storage
 from exporters.onnx import export
 from tests.support.exporting import Counter, dense_model
 from tests.support.processes import run

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from exporters.artifact import Model, Storage
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.models import open_checkpoint
-from exporters.artifact import Model, Storage
 from exporters.onnx import check, grids
 from runtime_tests.ort import OnnxRuntime
 from tests.support.exporting import dense_model

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from exporters.artifact import Model, Storage
 from llama_cpp import llama_cpp as api
 
 from edgeprune.data.render import Renderer
@@ -10,7 +11,6 @@ from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning
 from edgeprune.runtime import status
 from edgeprune.runtime.llamacpp import adapter, loading
-from exporters.artifact import Model, Storage
 from exporters.gguf.export import export
 from runtime_tests.llamacpp import LlamaCpp
 from tests.support.exporting import Counter
@@ -84,7 +84,7 @@ def test_the_real_model_answers_as_well_as_in_stock_llama_cpp(stock_sparse_exact
     """Logits are as near to those with float activations as stock's; first answer tokens agree.
 
     Activations of 8 bits are noise that any other order of sums draws anew, so longer greedy
-    texts part sooner or later; docs/sparse.md has the figures. Of 100 first
+    texts part sooner or later; docs/measured/sparse.md has the figures. Of 100 first
     tokens 94 agree on one processor, 95 or more on another: 90 leaves two standard deviations.
     """
     stock_runner, sparse_runner, exact = stock_sparse_exact

@@ -72,6 +72,8 @@ def test_the_built_wheel_works_from_another_folder(tmp_path, tiny_folder, rows_f
         "plan", "--model", str(tiny_folder), "--task", str(rows_file), "--general", str(text)
     )
     assert "zeros in 73,728 weights" in plan.stdout, plan.stderr
+    plan = installed("plan", "--model", str(tiny_folder), "--task", "medqa")
+    assert "medqa from shipped medqa.jsonl.xz" in plan.stdout, plan.stderr
     missing = installed("build", "--task", "medqa")
     assert missing.returncode == 4
     assert "pip install 'edgeprune[" in missing.stderr

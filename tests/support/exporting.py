@@ -19,11 +19,6 @@ class Counter:
         self.steps += steps
 
 
-def dense_model(checkpoint: Checkpoint) -> Model:
-    """The checkpoint as exporters see it."""
-    return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
-
-
 def export_as(
     target: str,
     model: Model,
@@ -44,3 +39,8 @@ def export_gguf(model: Model, wanted: StorageRequest, path: Path, *more: Any) ->
 
 def export_onnx(model: Model, wanted: StorageRequest, path: Path, *more: Any) -> Artifact:
     return export_as("onnx", model, wanted, path, *more)
+
+
+def dense_model(checkpoint: Checkpoint) -> Model:
+    """The checkpoint as exporters see it."""
+    return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)

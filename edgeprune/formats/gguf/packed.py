@@ -199,29 +199,8 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
     with source.open("rb") as raw:
         while chunk := raw.read(_CHUNK):
             digest.update(chunk)
-        raw.seek(0)
-        header = np.frombuffer(raw.read(file.data_start), np.uint8)
     with atomic_path(target) as temporary:
-        writer = GGUFWriter(temporary, _ARCHITECTURE)
-        writer.add_name(str(file.get("general.name") or source.stem))
-        writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
-        writer.add_uint64("edgeprune.packed.size", size)
-        writer.add_string("edgeprune.packed.sha256", digest.hexdigest())
-        writer.add_array("edgeprune.packed.tensors", [tensor.name for tensor in packed])
-        _announce(writer, _HEADER, len(header))
-        for tensor in file.tensors:
-            _announce(writer, tensor.name, sizes[tensor.name])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.write_tensor_data(header)
-        for tensor in file.tensors:
-            data = tensor.data.reshape(-1)
-            if sizes[tensor.name] < tensor.size:
-                data = packing.pack(tensor.type.name, data)
-            writer.write_tensor_data(data)
-            advance(tensor.size)
-        writer.close()
+        _write(temporary, source, file, sizes, digest.hexdigest(), advance)
         if not _comes_back(temporary, digest.digest()):
             raise CheckFailed(
                 f"{source} does not come back from its packed form: it has bytes between its "
@@ -235,6 +214,40 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "tensor_bytes": sum(tensor.size for tensor in packed),
         "packed_tensor_bytes": sum(sizes[tensor.name] for tensor in packed),
     }
+
+
+def _write(
+    path: Path,
+    source: Path,
+    file: GgufFile,
+    sizes: dict[str, int],
+    digest: str,
+    advance: Advance,
+) -> None:
+    """Write a packed file, whose digest is not proven yet."""
+    with source.open("rb") as raw:
+        header = np.frombuffer(raw.read(file.data_start), np.uint8)
+    smaller = [tensor.name for tensor in file.tensors if sizes[tensor.name] < tensor.size]
+    writer = GGUFWriter(path, _ARCHITECTURE)
+    writer.add_name(str(file.get("general.name") or source.stem))
+    writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
+    writer.add_uint64("edgeprune.packed.size", source.stat().st_size)
+    writer.add_string("edgeprune.packed.sha256", digest)
+    writer.add_array("edgeprune.packed.tensors", smaller)
+    _announce(writer, _HEADER, len(header))
+    for tensor in file.tensors:
+        _announce(writer, tensor.name, sizes[tensor.name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.write_tensor_data(header)
+    for tensor in file.tensors:
+        data = tensor.data.reshape(-1)
+        if sizes[tensor.name] < tensor.size:
+            data = packing.pack(tensor.type.name, data)
+        writer.write_tensor_data(data)
+        advance(tensor.size)
+    writer.close()
 
 
 def _comes_back(packed: Path, digest: bytes) -> bool:

@@ -1,7 +1,8 @@
 """``.packed.onnx``: a model whose sparse initializers stand in it without their zeros.
 
 Any onnxruntime opens it: nodes of standard operators rebuild the dense tensors, and constant
-folding runs them once, when a session is made. docs/onnx.md has what that costs in time and memory.
+folding runs them once, when a session is made. docs/measured/onnx.md has what that costs in time
+and memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -80,12 +81,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
                 else:
                     tensors.append(tensor)
                 advance(file.array(tensor.name).nbytes)
-        packed = type(model)()
-        packed.CopyFrom(model)
-        del packed.graph.initializer[:], packed.graph.node[:]
-        packed.graph.initializer.extend([*tensors, *_constants()])
-        packed.graph.node.extend([*nodes, *model.graph.node])
-        temporary.write_bytes(packed.SerializeToString())
+        temporary.write_bytes(_with(model, tensors, nodes).SerializeToString())
         _check(file, OnnxFile(temporary), list(chosen))
     before = sum(file.array(name).nbytes for name in chosen)
     return {
@@ -95,6 +91,16 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "tensor_bytes": before,
         "packed_tensor_bytes": after,
     }
+
+
+def _with(model: Any, tensors: list[Any], nodes: list[Any]) -> Any:
+    """The model with other initializers, and nodes that unpack them in front."""
+    packed = type(model)()
+    packed.CopyFrom(model)
+    del packed.graph.initializer[:], packed.graph.node[:]
+    packed.graph.initializer.extend([*tensors, *_constants()])
+    packed.graph.node.extend([*nodes, *model.graph.node])
+    return packed
 
 
 def _gains(file: OnnxFile, tensor: OnnxTensor) -> bool:

@@ -1,6 +1,6 @@
 """What is known of each architecture, a file for each; both exporters and pruning read it.
 
-A new one is a file here and its name in the list below (docs/add-architecture.md).
+A new one is a file here and its name in the list below (CONTRIBUTING.md).
 """
 
 from importlib import import_module

@@ -54,19 +54,7 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     add("output", stored, sizes.head_type)
     norm = np.ones(sizes.width, np.float32)
     add("output_norm", norm, "F32")
-    kv_width = sizes.width // sizes.heads * sizes.kv_heads
-    matrices = {
-        name: _random(chance, rows, columns, zeros)
-        for name, rows, columns in (
-            ("attn_q", sizes.width, sizes.width),
-            ("attn_k", kv_width, sizes.width),
-            ("attn_v", kv_width, sizes.width),
-            ("attn_output", sizes.width, sizes.width),
-            ("ffn_gate", sizes.feed_forward, sizes.width),
-            ("ffn_up", sizes.feed_forward, sizes.width),
-            ("ffn_down", sizes.width, sizes.feed_forward),
-        )
-    }
+    matrices = {n: _random(chance, *shape, zeros) for n, shape in _shapes(sizes).items()}
     quantised: dict[tuple[str, str], np.ndarray] = {}
     counts: dict[str, int] = {}
     for block, kind in enumerate(sizes.types):
@@ -88,6 +76,20 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _shapes(sizes: Sizes) -> dict[str, tuple[int, int]]:
+    """Of a block's matrices, (out, in)."""
+    kv_width = sizes.width // sizes.heads * sizes.kv_heads
+    return {
+        "attn_q": (sizes.width, sizes.width),
+        "attn_k": (kv_width, sizes.width),
+        "attn_v": (kv_width, sizes.width),
+        "attn_output": (sizes.width, sizes.width),
+        "ffn_gate": (sizes.feed_forward, sizes.width),
+        "ffn_up": (sizes.feed_forward, sizes.width),
+        "ffn_down": (sizes.width, sizes.feed_forward),
+    }
 
 
 def _random(chance: np.random.Generator, rows: int, columns: int, zeros: float) -> np.ndarray:

@@ -41,8 +41,8 @@ def open_session(path: Path, options: Any) -> Opened:
     Pruned weights are multiplied by without their zeros where that is faster, which
     ``EDGEPRUNE_SPARSE=0`` in the environment turns off. A packed model would be rebuilt by
     onnxruntime's constant folding, all tensors at once; here its weights are rebuilt one by one
-    and handed over, which takes less time and memory (docs/onnx.md). Any other model is opened as
-    it stands.
+    and handed over, which takes less time and memory (docs/measured/onnx.md). Any other model is
+    opened as it stands.
 
     Args:
         path: the ``.onnx`` file.

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exporters.artifact import Model, Storage
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -30,7 +31,6 @@ from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.recipe.schema import make
 from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
-from exporters.artifact import Model, Storage
 from exporters.onnx import check
 from exporters.onnx import weights as onnx_weights
 from runtime_tests.llamacpp import LlamaCpp

