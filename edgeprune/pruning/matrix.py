@@ -24,8 +24,9 @@ class Pruning:
         permute: whether an N:M pattern may reorder the channels inside a feed-forward network.
         head: whether the output head is pruned too.
         sink_positions: number of first positions of every sequence left out of statistics. They
-            hold the attention sink, whose activations are far above all others; yet leaving them out lets
-            weight updates damage the sink, which costs more than it gains (docs/measured/peers.md).
+            hold the attention sink, whose activations are far above all others; yet leaving them
+            out lets weight updates damage the sink, which costs more than it gains
+            (docs/measured/peers.md).
         answer_weight: weight, in the statistics, of positions that predict a token of an answer.
         high_perplexity_weight: factor at positions whose next token has high perplexity in the
             dense model.
