@@ -146,7 +146,10 @@ class Exporter(Protocol):
         default_type: where nothing is said.
         artifact: name of the file or folder in a build.
         runner: the runtime that measures it, a key of `runtime_tests.runners.RUNNERS`.
-        zeros_cost: in the report's words, what zeros save or cost in this format.
+        zeros_cost: what zeros save or cost in this format, in words.
+        opens_packed: who opens a packed artifact, in words; empty: there is no such form.
+        how_to_use: lines for a model card that run ``{file}``.
+        next_verb: edgeprune's command that takes the artifact on from here.
     """
 
     name: str
@@ -156,6 +159,9 @@ class Exporter(Protocol):
     artifact: str
     runner: str
     zeros_cost: str
+    opens_packed: str
+    how_to_use: str
+    next_verb: str
 
     def plan(self, model: Model, wanted: StorageRequest) -> FilePlan:
         """Lay a model out, from its configuration and headers alone.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import SearchFacts, StoredTensor, TrainingFacts
 from edgeprune.manifest.results import Difference, Measured, OnGpu, Results
@@ -9,10 +10,6 @@ from edgeprune.report.words import interval_text, size_text
 
 # Of a file, nearly the dense one's size: nothing worth calling smaller.
 _NO_SMALLER = 0.97
-_OPENS_PACKED = {
-    "gguf": "edgeprune chat and edgeprune inspect open it directly",
-    "onnx": "onnxruntime opens it directly",
-}
 # What the kept weights are trained on, by the way of training.
 TRAINED_ON = {
     "distill": "to match the dense model's predictions",
@@ -102,7 +99,7 @@ def _about_size(manifest: Manifest) -> Iterator[str]:
         yield (
             f"{packed.file} leaves the zeros out: it takes {size_text(packed.packed_bytes)}, "
             f"{packed.packed_bytes / before:.0%} of the dense file. It unpacks to exactly the same "
-            f"bytes, which was checked, and {_OPENS_PACKED[target]}."
+            f"bytes, which was checked, and {exporters.get(target).opens_packed}."
         )
 
 

@@ -21,6 +21,11 @@ class Gguf:
     artifact = "model.gguf"
     runner = "llamacpp"
     zeros_cost = "GGUF stores zeros in full, like any other weight"
+    opens_packed = "edgeprune chat and edgeprune inspect open it directly"
+    how_to_use = """\
+llama-cli -m {file}                # stock llama.cpp
+edgeprune chat {file}              # with edgeprune's sparse kernels"""
+    next_verb = "chat"
 
     def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
         """See `exporters.base.Exporter.plan`."""

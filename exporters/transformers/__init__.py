@@ -21,6 +21,12 @@ class Transformers:
     artifact = "model"
     runner = "transformers"
     zeros_cost = "safetensors stores zeros in full, like any other weight"
+    opens_packed = ""
+    how_to_use = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("{file}")
+model = AutoModelForCausalLM.from_pretrained("{file}", dtype="auto")"""
+    next_verb = "inspect"
 
     def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
         """See `exporters.base.Exporter.plan`."""
