@@ -144,6 +144,7 @@ class Exporter(Protocol):
         requirements: modules that building for it takes, besides those of every build.
         types: what ``--type`` takes.
         default_type: where nothing is said.
+        file_format: what people call its files.
         artifact: name of the file or folder in a build.
         runner: the runtime that measures it, a key of `runtime_tests.runners.RUNNERS`.
         zeros_cost: what zeros save or cost in this format, in words.
@@ -156,6 +157,7 @@ class Exporter(Protocol):
     requirements: tuple[str, ...]
     types: Mapping[str, WeightType]
     default_type: str
+    file_format: str
     artifact: str
     runner: str
     zeros_cost: str

@@ -42,6 +42,7 @@ def render(manifest: Manifest) -> str:
         rows=table(manifest),
         verdict=verdict(manifest),
         caveats=[text for text in caveats(manifest) if text != data.task.warning],
+        format=exporters.get(target).file_format,
         use=exporters.get(target).how_to_use.format(file=manifest.artifact.file),
         recipe_yaml=yaml.safe_dump(_chosen(recipe), sort_keys=False),
     )

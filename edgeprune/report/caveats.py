@@ -88,18 +88,19 @@ def _about_training(training: TrainingFacts) -> Iterator[str]:
 
 
 def _about_size(manifest: Manifest) -> Iterator[str]:
-    artifacts, target = manifest.results.artifacts, manifest.recipe.artifact.target
+    artifacts = manifest.results.artifacts
+    exporter = exporters.get(manifest.recipe.artifact.target)
     before, after = artifacts["dense"].file_bytes, artifacts["pruned"].file_bytes
     if after > _NO_SMALLER * before:
         yield (
-            f"{target.upper()} stores a zero in as many bytes as any other weight, so the file is "
-            "no smaller than the dense one."
+            f"{exporter.file_format} stores a zero in as many bytes as any other weight, so the "
+            "file is no smaller than the dense one."
         )
     if packed := manifest.packed:
         yield (
             f"{packed.file} leaves the zeros out: it takes {size_text(packed.packed_bytes)}, "
             f"{packed.packed_bytes / before:.0%} of the dense file. It unpacks to exactly the same "
-            f"bytes, which was checked, and {exporters.get(target).opens_packed}."
+            f"bytes, which was checked, and {exporter.opens_packed}."
         )
 
 

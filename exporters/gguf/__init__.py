@@ -18,6 +18,7 @@ class Gguf:
     requirements: tuple[str, ...] = ("llama_cpp",)
     types: Mapping[str, WeightType] = TYPES
     default_type = "q8_0"
+    file_format = "GGUF"
     artifact = "model.gguf"
     runner = "llamacpp"
     zeros_cost = "GGUF stores zeros in full, like any other weight"

@@ -18,6 +18,7 @@ class Onnx:
     requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
     types: Mapping[str, WeightType] = TYPES
     default_type = "int8"
+    file_format = "ONNX"
     artifact = "model.onnx"
     runner = "onnxruntime"
     zeros_cost = "ONNX stores zeros in full, like any other weight"

@@ -19,7 +19,7 @@ def two_builds(tiny_folder, rows_file, tmp_path_factory):
     from tests.support.recipes import QUICK
 
     folder = tmp_path_factory.mktemp("builds")
-    build(Recipe(model=str(tiny_folder), task=str(rows_file), **QUICK), folder / "good")
+    build(Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file)), folder / "good")
     shutil.copytree(folder / "good", folder / "bad")
     manifest = json.loads((folder / "bad/manifest.json").read_text())
     answers = manifest["results"]["artifacts"]["pruned"]["answers"]
