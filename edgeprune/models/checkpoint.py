@@ -62,7 +62,7 @@ def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
         MachineError: its package is not installed.
     """
     kind, place = locate(model)
-    if kind == "gguf":
+    if kind == "file":
         return _from_gguf(Path(place), model, progress or Quiet())
     if kind == "folder":
         return _from_folder(Path(place), Path(place).resolve().name, model)
@@ -84,8 +84,10 @@ def artifact_path(text: str) -> Path:
     return path
 
 
-def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
+def locate(model: str) -> tuple[Literal["file", "folder", "hub"], str]:
     """Find what kind of model a name refers to, and its path or hub id, without opening it.
+
+    A file is a GGUF one.
 
     Raises:
         UsageError: nothing of that name is known.
@@ -93,12 +95,12 @@ def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
         MachineError: the package of a packaged model is not installed.
     """
     if model in packaged.PACKAGED:
-        return "gguf", str(packaged.find(model))
+        return "file", str(packaged.find(model))
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"No such GGUF file: {path}.")
-        return "gguf", str(path)
+        return "file", str(path)
     if path.is_dir():
         return "folder", str(path)
     if path.exists():

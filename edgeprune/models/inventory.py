@@ -17,7 +17,7 @@ def inventory(model: str) -> dict[str, tuple[int, ...]]:
         InputError: a header can't be read, or the hub can't be reached.
     """
     kind, place = locate(model)
-    if kind == "gguf":
+    if kind == "file":
         return {t.name: t.shape for t in open_gguf(Path(place)).tensors}
     if kind == "hub" and (cached := cached_folder(place)):
         kind, place = "folder", str(cached)

@@ -4,9 +4,6 @@ from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
 from edgeprune.manifest.results import Speed
 
-# What people call the file format of a target.
-FORMATS = {"gguf": "GGUF", "onnx": "ONNX", "transformers": "safetensors"}
-
 
 def size_text(count: float) -> str:
     """Bytes as people read them."""
