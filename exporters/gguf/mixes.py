@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """llama.cpp's rules for which tensors get more bits (llama-quant.cpp), and mixes that keep zeros.
-=======
-"""llama.cpp's rules for which tensors get more bits (llama-quant.cpp), made zero-safe.
->>>>>>> wt-p3
 
 Heads and embeddings, the value projection and the down projection lose most by few bits.
 """
