@@ -13,7 +13,7 @@ from edgeprune.pipeline.job import open_job, rows_for
 from edgeprune.pipeline.trial import trial
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.pruning.methods import METHODS
-from edgeprune.recipe.schema import Recipe, flat, make
+from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.errors import UsageError
 from edgeprune.support.extras import need
 from edgeprune.support.files import write_json
@@ -38,16 +38,16 @@ class Variant:
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
         """The base recipe with this variant's settings."""
-        values = flat(base) | {"data.seed": seed}
-        del values["pruning.sparsity"], values["pruning.pattern"]
+        values = base.model_dump()
+        del values["pruning"]["sparsity"], values["pruning"]["pattern"]
         if self.method == DENSE:
-            values = {name: v for name, v in values.items() if not name.startswith("training.")}
+            del values["training"]
         else:
-            values["pruning.method"] = self.method
+            values["pruning"]["method"] = self.method
         if self.fusion:
-            values["pruning.fusion.mode"] = self.fusion
-        amount = "pruning.pattern" if ":" in self.amount else "pruning.sparsity"
-        return make(values | {amount: self.amount})
+            values["pruning"]["fusion"]["mode"] = self.fusion
+        values["pruning"]["pattern" if ":" in self.amount else "sparsity"] = self.amount
+        return make(values | {"data.seed": seed})
 
 
 def variants(methods: list[str], fusions: list[str], amounts: list[str]) -> Iterator[Variant]:

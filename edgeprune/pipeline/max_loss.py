@@ -41,13 +41,8 @@ class Search:
 
     Attributes:
         sparsity: the highest that held.
-    <<<<<<< HEAD
-        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level or
-            there is none.
-    =======
         metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level
             or there is none.
-    >>>>>>> wt-p3
         dense: the dense model's value.
         bound: the worst value allowed.
         confidence: one-sided, that a sparsity that held is within the bound on other rows.

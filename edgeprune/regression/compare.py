@@ -20,13 +20,8 @@ class Thresholds:
         speed: of the baseline artifact's speed, both timed in the same rounds.
         drift: of the speed relative to the dense baseline's, beside that of the earlier
             measurement. On a shared machine that ratio wanders: by 10 % in decode and 30 % in
-    <<<<<<< HEAD
-            prefill, which is bound by computing and suffers more from neighbours (docs/check.md).
-            Prefill may lose twice as much.
-    =======
             prefill, which is bound by computing and suffers more from neighbours
             (docs/measured/check.md). Prefill may lose twice as much.
-    >>>>>>> wt-p3
         total_speed: of tokens per second, on the same machine; prefill may lose twice as much.
         accuracy: points of 100.
         nats: per answer token.

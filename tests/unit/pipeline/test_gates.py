@@ -28,7 +28,7 @@ def test_gates_hold_where_the_worse_end_of_the_interval_does():
     results = gate_results(lost=7, won=3, rows=200, rise=0.1, speed=0.9)
 
     def lines(**gates):
-        return failures(Recipe(task="t", **gates), results)
+        return failures(Recipe.of({"gates": gates}, task="t"), results)
 
     assert lines() == []
     assert lines(max_accuracy_loss=5, max_nats_increase=0.13, min_decode_speed=0.9) == []
