@@ -1,4 +1,4 @@
-"""Looking into an artifact: what it says, and what its bytes hold."""
+"""Inspect an artifact: its metadata, and the zeros in its bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _MAX_SHOWN_ITEMS = 8
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Metadata and zeros of a GGUF file, or of an ONNX model by its name.
+    """Read metadata and zeros of a GGUF file, or of an ONNX model (by its suffix).
 
     Returns:
         ``metadata`` (key to value, long arrays as their length), ``sparse`` (whether edgeprune
@@ -21,7 +21,7 @@ def inspect(path: Path) -> dict[str, Any]:
         non-zeros its metadata declares.
 
     Raises:
-        InputError: the file can't be used.
+        InputError: the file cannot be used.
     """
     return _inspect_onnx(path) if path.suffix == ".onnx" else _inspect_gguf(path)
 
@@ -36,7 +36,7 @@ def _inspect_gguf(path: Path) -> dict[str, Any]:
             values = tensor.values()
         except NotImplementedError:
             raise InputError(
-                f"{path}: zeros of type {tensor.type.name} can't be counted."
+                f"{path}: edgeprune cannot count zeros of type {tensor.type.name}."
             ) from None
         tensors.append(_counted(tensor, tensor.type.name, values, declared))
     return {

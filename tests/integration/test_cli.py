@@ -63,9 +63,9 @@ def test_bad_input_exits_with_three(tmp_path):
     fails(3, "No such file", "build", "--task", tmp_path / "none.jsonl")
     fails(3, "No such GGUF file", "inspect", tmp_path / "none.gguf")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(9))
-    fails(3, "not a usable GGUF file", "inspect", tmp_path / "bad.gguf")
-    fails(3, "not a usable GGUF file", "chat", tmp_path / "bad.gguf")
-    fails(3, "not a usable GGUF", "build", "--task", "medqa", "--model", tmp_path / "bad.gguf",
+    fails(3, "not a valid GGUF file", "inspect", tmp_path / "bad.gguf")
+    fails(3, "not a valid GGUF file", "chat", tmp_path / "bad.gguf")
+    fails(3, "not a valid GGUF", "build", "--task", "medqa", "--model", tmp_path / "bad.gguf",
           "--out", tmp_path / "out")  # fmt: skip
     (tmp_path / "empty.jsonl").write_text("")
     fails(3, "no rows", "build", "--task", tmp_path / "empty.jsonl")

@@ -1,4 +1,4 @@
-"""The sparsity metadata of an ONNX model: the facts of GGUF's keys, as properties of the model."""
+"""The sparsity metadata of an ONNX model: GGUF's keys as properties of the model."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ _SCHEMA_KEY, _MANIFEST_KEY = "edgeprune.schema", "edgeprune.manifest"
 
 
 def properties(metadata: SparsityMetadata) -> dict[str, str]:
-    """What to write: everything as one JSON text, and what people look for under its own key."""
+    """Return the properties to write: everything as one JSON text, and common facts by key."""
     return {
         _SCHEMA_KEY: str(SCHEMA),
         "edgeprune.sparsity.pattern": metadata.pattern,
@@ -24,18 +24,19 @@ def properties(metadata: SparsityMetadata) -> dict[str, str]:
 
 
 def read_onnx(given: dict[str, str]) -> SparsityMetadata | None:
-    """The sparsity metadata among a model's properties; None if edgeprune did not write it.
+    """Read the sparsity metadata of a model's properties; None if edgeprune did not write it.
 
     Raises:
-        InputError: the metadata is there and makes no sense.
+        InputError: the metadata exists but is invalid.
     """
     schema = given.get(_SCHEMA_KEY)
     if schema is None:
         return None
     if schema != str(SCHEMA):
         raise InputError(
-            f"The sparsity metadata has schema {schema[:20]}, this edgeprune reads {SCHEMA}.",
-            "Upgrade edgeprune.",
+            f"The sparsity metadata has schema {schema[:20]}; this version of edgeprune reads "
+            f"schema {SCHEMA}.",
+            "Upgrade edgeprune: pip install --upgrade edgeprune",
         )
     try:
         found = json.loads(given[_MANIFEST_KEY])
@@ -44,7 +45,7 @@ def read_onnx(given: dict[str, str]) -> SparsityMetadata | None:
         kinds = {key: type(value) for key, value in asdict(metadata).items()}
         texts = ("pattern", "method", "fusion", "task", "base_sha256")
         if any(kinds[key] is not str for key in texts) or kinds["recipe"] is not dict:
-            raise TypeError(f"{', '.join(texts)} must be texts, recipe a mapping")
+            raise TypeError(f"{', '.join(texts)} must be strings, and recipe a mapping")
         if not all(type(count) is int for count in metadata.nonzeros.values()):
             raise TypeError("counts must be whole numbers")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
