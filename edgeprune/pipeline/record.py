@@ -1,4 +1,4 @@
-"""Everything about a build, as its manifest holds it."""
+"""Make the manifest of a build."""
 
 import json
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ def describe(
     results: dict[str, Any],
     found: Search | None,
 ) -> Manifest:
-    """The manifest of a finished build, as JSON gives it back: what is returned is in the file.
+    """Make the manifest of a finished build, with the values as JSON restores them.
 
     Raises:
-        CheckFailed: a figure in it is NaN or infinite.
+        CheckFailed: a number in it is NaN or infinite.
     """
     recipe, checkpoint = job.recipe, job.checkpoint
     machine = environment.describe()
@@ -65,7 +65,7 @@ def describe(
 
 
 def plan_rows(plan: ModelPlan) -> list[dict[str, Any]]:
-    """The table of a plan, JSON-like."""
+    """Convert a plan to JSON-like rows."""
     return [
         {
             "name": row.name,
@@ -81,7 +81,7 @@ def plan_rows(plan: ModelPlan) -> list[dict[str, Any]]:
 
 
 def describe_data(data: Data, used: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Both sources of a build and the rows that took part."""
+    """Describe both sources of a build and the rows that were used."""
     task = data.task.task
     return {
         "task": _source(data.task, used["task"], [row.id for row in data.evaluation])

@@ -95,7 +95,7 @@ def test_a_missing_extra_is_one_line_that_names_it(tmp_path):
 
 def test_a_folder_that_is_not_a_build_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    fails(2, "nothing was touched", "build", "--task", "medqa", "--out", tmp_path)
+    fails(2, "Nothing was changed", "build", "--task", "medqa", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -121,7 +121,7 @@ def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed))
     check_disk(recipe, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed - 1))
-    with pytest.raises(MachineError, match="GiB free, the build needs"):
+    with pytest.raises(MachineError, match="GiB of free space, but the build needs"):
         check_disk(recipe, tmp_path)
 
 

@@ -71,7 +71,7 @@ def string(text: bytes) -> bytes:
         (claims(keys=1 << 60), "declares"),
         (claims(keys=1, body=struct.pack("<Q", 1 << 62)), "declares"),
         (claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 0, 1 << 62)), "ends inside"),
-        (claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 8, 1 << 62)), "declares an array"),
+        (claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 8, 1 << 62)), "an array of"),
         (claims(keys=1, body=string(b"k") + struct.pack("<I", 77)), "unknown metadata type"),
         (
             claims(keys=1, body=string(b"k") + struct.pack("<IIQ", 9, 9, 1) * 1
