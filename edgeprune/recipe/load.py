@@ -1,4 +1,4 @@
-"""Where a recipe is read from: a file, ``--set key=value``, flags."""
+"""Read a recipe from a file, ``--set key=value`` and flags."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ def resolve(file: str | None, settings: tuple[str, ...], options: dict[str, Any]
 
     Args:
         file: a path, or the name of a shipped recipe; None: only the other two.
-        settings: ``key=value`` texts; values are read as YAML.
-        options: flags by the dotted names of their settings; None means not given.
+        settings: ``key=value`` strings; values are parsed as YAML.
+        options: flags by the dotted names of their settings; None: not given.
     """
     values: dict[str, Any] = nested(read_yaml(_recipe_path(file))) if file else {}
     given = dict(_setting(text) for text in settings)

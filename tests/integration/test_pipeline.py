@@ -294,7 +294,7 @@ def test_calibrating_on_evaluation_rows_is_refused(tiny_recipe, rows_file, tmp_p
 def test_a_full_disk_is_seen_before_work_begins(tiny_recipe, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(MachineError, match="GiB free, the build needs"):
+    with pytest.raises(MachineError, match="GiB of free space, but the build needs"):
         build(tiny_recipe, tmp_path / "out")
 
 
