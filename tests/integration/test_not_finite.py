@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from exporters.artifact import Storage
 from safetensors.torch import load_file, save_file
 
 import runtime_tests

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from exporters.artifact import Storage
+from runtime_tests.llamacpp import LlamaCpp
 
 from edgeprune import Recipe
 from edgeprune.data.render import Renderer
@@ -39,7 +40,6 @@ from runtime_tests.accuracy import (
     near_chance,
 )
 from runtime_tests.child import TIMEOUT_VARIABLE, patience, start
-from runtime_tests.llamacpp import LlamaCpp
 from tests.support.exporting import Counter, dense_model
 
 run_module = sys.modules["runtime_tests.run"]  # the package has a function of that name

@@ -14,6 +14,8 @@ from exporters.artifact import Model, Storage
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from runtime_tests.llamacpp import LlamaCpp
+from runtime_tests.ort import OnnxRuntime
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -33,8 +35,6 @@ from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.onnx import check
 from exporters.onnx import weights as onnx_weights
-from runtime_tests.llamacpp import LlamaCpp
-from runtime_tests.ort import OnnxRuntime
 from tests.support.exporting import dense_model
 from tests.support.onnx import IDS, METADATA, PRECISIONS, close, save
 from tests.support.processes import run
