@@ -19,6 +19,8 @@ def packer(path: Path, storage: str = "bitmask") -> ModuleType:
     Raises:
         UsageError: there is no such storage of such files.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: only GGUF and ONNX files are packed.")
     if (module := _MODULES.get((_ending(path), storage))) is None:
         raise UsageError(f"--storage {storage} is for ONNX files; {path} is none.")
     return import_module(f"edgeprune.formats.{module}")

@@ -103,7 +103,7 @@ class _Needs:
         embedding = next((row for row in self.rows if row.role == Role.EMBEDDING), None)
         self.vocabulary, self.width = embedding.shape if embedding else (0, 0)
         # Of a weight as the build has it at hand: dequantised ones are kept as float32.
-        self.weight_bytes = 4 if locate(recipe.model.name)[0] == "gguf" else 2
+        self.weight_bytes = 4 if locate(recipe.model.name)[0] == "file" else 2
         data = recipe.data
         # Hidden states of both streams at one place of the model, twice.
         self.hidden = 2 * (2 * data.samples * data.length * self.width * 2)

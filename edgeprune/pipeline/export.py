@@ -122,6 +122,8 @@ def pack(job: Job, artifact: Facts) -> Facts | None:
     """The packed file beside the artifact and its sizes, if the recipe asks for one."""
     from edgeprune.formats.packers import packed_name, packer
 
+    if not job.exporter.opens_packed:
+        return None
     folder = job.run.folder
     source = folder / artifact["file"]
     path = packed_name(source)

@@ -9,8 +9,6 @@ from edgeprune.plan.patterns import parse
 from edgeprune.recovery import RECOVERIES
 from edgeprune.support.errors import unknown
 
-UNSTRUCTURED = "unstructured"
-
 
 def known_name(kind: str, names: Collection[str]) -> AfterValidator:
     """A name out of a list, in small letters."""

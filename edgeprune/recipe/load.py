@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from edgeprune.recipe.schema import UNSTRUCTURED, Recipe, make, nested
+from edgeprune.recipe.schema import Recipe, defaults, make, nested
 from edgeprune.support.errors import UsageError, unknown
 from edgeprune.support.resources import read_yaml, shipped
 
@@ -23,7 +23,8 @@ def resolve(file: str | None, settings: tuple[str, ...], options: dict[str, Any]
     values: dict[str, Any] = nested(read_yaml(_recipe_path(file))) if file else {}
     given = dict(_setting(text) for text in settings)
     given |= {name: value for name, value in options.items() if value is not None}
-    if given.get(_PATTERN, UNSTRUCTURED) != UNSTRUCTURED and _SPARSITY not in given:
+    usual = defaults()[_PATTERN]
+    if given.get(_PATTERN, usual) != usual and _SPARSITY not in given:
         # the pattern on the command line wins over both in the file
         values.get("pruning", {}).pop("sparsity", None)
     return make(values | given)

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 import exporters
 from edgeprune.plan.allocation import ALLOCATIONS
+from edgeprune.plan.patterns import UNSTRUCTURED
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.checks import (
-    UNSTRUCTURED,
     base_60,
     comma_separated,
     fixed_sparsity,
@@ -127,7 +127,7 @@ class Pruning(Section):
         0.5, "share of zeros in pruned matrices; 0 is a plain export", ge=0, lt=1
     )
     pattern: Annotated[str, AfterValidator(known_pattern), BeforeValidator(base_60)] = flag(
-        UNSTRUCTURED, "unstructured (per output row) or N:M, N kept of every M inputs"
+        UNSTRUCTURED.name, "unstructured (per output row) or N:M, N kept of every M inputs"
     )
     max_loss: Annotated[str, with_unit(share)] | None = flag(
         None,
@@ -163,7 +163,7 @@ class Pruning(Section):
         if self.allocation.kind != "uniform":
             raise ValueError(
                 f"pattern {self.pattern} leaves every matrix the same sparsity: allocation "
-                f"'{self.allocation.kind}' needs pattern '{UNSTRUCTURED}'"
+                f"'{self.allocation.kind}' needs pattern '{UNSTRUCTURED.name}'"
             )
         if self.max_loss:
             raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
@@ -282,6 +282,8 @@ class Artifact(Section):
     def _known_types(self) -> Self:
         exporter = exporters.get(self.target)
         types, kind = exporter.types, self.type.lower() or exporter.default_type
+        if self.pack and not exporter.opens_packed:
+            raise ValueError(f"target '{self.target}' has no packed form: leave pack out")
         if kind not in types:
             raise ValueError(str(unknown("type", kind, types)))
         for expression, name in self.type_map.items():

@@ -287,7 +287,7 @@ def test_calibrating_on_evaluation_rows_is_refused(tiny_recipe, rows_file, tmp_p
         f"  - {{kind: local, calibration: {rows_file}, evaluation: {tmp_path / 'same.jsonl'}}}\n"
     )
     shutil.copy(rows_file, tmp_path / "same.jsonl")
-    with pytest.raises(InputError, match="stand in the evaluation rows"):
+    with pytest.raises(InputError, match="appear in the evaluation rows"):
         build(tiny_recipe.changed({"data.task": str(tmp_path / "t.yaml")}), tmp_path / "out")
 
 

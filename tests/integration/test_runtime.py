@@ -263,6 +263,10 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
 
 
+def test_only_onnx_models_are_measured_on_gpus():
+    assert run_module.run_on_gpus(Path("model.gguf"), None, None) == {}
+
+
 def test_the_child_holds_the_memory_and_ends(dense_f32):
     with start(dense_f32, 1) as child:
         assert child.call("peak_memory") > 0.9 * dense_f32.stat().st_size

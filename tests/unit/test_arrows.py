@@ -19,7 +19,7 @@ BESIDE = {
     # how they were chosen.
     "exporters": (
         {"models", "runtime", "plan", "formats", "quantization", "support"},
-        {"cli", "experiments", "pipeline", "recipe"},  # a target names its types
+        {"cli", "experiments", "pipeline", "recipe", "report"},
     ),
     # A measurement opens an artifact as any user would, and knows nothing of where it came from.
     "runtime_tests": ({"models.opening", "runtime", "support"}, {"cli", "pipeline", "regression"}),

@@ -11,8 +11,8 @@ import pytest
 from edgeprune.cli import cli
 from edgeprune.recipe.load import load, resolve
 from edgeprune.recipe.schema import command_line_options, defaults
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -63,6 +63,16 @@ def test_every_link_of_a_page_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
     inner = [link for link in links if not re.match(r"https?:", link)]
     assert not [link for link in inner if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize(
+    "folder", ["benchmarks", "edgeprune", "exporters", "runtime_tests", "tests"]
+)
+def test_every_page_that_code_points_to_is_there(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        ours = re.sub("ggml-org/ggml, docs/gguf.md", "", path.read_text())
+        named = re.findall(r"\bdocs/[\w/-]+\.(?:md|json|svg|png)|CONTRIBUTING.md", ours)
+        assert [name for name in named if not (ROOT / name).exists()] == [], path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
