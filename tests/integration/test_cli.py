@@ -7,15 +7,14 @@ import sys
 import time
 
 import pytest
-from exporters.artifact import Storage
 
 from edgeprune.cli import _VERBS
 from edgeprune.models import open_checkpoint
-from edgeprune.pipeline.estimate import check_disk, plan
+from edgeprune.pipeline.estimate import check_disk, estimate
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import MachineError
-from exporters.gguf.export import export
-from tests.support.exporting import Counter, dense_model
+from exporters.base import StorageRequest
+from tests.support.exporting import dense_model, export_gguf
 from tests.support.gguf import metadata
 from tests.support.processes import EDGEPRUNE, fails, run
 
@@ -107,13 +106,14 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
     again = run("build", "--dry-run", "--json", "--task", "medqa", cwd=tmp_path)
     plan = json.loads(again.stdout)
     assert plan["plan"]["zeros"] == 53_084_160
-    assert plan["recipe"]["method"] == "alps_fast"
+    assert plan["recipe"]["pruning"]["method"] == "alps_fast"
+    assert sum(row["zeros"] for row in plan["plan"]["tensors"]) == 53_084_160
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
-    recipe = make({"task": "medqa"})
-    needed = plan(recipe).disk_bytes
+    recipe = make({"data.task": "medqa"})
+    needed = estimate(recipe).disk_bytes
     monkeypatch.setattr(
         "edgeprune.pipeline.estimate._flops_per_second", lambda: pytest.fail("it was timed")
     )
@@ -126,38 +126,36 @@ def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
 
 
 def test_the_plan_counts_what_training_holds():
-    def memory(**values):
-        return plan(make({"task": "medqa"} | values)).memory_bytes
+    def memory(**training):
+        asked = {"enabled": True, **training} if training else {}
+        return estimate(make({"data.task": "medqa", "training": asked})).memory_bytes
 
-    plain, trained = memory(), memory(recover=True)
-    many = memory(recover=True, recover_batch=8)
-    tight = memory(recover=True, recover_batch=8, recover_save_memory=True)
-    reconstructed = memory(recover=True, recover_by=["reconstruct"])
+    plain, trained = memory(), memory(enabled=True)
+    many = memory(batch=8)
+    tight = memory(batch=8, save_memory=True)
+    reconstructed = memory(ways=["reconstruct"])
     assert plain < trained < many
     assert tight < trained
     assert plain < reconstructed < tight  # one block's gradients and moments, not the model's
-    assert memory(recover=True, recover_rank=8, recover_save_memory=True) < tight
+    assert memory(rank=8, save_memory=True) < tight
     # A step of 2 x 512 tokens: logits of both models and their gradients, activations.
     assert (many - trained) / 3 > 1024 * 3 * 2 * 49152
 
 
 def test_the_plan_counts_what_every_round_of_reconstruction_keeps():
-    def disk(**values):
-        how = {"task": "medqa", "recover": True, "recover_by": ["reconstruct"]}
-        return plan(make(how | values)).disk_bytes
+    def disk(**training):
+        asked = {"enabled": True, "ways": ["reconstruct"], **training}
+        return estimate(make({"data.task": "medqa", "training": asked})).disk_bytes
 
     states = 2 * 64 * 512 * 576 * 2
     # One more, pruned and rebuilt; the model between the two is more than the hidden states.
     more = 2 * 4 * 106_168_320 + 4 * (134_515_008 - states)
-    assert disk(recover_from=0.4) - disk() == more
+    assert disk(start_sparsity=0.4) - disk() == more
 
 
 def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
-
     path = tmp_path / "m.gguf"
-    export(
-        dense_model(open_checkpoint(str(tiny_folder))), Storage("q8_0"), path, None, "t", Counter()
-    )
+    export_gguf(dense_model(open_checkpoint(str(tiny_folder))), StorageRequest("q8_0"), path)
     done = run("inspect", path)
     assert done.returncode == 0
     assert "blk.0.attn_q.weight" in done.stdout

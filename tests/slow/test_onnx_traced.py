@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from exporters.artifact import Model, Storage
+from runtime_tests.ort import OnnxRuntime
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.models import open_checkpoint
 from exporters.onnx import check, grids
-from runtime_tests.ort import OnnxRuntime
 from tests.support.exporting import dense_model
 from tests.support.onnx import IDS, METADATA, close, save
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from exporters.artifact import Model, Storage
 from llama_cpp import llama_cpp as api
+from runtime_tests.llamacpp import LlamaCpp
 
 from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
@@ -12,7 +13,6 @@ from edgeprune.engine import Pruning
 from edgeprune.runtime import status
 from edgeprune.runtime.llamacpp import adapter, loading
 from exporters.gguf.export import export
-from runtime_tests.llamacpp import LlamaCpp
 from tests.support.exporting import Counter
 from tests.support.gguf import logits_of, metadata
 from tests.support.plans import prune_uniformly
