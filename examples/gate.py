@@ -16,7 +16,7 @@ ROUNDS = 5  # of timing, in turns; `edgeprune check` takes 15
 def main(old: str, new: str) -> int:
     """Time both, compare their answers row by row, and say what changed."""
     before = measure(Path(old), ROUNDS, None, Bars())
-    after = measure(Path(new), ROUNDS, before["threads"], Bars(), before)
+    after = measure(Path(new), ROUNDS, before.threads, Bars(), before)
     findings = compare(before, after, Thresholds(accuracy=1.0, nats=0.01))
     for finding in findings:
         print(f"{finding.verdict:<9} {finding.measure}: {finding.sentence}")

@@ -65,9 +65,10 @@ def test_every_link_of_a_page_leads_somewhere(page):
     assert not [link for link in inner if not (page.parent / link).exists()]
 
 
-@pytest.mark.parametrize(
-    "folder", ["benchmarks", "edgeprune", "exporters", "runtime_tests", "tests"]
-)
+CODE = ["benchmarks", "edgeprune", "exporters", "runtime_tests", "tests"]
+
+
+@pytest.mark.parametrize("folder", CODE)
 def test_every_page_that_code_points_to_is_there(folder):
     for path in (ROOT / folder).rglob("*.py"):
         ours = re.sub("ggml-org/ggml, docs/measured/gguf.md", "", path.read_text())
