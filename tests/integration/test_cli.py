@@ -7,15 +7,14 @@ import sys
 import time
 
 import pytest
-from exporters.artifact import Storage
 
 from edgeprune.cli import _VERBS
 from edgeprune.models import open_checkpoint
 from edgeprune.pipeline.estimate import check_disk, plan
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import MachineError
-from exporters.gguf.export import export
-from tests.support.exporting import Counter, dense_model
+from exporters.base import StorageRequest
+from tests.support.exporting import Counter, dense_model, export_gguf
 from tests.support.gguf import metadata
 from tests.support.processes import EDGEPRUNE, fails, run
 
@@ -155,8 +154,13 @@ def test_the_plan_counts_what_every_round_of_reconstruction_keeps():
 def test_inspect_counts_the_zeros_in_the_bytes(tiny_folder, tmp_path):
 
     path = tmp_path / "m.gguf"
-    export(
-        dense_model(open_checkpoint(str(tiny_folder))), Storage("q8_0"), path, None, "t", Counter()
+    export_gguf(
+        dense_model(open_checkpoint(str(tiny_folder))),
+        StorageRequest("q8_0"),
+        path,
+        None,
+        "t",
+        Counter(),
     )
     done = run("inspect", path)
     assert done.returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from runtime_tests import energy
+from runtime_tests import counters
 from tests.support.processes import run
 
 ROWS = ("--rows", "12", "--perplexity-tokens", "512")
@@ -67,24 +67,24 @@ def test_gpus_that_are_not_here_are_named(tiny_folder, dense_f32):
 
 
 def test_energy_is_read_where_it_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(energy, "_ZONES", tmp_path)
-    assert energy.joules() is None
+    monkeypatch.setattr(counters, "_ZONES", tmp_path)
+    assert counters.joules() is None
     for zone, microjoules in (("intel-rapl:0", 2_000_000), ("intel-rapl:1", 500_000)):
         (tmp_path / zone).mkdir()
         (tmp_path / zone / "energy_uj").write_text(f"{microjoules}\n")
-    assert energy.joules() == 2.5
+    assert counters.joules() == 2.5
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("?")
-    assert energy.joules() is None
+    assert counters.joules() is None
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = RuntimeError
     nvml.nvmlInit = nvml.nvmlDeviceGetHandleByIndex = lambda *_: None
     nvml.nvmlDeviceGetTotalEnergyConsumption = lambda _: 1500
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert energy.joules("CUDA") == 1.5
+    assert counters.joules("CUDA") == 1.5
 
 
 def test_two_of_four_is_recognised():
-    from runtime_tests.hf import is_two_of_four
+    from runtime_tests.runners.transformers import is_two_of_four
 
     weight = torch.tensor([[1.0, 0, 2, 0, 0, 0, 3, 4], [0.0, 0, 0, 0, 1, 0, 0, 0]])
     assert is_two_of_four(weight)

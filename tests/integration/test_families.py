@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporters.artifact import Storage
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -18,14 +17,13 @@ from edgeprune.models import families, open_checkpoint
 from edgeprune.models.families import by_model_type
 from edgeprune.models.families.base import GATED, LLAMA_MATRICES, Family, Gguf, Onnx
 from edgeprune.support.errors import InputError
-from exporters.gguf.export import export as export_gguf
+from exporters.base import StorageRequest
 from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.plan import plan_tensors
-from exporters.onnx import check, export
 from exporters.onnx.decoder import read_decoder
-from runtime_tests.llamacpp import LlamaCpp
-from runtime_tests.ort import OnnxRuntime
-from tests.support.exporting import Counter, dense_model
+from runtime_tests.runners.llamacpp import LlamaCpp
+from runtime_tests.runners.onnxruntime import OnnxRuntime
+from tests.support.exporting import Counter, dense_model, export_gguf, export_onnx, plan_as
 from tests.support.gguf import changed, logits_of
 from tests.support.paths import ROOT
 
@@ -147,8 +145,8 @@ def test_a_family_is_all_that_a_new_architecture_takes(real_checkpoint, tmp_path
     with pytest.raises(InputError, match="doesn't know the architecture 'seed_oss'"):
         read_config(tmp_path / "hf")
     monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, new))
-    export_gguf(source, Storage("f32"), tmp_path / "m.gguf", None, "t", Counter())
-    export(source, Storage("fp32"), tmp_path / "o" / "m.onnx", None, "t", Counter())
+    export_gguf(source, StorageRequest("f32"), tmp_path / "m.gguf", None, "t", Counter())
+    export_onnx(source, StorageRequest("fp32"), tmp_path / "o" / "m.onnx", None, "t", Counter())
     ids = [5 + (i * 37) % 250 for i in range(32)]
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
@@ -163,12 +161,12 @@ def test_gemma_is_tied_though_its_configuration_does_not_say(real_checkpoint, tm
     random_model("gemma3_text", real_checkpoint.folder, tmp_path)
     folder = changed(tmp_path, tmp_path, tie_word_embeddings=True)
     stated = plan_tensors(
-        dense_model(open_checkpoint(str(folder))), *read_config(folder), Storage("q4_k_m")
+        dense_model(open_checkpoint(str(folder))), *read_config(folder), StorageRequest("q4_k_m")
     )
     text = (folder / "config.json").read_text().replace('"tie_word_embeddings": true', '"x": 0')
     (folder / "config.json").write_text(text)
     found = plan_tensors(
-        dense_model(open_checkpoint(str(folder))), *read_config(folder), Storage("q4_k_m")
+        dense_model(open_checkpoint(str(folder))), *read_config(folder), StorageRequest("q4_k_m")
     )
     assert [t.type for t in found] == [t.type for t in stated]
     assert read_decoder(folder).tied
@@ -190,4 +188,4 @@ def test_the_onnx_planner_wants_the_tensors_of_the_family(lost, added, said, tin
     tensors.pop(lost, None)
     save_file(tensors | ({added: torch.ones(16)} if added else {}), folder / "model.safetensors")
     with pytest.raises(InputError, match=said):
-        check(dense_model(open_checkpoint(str(folder))), Storage("fp32"))
+        plan_as("onnx", dense_model(open_checkpoint(str(folder))), StorageRequest("fp32"))

@@ -5,20 +5,20 @@ import json
 import pytest
 import torch
 import transformers
-from exporters.artifact import Storage
-from runtime_tests.llamacpp import LlamaCpp
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.support.errors import CheckFailed, InputError
+from exporters.base import StorageRequest
 from exporters.gguf import tokenizer as tokenizer_module
-from exporters.gguf.export import check, export
 from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.rope import read_rope
 from exporters.gguf.same_ids import TEXTS
-from tests.support.exporting import Counter, dense_model
+from runtime_tests.runners.llamacpp import LlamaCpp
+from tests.support.exporting import Counter, dense_model, export_gguf, plan_as
 from tests.support.gguf import changed, logits_of
+from tests.support.plans import prune_uniformly
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
@@ -153,7 +153,7 @@ def case(request, tokenizers, tmp_path_factory):
 def test_logits_equal_transformers(case, tmp_path):
     checkpoint = open_checkpoint(str(case))
     path = tmp_path / "m.gguf"
-    export(dense_model(checkpoint), Storage("f32"), path, None, "t", Counter())
+    export_gguf(dense_model(checkpoint), StorageRequest("f32"), path, None, "t", Counter())
     model = transformers.AutoModelForCausalLM.from_pretrained(
         case, dtype=torch.float32, attn_implementation="eager"
     )
@@ -167,10 +167,8 @@ def test_logits_equal_transformers(case, tmp_path):
 
 
 def test_zeros_of_a_pruned_one_survive(case, tmp_path):
-    from exporters.artifact import Model
-
-    from edgeprune.engine import Pruning, prune
-    from edgeprune.support.progress import Quiet
+    from edgeprune.engine import Pruning
+    from exporters.base import Model
     from tests.support.gguf import metadata
     from tests.support.streams import streams_of
 
@@ -179,10 +177,12 @@ def test_zeros_of_a_pruned_one_survive(case, tmp_path):
         name: type(stream)(stream.tokens % 250, stream.answers)
         for name, stream in streams_of(2).items()
     }
-    found = prune(checkpoint, streams, Pruning(), tmp_path / "w", Quiet())
+    found = prune_uniformly(checkpoint, streams, Pruning(), tmp_path / "w")
     names = frozenset(record.name for record in found.records)
     model = Model(checkpoint.folder, found.weights(), names)
-    artifact = export(model, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "t", Counter())
+    artifact = export_gguf(
+        model, StorageRequest("q8_0"), tmp_path / "m.gguf", metadata(), "t", Counter()
+    )
     pruned = [tensor for tensor in artifact.tensors if tensor.pruned]
     assert len(pruned) == len(names)
     assert all(tensor.lost_zeros == 0 for tensor in pruned)
@@ -235,8 +235,8 @@ def test_what_llama_cpp_cannot_do_is_refused(kind, values, message, tmp_path):
 def test_the_context_ends_with_a_window_that_llama_cpp_does_not_know(tiny_folder, tmp_path):
     """Mistral's first models, Phi 3: up to the window it makes no difference."""
     folder = changed(tiny_folder, tmp_path, model_type="mistral", sliding_window=128)
-    export(
-        dense_model(open_checkpoint(str(folder))), Storage("q8_0"), tmp_path / "m.gguf", None, "t",
+    export_gguf(
+        dense_model(open_checkpoint(str(folder))), StorageRequest("q8_0"), tmp_path / "m.gguf", None, "t",
         Counter(),
     )  # fmt: skip
     assert open_gguf(tmp_path / "m.gguf").get("llama.context_length") == 128
@@ -251,7 +251,7 @@ def test_tokens_without_a_row_of_the_embedding_are_left_out(tiny_folder, tmp_pat
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     path = tmp_path / "m.gguf"
     checkpoint = open_checkpoint(str(folder))
-    export(dense_model(checkpoint), Storage("q8_0"), path, None, "t", Counter())
+    export_gguf(dense_model(checkpoint), StorageRequest("q8_0"), path, None, "t", Counter())
     assert len(open_gguf(path).get("tokenizer.ggml.tokens")) == 49152
     assert LlamaCpp(path, 2)
 
@@ -260,35 +260,44 @@ def test_other_token_ids_fail_the_export(real_checkpoint, tiny_folder, tmp_path,
     """The gate, with a pre-tokenizer's name that is wrong."""
     monkeypatch.setattr(tokenizer_module, "_pre_tokenizer_name", lambda *_: "llama-bpe")
     checkpoint = open_checkpoint(str(tiny_folder))
-    check(dense_model(checkpoint), Storage("f32"))
+    plan_as("gguf", dense_model(checkpoint), StorageRequest("f32"))
     with pytest.raises(CheckFailed, match="into other tokens than the checkpoint's tokenizer"):
-        export(dense_model(checkpoint), Storage("f32"), tmp_path / "m", None, "t", Counter())
+        export_gguf(
+            dense_model(checkpoint), StorageRequest("f32"), tmp_path / "m", None, "t", Counter()
+        )
     assert not (tmp_path / "m").exists()
 
 
 def test_a_gguf_whose_tokenizer_is_misread_is_refused_before_any_work(real_checkpoint, monkeypatch):
     """As transformers itself reads SmolLM2's: without its rule for digits."""
-    check(dense_model(real_checkpoint), Storage("q8_0"))
+    plan_as("gguf", dense_model(real_checkpoint), StorageRequest("q8_0"))
     tokenizer = json.loads((real_checkpoint.folder / "tokenizer.json").read_text())
     misread = Tokenizer.from_str(json.dumps(tokenizer))
     misread.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     monkeypatch.setattr(Tokenizer, "from_file", lambda _path: misread)
     with pytest.raises(CheckFailed, match=r"\(fasting\)  105 mg/dL"):
-        check(dense_model(real_checkpoint), Storage("q8_0"))
+        plan_as("gguf", dense_model(real_checkpoint), StorageRequest("q8_0"))
 
 
 def test_a_gguf_goes_in_and_out_with_the_same_logits(case, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
     checkpoint = open_checkpoint(str(case))
-    export(dense_model(checkpoint), Storage("f32"), first, None, "t", Counter())
+    export_gguf(dense_model(checkpoint), StorageRequest("f32"), first, None, "t", Counter())
     config, _ = read_config(case)
     scaled = read_rope(config, 16).kind != "default"
     if scaled or config["model_type"] in REFUSED_AS_GGUF:
         with pytest.raises(InputError, match=r"rope scaling|cannot read"):
             open_checkpoint(str(first))
         return
-    export(dense_model(open_checkpoint(str(first))), Storage("f32"), second, None, "t", Counter())
+    export_gguf(
+        dense_model(open_checkpoint(str(first))),
+        StorageRequest("f32"),
+        second,
+        None,
+        "t",
+        Counter(),
+    )
     ids = [5 + (i * 37) % 250 for i in range(64)]
     before, after = (logits_of(LlamaCpp(path, 2), ids) for path in (first, second))
     assert abs(after - before).max() <= 1e-4 * abs(before).max()

@@ -9,31 +9,29 @@ import time
 import numpy as np
 import pytest
 import torch
-from exporters.artifact import Model, Storage
 from gguf import GGUFReader, GGUFWriter, quants
 
 from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.inspection import inspect
 from edgeprune.formats.metadata import SparsityMetadata, read_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
-from edgeprune.plan.patterns import parse
-from edgeprune.plan.types import TYPES
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.files import sha256_file
-from edgeprune.support.progress import Quiet
+from exporters.base import Model, StorageRequest
 from exporters.gguf import encode as gguf_encode
-from exporters.gguf.export import export, steps
 from exporters.gguf.plan import Rows
 from exporters.gguf.same_ids import TEXTS
-from runtime_tests.llamacpp import LlamaCpp
-from tests.support.exporting import Counter, dense_model
+from exporters.gguf.types import TYPES
+from runtime_tests.runners.llamacpp import LlamaCpp
+from tests.support.exporting import Counter, dense_model, export_gguf, plan_as
 from tests.support.gguf import logits_of, metadata
 from tests.support.models import make_tiny
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 SAFE = [name for name, kind in TYPES.items() if kind.keeps_zeros and not name.startswith("tq")]
@@ -43,8 +41,8 @@ SAFE = [name for name, kind in TYPES.items() if kind.keeps_zeros and not name.st
 def test_zeros_survive_and_an_independent_reader_counts_the_same(pruned_tiny, tmp_path, type_name):
     stage = Counter()
     path = tmp_path / "m.gguf"
-    artifact = export(pruned_tiny, Storage(type_name), path, metadata(), "test", stage)
-    assert stage.steps == steps(pruned_tiny)
+    artifact = export_gguf(pruned_tiny, StorageRequest(type_name), path, metadata(), "test", stage)
+    assert stage.steps == plan_as("gguf", pruned_tiny, StorageRequest(type_name)).steps
     declared = read_gguf(open_gguf(path)).nonzeros
     tensors = {t.name: t for t in GGUFReader(path).tensors}
     pruned = [facts for facts in artifact.tensors if facts.pruned]
@@ -60,12 +58,11 @@ def test_zeros_survive_and_an_independent_reader_counts_the_same(pruned_tiny, tm
 
 def test_two_of_four_holds_in_the_file_after_the_rows_are_permuted(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
-    pruning = Pruning(pattern=parse("2:4"))
-    result = prune(checkpoint, streams_of(2), pruning, tmp_path / "w", Quiet())
+    result = prune_uniformly(checkpoint, streams_of(2), Pruning(), tmp_path / "w", pattern="2:4")
     names = frozenset(record.name for record in result.records)
     path = tmp_path / "m.gguf"
     model = Model(checkpoint.folder, result.weights(), names)
-    export(model, Storage("q8_0"), path, metadata(pattern="2:4"), "test", Counter())
+    export_gguf(model, StorageRequest("q8_0"), path, metadata(pattern="2:4"), "test", Counter())
     for tensor in GGUFReader(path).tensors:
         if tensor.name.startswith("blk") and len(tensor.shape) == 2:
             values = quants.dequantize(tensor.data, tensor.tensor_type)
@@ -74,7 +71,7 @@ def test_two_of_four_holds_in_the_file_after_the_rows_are_permuted(tiny_folder, 
 
 def test_metadata_is_there_for_everyone(pruned_tiny, tmp_path):
     path = tmp_path / "m.gguf"
-    export(pruned_tiny, Storage("q8_0"), path, metadata(), "edgeprune test", Counter())
+    export_gguf(pruned_tiny, StorageRequest("q8_0"), path, metadata(), "edgeprune test", Counter())
     reader = open_gguf(path)
     assert reader.get("edgeprune.schema") == 1
     assert reader.get("general.quantized_by") == "edgeprune test"
@@ -94,7 +91,9 @@ def test_lost_zeros_fail_the_export_and_leave_no_file(pruned_tiny, tmp_path, mon
     honest = gguf_encode.quantize
     monkeypatch.setattr(gguf_encode, "quantize", lambda values, *how: honest(values + 0.01, *how))
     with pytest.raises(CheckFailed, match="pruned weights are no longer zero"):
-        export(pruned_tiny, Storage("f16"), tmp_path / "m.gguf", metadata(), "test", Counter())
+        export_gguf(
+            pruned_tiny, StorageRequest("f16"), tmp_path / "m.gguf", metadata(), "test", Counter()
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,12 +112,14 @@ def export_on_many_cores(model, folder, monkeypatch, kind="q8_0") -> str:
     for name in ("write", "verify"):
         monkeypatch.setattr(importlib.import_module(f"exporters.gguf.{name}"), "cores", lambda: 32)
     monkeypatch.setattr(gguf_encode, "_PART", 1 << 14)
-    export(model, Storage(kind), folder / "many.gguf", metadata(), "test", Counter())
+    export_gguf(model, StorageRequest(kind), folder / "many.gguf", metadata(), "test", Counter())
     return sha256_file(folder / "many.gguf")
 
 
 def test_many_cores_are_that_many_threads_and_the_same_bytes(pruned_tiny, tmp_path, monkeypatch):
-    export(pruned_tiny, Storage("q8_0"), tmp_path / "few.gguf", metadata(), "test", Counter())
+    export_gguf(
+        pruned_tiny, StorageRequest("q8_0"), tmp_path / "few.gguf", metadata(), "test", Counter()
+    )
     before, most = threading.active_count(), 0
     start, honest = threading.Thread.start, gguf_encode.quantize
 
@@ -174,12 +175,16 @@ def test_wrong_counts_fail_the_export(pruned_tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "set_counts", lie)
     with pytest.raises(CheckFailed, match="non-zero counts are not those of the file's bytes"):
-        export(pruned_tiny, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "test", Counter())
+        export_gguf(
+            pruned_tiny, StorageRequest("q8_0"), tmp_path / "m.gguf", metadata(), "test", Counter()
+        )
 
 
 def test_the_same_input_gives_the_same_bytes(pruned_tiny, tmp_path):
     for name in ("a", "b"):
-        export(pruned_tiny, Storage("q4_0"), tmp_path / name, metadata(), "test", Counter())
+        export_gguf(
+            pruned_tiny, StorageRequest("q4_0"), tmp_path / name, metadata(), "test", Counter()
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -192,7 +197,7 @@ def test_logits_of_random_llamas_equal_transformers(real_checkpoint, tmp_path, t
     )  # fmt: skip
     checkpoint = open_checkpoint(str(folder))
     path = tmp_path / "m.gguf"
-    export(dense_model(checkpoint), Storage("f32"), path, None, "test", Counter())
+    export_gguf(dense_model(checkpoint), StorageRequest("f32"), path, None, "test", Counter())
     ids = torch.randint(3, 49152, (1, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = load_model(checkpoint, torch.float32)(ids).logits[0].numpy()
@@ -238,7 +243,7 @@ def test_tokenizer_and_template_of_the_source_are_kept(real_checkpoint, dense_f3
 def test_a_folders_tokenizer_gives_the_same_ids_in_llama_cpp(tiny_folder, tmp_path):
     checkpoint = open_checkpoint(str(tiny_folder))
     path = tmp_path / "m.gguf"
-    export(dense_model(checkpoint), Storage("f16"), path, None, "test", Counter())
+    export_gguf(dense_model(checkpoint), StorageRequest("f16"), path, None, "test", Counter())
     tokenizer = load_tokenizer(checkpoint)
     runner = LlamaCpp(path, 2)
     for text in TEXTS:
@@ -264,7 +269,7 @@ def test_what_is_not_supported_is_refused(tiny_folder, tmp_path, change, message
     (folder / "config.json").write_text(json.dumps(config))
     model = dense_model(open_checkpoint(str(folder)))
     with pytest.raises(InputError, match=message):
-        export(model, Storage("f16"), tmp_path / "m.gguf", None, "test", Counter())
+        export_gguf(model, StorageRequest("f16"), tmp_path / "m.gguf", None, "test", Counter())
     assert not (tmp_path / "m.gguf").exists()
 
 
@@ -275,8 +280,8 @@ def test_an_unknown_pre_tokenizer_is_refused(tiny_folder, tmp_path):
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(InputError, match="no known name for this pre-tokenizer"):
-        export(
-            dense_model(open_checkpoint(str(folder))), Storage("f16"), tmp_path / "m.gguf", None,
+        export_gguf(
+            dense_model(open_checkpoint(str(folder))), StorageRequest("f16"), tmp_path / "m.gguf", None,
             "t", Counter(),
         )  # fmt: skip
 

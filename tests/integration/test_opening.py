@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporters.artifact import Storage
 from gguf import GGUFWriter
 
 from edgeprune.data.sources import load_split
@@ -16,15 +15,14 @@ from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.models.opening import opening
+from exporters.base import StorageRequest
 from exporters.gguf import tokenizer as tokenizer_module
-from exporters.gguf.export import export as export_gguf
 from exporters.gguf.same_ids import check_same_ids
-from exporters.onnx import export as export_onnx
-from runtime_tests.hf import Transformers
-from runtime_tests.inputs import begun, windows
-from runtime_tests.llamacpp import LlamaCpp
-from runtime_tests.ort import OnnxRuntime
-from tests.support.exporting import Counter, dense_model
+from runtime_tests.runners.inputs import begun, windows
+from runtime_tests.runners.llamacpp import LlamaCpp
+from runtime_tests.runners.onnxruntime import OnnxRuntime
+from runtime_tests.runners.transformers import Transformers
+from tests.support.exporting import Counter, dense_model, export_gguf, export_onnx
 from tests.support.models import make_tiny
 
 BOS = 1
@@ -58,8 +56,8 @@ def runners(bos_folder, tmp_path_factory) -> list:
     """One model in the three runtimes."""
     place = tmp_path_factory.mktemp("runners")
     model = dense_model(open_checkpoint(str(bos_folder)))
-    export_gguf(model, Storage("f32"), place / "m.gguf", None, "test", Counter())
-    export_onnx(model, Storage("fp32"), place / "m.onnx", None, "test", Counter())
+    export_gguf(model, StorageRequest("f32"), place / "m.gguf", None, "test", Counter())
+    export_onnx(model, StorageRequest("fp32"), place / "m.onnx", None, "test", Counter())
     return [
         LlamaCpp(place / "m.gguf", 2), OnnxRuntime(place / "m.onnx", 2), Transformers(bos_folder, 2)
     ]  # fmt: skip
@@ -109,7 +107,7 @@ def test_the_file_says_what_the_tokenizer_does(runners, tiny_folder, tmp_path):
     assert open_gguf(runners[0]._path).get("tokenizer.ggml.bos_token_id") == BOS
     path = tmp_path / "m.gguf"
     model = dense_model(open_checkpoint(str(tiny_folder)))
-    export_gguf(model, Storage("f16"), path, None, "test", Counter())
+    export_gguf(model, StorageRequest("f16"), path, None, "test", Counter())
     assert open_gguf(path).get("tokenizer.ggml.add_bos_token") is False
 
 
@@ -132,7 +130,7 @@ def test_a_gguf_file_is_opened_with_the_bos_that_llama_cpp_adds(
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "m.gguf"
     model = dense_model(open_checkpoint(str(folder)))
-    export_gguf(model, Storage("q8_0"), path, None, "test", Counter())
+    export_gguf(model, StorageRequest("q8_0"), path, None, "test", Counter())
     assert open_gguf(path).get("tokenizer.ggml.add_bos_token") is (True if said else None)
     again = open_checkpoint(str(path))
     assert load_tokenizer(again)("a").input_ids[0] == BOS

@@ -6,7 +6,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from exporters.artifact import Storage
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +19,10 @@ from edgeprune.runtime import enable
 from edgeprune.runtime.llamacpp import loading, stream
 from edgeprune.runtime.llamacpp.chat import Chat
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
-from exporters.gguf.export import export
+from exporters.base import StorageRequest
 from exporters.gguf.ggml import quantize
-from runtime_tests.llamacpp import LlamaCpp
-from tests.support.exporting import Counter
+from runtime_tests.runners.llamacpp import LlamaCpp
+from tests.support.exporting import Counter, export_gguf
 from tests.support.gguf import logits_of, metadata
 from tests.support.processes import EDGEPRUNE
 
@@ -91,7 +90,7 @@ def test_two_of_four_is_no_larger_than_unstructured():
 def files(pruned_tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     plain, small = folder / "m.gguf", folder / "m.packed.gguf"
-    export(pruned_tiny, Storage("q8_0"), plain, metadata(), "t", Counter())
+    export_gguf(pruned_tiny, StorageRequest("q8_0"), plain, metadata(), "t", Counter())
     sizes = pack(plain, small)
     return plain, small, sizes
 

@@ -16,7 +16,7 @@ from edgeprune import Recipe, build
 from edgeprune.data import loading
 from edgeprune.manifest.manifest import read
 from edgeprune.pipeline import export as export_module
-from edgeprune.report.words import caveats
+from edgeprune.report.caveats import caveats
 from edgeprune.runtime import status
 from edgeprune.support.errors import CheckFailed, InputError, MachineError, UsageError
 from tests.support.processes import EDGEPRUNE, run

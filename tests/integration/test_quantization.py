@@ -5,17 +5,17 @@ import ctypes
 import numpy as np
 import pytest
 import torch
-from exporters.artifact import Model, Storage
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, quants
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from edgeprune import Recipe
 from edgeprune.engine import Pruning, prune
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
+from edgeprune.pipeline import planner
 from edgeprune.plan.patterns import UNSTRUCTURED, Budget
-from edgeprune.plan.types import TYPES
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.updates.least_squares import resolve
 from edgeprune.quantization.gptq import round_to_grid, with_feedback
@@ -23,12 +23,14 @@ from edgeprune.quantization.scales import codes, fit
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
+from exporters.base import Model, StorageRequest
 from exporters.gguf import ggml
-from exporters.gguf.export import export, grids
 from exporters.gguf.grids import GRIDS, on_grid
-from tests.support.exporting import Counter, dense_model
+from exporters.gguf.types import TYPES
+from tests.support.exporting import Counter, dense_model, export_gguf, plan_as
 from tests.support.gguf import metadata
 from tests.support.models import make_tiny
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 T = GGMLQuantizationType
@@ -105,14 +107,14 @@ def test_mixes_give_every_tensor_the_type_that_llama_quantize_gives(wide, tmp_pa
     from llama_cpp import llama_cpp as api
 
     source, theirs, ours = (tmp_path / f"{n}.gguf" for n in ("f32", "theirs", "ours"))
-    export(dense_model(wide), Storage("f32"), source, None, "t", Counter())
+    export_gguf(dense_model(wide), StorageRequest("f32"), source, None, "t", Counter())
     params = api.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name.upper()}")
     failed = api.llama_model_quantize(
         str(source).encode(), str(theirs).encode(), ctypes.byref(params)
     )
     assert not failed
-    export(dense_model(wide), Storage(name), ours, None, "t", Counter())
+    export_gguf(dense_model(wide), StorageRequest(name), ours, None, "t", Counter())
     expected = {t.name: t for t in GGUFReader(theirs).tensors}
     found = {t.name: t for t in GGUFReader(ours).tensors}
     assert {n: t.tensor_type.name for n, t in found.items()} == {
@@ -125,8 +127,8 @@ def test_mixes_give_every_tensor_the_type_that_llama_quantize_gives(wide, tmp_pa
 def test_our_mixes_are_as_large_as_the_ones_they_stand_for(wide, tmp_path, name):
     sizes = {}
     for type_name in (name, TYPES[name].mix.lower()):
-        artifact = export(
-            dense_model(wide), Storage(type_name, lossy_zeros=True), tmp_path / "m.gguf", None,
+        artifact = export_gguf(
+            dense_model(wide), StorageRequest(type_name, lossy_zeros=True), tmp_path / "m.gguf", None,
             "t", Counter(),
         )  # fmt: skip
         sizes[type_name] = sum(t.bytes for t in artifact.tensors)
@@ -136,8 +138,8 @@ def test_our_mixes_are_as_large_as_the_ones_they_stand_for(wide, tmp_path, name)
 
 
 def test_overrides_win_over_the_type(wide, tmp_path):
-    storage = Storage("q8_0", ((r"blk\.0\.ffn_down", "q6_k"), ("attn_v", "f16")))
-    artifact = export(dense_model(wide), storage, tmp_path / "m.gguf", None, "t", Counter())
+    storage = StorageRequest("q8_0", ((r"blk\.0\.ffn_down", "q6_k"), ("attn_v", "f16")))
+    artifact = export_gguf(dense_model(wide), storage, tmp_path / "m.gguf", None, "t", Counter())
     types = {t.name: t.type for t in artifact.tensors}
     assert types["blk.0.ffn_down.weight"] == "Q6_K"
     assert types["blk.1.ffn_down.weight"] == "Q8_0"
@@ -146,7 +148,7 @@ def test_overrides_win_over_the_type(wide, tmp_path):
 
 @pytest.fixture(scope="module")
 def pruned_wide(wide, tmp_path_factory):
-    found = prune(wide, streams_of(4), Pruning(), tmp_path_factory.mktemp("w"), Quiet())
+    found = prune_uniformly(wide, streams_of(4), Pruning(), tmp_path_factory.mktemp("w"))
     names = frozenset(record.name for record in found.records)
     return Model(wide.folder, found.weights(), names)
 
@@ -154,9 +156,9 @@ def pruned_wide(wide, tmp_path_factory):
 def test_lost_zeros_are_counted_where_they_are_allowed(pruned_wide, tmp_path):
     path = tmp_path / "m.gguf"
     with pytest.raises(CheckFailed, match="no longer zero in Q4_K"):
-        export(pruned_wide, Storage("q4_k_m"), path, metadata(), "t", Counter())
-    found = export(
-        pruned_wide, Storage("q4_k_m", lossy_zeros=True), path, metadata(), "t", Counter()
+        export_gguf(pruned_wide, StorageRequest("q4_k_m"), path, metadata(), "t", Counter())
+    found = export_gguf(
+        pruned_wide, StorageRequest("q4_k_m", lossy_zeros=True), path, metadata(), "t", Counter()
     )
     read = {t.name: t for t in GGUFReader(path).tensors}
     for tensor in found.tensors:
@@ -257,16 +259,17 @@ def test_a_build_rounds_with_feedback_and_the_file_holds_what_the_engine_chose(
 ):
     folder = make_tiny(real_checkpoint, tmp_path / "m", hidden_size=96, intermediate_size=192)
     checkpoint = open_checkpoint(str(folder))
-    storage = Storage("q4_0")
-    wanted = grids(dense_model(checkpoint), storage)
+    storage = StorageRequest("q4_0")
+    rows = list(plan_as("gguf", dense_model(checkpoint), storage).tensors)
+    plan = planner.by_rule(Recipe.of({"data.task": "none"}), rows)
     result = prune(
-        checkpoint, streams_of(4), Pruning("alps_fast"), tmp_path / "w", Quiet(), grids=wanted
+        checkpoint, streams_of(4), Pruning("alps_fast"), plan, tmp_path / "w", Quiet(), "cpu"
     )
     names = frozenset(record.name for record in result.records)
     model = Model(
         checkpoint.folder, result.weights(), names, calibration=Weights(result.calibration)
     )
-    artifact = export(model, storage, tmp_path / "m.gguf", metadata(), "t", Counter())
+    artifact = export_gguf(model, storage, tmp_path / "m.gguf", metadata(), "t", Counter())
     rows = {t.source: t.name for t in artifact.tensors}
     read = {t.name: t for t in GGUFReader(tmp_path / "m.gguf").tensors}
     for record in result.records:
@@ -287,12 +290,12 @@ def test_an_importance_matrix_is_used_and_gives_llama_cpp_the_same_bytes(wide, t
     import llama_cpp
     from llama_cpp import llama_cpp as api
 
-    found = prune(wide, streams_of(4), Pruning("wanda"), tmp_path / "w", Quiet())
+    found = prune_uniformly(wide, streams_of(4), Pruning("wanda"), tmp_path / "w")
     names = frozenset(record.name for record in found.records)
     model = Model(wide.folder, found.weights(), names, calibration=Weights(found.calibration))
     source, theirs, ours = (tmp_path / f"{n}.gguf" for n in ("f32", "theirs", "ours"))
-    export(model, Storage("f32"), source, metadata(), "t", Counter())
-    export(model, Storage("q4_0"), ours, metadata(), "t", Counter())
+    export_gguf(model, StorageRequest("f32"), source, metadata(), "t", Counter())
+    export_gguf(model, StorageRequest("q4_0"), ours, metadata(), "t", Counter())
     matrix = GGUFReader(tmp_path / "ours.imatrix.gguf")
     assert matrix.fields["general.type"].contents() == "imatrix"
     assert matrix.fields["imatrix.datasets"].contents() == ["t"]

@@ -6,28 +6,28 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from exporters.artifact import Storage
-from runtime_tests.llamacpp import LlamaCpp
 
-from edgeprune import Recipe
 from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
 from edgeprune.formats.gguf.packed import pack
 from edgeprune.manifest.results import OnGpu
 from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.pipeline import measure as measure_module
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.report.caveats import about_gpu
 from edgeprune.runtime.llamacpp import loading
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.errors import InputError, MachineError, UsageError
 from edgeprune.support.progress import Quiet
-from exporters.gguf.export import export
+from exporters.base import StorageRequest
 from runtime_tests import Plan, run
 from runtime_tests.accuracy import (
     Answered,
@@ -40,7 +40,8 @@ from runtime_tests.accuracy import (
     near_chance,
 )
 from runtime_tests.child import TIMEOUT_VARIABLE, patience, start
-from tests.support.exporting import Counter, dense_model
+from runtime_tests.runners.llamacpp import LlamaCpp
+from tests.support.exporting import Counter, dense_model, export_gguf
 
 run_module = sys.modules["runtime_tests.run"]  # the package has a function of that name
 
@@ -100,7 +101,7 @@ def test_an_f16_export_reads_text_as_transformers_and_the_source_do(real_checkpo
     from llama_cpp import llama_cpp as api
 
     f16, source = tmp_path / "f16.gguf", tmp_path / "source.gguf"
-    export(dense_model(real_checkpoint), Storage("f16"), f16, None, "test", Counter())
+    export_gguf(dense_model(real_checkpoint), StorageRequest("f16"), f16, None, "test", Counter())
     settings = api.llama_model_quantize_default_params()
     settings.ftype, settings.allow_requantize = 0, True
     paths = (str(real_checkpoint.gguf).encode(), str(source).encode())
@@ -231,7 +232,7 @@ def test_two_threads_that_enable_at_once_keep_llama_cpps_own_function(monkeypatc
 
 def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp_path, monkeypatch):
     """Its child says what onnxruntime says of a GPU without memory."""
-    from edgeprune.pipeline import stages
+    from runtime_tests.runners import RUNNERS
 
     calls = []
     child_fails = MachineError("The runtime can't handle m.onnx:\nFailed to allocate memory.")
@@ -240,15 +241,22 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
         calls.append("gpu")
         raise child_fails
 
-    monkeypatch.setattr(run_module, "why_not", lambda _gpu: "")
+    def gpus_that_say(why_not):
+        here = tuple(replace(gpu, why_not=why_not) for gpu in RUNNERS["onnxruntime"].gpus)
+        monkeypatch.setitem(RUNNERS, "onnxruntime", replace(RUNNERS["onnxruntime"], gpus=here))
+
+    gpus_that_say(str)
     monkeypatch.setattr(run_module, "start", failing)
-    monkeypatch.setattr(stages, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1))
+    monkeypatch.setattr(
+        measure_module, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1)
+    )
     monkeypatch.setattr("runtime_tests.run", lambda *_: calls.append("cpu") or {"rows": 0})
-    recipe = Recipe(task="medqa", target="onnx")
+    job = SimpleNamespace(run=Workspace(tmp_path, Quiet()), recipe=None, data=None)
+    (tmp_path / "work").mkdir(exist_ok=True)
     artifacts = {"dense": {"file": "m.onnx", "files": {}}}
 
     def measured():
-        return stages.measure_stage(recipe, None, artifacts, tmp_path, Quiet())
+        return measure_module.measure(job, artifacts)
 
     first = measured()
     assert first["rows"] == 0
@@ -257,7 +265,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     }
     assert about_gpu(OnGpu(**first["gpus"]["CUDA"])).startswith("failed: The runtime can't handle")
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
-    monkeypatch.setattr(run_module, "why_not", lambda _gpu: 1 / 0)
+    gpus_that_say(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measured()  # a GPU that failed is tried again; the CPU's figures stay
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
@@ -278,7 +286,7 @@ def test_a_whole_run_measures_both_and_their_difference(
     real_checkpoint, dense_f32, tmp_path, questions
 ):
     small = tmp_path / "q4.gguf"
-    export(dense_model(real_checkpoint), Storage("q4_0"), small, None, "t", Counter())
+    export_gguf(dense_model(real_checkpoint), StorageRequest("q4_0"), small, None, "t", Counter())
     items = [
         Item(str(i), q["prompt"], tuple(q["continuations"]), 0, (1, 1, 1, 1))
         for i, q in enumerate(questions)

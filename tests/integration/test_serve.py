@@ -9,12 +9,11 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from exporters.artifact import Storage
 
 from edgeprune.formats.gguf.packed import pack
 from edgeprune.runtime import status
-from exporters.gguf.export import export
-from tests.support.exporting import Counter
+from exporters.base import StorageRequest
+from tests.support.exporting import Counter, export_gguf
 from tests.support.gguf import metadata
 from tests.support.processes import EDGEPRUNE
 
@@ -66,7 +65,9 @@ def test_answers_streams_and_keys(real_checkpoint):
 def test_a_packed_model_is_served_with_sparse_weights(pruned_tiny, tmp_path):
     if not status().on:
         pytest.skip(f"sparse weights are off here, so this was not checked: {status().reason}")
-    export(pruned_tiny, Storage("q8_0"), tmp_path / "m.gguf", metadata(), "t", Counter())
+    export_gguf(
+        pruned_tiny, StorageRequest("q8_0"), tmp_path / "m.gguf", metadata(), "t", Counter()
+    )
     pack(tmp_path / "m.gguf", tmp_path / "m.packed.gguf")
     with served(tmp_path / "m.packed.gguf") as address:
         assert json.loads(ask(address, QUESTION))["choices"]

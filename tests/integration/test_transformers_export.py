@@ -19,8 +19,8 @@ from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.transformers import export as module
 from exporters.transformers.write import write_weights
-from tests.support.exporting import Counter, export_as
-from tests.support.models import dense_model, make_tiny
+from tests.support.exporting import Counter, dense_model, export_as
+from tests.support.models import make_tiny
 
 
 @pytest.fixture(scope="module")

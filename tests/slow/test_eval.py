@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from exporters.artifact import Storage
 
 from edgeprune.data.loading import load_data
-from exporters.onnx import export
-from tests.support.exporting import Counter, dense_model
+from exporters.base import StorageRequest
+from tests.support.exporting import Counter, dense_model, export_onnx
 from tests.support.processes import run
 
 ROWS = ("--rows", "12", "--perplexity-tokens", "512")
@@ -16,7 +15,7 @@ ROWS = ("--rows", "12", "--perplexity-tokens", "512")
 def test_the_dense_model_scores_alike_in_every_runtime(real_checkpoint, dense_f32, tmp_path):
     """In float32, but for llama.cpp's cache, which is of half precision."""
     onnx = tmp_path / "model.onnx"
-    export(dense_model(real_checkpoint), Storage("fp32"), onnx, None, "test", Counter())
+    export_onnx(dense_model(real_checkpoint), StorageRequest("fp32"), onnx, None, "test", Counter())
     found = {}
     for path in (dense_f32, onnx, real_checkpoint.folder):
         done = run("eval", path, "--task", "mmlu_med", *ROWS, "--json")

@@ -5,14 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from exporters.artifact import Model, Storage
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.models import open_checkpoint
-from exporters.onnx import check, grids
-from runtime_tests.ort import OnnxRuntime
-from tests.support.exporting import dense_model
+from exporters.base import Model, StorageRequest
+from runtime_tests.runners.onnxruntime import OnnxRuntime
+from tests.support.exporting import dense_model, grids_of, plan_as
 from tests.support.onnx import IDS, METADATA, close, save
 
 SHAPE = {
@@ -46,7 +45,7 @@ def random_model(kind: str, real_checkpoint, folder, **changes) -> AutoModelForC
 def test_traced_graphs_give_transformers_logits(kind, real_checkpoint, tmp_path):
     model = random_model(kind, real_checkpoint, tmp_path / "hf")
     source = dense_model(open_checkpoint(str(tmp_path / "hf")))
-    check(source, Storage("fp32"))
+    plan_as("onnx", source, StorageRequest("fp32"))
     path = save(source, tmp_path / "out" / "model.onnx", type="fp32")
     runner = OnnxRuntime(path, 1)
     for length in (len(IDS), 3):  # neither is that of the traced example
@@ -73,7 +72,7 @@ def test_traced_graphs_store_every_type_and_keep_zeros(real_checkpoint, tmp_path
         tensors[name][:, ::2] = 0
     save_file(tensors, tmp_path / "pruned.safetensors")
     model = Model(dense.folder, Weights([tmp_path / "pruned.safetensors"]), names)
-    assert set(grids(model, Storage("int8"))) >= names
+    assert set(grids_of("onnx", model, StorageRequest("int8"))) >= names
     expected = None
     for kind, share in (("fp32", 0), ("fp16", 1e-2), ("int8", 0.1), ("int4", 0.6)):
         path = save(model, tmp_path / kind / "model.onnx", METADATA, type=kind)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from exporters.artifact import Model, Storage
 from llama_cpp import llama_cpp as api
 
 from edgeprune.data.render import Renderer
@@ -11,9 +10,9 @@ from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning
 from edgeprune.runtime import status
 from edgeprune.runtime.llamacpp import adapter, loading
-from exporters.gguf.export import export
-from runtime_tests.llamacpp import LlamaCpp
-from tests.support.exporting import Counter
+from exporters.base import Model, StorageRequest
+from runtime_tests.runners.llamacpp import LlamaCpp
+from tests.support.exporting import Counter, export_gguf
 from tests.support.gguf import logits_of, metadata
 from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
@@ -43,7 +42,7 @@ def pruned_real(real_checkpoint, tmp_path_factory):
     result = prune_uniformly(real_checkpoint, streams_of(8, 256), Pruning("wanda"), folder / "w")
     names = frozenset(record.name for record in result.records)
     model = Model(real_checkpoint.folder, result.weights(), names, gguf=real_checkpoint.gguf)
-    export(model, Storage("q8_0"), folder / "m.gguf", metadata(), "t", Counter())
+    export_gguf(model, StorageRequest("q8_0"), folder / "m.gguf", metadata(), "t", Counter())
     return folder / "m.gguf"
 
 

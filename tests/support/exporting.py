@@ -5,8 +5,9 @@ from typing import Any
 
 import exporters
 from edgeprune.models import Checkpoint
+from edgeprune.plan.grid import Grid
 from edgeprune.plan.tensors import table
-from exporters.base import Artifact, Model, StorageRequest
+from exporters.base import Artifact, FilePlan, Model, StorageRequest
 
 
 class Counter:
@@ -29,7 +30,7 @@ def export_as(
     stage: Any = None,
 ) -> Artifact:
     """Every tensor in the type that was asked for."""
-    file = exporters.get(target).plan(model, wanted)
+    file = plan_as(target, model, wanted)
     return file.export(model, table(file.tensors), path, metadata, quantized_by, stage or Counter())
 
 
@@ -44,3 +45,12 @@ def export_onnx(model: Model, wanted: StorageRequest, path: Path, *more: Any) ->
 def dense_model(checkpoint: Checkpoint) -> Model:
     """The checkpoint as exporters see it."""
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
+
+
+def plan_as(target: str, model: Model, wanted: StorageRequest) -> FilePlan:
+    return exporters.get(target).plan(model, wanted)
+
+
+def grids_of(target: str, model: Model, wanted: StorageRequest) -> dict[str, Grid]:
+    """What calibrated rounding may choose codes on, by tensor."""
+    return table(plan_as(target, model, wanted).tensors).grids

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from edgeprune.formats.metadata import SparsityMetadata
-from runtime_tests.llamacpp import LlamaCpp, _Token
+from runtime_tests.runners.llamacpp import LlamaCpp, _Token
 
 
 def metadata(**changes) -> SparsityMetadata:

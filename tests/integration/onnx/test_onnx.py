@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exporters.artifact import Model, Storage
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -31,11 +30,11 @@ from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.recipe.schema import make
 from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
-from exporters.onnx import check
+from exporters.base import Model, StorageRequest
 from exporters.onnx import weights as onnx_weights
-from runtime_tests.llamacpp import LlamaCpp
-from runtime_tests.ort import OnnxRuntime
-from tests.support.exporting import dense_model
+from runtime_tests.runners.llamacpp import LlamaCpp
+from runtime_tests.runners.onnxruntime import OnnxRuntime
+from tests.support.exporting import dense_model, plan_as
 from tests.support.onnx import IDS, METADATA, PRECISIONS, close, save
 from tests.support.processes import run
 from tests.support.recipes import QUICK
@@ -75,9 +74,9 @@ def test_logits_are_those_of_the_stored_weights(
     assert close(found, transformers_logits(exported[kind], tiny_folder), 2e-5)
 
 
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
-def test_step_by_step_is_all_at_once(pruned, flavour, tmp_path):
-    path = save(pruned, tmp_path / "model.onnx", METADATA, type="fp32", flavour=flavour)
+@pytest.mark.parametrize("operators", ["ort", "portable"])
+def test_step_by_step_is_all_at_once(pruned, operators, tmp_path):
+    path = save(pruned, tmp_path / "model.onnx", METADATA, type="fp32", operators=operators)
     runner = OnnxRuntime(path, 1)
     whole = runner._run(IDS, 0).copy()
     runner._run(IDS[:3], 0)
@@ -99,13 +98,13 @@ def test_sequences_side_by_side_are_each_their_own(exported):
 
 
 def test_the_portable_flavour_has_standard_operators_only(pruned, exported, tmp_path):
-    path = save(pruned, tmp_path / "model.onnx", METADATA, type="fp16", flavour="portable")
+    path = save(pruned, tmp_path / "model.onnx", METADATA, type="fp16", operators="portable")
     onnx.checker.check_model(str(path), full_check=True)
     assert {node.domain for node in onnx.load(path).graph.node} == {""}
     found, fused = OnnxRuntime(path, 1)._run(IDS, 0), OnnxRuntime(exported["fp16"], 1)._run(IDS, 0)
     assert close(found, fused, 1e-5)
     with pytest.raises(InputError, match="floats alone"):
-        check(pruned, Storage("int8", flavour="portable"))
+        plan_as("onnx", pruned, StorageRequest("int8", operators="portable"))
 
 
 _SHAPE = {
@@ -147,9 +146,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("flavour", ["ort", "portable"])
+@pytest.mark.parametrize("operators", ["ort", "portable"])
 @pytest.mark.parametrize("case", CASES)
-def test_architectures_give_transformers_logits(case, flavour, real_checkpoint, tmp_path):
+def test_architectures_give_transformers_logits(case, operators, real_checkpoint, tmp_path):
     kind, options = CASES[case]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **_SHAPE | options))
@@ -158,7 +157,7 @@ def test_architectures_give_transformers_logits(case, flavour, real_checkpoint, 
     model.save_pretrained(tmp_path / "hf")
     shutil.copyfile(real_checkpoint.folder / "tokenizer.json", tmp_path / "hf" / "tokenizer.json")
     source = dense_model(open_checkpoint(str(tmp_path / "hf")))
-    path = save(source, tmp_path / "out" / "model.onnx", type="fp32", flavour=flavour)
+    path = save(source, tmp_path / "out" / "model.onnx", type="fp32", operators=operators)
     with torch.no_grad():
         expected = model.eval()(torch.tensor([IDS])).logits[0].numpy()
     runner = OnnxRuntime(path, 1)
@@ -184,7 +183,9 @@ def test_what_the_builder_does_not_know_is_refused(change, said, tiny_folder, tm
     config = {name: value for name, value in config.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=said):
-        check(Model(folder, Weights([folder / "model.safetensors"])), Storage("int8"))
+        plan_as(
+            "onnx", Model(folder, Weights([folder / "model.safetensors"])), StorageRequest("int8")
+        )
 
 
 @pytest.mark.parametrize("kind", PRECISIONS)

@@ -10,7 +10,7 @@ import pytest
 from edgeprune.formats.onnx import coo as onnx_coo
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.support.errors import InputError, UsageError
-from runtime_tests.ort import OnnxRuntime
+from runtime_tests.runners.onnxruntime import OnnxRuntime
 from tests.support.onnx import IDS
 from tests.support.processes import run
 

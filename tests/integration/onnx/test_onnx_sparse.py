@@ -13,7 +13,7 @@ from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import MachineError
 from edgeprune.support.files import cache_folder
-from runtime_tests.ort import OnnxRuntime
+from runtime_tests.runners.onnxruntime import OnnxRuntime
 from tests.support.onnx import IDS
 from tests.support.paths import NATIVE_TESTS, RUNTIME
 from tests.support.programs import need
@@ -219,19 +219,19 @@ def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):
     from edgeprune.support.progress import Quiet
     from runtime_tests import Plan, run_on_gpus
     from runtime_tests.accuracy import Item
-    from runtime_tests.providers import CPU, GPUS, why_not
+    from runtime_tests.devices import CPU, ONNXRUNTIME, Gpu
 
     items = [Item("1", "Two and two are", (" four", " five"), 0)]
     plan = Plan(items, "acc", 8, "text", 0, 16, 4, 2, 1)
-    found = run_on_gpus(exported["fp16"], plan, Quiet().stage, [CPU])
+    found = run_on_gpus(exported["fp16"], plan, Quiet().stage, [Gpu("CPU", str)])
     assert found["CPU"]["nats_per_answer_token"]["value"] > 0
     assert found["CPU"]["decode"]["median"] > 0
     monkeypatch.setattr("shutil.which", lambda name: None)
-    cuda, tensorrt, directml = map(why_not, GPUS)
+    cuda, tensorrt, directml = (gpu.why_not() for gpu in ONNXRUNTIME)
     assert cuda == tensorrt == "no GPU"
     assert "onnxruntime-directml" in directml
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU.ort])
-    assert ["onnxruntime-gpu" in why_not(gpu) for gpu in GPUS] == [True, True, False]
+    assert ["onnxruntime-gpu" in gpu.why_not() for gpu in ONNXRUNTIME] == [True, True, False]
     with pytest.raises(RuntimeError, match="TensorRT was left out"):
         OnnxRuntime(exported["fp16"], 1, "TensorRT")

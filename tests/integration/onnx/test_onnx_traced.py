@@ -5,13 +5,12 @@ import shutil
 
 import pytest
 import torch
-from exporters.artifact import Storage
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.models import open_checkpoint
 from edgeprune.support.errors import InputError, MachineError
-from exporters.onnx import check
-from tests.support.exporting import dense_model
+from exporters.base import StorageRequest
+from tests.support.exporting import dense_model, plan_as
 
 SHAPE = {
     "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -42,10 +41,10 @@ def test_what_cannot_be_traced_is_refused_before_pruning(real_checkpoint, tmp_pa
     random_model("gpt2", real_checkpoint, tmp_path / "hf", num_key_value_heads=4)
     source = dense_model(open_checkpoint(str(tmp_path / "hf")))
     with pytest.raises(InputError, match="goes into a"):  # stored as (in, out)
-        check(source, Storage("int8"))
+        plan_as("onnx", source, StorageRequest("int8"))
     known = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "onnxscript" else known(name)
     )
     with pytest.raises(MachineError, match="onnxscript"):
-        check(source, Storage("int8"))
+        plan_as("onnx", source, StorageRequest("int8"))

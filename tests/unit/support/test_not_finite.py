@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from runtime_tests.inputs import most_likely
 
 from edgeprune import Recipe
 from edgeprune.pipeline.gates import failures
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.files import json_text, read_json, write_json
+from runtime_tests.runners.inputs import most_likely
 
 NAN = float("nan")
 
