@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from exporters.artifact import Model, Storage
 from safetensors.torch import load_file
 
+import exporters
 import runtime_tests
 from edgeprune.data.loading import Data, load_data
 from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.loading import load_tokenizer
 from edgeprune.pipeline.measure import measure_plan
+from edgeprune.plan.tensors import table
 from edgeprune.recipe.schema import make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Quiet
-from exporters.gguf.export import export, steps
+from exporters.base import Model, StorageRequest
 
 _HERE = Path(__file__).parent / "peers"
 _WORK = Path("ablations/peers")
@@ -90,8 +91,9 @@ def _quality(
     recipe = make({"task": "arc_easy", "general": "wikitext2", "perplexity_tokens": 6144})
     model = Model(checkpoint.folder, Weights([file]), gguf=checkpoint.gguf)
     path = folder / "model.gguf"
-    with Quiet().stage("export", steps(model)) as stage:
-        export(model, Storage("q8_0"), path, None, "benchmark", stage)
+    file = exporters.get("gguf").plan(model, StorageRequest("q8_0"))
+    with Quiet().stage("export", file.steps) as stage:
+        file.export(model, table(file.tensors), path, None, "benchmark", stage)
     found = runtime_tests.quality(path, measure_plan(recipe, data), Quiet().stage)
     path.unlink()
     return {"quality": found}
