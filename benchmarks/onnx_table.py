@@ -180,7 +180,7 @@ def _with_runner(path: Path, how: str) -> dict[str, float]:
     import onnxruntime
 
     from edgeprune.runtime.onnxruntime.loading import Opened
-    from runtime_tests import ort
+    from runtime_tests.runners import onnxruntime as ort
 
     if how == "stock":
         ort.open_session = lambda path, options: Opened(
@@ -202,7 +202,7 @@ def _with_genai(folder: Path) -> dict[str, Any]:
     """Its own generation loop, on our folder."""
     import onnxruntime_genai as genai
 
-    from runtime_tests.memory import peak_memory
+    from runtime_tests.counters import peak_memory
 
     start = time.perf_counter()
     config = genai.Config(str(folder))

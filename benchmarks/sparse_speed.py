@@ -247,7 +247,7 @@ def _agreement(path: Path) -> dict[str, Any]:
     from edgeprune.data.sources import load_split
     from edgeprune.data.task import open_task
     from edgeprune.runtime.llamacpp import adapter
-    from runtime_tests.llamacpp import LlamaCpp
+    from runtime_tests.runners.llamacpp import LlamaCpp
 
     widened = _FOLDER / "f32.gguf"
     settings = api.llama_model_quantize_default_params()

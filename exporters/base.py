@@ -144,18 +144,26 @@ class Exporter(Protocol):
         requirements: modules that building for it takes, besides those of every build.
         types: what ``--type`` takes.
         default_type: where nothing is said.
+        file_format: what people call its files.
         artifact: name of the file or folder in a build.
         runner: the runtime that measures it, a key of `runtime_tests.runners.RUNNERS`.
-        zeros_cost: in the report's words, what zeros save or cost in this format.
+        zeros_cost: what zeros save or cost in this format, in words.
+        opens_packed: who opens a packed artifact, in words; empty: there is no such form.
+        how_to_use: lines for a model card that run ``{file}``.
+        next_verb: edgeprune's command that takes the artifact on from here.
     """
 
     name: str
     requirements: tuple[str, ...]
     types: Mapping[str, WeightType]
     default_type: str
+    file_format: str
     artifact: str
     runner: str
     zeros_cost: str
+    opens_packed: str
+    how_to_use: str
+    next_verb: str
 
     def plan(self, model: Model, wanted: StorageRequest) -> FilePlan:
         """Lay a model out, from its configuration and headers alone.

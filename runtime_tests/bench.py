@@ -11,9 +11,9 @@ from typing import Any
 
 from edgeprune.support.errors import MachineError
 from runtime_tests.child import Child, start
-from runtime_tests.energy import joules
-from runtime_tests.gpus import gpus
+from runtime_tests.counters import joules
 from runtime_tests.run import Stage
+from runtime_tests.runners import entry_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _on_gpus(
     """Artifacts on the GPUs that run them here, and those that don't, with the reason."""
     contenders, not_run = [], []
     for name, path in artifacts.items():
-        for gpu in gpus(path):
+        for gpu in entry_of(path).gpus:
             try:
                 if reason := gpu.why_not():
                     raise MachineError(reason)

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any
@@ -26,7 +25,7 @@ from edgeprune.support.errors import (
     UsageError,
     out_of_memory,
 )
-from runtime_tests.gpus import kind
+from runtime_tests.runners import open_runner
 
 TIMEOUT_VARIABLE = "EDGEPRUNE_RUNTIME_TIMEOUT"
 # Before a child is taken to hang: the slowest disk loads a model in the first, and the slowest
@@ -34,13 +33,6 @@ TIMEOUT_VARIABLE = "EDGEPRUNE_RUNTIME_TIMEOUT"
 _SECONDS = 1800.0
 _SECONDS_A_TOKEN = 0.25
 _BY_CODE = {one.exit_code: one for one in (CheckFailed, UsageError, InputError, MachineError)}
-
-# What runs which kind of artifact: module and class; a folder is transformers'.
-_RUNNERS = {
-    ".gguf": ("runtime_tests.llamacpp", "LlamaCpp"),
-    ".onnx": ("runtime_tests.ort", "OnnxRuntime"),
-    "/": ("runtime_tests.hf", "Transformers"),
-}
 
 
 class Child:
@@ -131,17 +123,17 @@ def patience(arguments: dict[str, Any]) -> float:
 
 
 @contextmanager
-def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child]:
+def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
     """Start a child process with ``artifact`` loaded; it ends with the context.
 
-    ``provider`` is ``CPU``, or one of `runtime_tests.gpus` by its name.
+    ``device`` is ``CPU``, or a GPU of the artifact's runner by its name.
 
     Raises:
         MachineError: the runtime refused the artifact or crashed on it.
     """
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads), provider],
+            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -156,14 +148,12 @@ def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child
             process.wait()
 
 
-def _serve(artifact: Path, threads: int, provider: str) -> None:
+def _serve(artifact: Path, threads: int, device: str) -> None:
     """The child's end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
     try:
-        module, name = _RUNNERS[kind(artifact)]
-        device = {} if provider == "CPU" else {"provider": provider}
-        runner = getattr(import_module(module), name)(artifact, threads, **device)
+        runner = open_runner(artifact, threads, device)
         failure = None
     except Exception as error:
         if not isinstance(error, OSError | ImportError) and not _refusal(error):

@@ -13,7 +13,8 @@ from edgeprune.support.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
-from runtime_tests.providers import GPUS, Provider, why_not
+from runtime_tests.devices import Gpu
+from runtime_tests.runners import entry_of
 
 _ITEMS_PER_CALL = 16
 
@@ -104,23 +105,26 @@ def run_on_gpus(
     artifact: Path,
     plan: Plan,
     progress: Callable[[str, int], AbstractContextManager[Stage]],
-    gpus: Sequence[Provider] = GPUS,
+    gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure an ONNX model with every GPU provider that runs here.
+    """Measure an artifact on every GPU that its runtime can use here.
 
     Args:
-        artifact: the ``.onnx`` file.
+        artifact: file or folder.
         plan: what to measure.
         progress: begins a stage of so many steps.
-        gpus: the providers.
+        gpus: by default those that a build measures on, which only some runtimes have.
 
     Returns:
-        For each provider its figures as `run` gives them, why it was ``not_run``, or how it
+        For each GPU its figures as `run` gives them, why it was ``not_run``, or how it
         ``failed``: what runs on the CPU may be too large for a GPU.
     """
+    entry = entry_of(artifact)
+    if gpus is None:
+        gpus = entry.gpus if entry.builds_on_gpus else ()
     found: dict[str, dict[str, Any]] = {}
     for gpu in gpus:
-        if reason := why_not(gpu):
+        if reason := gpu.why_not():
             found[gpu.name] = {"not_run": reason}
             continue
         try:

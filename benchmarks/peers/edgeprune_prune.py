@@ -24,7 +24,7 @@ from edgeprune.plan.patterns import UNSTRUCTURED, parse
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.support.environment import cores, describe
 from edgeprune.support.progress import Quiet
-from runtime_tests.memory import peak_memory
+from runtime_tests.counters import peak_memory
 
 
 def main() -> None:

@@ -98,8 +98,9 @@ def _said(verdict: str) -> str:
     return {
         "held": "is within every limit.",
         "regressed": "is worse than allowed.",
-        "unclear": "can't be judged. For speed, use more --rounds or a quieter machine. For answers, "
-        "build both with a larger measurement.eval_rows (or measurement.perplexity_tokens).",
+        "unclear": "can't be judged. For speed, use more --rounds or a quieter machine. For "
+        "answers, build both with a larger measurement.eval_rows (or "
+        "measurement.perplexity_tokens).",
     }[verdict]
 
 

@@ -30,7 +30,13 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
 
-    given = {"task": task, "eval_rows": rows} | values
+    given = {
+        "data.task": task,
+        "data.general": values["general"],
+        "measurement.eval_rows": rows,
+        "measurement.perplexity_tokens": values["perplexity_tokens"],
+        "measurement.threads": values["threads"],
+    }
     recipe = make({name: value for name, value in given.items() if value is not None})
     path = artifact_path(artifact)
     data = load_data(

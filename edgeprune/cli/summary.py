@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.report.caveats import caveats
 from edgeprune.report.words import table, verdict
@@ -40,5 +41,5 @@ def print_summary(manifest: Manifest, folder: Path, console: Console | None = No
     word, sentence = verdict(manifest)
     console.print(f"[bold]{word}[/]: {sentence}")
     console.print(f"report  {folder / 'report.html'}", markup=False)
-    verb = "chat" if recipe.artifact.target == "gguf" else "inspect"
+    verb = exporters.get(recipe.artifact.target).next_verb
     console.print(f"next    edgeprune {verb} {folder / manifest.artifact.file}", markup=False)

@@ -14,7 +14,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON lines file, plain, gzip'd or xz'd.
+    """Read the rows of a JSON Lines file, plain or compressed with gzip or xz.
 
     Raises:
         InputError: the file is missing or a line is not a JSON object; names the line.
@@ -30,7 +30,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 except ValueError:
                     row = None
                 if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number}: expected a JSON object, one a line.")
+                    raise InputError(f"{path}, line {number}: expected one JSON object per line.")
                 yield row
     except FileNotFoundError:
         raise InputError(f"No such file: {path}.") from None

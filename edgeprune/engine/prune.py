@@ -27,13 +27,13 @@ from edgeprune.support.progress import Progress, Stage
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """A base checkpoint and the pruned tensors that stand in for its own.
+    """A base checkpoint and the pruned tensors that replace its own.
 
     Attributes:
-        base: what was pruned.
+        base: the checkpoint that was pruned.
         files: safetensors files with the pruned tensors.
-        records: one for each pruned tensor.
-        calibration: safetensors files with what calibration left for the export:
+        records: one record for each pruned tensor.
+        calibration: safetensors files with calibration results for the export:
             ``<tensor>.importance``, (in,), mean squares of the input, and ``<tensor>.scales``,
             (out, blocks), where weights were rounded to a grid.
     """
@@ -44,7 +44,7 @@ class PrunedCheckpoint:
     calibration: list[Path]
 
     def weights(self) -> Weights:
-        """All weights, pruned ones in place of the base's."""
+        """Return all weights, with pruned tensors instead of the base's."""
         return Weights([*self.base.weight_files, *self.files])
 
 
@@ -66,22 +66,23 @@ def prune(
     Args:
         checkpoint: the dense model.
         streams: ``general`` and ``task`` tokens.
-        pruning: how.
-        plan: how many weights of each matrix go, where they may go, and what the kept ones are
-            rounded to; blocks behind see rounded weights. No rounding together with
+        pruning: how to prune.
+        plan: how many weights of each matrix are pruned, under which pattern, and the grid of the
+            kept ones; later blocks see rounded weights. Rounding excludes
             ``dense_statistics``.
-        folder: keeps finished blocks; a run that was killed goes on from the last one, so the
+        folder: keeps finished blocks; a killed run resumes after the last one, so the
             folder must belong to this model, these streams, ``pruning`` and ``plan`` alone.
-        progress: told of every block.
+        progress: receives progress by blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
-        dense_statistics: a file that keeps the dense model's statistics, gathered if it isn't
-            there. With it every block is pruned by what it sees in the dense model, not behind
+        dense_statistics: a file for the dense model's statistics, gathered if the file is not
+            there. With it, every block is pruned on its inputs in the dense model, not those after
             pruned blocks: a little worse, and no pass over the streams is needed for the next
-            sparsity. For methods that see moments alone (`Pruning.sees_moments_alone`).
+            sparsity. Only for methods that need moments alone (`Pruning.sees_moments_alone`).
 
     Raises:
         UsageError: there are more processes than sequences.
-        InputError: the architecture is unknown, a weight is not finite, or a row does not divide
+        InputError: the architecture is unknown, a weight is NaN or infinite, or a row does not
+            divide
             into groups of the pattern.
     """
     if result := finished(checkpoint, folder):
@@ -126,10 +127,10 @@ def _through_blocks(
     hidden: dict[str, Tensor],
     stage: Stage,
 ) -> dict[str, Tensor]:
-    """Prune blocks from ``start`` on, and push both streams through each once it is pruned.
+    """Prune blocks from ``start`` on, and run both streams through each pruned block.
 
     Returns:
-        The hidden states behind the last block, or those before it if nothing reads them.
+        The hidden states after the last block, or before it if nothing reads them.
     """
     with ThreadPoolExecutor(1) as beside:  # the disk works while the next states are computed
         for index in range(start, len(walk.blocks)):
@@ -152,7 +153,7 @@ def _through_blocks(
 
 
 def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
-    """What a run in ``folder`` left, if it came to its end and every block is still whole."""
+    """Read the result in ``folder``, if the run finished and every block is still whole."""
     done = read_json(folder / "done.json")
     store = BlockStore(folder)
     if done is None or not store.complete(done["files"]):
@@ -164,14 +165,15 @@ def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
     fewest, processes = min(len(s.tokens) for s in streams.values()), distributed.world()[1]
     if fewest < processes:
         raise UsageError(
-            f"{processes} processes share streams of {fewest} sequences.",
-            "Launch fewer, or give more rows or --samples.",
+            f"{processes} processes cannot share streams of {fewest} sequences: each process "
+            "needs one.",
+            "Launch fewer processes, or give more rows or a larger --samples.",
         )
     length = next(iter(streams.values())).tokens.shape[1]
     limit = getattr(model.config, "max_position_embeddings", length)
     if length > limit:
         raise InputError(
-            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
+            f"Sequences of {length} tokens do not fit into the model's context of {limit} tokens.",
             f"Use --length {limit} or less.",
         )
 
@@ -187,13 +189,13 @@ def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedChe
 
 
 def _head_name(model: Any, stored: frozenset[str]) -> str:
-    """The head's name in the checkpoint: a tied head is stored as the embedding, which is first."""
+    """Find the head's name in the checkpoint; a tied head is stored as the embedding, the first."""
     weight = model.get_output_embeddings().weight
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter is weight:
             with contextlib.suppress(InputError):
                 return next(iter(stored_tensors(model, {name: weight}, stored)))
     raise InputError(
-        "The output head is stored under a name that edgeprune doesn't know.",
-        "Leave pruning.head out.",
+        "The checkpoint stores the output head under an unknown name.",
+        "Remove pruning.head from the recipe.",
     )

@@ -1,4 +1,4 @@
-"""One block at a time: statistics, pruning, rounding; the output head likewise."""
+"""Prune one block at a time, or the output head: statistics, pruning, rounding."""
 
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from edgeprune.support.progress import Progress
 
 
 class BlockPruner:
-    """Prunes the blocks of one walk.
+    """Prunes the blocks of one model.
 
-    ``stored`` are the names of the checkpoint's tensors.
+    ``stored`` holds the names of the checkpoint's tensors.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class BlockPruner:
             self._dense = gather_dense(walk, self._weights, dense_statistics, progress)
 
     def clean_up(self) -> None:
-        """Remove what is only needed to go on."""
+        """Remove files that only an unfinished run needs."""
         self._fisher_file.unlink(missing_ok=True)
 
     @torch.no_grad()
     def prune_block(self, index: int, hidden: dict[str, Tensor]) -> tuple[nn.Module, PrunedTensors]:
-        """Prune one block: the block to go on with, and what to keep."""
+        """Prune one block, and return the block to go on with and the result to keep."""
         source, block = self._walk.blocks[index], self._walk.load(index)
         model, prefix = self._walk.model, f"{self._walk.prefix}.{index}."
         matrices = weight_matrices(source)
@@ -92,11 +92,12 @@ class BlockPruner:
 
     @torch.no_grad()
     def prune_head(self, name: str, hidden: dict[str, Tensor]) -> PrunedTensors:
-        """Prune the output head by the statistics of its input."""
+        """Prune the output head with the statistics of its input."""
         if self._pruning.how.gradient:
             raise InputError(
-                f"Method '{self._pruning.method}' has no gradients of the output head.",
-                "Leave pruning.head out, or choose another --method.",
+                f"Method '{self._pruning.method}' needs gradients, which are not available for "
+                "the output head.",
+                "Remove pruning.head from the recipe, or choose another --method.",
             )
         seen = {
             stream: self._walk.head_statistics(
@@ -112,7 +113,7 @@ class BlockPruner:
     def _inputs(
         self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]
     ) -> dict[str, TwoStreams]:
-        """What both streams put into each matrix; matrices that read one input share it."""
+        """Gather both streams' statistics; matrices that read the same input share them."""
         if self._dense:
             seen = self._dense.read(index, list(self._walk.streams))
         else:
@@ -163,10 +164,10 @@ class BlockPruner:
         matrices: dict[str, Matrix],
         inputs: dict[str, TwoStreams],
     ) -> tuple[dict[str, TwoStreams], list[str]]:
-        """Reorder the channels inside feed-forward networks, in both copies of the block.
+        """Reorder the hidden channels of feed-forward networks, in both copies of the block.
 
         Returns:
-            The inputs in the new order, and the names of biases that moved with the channels.
+            The statistics in the new order, and the names of the biases that were reordered too.
         """
         inputs, moved = dict(inputs), []
         for network in feed_forwards(matrices):
@@ -188,10 +189,13 @@ class BlockPruner:
         self, name: str, weight: Tensor, inputs: TwoStreams
     ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
         if not torch.isfinite(weight).all():
-            raise InputError(f"The weight {name} holds NaN or infinite values.", "Check the model.")
+            raise InputError(
+                f"The weight {name} contains NaN or infinite values.",
+                "Check the weights: the checkpoint may be damaged.",
+            )
         if not torch.isfinite(inputs.joint.second_moment).all():
             raise InputError(
-                f"The inputs of {name} hold NaN or infinite values.",
+                f"The inputs of {name} contain NaN or infinite values.",
                 "Check the model: an earlier layer overflows, or its weights are damaged.",
             )
         pruning = self._pruning
@@ -206,8 +210,8 @@ class BlockPruner:
         pruned = prune_matrix(dense, inputs, pruning, budget)
         if not torch.isfinite(pruned).all():
             raise CheckFailed(
-                f"Pruning {name} by {pruning.method} gave NaN or infinite values.",
-                "Try another --method, or more calibration tokens.",
+                f"Pruning {name} with {pruning.method} gave NaN or infinite values.",
+                "Try another --method, or more calibration tokens (--samples, --length).",
             )
         nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
         left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
@@ -220,8 +224,8 @@ class BlockPruner:
             error = relative_error(dense, pruned, inputs.joint.gram.matrix)
             if (damping := inputs.damping()) > DAMPING:
                 self._progress.note(
-                    f"{name}: the Gram matrix of its input could only be inverted with damping "
-                    f"{damping:g} instead of {DAMPING:g}; more calibration tokens would help."
+                    f"{name}: the Gram matrix of its input needed damping {damping:g} instead of "
+                    f"{DAMPING:g} to be inverted. More calibration tokens would help."
                 )
         pruned = pruned.to(weight.dtype).cpu()
         rows, columns = weight.shape
@@ -237,7 +241,7 @@ class BlockPruner:
 
 
 def relative_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:
-    """``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)``: share of a layer's output power that pruning changed."""
+    """Compute ``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)``: the share of a layer's output power that changed."""
     change = dense - pruned
     lost = ((change @ gram) * change).sum()
     return (lost / ((dense @ gram) * dense).sum().clamp_min(1e-30)).item()

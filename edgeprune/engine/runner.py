@@ -1,4 +1,4 @@
-"""One model with both streams on their way through its blocks."""
+"""The block runner: one model, and both streams on their way through its blocks."""
 
 import copy
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ class Walk:
 
     Args:
         model: a causal language model, in whatever type it is stored.
-        streams: ``general`` and ``task``; in a process group, each process takes its share.
-        device: where blocks run; the model and the hidden states stay on the CPU.
-        alone: whether this process sees all sequences though there are others.
+        streams: ``general`` and ``task`` tokens; in a process group, each process takes its share.
+        device: device that runs the blocks; the model and the hidden states stay on the CPU.
+        alone: whether this process sees all sequences even in a process group.
 
     Attributes:
         prefix: name of the list of blocks in the model.
         blocks: the decoder blocks.
         streams: this process's sequences.
-        shapes: what each stream's hidden states look like.
+        shapes: shape and type of each stream's hidden states.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Walk:
         }
 
     def embed(self, stream: str, into: Tensor) -> None:
-        """Write what the first block reads, (samples, length, width), into ``into``."""
+        """Write the first block's input, (samples, length, width), into ``into``."""
         tokens = self.streams[stream].tokens.split(self._batch)
         for ids, place in zip(tokens, into.split(self._batch), strict=True):
             place.copy_(record_calls(self.model, self.blocks, ids)[0])
 
     def load(self, index: int) -> nn.Module:
-        """A copy of a block on the device, in the compute type."""
+        """Copy a block to the device, in the compute type."""
         return copy.deepcopy(self.blocks[index]).to(self.device, self.dtype)
 
     def statistics(
@@ -77,17 +77,18 @@ class Walk:
         weights: Tensor,
         gram: bool,
     ) -> dict[str, InputStatistics]:
-        """What a stream puts into each matrix of a block; equal inputs share one object.
+        """Gather a stream's statistics of each matrix of a block; equal inputs share one object.
 
-        Experts that were sent too few tokens (`Gatherer.starved`) are given all in a second pass.
+        Experts that were routed too few tokens (`Gatherer.starved`) get all tokens in a second
+        pass.
 
         Args:
-            index: of the block.
-            block: as `load` gave it.
-            matrices: its matrices.
-            states: (samples, length, width) hidden states before it.
-            weights: (samples, length) of the tokens.
-            gram: whether Gram matrices are wanted.
+            index: the block's index.
+            block: the block from `load`.
+            matrices: the block's matrices.
+            states: (samples, length, width) hidden states before the block.
+            weights: (samples, length) weights of the tokens.
+            gram: whether to gather Gram matrices.
         """
 
         def gather(some: dict[str, Matrix], as_routed: bool) -> Gatherer:
@@ -108,7 +109,7 @@ class Walk:
     def gradients(
         self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
     ) -> dict[str, Tensor]:
-        """Mean squared gradients of the norm of the block's output, per matrix."""
+        """Compute mean squared gradients of the norm of the block's output, per matrix."""
         block.requires_grad_(True)
         call = self.call(index, 1)
         outputs = (call.run(block, part.to(self.device)) for part in states.split(1))
@@ -118,13 +119,13 @@ class Walk:
 
     @torch.no_grad()
     def advance(self, index: int, block: nn.Module, states: Tensor, into: Tensor) -> None:
-        """Write what the block makes of ``states`` into ``into``; the two may be the same."""
+        """Write the block's output for ``states`` into ``into``; the two may be the same."""
         for part, place in zip(self._on_device(states), into.split(self._batch), strict=True):
             place.copy_(self.call(index, len(part)).run(block, part))
 
     @torch.no_grad()
     def head_inputs(self, stream: str, states: Tensor) -> Iterator[Tensor]:
-        """Inputs of the output head, batch by batch, (batch, length, width)."""
+        """Yield inputs of the output head, batch by batch, (batch, length, width)."""
         tokens = self.streams[stream].tokens
         dtype = self.model.get_output_embeddings().weight.dtype
         for ids, part in zip(tokens.split(self._batch), states.split(self._batch), strict=True):
@@ -133,7 +134,7 @@ class Walk:
     def head_statistics(
         self, stream: str, states: Tensor, weights: Tensor, gram: bool
     ) -> InputStatistics:
-        """What a stream puts into the output head."""
+        """Gather a stream's statistics of the output head's input."""
         accumulator = Accumulator(states.shape[2], self.device, gram)
         batches = zip(self.head_inputs(stream, states), weights.split(self._batch), strict=True)
         for inputs, weight in batches:
@@ -142,7 +143,7 @@ class Walk:
         return accumulator.statistics()
 
     def _on_device(self, states: Tensor) -> Iterator[Tensor]:
-        """Batches on the device; on a GPU the next one is on its way while one is worked on."""
+        """Yield batches on the device; on a GPU the next batch is copied while one is in use."""
         parts = states.split(self._batch)
         if self.device.type == "cpu":
             yield from parts
@@ -163,7 +164,7 @@ class Walk:
             yield here
 
     def call(self, index: int, size: int) -> BlockCall:
-        """How the model calls a block, for a batch of so many sequences."""
+        """Find how the model calls a block, for a batch of so many sequences."""
         if size not in self._calls:  # calls depend on a batch's shape, not on its tokens
             ids = next(iter(self.streams.values())).tokens[:1].expand(size, -1)
             _, calls = record_calls(self.model, self.blocks, ids)

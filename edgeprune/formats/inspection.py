@@ -1,4 +1,4 @@
-"""Looking into an artifact: what it says, and what its bytes hold."""
+"""Inspect an artifact: its metadata, and the zeros in its bytes."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ def _inspect_gguf(path: Path) -> dict[str, Any]:
             values = tensor.values()
         except NotImplementedError:
             raise InputError(
-                f"{path}: zeros of type {tensor.type.name} can't be counted."
+                f"{path}: edgeprune cannot count zeros of type {tensor.type.name}."
             ) from None
         tensors.append(_counted(tensor, tensor.type.name, values, declared))
     return {

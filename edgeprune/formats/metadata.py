@@ -18,13 +18,13 @@ class SparsityMetadata:
 
     Attributes:
         pattern: ``unstructured``, ``2:4``, ...
-        target: sparsity asked for, over the pruned tensors.
-        method: what scored the weights.
-        fusion: how the two streams were joined.
-        task: the task it was pruned for.
+        target: requested sparsity over the pruned tensors.
+        method: pruning method.
+        fusion: fusion mode of the two streams.
+        task: the task that the model was pruned for.
         recipe: the resolved recipe.
         base_sha256: hash of the base checkpoint's weights.
-        nonzeros: pruned tensor's name to its non-zero weights, counted in the written bytes.
+        nonzeros: non-zero weights by pruned tensor's name, counted in the written bytes.
     """
 
     pattern: str
@@ -37,7 +37,7 @@ class SparsityMetadata:
     nonzeros: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Everything as one JSON text, for readers that show no arrays."""
+        """Return everything as one JSON text, for readers that show no arrays."""
         return json.dumps({"schema": SCHEMA, **asdict(self)})
 
     def properties(self) -> dict[str, str]:
@@ -89,10 +89,10 @@ def from_json(text: str) -> SparsityMetadata:
 
 
 def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
-    """The sparsity metadata of a GGUF file; None if edgeprune did not write it.
+    """Read the sparsity metadata of a GGUF file; None if edgeprune did not write it.
 
     Raises:
-        InputError: the metadata is there and makes no sense.
+        InputError: the metadata exists but is invalid.
     """
     value = file.get
     schema = value("edgeprune.schema")
@@ -104,7 +104,7 @@ def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
     try:
         texts = ("sparsity.pattern", "method", "fusion", "task", "recipe", "base.sha256")
         if not all(isinstance(value(f"edgeprune.{name}"), str) for name in texts):
-            raise TypeError(f"{', '.join(texts)} must be texts")
+            raise TypeError(f"{', '.join(texts)} must be strings")
         names = value("edgeprune.sparsity.tensors", [])
         counts = value("edgeprune.sparsity.nonzeros", [])
         return SparsityMetadata(

@@ -43,8 +43,8 @@ class Facts(BaseModel):
             )
         if found["schema"] != schema:
             raise InputError(
-                f"{path} has schema {found['schema']!r}, but this edgeprune reads {schema}: another "
-                "version wrote it.",
+                f"{path} has schema {found['schema']!r}, but this edgeprune reads {schema}: "
+                "another version wrote it.",
                 hint,
             )
         try:

@@ -1,4 +1,4 @@
-"""The tensors of a model by shape alone, for planning: nothing is converted or downloaded."""
+"""Names and shapes of a model's tensors, for planning; nothing is converted or downloaded."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from edgeprune.support.extras import load
 
 
 def inventory(model: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a model, from headers only.
+    """Read names and shapes of all tensors of a model, from headers only.
 
     Raises:
         InputError: a header can't be read, or the hub can't be reached.
     """
     kind, place = locate(model)
-    if kind == "gguf":
+    if kind == "file":
         return {t.name: t.shape for t in open_gguf(Path(place)).tensors}
     if kind == "hub" and (cached := cached_folder(place)):
         kind, place = "folder", str(cached)
@@ -28,7 +28,7 @@ def inventory(model: str) -> dict[str, tuple[int, ...]]:
         metadata = load("huggingface_hub").get_safetensors_metadata(place)
     except Exception as error:  # the hub client raises many unrelated types
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise InputError(f"The hub model '{place}' can't be looked up: {reason}") from None
+        raise InputError(f"The hub model '{place}' could not be looked up: {reason}") from None
     return {
         name: tuple(info.shape)
         for file in metadata.files_metadata.values()

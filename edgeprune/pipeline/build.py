@@ -1,4 +1,4 @@
-"""A build, from top to bottom: model and task in, verified artifact and honest report out."""
+"""A build from top to bottom: model and task in, verified artifact and report out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ class Build:
     """A finished build.
 
     Attributes:
-        folder: holds everything.
+        folder: the build folder.
         artifact: the model file or folder.
-        manifest: what went in, what came out, every result.
+        manifest: inputs, outputs and all results.
     """
 
     folder: Path
@@ -47,21 +47,21 @@ def build(
     progress: Progress | None = None,
     replace: bool = False,
 ) -> Build | None:
-    """Run a recipe. Stages whose inputs have not changed are reused.
+    """Run a recipe. Results of stages whose inputs have not changed are reused.
 
     Args:
         recipe: what to build.
         out: the build folder; by default ``builds/`` and a name from the recipe.
-        progress: told of every stage; nothing is printed by default.
+        progress: receives progress of every stage; nothing is printed by default.
         replace: overwrite the build of another recipe in that folder. Recipes that differ only in
-            what is measured, where it runs or which gates it has to pass are no others.
+            measurement, device or gates count as the same.
 
     Returns:
-        The build; None in all but the first process of a launched one, which only share the work.
+        The build; None in all but the first process of a launched build.
 
     Raises:
         EdgepruneError: with an exit code and a hint; see `edgeprune.support.errors`. `GateFailed`
-            comes after everything has been written, so that the report shows what did not hold.
+            is raised after everything has been written, so that the report shows what failed.
     """
     exporter = exporters.get(recipe.artifact.target)
     need(*_REQUIRED, *exporter.requirements)
@@ -87,7 +87,7 @@ def build(
 
 
 def _finish(job: Job, manifest: Manifest) -> Build:
-    """Write report and manifest, unless they are there from last time, and judge the gates."""
+    """Write report and manifest, unless they exist from an earlier run, and check the gates."""
     folder, progress = job.run.folder, job.run.progress
     written = folder / "manifest.json"
     said = [folder / name for name in report.FILES]

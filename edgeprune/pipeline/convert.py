@@ -1,4 +1,4 @@
-"""Exporting a model as it is, for Python."""
+"""Export a model as it is, for Python."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,16 +23,16 @@ def export(
     type: str = "",
     progress: Progress | None = None,
 ) -> "Artifact":
-    """Write a model in a target's format, verified; zeros that it has stay zeros.
+    """Write a model in a target's format and verify it; its zeros stay zeros.
 
     >>> export("pruned/", Path("model.gguf"), type="q4_0")  # doctest: +SKIP
 
     Args:
         model: anything ``--model`` takes.
-        out: the file, or the folder for transformers.
+        out: the file to write, or the folder for transformers.
         target: as ``--target``.
         type: as ``--type``; by default the target's own.
-        progress: told of every stage.
+        progress: receives progress of every stage.
 
     Raises:
         EdgepruneError: as `edgeprune.build`.

@@ -1,4 +1,4 @@
-"""What a build will need and give, before any work is done."""
+"""Estimate what a build needs and produces, before any work is done."""
 
 import shutil
 import time
@@ -33,12 +33,12 @@ class Estimate:
     """Figures known or estimated in advance.
 
     Attributes:
-        plan: the table; where an allocation has to be measured, with uniform zeros.
-        parameters: weights of the model.
-        prunable: weights in the decoder blocks' matrices.
-        zeros: weights that will be zero.
-        artifact_bytes: the model file, without its tokenizer.
-        disk_bytes: free space the build needs.
+        plan: the plan of all tensors; with uniform zeros if the allocation must be measured.
+        parameters: number of weights of the model.
+        prunable: number of weights in the decoder blocks' matrices.
+        zeros: number of weights that will be zero.
+        artifact_bytes: size of the model file without its tokenizer.
+        disk_bytes: free disk space the build needs.
         memory_bytes: estimated peak memory.
         seconds: estimated time on this machine, by the measured matrix throughput of its CPU.
     """
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def plan(recipe: Recipe) -> Estimate:
-    """What becomes of every tensor, and what a build needs, from headers alone.
+    """Plan every tensor and estimate what a build needs, from headers alone.
 
     Raises:
         EdgepruneError: as `edgeprune.models.inventory.inventory`.
@@ -73,23 +73,24 @@ def plan(recipe: Recipe) -> Estimate:
 
 
 def check_disk(recipe: Recipe, folder: Path) -> None:
-    """Refuse a build that the disk cannot hold, before it starts.
+    """Reject a build that the disk cannot hold, before it starts.
 
     Raises:
-        MachineError: too little free space for what is not there yet.
+        MachineError: too little free space for files not yet written.
     """
     needed = _Needs(recipe).disk_bytes()
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free + there < needed:
         raise MachineError(
-            f"{folder} has {free / _GIB:.1f} GiB free, the build needs {needed / _GIB:.1f} GiB.",
+            f"{folder} has {free / _GIB:.1f} GiB of free space, but the build needs "
+            f"{needed / _GIB:.1f} GiB.",
             "Free some space, or choose a folder on another disk with --out.",
         )
 
 
 class _Needs:
-    """Bytes and operations of one recipe."""
+    """Estimate bytes and operations of one recipe."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -103,18 +104,18 @@ class _Needs:
         embedding = next((row for row in self.rows if row.role == Role.EMBEDDING), None)
         self.vocabulary, self.width = embedding.shape if embedding else (0, 0)
         # Of a weight as the build has it at hand: dequantised ones are kept as float32.
-        self.weight_bytes = 4 if locate(recipe.model.name)[0] == "gguf" else 2
+        self.weight_bytes = 4 if locate(recipe.model.name)[0] == "file" else 2
         data = recipe.data
         # Hidden states of both streams at one place of the model, twice.
         self.hidden = 2 * (2 * data.samples * data.length * self.width * 2)
 
     def disk_bytes(self) -> int:
-        """Two artifacts, pruned weights, hidden states, and what recovery keeps."""
+        """Estimate disk: two artifacts, pruned weights, hidden states, and recovery's files."""
         changed = self.weight_bytes * sum(row.size for row in self.rows if row.zeros)
         return 2 * self.plan.bytes + changed + self.hidden + self._recovery()[1]
 
     def memory_bytes(self) -> int:
-        """The larger of pruning and recovery."""
+        """Estimate peak memory: the larger of pruning's and recovery's."""
         gram = 0
         if self._sees_gram():
             gram = 4 * 8 * max((row.shape[1] for row in self.matrices), default=0) ** 2
@@ -122,7 +123,7 @@ class _Needs:
         return round(_BASE_MEMORY + max(pruning, self._recovery()[0]))
 
     def seconds(self) -> float:
-        """Counts products, and measures how fast this machine does them: takes a moment."""
+        """Estimate time from the number of products and this machine's measured speed."""
         recipe = self.recipe
         tokens = 2 * recipe.data.samples * recipe.data.length
         flops = 2.0 * tokens * 2 * self.prunable  # every block runs twice: seen, and once pruned
@@ -141,7 +142,7 @@ class _Needs:
         return METHODS[asked.method].sees == "gram" or asked.swaps or asked.refit
 
     def _recovery(self) -> tuple[int, int]:
-        """Bytes that recovery takes in memory and on disk."""
+        """Estimate recovery's bytes in memory and on disk."""
         if not self.recipe.training.enabled:
             return 0, 0
         if self.recipe.training.ways == ["reconstruct"]:
@@ -149,7 +150,7 @@ class _Needs:
         return self._training()
 
     def _training(self) -> tuple[int, int]:
-        """Bytes that training takes in memory and on disk.
+        """Estimate training's bytes in memory and on disk.
 
         In memory: float32 weights, gradients and two moments, both models and the gradients in what
         they compute in, a step's logits and activations; with adapters what is trained is small,
@@ -174,7 +175,7 @@ class _Needs:
         return (6 if asked.selective else 4) * 4 * trained + both + tokens, kept
 
     def _reconstruction(self) -> tuple[int, int]:
-        """Bytes that reconstruction takes in memory and on disk.
+        """Estimate reconstruction's bytes in memory and on disk.
 
         In memory: the dense model, the pruned one in float32, of one block weights, gradients and
         two moments, and the hidden states of both models before and after it, and what it is to
@@ -190,12 +191,12 @@ class _Needs:
         return dense + 4 * self.parameters + block + 5 * states, kept
 
     def _written(self) -> int:
-        """Weights that stand on the disk as a round has left them, while the next one prunes."""
+        """Estimate the weights that a round keeps on disk while the next one prunes."""
         return self.parameters if len(training_rounds(self.recipe)) > 1 else 0
 
 
 def _flops_per_second() -> float:
-    """Float32 matrix throughput, measured for a moment; bfloat16 makes up for what else is done."""
+    """Measure float32 matrix throughput for a moment; bfloat16's gain covers other work."""
     a = np.ones((1024, 1024), np.float32)
     a @ a
     rounds, start = 0, time.perf_counter()

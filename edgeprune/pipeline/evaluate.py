@@ -1,4 +1,4 @@
-"""Scoring an artifact on a task and on general text, without timing it."""
+"""Score an artifact on a task and on general text, without timing it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,12 @@ def evaluate(
     Args:
         artifact: a file, a folder, or anything ``--model`` takes.
         task: as ``--task``.
-        progress: told of every stage.
-        settings: names of the recipe's section ``measurement``, such as ``eval_rows``, and
+        progress: receives progress of every stage.
+        settings: settings of the recipe's section ``measurement``, such as ``eval_rows``, and
             ``general``.
 
     Raises:
-        EdgepruneError: the task or the artifact can't be used.
+        EdgepruneError: the task or the artifact cannot be used.
         CheckFailed: a likelihood is NaN or infinite.
     """
     import runtime_tests

@@ -1,4 +1,4 @@
-"""The artifact and its dense baseline in the same type, and the packed file beside it."""
+"""Export the artifact, its dense baseline in the same type, and the packed file."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,15 +23,15 @@ Facts = dict[str, Any]
 
 
 def quantized_by() -> str:
-    """What artifacts name as their maker."""
+    """Return the tool name that artifacts record."""
     return f"edgeprune {environment.describe()['versions']['edgeprune']}"
 
 
 def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
-    """The build's artifact and the dense baseline that it is measured against.
+    """Export the build's artifact and the dense baseline that it is compared with.
 
     Returns:
-        Facts of ``dense``, and of ``pruned`` if anything was pruned, rounded or trained.
+        Facts about ``dense``, and about ``pruned`` if anything was pruned, rounded or trained.
     """
     baseline = job.run.work / f"dense-{job.recipe.artifact.type}.{job.exporter.name}"
     result = job.run.folder / job.exporter.artifact
@@ -47,7 +47,7 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
 
 
 def pruned_model(job: Job, pruned: "PrunedCheckpoint") -> "tuple[Model, SparsityMetadata | None]":
-    """A pruned checkpoint as exporters see it, and what its artifact says of itself."""
+    """Prepare a pruned checkpoint for an exporter, with its artifact's metadata."""
     from exporters.base import Model
 
     calibration, recipe = Weights(pruned.calibration), job.recipe
@@ -76,7 +76,7 @@ def _export(
     key: str,
     path: Path,
 ) -> Facts:
-    """Write one artifact, unless it is there from last time."""
+    """Write one artifact, unless it exists from an earlier run."""
     folder = job.run.folder
     file = str(path.relative_to(folder))
     types = {row.name: row.storage.type for row in plan.tensors.values()}
@@ -103,7 +103,7 @@ def _export(
 
 
 def _forget(folder: Path) -> None:
-    """What was said of the last artifact is not true of the next."""
+    """Remove the report and manifest of an earlier artifact."""
     from edgeprune import report
 
     for name in ("manifest.json", *report.FILES):
@@ -111,7 +111,7 @@ def _forget(folder: Path) -> None:
 
 
 def unchanged(folder: Path, files: dict[str, str]) -> bool:
-    """Whether files are there with the SHA-256 that is known of them."""
+    """Tell whether files exist with their recorded SHA-256."""
     return all(
         (folder / name).is_file() and sha256_file(folder / name) == digest
         for name, digest in files.items()
@@ -119,9 +119,11 @@ def unchanged(folder: Path, files: dict[str, str]) -> bool:
 
 
 def pack(job: Job, artifact: Facts) -> Facts | None:
-    """The packed file beside the artifact and its sizes, if the recipe asks for one."""
+    """Write the packed file beside the artifact if the recipe asks for it, and return its sizes."""
     from edgeprune.formats.packers import packed_name, packer
 
+    if not job.exporter.opens_packed:
+        return None
     folder = job.run.folder
     source = folder / artifact["file"]
     path = packed_name(source)

@@ -1,7 +1,7 @@
-"""Where builds stand: a folder's name, and whose it is.
+"""Build folders: their names, and the recipe each belongs to.
 
-A folder belongs to the recipe that was built in it first, as far as the recipe makes the artifact;
-``work/recipe.json`` says which.
+A folder belongs to the recipe that was first built in it, compared by the settings that affect the
+artifact; ``work/recipe.json`` holds it.
 """
 
 import json
@@ -32,10 +32,10 @@ _NAMED = {"model": "model.name", "task": "data.task", "general": "data.general"}
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """``builds/`` and a name that says what is in it.
+    """Return ``builds/`` and a name that describes the build.
 
-    What it can't say in words, such as a seed or where a task's file stands, goes into a short hash
-    at its end; where everything is said, there is none.
+    Settings that it does not spell out, such as a seed or the path of a task's file, go into a
+    short hash at the end; without any there is no hash.
     """
     asked = recipe.pruning
     zeros = parse(asked.pattern).label(asked.sparsity)
@@ -51,46 +51,46 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def short_name(source: str) -> str:
-    """A task or model as part of a file name."""
+    """Return a task or model as part of a file name."""
     return _FILE_ENDING.sub("", Path(source).name)
 
 
 def claim(folder: Path, recipe: Recipe, replace: bool = False) -> None:
-    """Make a folder, or one that is empty or a build's of this recipe already, a build's.
+    """Claim a new or empty folder, or one of this recipe's builds, for a build.
 
     Args:
         folder: the build folder.
-        recipe: what is to be built in it.
-        replace: it may hold the build of another recipe.
+        recipe: the recipe to be built in it.
+        replace: whether it may hold the build of another recipe.
 
     Raises:
-        UsageError: it holds something else; nothing was touched.
+        UsageError: it holds something else; nothing was changed.
     """
     if folder.is_file():
-        raise UsageError(f"--out {folder} is a file, expected a folder.")
+        raise UsageError(f"--out {folder} is a file; expected a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "work").is_dir():
         raise UsageError(
-            f"{folder} is not empty and is not a build of edgeprune; nothing was touched.",
+            f"{folder} is not empty and is not a build folder of edgeprune. Nothing was changed.",
             "Choose another --out.",
         )
     if not replace and (differences := _differences(folder, recipe)):
         raise UsageError(
-            f"{folder} holds the build of another recipe: {'; '.join(differences)}. Nothing was "
-            "touched.",
+            f"{folder} contains the build of another recipe: {'; '.join(differences)}. Nothing "
+            "was changed.",
             "Choose another --out, or add --replace (in Python replace=True) to overwrite it.",
         )
     (folder / "work").mkdir(parents=True, exist_ok=True)
 
 
 def record(folder: Path, recipe: Recipe) -> None:
-    """Say in a build folder whose it is, before its work begins."""
+    """Record a build folder's recipe, before the work begins."""
     mine = _made_of(recipe)
     if read_json(folder / _RECIPE) != mine:
         write_json(folder / _RECIPE, mine)
 
 
 def _differences(folder: Path, recipe: Recipe) -> list[str]:
-    """In which settings the build in a folder is another one; none if there is no build."""
+    """List the settings in which a folder's build differs; empty if there is no build."""
     theirs = read_json(folder / _RECIPE)
     if theirs is None:
         return []
@@ -106,7 +106,7 @@ def _text(value: Any) -> str:
 
 
 def _made_of(recipe: Recipe) -> dict[str, Any]:
-    """The settings of a recipe that make its artifact, with files by their whole paths."""
+    """Return the settings that affect a recipe's artifact, with full paths of files."""
     values = flat(recipe)
     found = {n: v for n, v in values.items() if not _BESIDE_THE_ARTIFACT.fullmatch(n)}
     found |= {name: str(path) for name, path in _files(values).items()}
@@ -116,7 +116,7 @@ def _made_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _files(values: dict[str, Any]) -> dict[str, Path]:
-    """The files and folders that a model, a task and a corpus are read from; no other names."""
+    """Resolve files and folders that a model, a task and a corpus are read from."""
     paths = {name: Path(values[name]).expanduser() for name in _NAMED.values()}
     return {
         name: path.resolve()
@@ -127,7 +127,7 @@ def _files(values: dict[str, Any]) -> dict[str, Path]:
 
 
 def _untold(recipe: Recipe) -> dict[str, Any]:
-    """Settings away from their defaults that the readable part of a folder's name does not tell."""
+    """Return non-default settings that the readable part of a folder's name omits."""
     values = flat(recipe)
     named = (_NAMED["task"], _NAMED["model"])
     told = _ALWAYS_TOLD | {name for name in named if short_name(values[name]) == values[name]}

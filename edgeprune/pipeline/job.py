@@ -1,4 +1,4 @@
-"""What every stage of a build is given: made once, handed on whole."""
+"""The input of every stage of a build, made once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ class Job:
     """One build, or one trial of a search.
 
     Attributes:
-        recipe: what is asked for.
+        recipe: the recipe.
         checkpoint: the dense model.
         data: the rows.
-        exporter: of the recipe's target.
-        file: how the model's tensors stand in the artifact.
-        run: the folder that keeps the stages.
+        exporter: exporter of the recipe's target.
+        file: layout of the model's tensors in the artifact.
+        run: workspace of the stages.
     """
 
     recipe: Recipe
@@ -39,22 +39,22 @@ class Job:
     run: Workspace
 
     def changed(self, settings: Mapping[str, Any], **parts: Any) -> "Job":
-        """The same job with other settings, by dotted names, and other ``parts`` of its own."""
+        """Return the job with other settings, by dotted names, and other ``parts``."""
         return replace(self, recipe=self.recipe.changed(settings), **parts)
 
     @property
     def pattern(self) -> Pattern:
-        """Where zeros may stand."""
+        """Return the sparsity pattern."""
         return parse(self.recipe.pruning.pattern)
 
     @property
     def sees_data(self) -> bool:
-        """Whether the method looks at the calibration streams."""
+        """Tell whether the method uses the calibration streams."""
         return METHODS[self.recipe.pruning.method].sees != "nothing"
 
     @cached_property
     def pruning(self) -> "Pruning":
-        """How the recipe prunes, in the engine's terms."""
+        """Convert the recipe's settings to the engine's."""
         from edgeprune.pruning.fusion import FusionRule
         from edgeprune.pruning.matrix import Pruning
 
@@ -79,10 +79,10 @@ class Job:
         )
 
     def streams(self, samples: int | None = None) -> "dict[str, Stream]":
-        """Both token streams.
+        """Pack both token streams.
 
         Args:
-            samples: sequences of each; by default the recipe's, and what lacks is told.
+            samples: number of sequences of each; by default the recipe's, with a note if fewer.
         """
         from edgeprune.models.loading import load_tokenizer
 
@@ -95,19 +95,19 @@ class Job:
         for name, stream in found.items() if samples is None else ():
             if len(stream.tokens) < asked.samples:
                 self.run.progress.note(
-                    f"The {name} stream holds {len(stream.tokens)} of {asked.samples} sequences: "
-                    "its rows are used up."
+                    f"The {name} stream has only {len(stream.tokens)} of {asked.samples} "
+                    "sequences: there are no more rows."
                 )
         return found
 
 
 def open_job(recipe: Recipe, run: Workspace, data: Data | None = None) -> Job:
-    """Open the model and lay it out; what can't be exported is refused before any work is done.
+    """Open the model and lay it out; unsupported models are rejected before any work is done.
 
     Args:
-        recipe: what is asked for.
-        run: the folder that keeps the stages.
-        data: its rows, if they are at hand already.
+        recipe: the recipe.
+        run: workspace of the stages.
+        data: the rows, if already loaded.
 
     Raises:
         EdgepruneError: naming the model, the architecture, the tokenizer or the feature.
@@ -122,11 +122,11 @@ def open_job(recipe: Recipe, run: Workspace, data: Data | None = None) -> Job:
 
 
 def rows_for(recipe: Recipe) -> Data:
-    """The rows that a recipe calibrates and measures on.
+    """Open the rows that a recipe calibrates and evaluates on.
 
     Raises:
         UsageError: unknown names.
-        InputError: rows that can't be had or make no sense.
+        InputError: rows that are unavailable or invalid.
     """
     asked = recipe.measurement
     return load_data(
@@ -135,7 +135,7 @@ def rows_for(recipe: Recipe) -> Data:
 
 
 def wanted(recipe: Recipe) -> "StorageRequest":
-    """How the recipe wants weights to be stored."""
+    """Return how the recipe stores weights."""
     from exporters.base import StorageRequest
 
     asked = recipe.artifact
@@ -149,7 +149,7 @@ def wanted(recipe: Recipe) -> "StorageRequest":
 
 
 def dense_model(checkpoint: Checkpoint) -> "Model":
-    """The checkpoint as exporters see it."""
+    """Return the checkpoint as an exporter's model."""
     from exporters.base import Model
 
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)

@@ -1,6 +1,6 @@
-"""Hashes of everything that a stage's result is made from.
+"""Cache keys: hashes of everything that a stage's result depends on.
 
-Code changes that would give other weights raise the version of the stage.
+Code changes that change the weights must raise the stage's version.
 """
 
 from dataclasses import asdict
@@ -16,7 +16,7 @@ _TRAINING_VERSION = 8
 
 
 def streams_key(job: Job) -> list[Any]:
-    """What both token streams are made from, and how they are computed with."""
+    """Hash the inputs of both token streams and how they are processed."""
     from edgeprune.engine.device import compute_dtype, pick_device
 
     device, asked = pick_device(job.recipe.model.device), job.recipe.data
@@ -30,7 +30,7 @@ def streams_key(job: Job) -> list[Any]:
 
 
 def prune_key(job: Job) -> str:
-    """Of the pruned weights."""
+    """Hash the inputs of the pruned weights."""
     asked = job.recipe.pruning
     rounded = {} if job.recipe.training.enabled else _grids(job)
     return sha256_json(
@@ -45,7 +45,7 @@ def prune_key(job: Job) -> str:
 
 
 def training_key(job: Job) -> list[Any] | None:
-    """What trained weights depend on besides the pruned ones; None if nothing is trained."""
+    """Return what trained weights depend on besides the pruned ones; None without training."""
     training, data = job.recipe.training, job.recipe.data
     if not training.enabled:
         return None
@@ -55,7 +55,7 @@ def training_key(job: Job) -> list[Any] | None:
 
 
 def sparse_key(job: Job) -> str:
-    """Of pruned and trained weights."""
+    """Hash the inputs of pruned and trained weights."""
     return sha256_json([prune_key(job), training_key(job)])
 
 

@@ -1,4 +1,4 @@
-"""How far can a model be pruned for a task? Bisection on a held-out slice (arXiv 2505.18350)."""
+"""Find how far a model can be pruned, by bisection on held-out rows (arXiv 2505.18350)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ class Probe:
     """One sparsity that was tried.
 
     Attributes:
-        sparsity: as asked for.
-        value: the metric on the held-out rows.
-        worst: the worse end of its interval, with the search's confidence.
-        holds: whether that is within the bound.
+        sparsity: requested sparsity.
+        value: metric on the held-out rows.
+        worst: worse end of the metric's interval, with the search's confidence.
+        holds: whether ``worst`` is within the bound.
     """
 
     sparsity: float
@@ -40,14 +40,14 @@ class Search:
     """The outcome of a search.
 
     Attributes:
-        sparsity: the highest that held.
-        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level or there
-            is none.
-        dense: the dense model's value.
+            sparsity: the highest that held.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level
+            or there is none.
+            dense: the dense model's value.
         bound: the worst value allowed.
-        confidence: one-sided, that a sparsity that held is within the bound on other rows.
-        rows: how many held-out rows it was judged on.
-        probes: what was tried, in order.
+        confidence: one-sided confidence that a tried sparsity is within the bound on other rows.
+        rows: number of held-out rows.
+        probes: sparsities tried, in order.
     """
 
     sparsity: float
@@ -60,21 +60,22 @@ class Search:
 
 
 def settle(job: Job) -> tuple[Job, Search | None]:
-    """The job with the highest sparsity whose task metric stays within ``pruning.max_loss``.
+    """Find the highest sparsity whose task metric stays within ``pruning.max_loss``.
 
     Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
     worse end of the change's interval over the held-out rows, the same for both models, must be
     within it, with ``gates.confidence`` for each sparsity tried. The metric is taken to fall with
-    sparsity, as bisection must. Methods that see moments alone are tried on statistics gathered
-    once, from the dense model; the others, and the outcome, are pruned block by block as a build
-    does.
+    sparsity, as bisection must. Methods that need moments alone are tried on statistics gathered
+    once from the dense model; other methods, and the result, are pruned block by block as in a
+    build.
 
     Args:
-        job: its own sparsity is not looked at if ``max_loss`` is set; else there is nothing to do.
+        job: the build; its own sparsity is ignored if ``max_loss`` is set. Without it, nothing is
+            done.
 
     Returns:
-        The job as it is to be built, calibrating on the rows that were not held out, and how its
-        sparsity was found.
+        The job to build, calibrating on the rows that were not held out, and the record of the
+        search.
 
     Raises:
         CheckFailed: not even the lowest sparsity is within the bound.
@@ -83,7 +84,9 @@ def settle(job: Job) -> tuple[Job, Search | None]:
     if not job.recipe.pruning.max_loss:
         return job, None
     if distributed.world()[1] > 1:
-        raise UsageError("max_loss tries sparsities in one process alone.", "Launch it by itself.")
+        raise UsageError(
+            "--max-loss does not support several processes.", "Run it without a launcher."
+        )
     rest, held_out = job.data.hold_out()
     job = replace(job, data=rest)
     found = _search(replace(job, run=replace(job.run, folder=job.run.work / "search")), held_out)
@@ -128,17 +131,17 @@ def _search(job: Job, held_out: list[Row]) -> Search:
         best -= 1
     if best == 0:
         raise CheckFailed(
-            f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
+            f"No sparsity of {_STEP:.0%} or more keeps {metric.replace('_', ' ')} within "
             f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
             f"{confidence:.0%} confidence.",
-            "Allow a larger --max-loss, give more calibration rows, or ask for less: --set "
-            "gates.confidence=0.8.",
+            "Allow a larger --max-loss, give more task rows, or lower the confidence: --set "
+            "gates.confidence=0.8",
         )
     return Search(round(best * _STEP, 2), metric, start, bound, confidence, len(held_out), probes)
 
 
 def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:
-    """The worse end of a metric, from both models' answers to the same rows."""
+    """Compute the worse end of a metric's interval from both models' answers to the same rows."""
     from runtime_tests import paired
 
     both, start = paired.one_sided(confidence), dense[metric]["value"]
@@ -149,7 +152,7 @@ def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence
 
 
 def bisect(probe: Callable[[int], Probe], steps: int) -> tuple[int, list[Probe]]:
-    """The largest step below ``steps`` that holds, 0 if none does, and everything tried."""
+    """Find the largest step below ``steps`` that holds, 0 if none does, and all probes."""
     low, high = 0, steps
     probes = []
     while high - low > 1:

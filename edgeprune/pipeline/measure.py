@@ -1,4 +1,4 @@
-"""What the runtime tests of a task measure, in words that know nothing of tasks."""
+"""Convert a task to the plain items that the runtime tests measure."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "runtime_tests.Plan":
-    """What to measure on the evaluation rows, or on others of the same task."""
+    """Make the measurement plan for the evaluation rows, or for others of the same task."""
     import runtime_tests
 
     return runtime_tests.Plan(
@@ -61,7 +61,7 @@ def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "
 
 
 def _items(data: Data, rows: list[Row]) -> list["Item"]:
-    """Rows as plain text: all that `runtime_tests` knows of a task."""
+    """Render rows as plain text, which is all that `runtime_tests` needs of a task."""
     from runtime_tests.accuracy import Item
 
     renderer = Renderer(data.task.task)

@@ -1,4 +1,4 @@
-"""The one decision: what becomes of every tensor, from a recipe, a model and its sensitivities."""
+"""Plan every tensor from a recipe, a model and its sensitivities."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -24,10 +24,10 @@ _EIGHT_BITS = 127
 
 
 def plan(job: Job) -> ModelPlan:
-    """The plan of a build; allocations that measure run the dense model.
+    """Make the plan of a build; allocations that measure run the dense model.
 
     Raises:
-        UsageError: the recipe asks for what this model or target can't have.
+        UsageError: the recipe asks for what this model or target does not support.
     """
     stored = grids(job)
     rows = [
@@ -60,11 +60,11 @@ def plan(job: Job) -> ModelPlan:
 
 
 def by_rule(recipe: Recipe, rows: list[TensorPlan]) -> ModelPlan:
-    """The plan where nothing has to be measured; elsewhere, uniform zeros stand in.
+    """Make a plan without measuring; uniform zeros replace measured allocations.
 
     Args:
-        recipe: what is asked for.
-        rows: the tensors as they are stored.
+        recipe: the recipe.
+        rows: tensors as they are stored.
     """
     asked = recipe.pruning
     pattern, sizes, blocks = parse(asked.pattern), {}, dict[int, list[str]]()
@@ -78,18 +78,21 @@ def by_rule(recipe: Recipe, rows: list[TensorPlan]) -> ModelPlan:
 
 
 def grids(job: Job) -> Mapping[str, Grid]:
-    """What tensors are rounded to on the calibration data; empty: each weight by itself.
+    """Choose grids for calibrated rounding; empty: each weight is rounded to nearest.
 
-    Rounding with calibration data is worth its time below 8 bits, and is done there by itself. It
-    needs a method that looks at data.
+    Calibrated rounding is worth its time below 8 bits, where it is the default. It needs a method
+    that uses data.
 
     Raises:
-        UsageError: it is asked for and can't be had.
+        UsageError: it is requested but not available.
     """
     rounding, sparsity = job.recipe.artifact.rounding, job.recipe.pruning.sparsity
     if rounding == "gptq" and not job.sees_data:
         method = job.recipe.pruning.method
-        raise UsageError(f"rounding 'gptq' needs data, and {method} sees none.")
+        raise UsageError(
+            f"artifact.rounding 'gptq' needs calibration data, but the method {method} uses "
+            "none. Choose another --method."
+        )
     if not job.sees_data or rounding == "nearest" or (rounding == "auto" and not sparsity):
         return {}
     known = {row.name: row.storage.grid for row in job.file.tensors if row.storage.grid}
@@ -98,8 +101,8 @@ def grids(job: Job) -> Mapping[str, Grid]:
     }
     if rounding == "gptq" and not chosen:
         raise UsageError(
-            f"rounding 'gptq' has no grid for type '{job.recipe.artifact.type}'.",
-            "It knows q8_0, q5_0 and q4_0, the mixes made of them, int8 and int4.",
+            f"artifact.rounding 'gptq' does not support the type '{job.recipe.artifact.type}'.",
+            "It supports q8_0, q5_0, q4_0, mixes of these, int8 and int4.",
         )
     return chosen
 
@@ -122,11 +125,11 @@ def _allocate(
 
 
 def _unmeasured() -> "DenseModel":
-    raise AssertionError("an allocation by rule has asked the model")
+    raise AssertionError("an allocation by rule asked for the model")
 
 
 def _head(recipe: Recipe, rows: list[TensorPlan]) -> Zeros:
-    """Zeros of the output head, which a tied model stores as its embedding."""
+    """Compute zeros of the output head, which a tied model stores as its embedding."""
     if not recipe.pruning.head:
         return {}
     heads = {row.role: row for row in rows}

@@ -1,4 +1,4 @@
-"""Pruning alone, for Python: a transformers model or checkpoint in, the same without its zeros."""
+"""Prune without exporting, for Python: a transformers model or checkpoint in, pruned out."""
 
 import tempfile
 from pathlib import Path
@@ -28,7 +28,7 @@ def prune(
     progress: Progress | None = None,
     **options: Any,
 ) -> Any:
-    """Prune a transformers model for a task; train it too if the recipe says so.
+    """Prune a transformers model for a task, and train it if the recipe says so.
 
     >>> prune("./my-llama", task="arc_easy", sparsity=0.5, out=Path("pruned"))  # doctest: +SKIP
 
@@ -36,10 +36,10 @@ def prune(
 
     Args:
         model: a model that transformers has loaded, or anything ``--model`` takes.
-        recipe: how; its target and type are not looked at.
-        tokenizer: of a loaded model.
-        out: a folder to write the pruned checkpoint to.
-        progress: told of every stage.
+        recipe: the recipe; its target and type are ignored.
+        tokenizer: tokenizer of a loaded model.
+        out: folder for the pruned checkpoint.
+        progress: receives progress of every stage.
         options: instead of a recipe, settings by their option's name, as `Recipe.of` takes them.
 
     Returns:
@@ -51,7 +51,7 @@ def prune(
     """
     need("torch", "transformers", "accelerate")
     if (recipe is None) != bool(options):
-        raise UsageError("prune takes a recipe or options such as task='medqa', one of the two.")
+        raise UsageError("prune() takes either a recipe or options such as task='medqa', not both.")
     if out and out.exists():
         raise UsageError(f"{out} exists; nothing was overwritten.", "Give another folder.")
     loaded = None if isinstance(model, str | Path) else model
@@ -74,7 +74,7 @@ def prune(
 
 
 def _saved(model: Any, tokenizer: Any, folder: Path) -> str:
-    """A loaded model as a checkpoint."""
+    """Save a loaded model as a checkpoint."""
     if tokenizer is None:
         raise UsageError("A loaded model needs its tokenizer: prune(model, tokenizer=...).")
     model.save_pretrained(folder)
@@ -83,12 +83,14 @@ def _saved(model: Any, tokenizer: Any, folder: Path) -> str:
 
 
 def _pruned(job: Job, out: Path | None) -> Any:
-    """The pruned model, or nothing where it is written to ``out``."""
+    """Return the pruned model, or None after writing it to ``out``."""
     job, _ = max_loss.settle(job)
     plan = planner.plan(job)
     pruned = sparsify(job, plan).checkpoint
     if pruned is None:
-        raise UsageError("Sparsity 0 without training leaves the model as it is.")
+        raise UsageError(
+            "There is nothing to do: sparsity 0 without training leaves the model unchanged."
+        )
     if out is None:
         return load_model(pruned.base, weights=pruned.weights())
     model, metadata = pruned_model(job, pruned)

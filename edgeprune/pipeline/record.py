@@ -1,4 +1,4 @@
-"""Everything about a build, as its manifest holds it."""
+"""Make the manifest of a build."""
 
 import json
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ def describe(
     results: dict[str, Any],
     found: Search | None,
 ) -> Manifest:
-    """The manifest of a finished build, as JSON gives it back: what is returned is in the file.
+    """Make the manifest of a finished build, with the values as JSON restores them.
 
     Raises:
-        CheckFailed: a figure in it is NaN or infinite.
+        CheckFailed: a number in it is NaN or infinite.
     """
     recipe, checkpoint = job.recipe, job.checkpoint
     machine = environment.describe()
@@ -82,7 +82,7 @@ def plan_rows(plan: ModelPlan) -> list[PlannedTensor]:
 
 
 def describe_data(data: Data, used: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Both sources of a build and the rows that took part."""
+    """Describe both sources of a build and the rows that were used."""
     task = data.task.task
     return {
         "task": _source(data.task, used["task"], [row.id for row in data.evaluation])

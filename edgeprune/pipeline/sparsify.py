@@ -1,4 +1,4 @@
-"""Pruning and the training after it, in one round or several of growing sparsity."""
+"""Prune and train, in one round or in several of growing sparsity."""
 
 import shutil
 from collections.abc import Mapping
@@ -28,15 +28,14 @@ _NO_ROWS: Mapping[str, list[str]] = {"general": [], "task": []}
 
 @dataclass(frozen=True)
 class Sparse:
-    """What pruning and training gave.
+    """The result of pruning and training.
 
     Attributes:
-        checkpoint: the pruned weights, trained if the recipe asks for it; None if there was nothing
-            to do.
+        checkpoint: the pruned weights, trained if the recipe asks for it; None if nothing was done.
         rows: ids of the rows of each stream that were used.
-        key: hash of what the weights are made from, and of how training went: a time budget does
-            not give the same weights twice.
-        training: facts for the manifest, by the way of training; None if nothing was trained.
+        key: hash of the weights' inputs and of the training curve, since a time budget does not
+            give the same weights twice.
+        training: facts for the manifest by way of training; None if nothing was trained.
     """
 
     checkpoint: "PrunedCheckpoint | None"
@@ -48,12 +47,12 @@ class Sparse:
 def sparsify(job: Job, plan: ModelPlan, dense_statistics: Path | None = None) -> Sparse:
     """Prune as planned, then train the kept weights if the recipe asks for it.
 
-    With ``training.start_sparsity`` this goes in rounds: each prunes a little more of what the
-    round before has trained (gradual pruning, as in arXiv 2310.06927).
+    With ``training.start_sparsity`` this takes rounds: each prunes a little more of the previous
+    round's result (gradual pruning, as in arXiv 2310.06927).
 
     Args:
         job: the build.
-        plan: of every tensor, for the last round.
+        plan: plan of every tensor, for the last round.
         dense_statistics: as in `edgeprune.engine.prune`; nothing is rounded then.
     """
     _refuse(job)
@@ -84,13 +83,13 @@ def _refuse(job: Job) -> None:
     trains = training.enabled and training.ways != ["reconstruct"]  # the first process's alone
     if trains and training.batch < size:
         raise UsageError(
-            f"Training steps of {training.batch} sequences for {size} processes.",
-            f"Give each at least one: --set training.batch={size}",
+            f"training.batch is {training.batch}, fewer than the {size} processes.",
+            f"Use at least one sequence per process: --set training.batch={size}",
         )
 
 
 def _rounds(job: Job) -> list[Job]:
-    """The job of each round, the last for the sparsity that was asked for."""
+    """Make the job of each round; the last has the requested sparsity."""
     *early, _ = amounts = training_rounds(job.recipe)
     if not early:
         return [job]
@@ -111,7 +110,7 @@ def _rounds(job: Job) -> list[Job]:
 def _round(
     job: Job, plan: ModelPlan, before: Sparse | None, dense_statistics: Path | None = None
 ) -> Sparse:
-    """One pruning and its training; ``before`` is what it starts from, if not the dense model."""
+    """Prune and train once; ``before`` is the starting point, if not the dense model."""
     source, start = job, before.checkpoint if before else None
     if before and start:
         source = _trained_so_far(job, start, before.key)
@@ -127,10 +126,10 @@ def _round(
 def _prune(
     job: Job, plan: ModelPlan, dense_statistics: Path | None
 ) -> "tuple[PrunedCheckpoint | None, dict[str, list[str]]]":
-    """The pruned checkpoint, and the ids of the rows each stream was made of.
+    """Prune, and return the pruned checkpoint and the ids of the rows of each stream.
 
-    A dense model whose weights are rounded on the calibration data, or trained, comes out as pruned
-    by nothing.
+    A dense model that is only rounded with calibration or trained is returned as pruned with no
+    zeros.
     """
     from edgeprune.engine import finished, prune
 
@@ -155,7 +154,7 @@ def _prune(
 
 
 def _trained_so_far(job: Job, before: "PrunedCheckpoint", key: str) -> Job:
-    """The job with what a round has trained as the checkpoint that the next one prunes."""
+    """Make the next round's job, with the trained model as its checkpoint."""
     from edgeprune.engine import finished
     from edgeprune.recovery.student import write_checkpoint
     from edgeprune.support import distributed
@@ -172,7 +171,7 @@ def _trained_so_far(job: Job, before: "PrunedCheckpoint", key: str) -> Job:
 
 
 def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
-    """Train in every way the recipe names; finished ones are only read."""
+    """Train in every way the recipe names; finished results are only read."""
     from edgeprune.recovery import run
 
     assert pruned.checkpoint
@@ -199,7 +198,7 @@ def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
 
 
 def _settings(job: Job, way: str) -> "Training | Reconstruction":
-    """The recipe's settings of one way to train."""
+    """Return the settings of one way of training."""
     from edgeprune.recovery.settings import Reconstruction, Training
 
     asked = job.recipe.training

@@ -1,4 +1,4 @@
-"""One point of a search or an ablation: prune, export, score; done once and remembered."""
+"""One point of a search or an ablation: prune, export and score, with the result cached."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -18,16 +18,16 @@ from edgeprune.support.files import read_json, sha256_json, write_json
 def trial(
     job: Job, rows: list[Row] | None = None, dense_statistics: Path | None = None
 ) -> dict[str, Any]:
-    """Quality of the artifact that a recipe gives; the artifact itself isn't kept.
+    """Measure the quality of a recipe's artifact, without keeping the artifact.
 
     Args:
-        job: what to try; sparsity 0 is the dense model in the recipe's type. Its folder keeps one
-            small record a trial, and the pruning at work, which a killed run resumes.
-        rows: what to score on; by default the evaluation rows.
+        job: the trial's job; sparsity 0 is the dense model in the recipe's type. Its folder keeps
+            one small record per trial, and the unfinished pruning, which a killed run resumes.
+        rows: rows to score on; by default the evaluation rows.
         dense_statistics: as in `edgeprune.engine.prune`.
 
     Returns:
-        What `runtime_tests.quality` gives, and ``sparsity`` of the pruned tensors as it came out.
+        The result of `runtime_tests.quality`, and the actual ``sparsity`` of the pruned tensors.
     """
     import runtime_tests
 

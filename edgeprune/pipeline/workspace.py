@@ -1,4 +1,4 @@
-"""A build's folder: its lock, what its stages left, and when that can be used again."""
+"""A build's folder: its lock, and the cached results of its stages."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from edgeprune.support.progress import Progress, Quiet
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a build, or a part of it, keeps what it makes.
+    """The folder of a build, or of a part of it.
 
     Attributes:
-        folder: the build's.
-        progress: told of every stage.
-        first: whether this process writes; the others of a launched build only share the work.
+        folder: folder of the build.
+        progress: receives progress of every stage.
+        first: whether this process writes; the other processes of a launched build do not.
     """
 
     folder: Path
@@ -28,11 +28,11 @@ class Workspace:
 
     @property
     def work(self) -> Path:
-        """Finished stages; safe to delete."""
+        """Path of the finished stages; safe to delete."""
         return self.folder / "work"
 
     def inside(self, *names: str) -> "Workspace":
-        """A workspace of a part of the build, below this one's ``work``."""
+        """Make a workspace for a part of the build, below this one's ``work``."""
         return replace(self, folder=self.work.joinpath(*names))
 
     def reuse(
@@ -42,13 +42,13 @@ class Workspace:
         make: Callable[[], Any],
         still_good: Callable[[Any], bool] = lambda _value: True,
     ) -> Any:
-        """What a stage gave last time if its inputs are the same, else what it gives now.
+        """Return a stage's cached result if its inputs are the same, else run it.
 
         Args:
-            name: of the stage; its record is ``work/<name>.json``.
-            key: hash of everything the result is made from.
-            make: the stage.
-            still_good: whether a result from last time still holds.
+            name: name of the stage; its record is ``work/<name>.json``.
+            key: hash of everything that the result depends on.
+            make: runs the stage.
+            still_good: tells whether a cached result is still valid.
         """
         record = self.work / f"{name}.json"
         known = read_json(record)
@@ -60,7 +60,7 @@ class Workspace:
         return value
 
     def keyed(self, kind: str, key: str) -> Path:
-        """The folder of a resumable stage with this key; those of other keys are removed."""
+        """Return the folder of a resumable stage with this key, and remove those of other keys."""
         place = self.work / f"{kind}-{key[:16]}"
         for stale in self.work.glob(f"{kind}-*") if self.first else ():
             if stale != place:
@@ -68,7 +68,7 @@ class Workspace:
         return place
 
     def drop(self, pattern: str, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        """Remove folders in ``work`` by a glob pattern, but for some names."""
+        """Remove folders in ``work`` by a glob pattern, except for some names."""
         for place in self.work.glob(pattern) if self.first else ():
             if place.name not in keep:
                 shutil.rmtree(place, ignore_errors=True)
@@ -78,18 +78,18 @@ class Workspace:
 def open_workspace(
     folder: Path, progress: Progress | None, claim: Callable[[], None], outputs: tuple[str, ...]
 ) -> Iterator[Workspace]:
-    """Take a folder for one build; nobody else works in it meanwhile.
+    """Lock a folder for one build.
 
-    In a launched build the first process takes it, and the others wait until it has.
+    In a launched build the first process takes the lock, and the others wait for it.
 
     Args:
         folder: the build folder.
-        progress: told of every stage.
-        claim: makes the folder, or refuses it.
-        outputs: names of files whose half-written forerunners are removed.
+        progress: receives progress of every stage.
+        claim: creates the folder, or rejects it.
+        outputs: names of files whose unfinished temporary files are removed.
 
     Raises:
-        UsageError: another build is at work there, or as ``claim``.
+        UsageError: another build is running there, or ``claim`` rejects the folder.
         MachineError: the first process of a launched build has stopped.
     """
     from filelock import FileLock, Timeout
@@ -101,7 +101,7 @@ def open_workspace(
             distributed.wait()  # until the folder is the first one's
         except RuntimeError:  # torch's, of a process that is gone
             raise MachineError(
-                "The first process of this build has stopped; it says why."
+                "The first process of this build has stopped; see its error message."
             ) from None
         yield Workspace(folder, Quiet(), first=False)
         return
@@ -112,4 +112,6 @@ def open_workspace(
                 sweep(folder, leftover)
             yield Workspace(folder, progress or Quiet())
     except Timeout:
-        raise UsageError(f"Another build is at work in {folder}.", "Wait, or use --out.") from None
+        raise UsageError(
+            f"Another build is running in {folder}.", "Wait until it ends, or choose another --out."
+        ) from None

@@ -1,1 +1,1 @@
-"""What becomes of every tensor, as data and arithmetic: no torch."""
+"""The plan of every tensor, as data and arithmetic, without torch."""

@@ -8,9 +8,9 @@ class Grid:
     """Weights ``d · q`` with whole ``q`` in ``[low, high]``, and a float16 ``d`` per block.
 
     Attributes:
-        low: the least code.
-        high: the greatest code.
-        block: consecutive weights of a row that share a scale.
+        low: smallest code.
+        high: largest code.
+        block: number of consecutive weights of a row that share a scale.
     """
 
     low: int

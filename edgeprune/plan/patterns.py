@@ -1,6 +1,7 @@
-"""Sparsity patterns: where zeros may stand, and scores in, masks out. True is kept.
+"""Sparsity patterns: where zeros are allowed, and masks from scores. True is kept.
 
-One class a pattern and one line in `parse`; nothing else asks which pattern it deals with. torch is
+A pattern is one class and one line in `parse`; no other code tests for a particular pattern. torch
+is
 imported only where tensors are at hand, so that plans are made without it.
 """
 
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Pattern(Protocol):
-    """Where zeros may stand.
+    """Where zeros are allowed.
 
     Attributes:
-        name: as recipes and artifacts spell it.
-        unit: consecutive inputs that are decided together; column orders must keep them together.
-        kept: weights that stay in a unit, where the pattern says it; 1 where it doesn't.
-        fixed: the sparsity that the pattern means; None: any.
+        name: the pattern's name in recipes and artifacts.
+        unit: number of consecutive inputs decided together; column orders must not separate them.
+        kept: weights kept per unit where the pattern fixes it, else 1.
+        fixed: the sparsity that the pattern fixes; None: any sparsity.
     """
 
     @property
@@ -37,20 +38,21 @@ class Pattern(Protocol):
     def fixed(self) -> float | None: ...  # noqa: D102
 
     def fits(self, columns: int) -> bool:
-        """Whether a row of so many weights can have the pattern."""
+        """Tell whether a row of so many weights can have the pattern."""
 
     def label(self, sparsity: float) -> str:
-        """Pattern and sparsity as part of a file name."""
+        """Return pattern and sparsity as part of a file name."""
 
     def holds(self, nonzero: "np.ndarray") -> bool:
-        """Whether a matrix, (out, in) boolean, True where it is not zero, has the pattern."""
+        """Tell whether a mask, (out, in) boolean, True where not zero, has the pattern."""
 
     def keep(self, scores: "Tensor", zeros: int) -> "Tensor":
         """Keep the weights with the largest scores.
 
         Args:
             scores: (out, in), larger is kept.
-            zeros: weights removed from the whole matrix, met exactly; a pattern that fixes the
+            zeros: number of weights to prune in the whole matrix, met exactly; a pattern that fixes
+                the
                 number ignores this.
 
         Returns:
@@ -61,24 +63,24 @@ class Pattern(Protocol):
         """
 
     def columns_at_once(self, block: int) -> int:
-        """How many of a ``block`` of columns a column loop decides together."""
+        """Return how many of a ``block`` of columns a column loop decides together."""
 
     def keep_columns(self, scores: "Tensor", zeros: int) -> "Tensor":
-        """`keep` for `columns_at_once` columns of a column loop, given as (columns, out)."""
+        """Apply `keep` to `columns_at_once` columns of a column loop, given as (columns, out)."""
 
     def swap_candidates(
         self, cost: "Tensor", gain: "Tensor", count: int
     ) -> "tuple[Tensor, Tensor]":
-        """Columns worth swapping in each row, at most ``count``: (out, n) to prune, to revive.
+        """Choose at most ``count`` columns worth swapping per row: (out, n) to prune, to revive.
 
         Args:
-            cost: (out, in) of pruning a weight; infinite where it is pruned.
-            gain: (out, in) of reviving a weight; negative infinite where it is kept.
-            count: how many.
+            cost: (out, in) cost of pruning a weight; infinite where it is pruned already.
+            gain: (out, in) gain of reviving a weight; negative infinite where it is kept.
+            count: largest number of columns.
         """
 
     def may_swap(self, pruned: "Tensor", revived: "Tensor") -> "Tensor":
-        """Whether the pattern survives pruning one column and reviving another.
+        """Tell whether pruning one column and reviving another keeps the pattern.
 
         Args:
             pruned: (out, n) columns.
@@ -233,18 +235,18 @@ UNSTRUCTURED = Unstructured()
 
 @dataclass(frozen=True)
 class Budget:
-    """How many weights of one matrix go, and where they may go.
+    """How many weights of one matrix are pruned, and under which pattern.
 
     Attributes:
-        pattern: where zeros may stand.
-        zeros: weights removed from the whole matrix.
+        pattern: the sparsity pattern.
+        zeros: number of weights to prune in the whole matrix.
     """
 
     pattern: Pattern
     zeros: int
 
     def keep(self, scores: "Tensor") -> "Tensor":
-        """`Pattern.keep` of this many zeros."""
+        """Apply `Pattern.keep` with this many zeros."""
         return self.pattern.keep(scores, self.zeros)
 
 

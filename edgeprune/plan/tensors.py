@@ -1,4 +1,4 @@
-"""What becomes of every tensor: one row each, decided once, obeyed by engine, training and export.
+"""The plan of every tensor: one row each, decided once and used by engine, training and export.
 
 The planner (`edgeprune.pipeline.planner`) makes a `ModelPlan`; `edgeprune plan` prints it and a
 build's manifest holds it. Data and arithmetic alone: no torch, no files.
@@ -14,7 +14,7 @@ from edgeprune.plan.patterns import UNSTRUCTURED, Budget, Pattern
 
 
 class Role(StrEnum):
-    """What a tensor does in a model."""
+    """The role of a tensor in a model."""
 
     EMBEDDING = "embedding"
     HEAD = "head"
@@ -29,20 +29,20 @@ _BLOCK = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.(\d+)\.")
 _ROLES = {
     Role.EMBEDDING: re.compile(r"token_embd|embed_tokens|embed_in|wte"),
     Role.HEAD: re.compile(r"^(lm_head|embed_out|output)\.weight$"),
-    Role.ROUTER: re.compile(r"(\.|_)(gate|router|shared_expert_gate|gate_inp)\.weight$"),
+    Role.ROUTER: re.compile(r"\.(gate|router|shared_expert_gate|ffn_gate_inp\w*)\.weight$"),
     Role.ATTENTION: re.compile(r"attn|attention"),
     Role.MLP: re.compile(r"mlp|ffn|moe|expert|feed_forward"),
 }
 
 
 def block_of(name: str) -> int | None:
-    """Index of the decoder block that a tensor belongs to by its name."""
+    """Find the decoder block that a tensor belongs to by its name."""
     found = _BLOCK.search(name)
     return int(found[1]) if found else None
 
 
 def role_of(name: str, shape: tuple[int, ...]) -> Role:
-    """What a tensor of this name and shape does."""
+    """Find the role of a tensor of this name and shape."""
     if len(shape) < 2:
         return Role.OTHER
     return next((role for role, spelling in _ROLES.items() if spelling.search(name)), Role.OTHER)
@@ -50,11 +50,11 @@ def role_of(name: str, shape: tuple[int, ...]) -> Role:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a tensor stands in the artifact.
+    """How a tensor is stored in the artifact.
 
     Attributes:
-        type: the target's own name of it, such as ``Q4_0`` or ``INT8``.
-        bytes: in the file.
+        type: the target's own name of the type, such as ``Q4_0`` or ``INT8``.
+        bytes: size in the file.
         grid: what weights are rounded to on the calibration data, or trained on; None: each weight
             is rounded by itself when the file is written.
     """
@@ -66,15 +66,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What becomes of one tensor.
+    """The plan of one tensor.
 
     Attributes:
-        name: in the checkpoint.
-        stored_as: name in the artifact.
+        name: the tensor's name in the checkpoint.
+        stored_as: the tensor's name in the artifact.
         shape: (out, in), or (n,).
-        pattern: where zeros may stand.
-        zeros: weights that become zero.
-        storage: how it stands in the artifact.
+        pattern: the sparsity pattern.
+        zeros: number of weights that become zero.
+        storage: how the tensor is stored in the artifact.
     """
 
     name: str
@@ -99,22 +99,22 @@ class TensorPlan:
 
     @property
     def role(self) -> Role:
-        """What it does in the model."""
+        """The tensor's role in the model."""
         return role_of(self.name, self.shape)
 
     @property
     def prunable(self) -> bool:
-        """Whether it is a weight matrix of a decoder block; routers of experts stay dense."""
+        """Tell whether this is a weight matrix of a decoder block; expert routers stay dense."""
         return len(self.shape) > 1 and self.block is not None and self.role != Role.ROUTER
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The table: a row for every tensor of a model.
+    """The plan of a model: a row for every tensor.
 
     Attributes:
-        tensors: by name in the checkpoint.
-        pattern: of what is pruned.
+        tensors: rows by name in the checkpoint.
+        pattern: sparsity pattern of the pruned tensors.
         sparsity: share of zeros over all pruned tensors; tensors that the table does not name, such
             as an expert inside a stack, get it.
     """
@@ -125,26 +125,26 @@ class ModelPlan:
 
     @property
     def bytes(self) -> int:
-        """Of all tensors in the artifact."""
+        """Size in bytes of all tensors in the artifact."""
         return sum(tensor.storage.bytes for tensor in self.tensors.values())
 
     @property
     def zeros(self) -> int:
-        """Weights that become zero."""
+        """Number of weights that become zero."""
         return sum(tensor.zeros for tensor in self.tensors.values())
 
     @property
     def grids(self) -> dict[str, Grid]:
-        """What tensors are rounded to, where calibration or training decides it."""
+        """Grids of the tensors whose rounding calibration or training decides."""
         named = ((name, tensor.storage.grid) for name, tensor in self.tensors.items())
         return {name: grid for name, grid in named if grid}
 
     def budget(self, name: str, size: int) -> Budget:
-        """How many weights of a matrix go, and where they may go.
+        """Return how many weights of a matrix are pruned, and under which pattern.
 
         Args:
-            name: in the checkpoint, or of the same kind where a matrix is a part of a tensor.
-            size: number of its weights.
+            name: name in the checkpoint, or one of the same form if the matrix is part of a tensor.
+            size: number of the matrix's weights.
         """
         tensor = self.tensors.get(name)
         if tensor is None or tensor.size != size:
@@ -154,7 +154,7 @@ class ModelPlan:
     def with_zeros(
         self, zeros: Mapping[str, int], pattern: Pattern, sparsity: float
     ) -> "ModelPlan":
-        """The same table with these zeros; tensors that are not named have none."""
+        """Return the same plan with these zeros; tensors that are not named have none."""
         tensors = {
             name: replace(
                 tensor,
@@ -166,7 +166,7 @@ class ModelPlan:
         return ModelPlan(tensors, pattern, sparsity)
 
     def without_grids(self) -> "ModelPlan":
-        """The same table, nothing rounded before the export."""
+        """Return the same plan without rounding before the export."""
         return replace(
             self,
             tensors={
@@ -177,5 +177,5 @@ class ModelPlan:
 
 
 def table(tensors: Iterable[TensorPlan], pattern: Pattern = UNSTRUCTURED) -> ModelPlan:
-    """A plan of tensors of which none is pruned yet."""
+    """Make a plan in which no tensor is pruned yet."""
     return ModelPlan({tensor.name: tensor for tensor in tensors}, pattern)

@@ -1,4 +1,4 @@
-"""What can be asked for with ``--type``; each target names its own (``exporters/<target>``)."""
+"""Weight types for ``--type``; each target defines its own (``exporters/<target>``)."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class WeightType:
     """A weight type of a target.
 
     Attributes:
-        base: the format's own name of the type that most matrices get.
-        keeps_zeros: whether an exact zero is still one after quantisation.
-        instead: for types that keep none, the nearest in size that does.
+        base: the format's name of the type that most matrices get.
+        keeps_zeros: whether an exact zero stays zero after quantisation.
+        instead: for types that lose zeros, the type nearest in size that keeps them.
         mix: llama.cpp's rule that gives some tensors more bits, such as ``Q4_K_M``; empty: the
             base everywhere but in embedding and head.
     """
@@ -22,5 +22,5 @@ class WeightType:
 
 
 def keeps_zeros(*names: str) -> dict[str, WeightType]:
-    """Types that hold an exact zero, by their names in small letters."""
+    """Find the types that hold an exact zero, by their names in lower case."""
     return {name: WeightType(name.upper(), keeps_zeros=True) for name in names}

@@ -1,4 +1,4 @@
-"""Checks of single settings, as pydantic takes them."""
+"""Validators of single settings, for pydantic."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,11 +9,9 @@ from edgeprune.plan.patterns import parse
 from edgeprune.recovery import RECOVERIES
 from edgeprune.support.errors import unknown
 
-UNSTRUCTURED = "unstructured"
-
 
 def known_name(kind: str, names: Collection[str]) -> AfterValidator:
-    """A name out of a list, in small letters."""
+    """Accept a name from a list, in lower case."""
 
     def check(value: str) -> str:
         value = value.lower()  # GGUF is as good as gguf
@@ -25,7 +23,7 @@ def known_name(kind: str, names: Collection[str]) -> AfterValidator:
 
 
 def with_unit(read: Callable[[str], float]) -> AfterValidator:
-    """Text that ``read`` understands."""
+    """Accept text that ``read`` can parse."""
 
     def check(value: str) -> str:
         read(value)
@@ -51,15 +49,17 @@ def base_60(value: Any) -> Any:
 
 
 def comma_separated(value: Any) -> Any:
-    """A list, also as text with commas."""
+    """Accept a list, also as comma-separated text."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def ways_in_order(value: list[str]) -> list[str]:
-    """Ways of training, each once, in the order in which they make sense."""
+    """Accept ways of training, each at most once, in their fixed order."""
     for way in value:
         if way not in RECOVERIES:
             raise ValueError(str(unknown("way of training", way, RECOVERIES)))
     if value != [way for way in RECOVERIES if way in value]:
-        raise ValueError(f"ways of training come once each, in the order {', '.join(RECOVERIES)}")
+        raise ValueError(
+            f"give each way of training at most once, in the order {', '.join(RECOVERIES)}"
+        )
     return value

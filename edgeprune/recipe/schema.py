@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 import exporters
 from edgeprune.recipe import sections
-from edgeprune.recipe.sections import UNSTRUCTURED
+from edgeprune.recipe.checks import fixed_sparsity
 from edgeprune.recipe.units import seconds
 from edgeprune.support.errors import UsageError, unknown
 
@@ -77,7 +77,8 @@ class Recipe(BaseModel):
         if not training.enabled:
             return self
         if training.start_sparsity is not None and (
-            pruning.pattern != UNSTRUCTURED or training.start_sparsity >= pruning.sparsity
+            fixed_sparsity(pruning.pattern) is not None
+            or training.start_sparsity >= pruning.sparsity
         ):
             raise ValueError(
                 f"training.start_sparsity {training.start_sparsity:g} is for unstructured pruning "

@@ -1,4 +1,4 @@
-"""The sections of a recipe. A name, its default, limits and help stand here and nowhere else.
+"""The sections of a recipe: the only place that defines names, defaults, limits and help.
 
 Fields made by `flag` are command-line options too, under the name given or their own.
 """
@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 import exporters
 from edgeprune.plan.allocation import ALLOCATIONS
+from edgeprune.plan.patterns import UNSTRUCTURED
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.checks import (
-    UNSTRUCTURED,
     base_60,
     comma_separated,
     fixed_sparsity,
@@ -30,25 +30,25 @@ FUSION_MODES = ("general", "task", "mix", "fused")
 
 
 def flag(default: Any, description: str, name: str = "", **limits: Any) -> Any:
-    """A field that is a command-line option as well.
+    """Define a field that is also a command-line option.
 
     Args:
-        default: its value where nothing is said; ``...``: it must be given.
-        description: what ``--help`` says.
-        name: of the option, without dashes at its front; by default the field's.
-        limits: as pydantic's ``Field`` takes them.
+        default: the default value; ``...``: the field is required.
+        description: the text for ``--help``.
+        name: name of the option without leading dashes; by default the field's name.
+        limits: further arguments of pydantic's ``Field``.
     """
     return Field(default, description=description, json_schema_extra={"option": name}, **limits)
 
 
 class Section(BaseModel):
-    """A group of settings. Unknown names are refused."""
+    """A group of settings. Unknown names are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
-    """What is pruned, and where that is computed."""
+    """The model to prune, and the device to compute on."""
 
     name: str = flag(
         "smollm2-135m",
@@ -59,7 +59,7 @@ class Model(Section):
 
 
 class Data(Section):
-    """What the model is pruned for, and the two calibration streams."""
+    """The task, and the two calibration streams."""
 
     task: str = flag(..., "shipped task, or a .yaml or .jsonl file (see `edgeprune tasks`)")
     general: str = flag(
@@ -67,9 +67,11 @@ class Data(Section):
     )
     samples: int = flag(24, "calibration sequences per stream", ge=1)
     length: int = flag(512, "tokens per sequence", ge=2)
-    seed: int = flag(0, "order of calibration rows", ge=0)
+    seed: int = flag(0, "random seed for the order of calibration rows", ge=0)
     answer_weight: float = Field(
-        1.0, gt=0, description="weight in statistics and losses of what predicts an answer's token"
+        1.0,
+        gt=0,
+        description="weight, in statistics and losses, of positions that predict an answer token",
     )
 
 
@@ -78,11 +80,14 @@ class Fusion(Section):
 
     # `mix` because `fused` wins on one task and loses more on another: docs/measured/fusion.md.
     mode: Annotated[str, known_name("fusion", FUSION_MODES)] = flag(
-        "mix", f"streams that choose what is pruned: {', '.join(FUSION_MODES)}", "fusion"
+        "mix", f"streams that decide what is pruned: {', '.join(FUSION_MODES)}", "fusion"
     )
-    tau: float = Field(0.8, ge=0, le=1, description="border between shared and exclusive channels")
+    tau: float = Field(
+        0.8, ge=0, le=1, description="threshold between shared and exclusive channels"
+    )
     tau_mode: Literal["quantile", "fixed"] = Field(
-        "quantile", description="tau is a quantile over the layer's channels, or a fixed distance"
+        "quantile",
+        description="whether tau is a quantile over the layer's channels or a fixed distance",
     )
     task_share: float = Field(
         0.5, ge=0, le=1, description="λ: weight of the task stream in shared channels"
@@ -92,22 +97,27 @@ class Fusion(Section):
     )
     gram: Literal["scaled", "masked"] = Field(
         "scaled",
-        description="fused, with methods that solve: on a fused Gram matrix, or a fused mask with "
-        "weights updated on the mix",
+        description=(
+            "fused, with methods that solve for weights: solve on a fused Gram matrix, or fuse "
+            "the mask and update weights on the mix"
+        ),
     )
 
 
 class Allocation(Section):
-    """How unstructured sparsity is spread over matrices."""
+    """The distribution of unstructured sparsity over matrices."""
 
     kind: Annotated[str, known_name("allocation", ALLOCATIONS)] = flag(
-        "uniform", f"sparsity over matrices: {', '.join(ALLOCATIONS)}", "allocation"
+        "uniform", f"distribution of sparsity over matrices: {', '.join(ALLOCATIONS)}", "allocation"
     )
     spread: float = Field(
-        0.1, ge=0, lt=1, description="atp, owl, rank: how far matrices may be from the target"
+        0.1,
+        ge=0,
+        lt=1,
+        description="for atp, owl and rank: how far a matrix' sparsity may be from the target",
     )
     map: dict[str, float] = Field(
-        {}, description="map: sparsity by a regular expression on the matrix' name"
+        {}, description="for map: sparsity by a regular expression on the matrix' name"
     )
 
     @model_validator(mode="after")
@@ -118,37 +128,40 @@ class Allocation(Section):
 
 
 class Pruning(Section):
-    """Which weights become zero, and how the others make up for them."""
+    """Which weights become zero, and how the kept ones are updated."""
 
     method: Annotated[str, known_name("method", METHODS)] = flag(
-        "alps_fast", f"method: {', '.join(METHODS)}"
+        "alps_fast", f"pruning method: {', '.join(METHODS)}"
     )
     sparsity: float = flag(
-        0.5, "share of zeros in pruned matrices; 0 is a plain export", ge=0, lt=1
+        0.5, "share of zeros in the pruned matrices; 0: export without pruning", ge=0, lt=1
     )
     pattern: Annotated[str, AfterValidator(known_pattern), BeforeValidator(base_60)] = flag(
-        UNSTRUCTURED, "unstructured (per output row) or N:M, N kept of every M inputs"
+        UNSTRUCTURED.name, "unstructured (per output row) or N:M, N kept of every M inputs"
     )
     max_loss: Annotated[str, with_unit(share)] | None = flag(
         None,
-        "find the highest sparsity that costs the task at most this, such as 2%, with "
-        "the gates' confidence",
+        "find the highest sparsity that costs the task at most this, such as 2%, at the "
+        "confidence that gates.confidence sets",
     )
     fusion: Fusion = Field(Fusion(), description="how the two calibration streams are joined")
-    allocation: Allocation = Field(Allocation(), description="sparsity over matrices")
-    swaps: bool = Field(False, description="refine the mask by SparseSwaps")
+    allocation: Allocation = Field(Allocation(), description="spread over matrices")
+    swaps: bool = Field(False, description="refine the mask with SparseSwaps")
     refit: bool = Field(False, description="refit the kept weights by least squares")
     permute: bool = Field(
-        False, description="N:M only: reorder channels inside feed-forward networks, undone exactly"
+        False,
+        description=(
+            "N:M only: reorder hidden channels of feed-forward networks (the output stays the same)"
+        ),
     )
     head: bool = Field(
-        False, description="also prune the output head (with a tied head: the embedding too)"
+        False, description="also prune the output head (a tied head is also the embedding)"
     )
     sink_positions: int = Field(
-        0, ge=0, description="first positions of a sequence that statistics leave out"
+        0, ge=0, description="number of first positions of each sequence that statistics leave out"
     )
     high_perplexity_weight: float = Field(
-        1.0, ge=0, le=1, description="factor in statistics for tokens of a perplexity above 2.5"
+        1.0, ge=0, le=1, description="factor, in statistics, on tokens with a perplexity above 2.5"
     )
 
     @model_validator(mode="after")
@@ -157,16 +170,18 @@ class Pruning(Section):
         if sparsity is None:
             if self.permute:
                 raise ValueError(
-                    f"permute does nothing for {self.pattern} pruning: set an N:M pattern"
+                    f"permute has no effect on {self.pattern} pruning: set an N:M pattern"
                 )
             return self
         if self.allocation.kind != "uniform":
             raise ValueError(
-                f"pattern {self.pattern} leaves every matrix the same sparsity: allocation "
-                f"'{self.allocation.kind}' needs pattern '{UNSTRUCTURED}'"
+                f"pattern {self.pattern} gives every matrix the same sparsity: allocation "
+                f"'{self.allocation.kind}' needs pattern '{UNSTRUCTURED.name}'"
             )
         if self.max_loss:
-            raise ValueError(f"pattern {self.pattern} fixes the sparsity: max_loss can't seek it")
+            raise ValueError(
+                f"pattern {self.pattern} fixes the sparsity: max_loss cannot search for it"
+            )
         if "sparsity" in self.model_fields_set and abs(self.sparsity - sparsity) > 1e-9:
             raise ValueError(
                 f"pattern {self.pattern} means sparsity {sparsity:g}, but sparsity is "
@@ -177,40 +192,46 @@ class Pruning(Section):
 
 
 class Training(Section):
-    """Training of what stays, after pruning (recovery)."""
+    """Training of the kept weights after pruning (recovery)."""
 
     enabled: bool = flag(
-        False, "then train the kept weights on the task and on general text", "recover"
+        False, "after pruning, train the kept weights on the task and on general text", "recover"
     )
     ways: Annotated[
         list[str], AfterValidator(ways_in_order), BeforeValidator(comma_separated)
     ] = Field(
         ["finetune"], min_length=1,
-        description=f"ways of training, in turn: {', '.join(RECOVERIES)}",
+        description=f"ways of training, in order: {', '.join(RECOVERIES)}",
     )  # fmt: skip
     start_sparsity: float | None = Field(
         None, gt=0, lt=1,
-        description="prune gradually: begin at this sparsity, train, prune 0.1 more, and so on",
+        description="prune gradually: start at this sparsity, train, prune 0.1 more, and so on",
     )  # fmt: skip
     budget: Annotated[str, with_unit(seconds)] = flag(
-        "10m", "time for training, such as 90s, 10m or 2h", "recover-budget"
+        "10m", "training time, such as 90s, 10m or 2h", "recover-budget"
     )
     steps: int | None = Field(
-        None, ge=1, description="training steps instead of a time, the same on every machine"
+        None,
+        ge=1,
+        description="number of training steps instead of a time; the same on every machine",
     )
-    batch: int = Field(2, ge=1, description="sequences a training step")
+    batch: int = Field(2, ge=1, description="sequences per training step")
     learning_rate: float = Field(
-        3e-4, gt=0, description="at its highest; it rises for 5 % of the steps, then falls"
+        3e-4, gt=0, description="highest learning rate; it rises for 5 % of the steps, then falls"
     )
     max_perplexity: float | None = Field(
         None, gt=1,
-        description="finetune: leave out tokens of answers whose perplexity in the dense model is "
-        "above this, such as 2.5",
+        description=(
+            "for finetune: leave out answer tokens whose perplexity in the dense model is above "
+            "this, such as 2.5"
+        ),
     )  # fmt: skip
     task_share: float = Field(
         0.25, ge=0, le=1,
-        description="share of the task's sequences among all that a training sees; fewer if they "
-        "would come more than about twice, unless it is 1",
+        description=(
+            "share of the task's sequences in training; lower if they would repeat more than "
+            "about twice, unless it is 1"
+        ),
     )  # fmt: skip
     text_share: float = Field(
         0.5, ge=0, le=1,
@@ -222,13 +243,15 @@ class Training(Section):
         description="weight of matching the dense model's hidden states, beside its predictions",
     )  # fmt: skip
     selective: bool = Field(
-        False, description="pull weights back as far as they matter to general skill (SPIDER)"
+        False, description="pull weights back if they matter to general skill (SPIDER)"
     )
     rank: int | None = Field(
-        None, ge=1, description="train adapters of this rank, for large models; default: all"
+        None,
+        ge=1,
+        description="train adapters of this rank instead of all weights, for large models",
     )
     save_memory: bool = Field(
-        False, description="compute activations twice instead of keeping them"
+        False, description="recompute activations in the backward pass to save memory"
     )
 
     @model_validator(mode="after")
@@ -237,17 +260,17 @@ class Training(Section):
             for name, field in type(self).model_fields.items():
                 if getattr(self, name) != field.default:
                     raise ValueError(
-                        f"training.{name} is a setting of training: add --recover, or leave it out"
+                        f"training.{name} needs training: add --recover, or remove the setting"
                     )
         if not self.task_share and "finetune" in self.ways:
-            raise ValueError("finetune learns the task: training.task_share must be above 0")
+            raise ValueError("finetune trains on the task: training.task_share must be above 0")
         if self.rank and self.selective:
-            raise ValueError("training.selective moves whole weights: leave training.rank out")
+            raise ValueError("training.selective updates whole weights: remove training.rank")
         return self
 
 
 class Artifact(Section):
-    """The file that comes out."""
+    """The file to write."""
 
     target: Annotated[str, known_name("target", exporters.TARGETS)] = flag(
         "gguf", f"artifact format: {', '.join(exporters.TARGETS)}"
@@ -260,28 +283,35 @@ class Artifact(Section):
         ),
     )  # fmt: skip
     type_map: dict[str, str] = Field(
-        {}, description="other types for some tensors, by a regular expression on the file's name"
+        {},
+        description="types of single tensors, by a regular expression on their names in the file",
     )
     allow_lossy_zeros: bool = flag(
-        False, "go on with a type that cannot hold exact zeros, and report the loss"
+        False, "allow a type that cannot hold exact zeros, and report the lost zeros"
     )
     pack: bool = flag(False, "also write a packed model, without the zeros")
     block_size: Literal[16, 32, 64, 128, 256] = Field(
-        32, description="onnx: weights of a row that share a scale, where that divides a row"
+        32,
+        description="for onnx: number of weights that share a scale, if that divides a row",
     )
     operators: Literal["ort", "portable"] = Field(
-        "ort", description="onnx: onnxruntime's fused operators, or standard ones of opset 23 only"
+        "ort",
+        description="for onnx: onnxruntime's fused operators, or only standard ones of opset 23",
     )
     rounding: Literal["auto", "nearest", "gptq"] = Field(
         "auto",
-        description="gptq: round column by column, each error compensated by weights to come, on "
-        "the calibration data (q8_0, q5_0, q4_0, int8, int4); auto: below 8 bits",
+        description=(
+            "nearest, or gptq: calibrated rounding that compensates each error in later columns "
+            "(q8_0, q5_0, q4_0, int8, int4); auto: gptq below 8 bits"
+        ),
     )
 
     @model_validator(mode="after")
     def _known_types(self) -> Self:
         exporter = exporters.get(self.target)
         types, kind = exporter.types, self.type.lower() or exporter.default_type
+        if self.pack and not exporter.opens_packed:
+            raise ValueError(f"target '{self.target}' has no packed form: leave pack out")
         if kind not in types:
             raise ValueError(str(unknown("type", kind, types)))
         for expression, name in self.type_map.items():
@@ -298,32 +328,42 @@ class Artifact(Section):
 
 
 class Measurement(Section):
-    """How the artifact is measured in its runtime, beside the dense model."""
+    """How the artifact is measured in its runtime, next to the dense baseline."""
 
-    eval_rows: int = Field(200, ge=1, description="evaluation rows of the task")
-    perplexity_tokens: int = Field(8192, ge=512, description="tokens of general perplexity")
+    eval_rows: int = Field(200, ge=1, description="number of evaluation rows of the task")
+    perplexity_tokens: int = Field(
+        8192, ge=512, description="number of tokens for general perplexity"
+    )
     prefill_tokens: int = Field(
         256, ge=1, le=2048, description="prompt length of the prefill timing"
     )
-    decode_tokens: int = Field(64, ge=1, le=2048, description="tokens of the decode timing")
-    rounds: int = Field(5, ge=1, description="interleaved timing rounds")
-    threads: int | None = Field(None, ge=1, description="runtime threads; default: all cores")
+    decode_tokens: int = Field(
+        64, ge=1, le=2048, description="number of tokens of the decode timing"
+    )
+    rounds: int = Field(5, ge=1, description="number of interleaved timing rounds")
+    threads: int | None = Field(
+        None, ge=1, description="number of runtime threads; default: all cores"
+    )
 
 
 class Gates(Section):
-    """Limits; what is not set is reported and not enforced."""
+    """Limits on the results; those not set are reported but not enforced."""
 
     confidence: float = Field(
         0.95, gt=0.5, lt=1,
-        description="one-sided, of gates and max_loss: a loss holds its limit if the worse end of "
-        "its interval over rows (or rounds) does",
+        description=(
+            "one-sided confidence of gates and max_loss: the worse end of a loss's interval "
+            "over rows (or rounds) must be within the limit"
+        ),
     )  # fmt: skip
     max_accuracy_loss: float | None = Field(
-        None, ge=0, description="fail if accuracy falls by more points than this"
+        None, ge=0, description="fail if accuracy falls by more than this, in percentage points"
     )
     max_nats_increase: float | None = Field(
-        None, ge=0, description="fail if nats per answer token rise by more than this share"
+        None, ge=0, description="fail if nats per answer token rise by more than this fraction"
     )
     min_decode_speed: float | None = Field(
-        None, gt=0, description="fail if decode is slower than this multiple of the dense model's"
+        None,
+        gt=0,
+        description="fail if decoding is slower than this multiple of the dense baseline's speed",
     )

@@ -1,4 +1,4 @@
-"""Text with a unit, as people write it in recipes."""
+"""Values with units in recipes."""
 
 import re
 
@@ -6,10 +6,10 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds(text: str) -> float:
-    """A duration such as ``90s``, ``10m`` or ``2h``, in seconds.
+    """Parse a duration such as ``90s``, ``10m`` or ``2h`` to seconds.
 
     Raises:
-        ValueError: the text is none.
+        ValueError: the text has another form.
     """
     if not re.fullmatch(r"\d+(\.\d+)?[smh]", text):
         raise ValueError(f"'{text}' is not a duration such as 90s, 10m or 2h")
@@ -17,10 +17,10 @@ def seconds(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A percentage such as ``2%``, as a share of one.
+    """Parse a percentage such as ``2%`` to a fraction.
 
     Raises:
-        ValueError: the text is none.
+        ValueError: the text has another form.
     """
     if not re.fullmatch(r"\d+(\.\d+)?%", text):
         raise ValueError(f"'{text}' is not a percentage such as 2%")

@@ -170,7 +170,7 @@ def _artifacts(folder: Path, manifest: Manifest) -> dict[str, Path]:
     files = {"dense": manifest.dense_artifact.file, "pruned": manifest.artifact.file}
     paths = {name: folder / files[name] for name in manifest.results.artifacts}
     for path in paths.values():
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path} is missing.", "Run the same edgeprune build again.")
     return paths
 

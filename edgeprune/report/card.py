@@ -4,25 +4,13 @@ from operator import attrgetter
 
 import yaml
 
+import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.recipe.schema import Recipe, defaults, flat, nested
 from edgeprune.report.caveats import caveats
 from edgeprune.report.templates import fill
 from edgeprune.report.words import table, verdict
 
-_USES = {
-    "gguf": """\
-llama-cli -m {file}                # stock llama.cpp
-edgeprune chat {file}              # with edgeprune's sparse kernels""",
-    "onnx": """\
-from pathlib import Path
-
-import onnxruntime
-session = onnxruntime.InferenceSession("{file}")
-
-from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
-session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session""",
-}
 _ALWAYS_SAID = {
     "model.name", "data.task", "data.general", "pruning.method", "pruning.sparsity",
     "pruning.pattern", "pruning.fusion.mode", "artifact.target", "artifact.type",
@@ -54,7 +42,8 @@ def render(manifest: Manifest) -> str:
         rows=table(manifest),
         verdict=verdict(manifest),
         caveats=[text for text in caveats(manifest) if text != data.task.warning],
-        use=_USES[target].format(file=manifest.artifact.file),
+        format=exporters.get(target).file_format,
+        use=exporters.get(target).how_to_use.format(file=manifest.artifact.file),
         recipe_yaml=yaml.safe_dump(_chosen(recipe), sort_keys=False),
     )
     return f"---\n{header.to_yaml()}\n---\n\n{body}\n"

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
+from edgeprune.plan.patterns import parse
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
@@ -95,7 +96,7 @@ def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
     recipe, results = manifest.recipe, manifest.results
     record, packed = results.artifacts[artifact], manifest.packed
     pruned, machine, pattern = artifact == "pruned", manifest.machine, recipe.pruning.pattern
-    zeros = f"{recipe.pruning.sparsity:.0%}" if pattern == "unstructured" else pattern
+    zeros = pattern if parse(pattern).fixed else f"{recipe.pruning.sparsity:.0%}"
     return Entry(
         label=label,
         name=name,

@@ -1,4 +1,4 @@
-"""Data parallelism: each process of a `torch.distributed` group sees its share of the sequences.
+"""Data parallelism: each process of a `torch.distributed` group gets its share of the sequences.
 
 Statistics are summed over processes at block borders, so every process prunes alike and only the
 first one writes; each owns a part of what is trained (`edgeprune.recovery.masters`). Outside such a
@@ -11,19 +11,19 @@ from torch import Tensor
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
+    """Return this process's rank and the number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes; outside of a group it is."""
+    """Tell whether this process writes results; outside of a group it does."""
     return world()[0] == 0
 
 
 def share(tensor: Tensor) -> Tensor:
-    """This process's part of the sequences, (samples, ...)."""
+    """Return this process's part of the sequences, (samples, ...)."""
     rank, size = world()
     return tensor.tensor_split(size)[rank]
 
@@ -36,19 +36,19 @@ def add_up(tensors: list[Tensor]) -> None:
 
 
 def add_up_at(tensor: Tensor, rank: int) -> None:
-    """Sum a tensor over all processes, in place; only the one of this ``rank`` has the sum."""
+    """Sum a tensor over all processes, in place; only the process of this ``rank`` gets the sum."""
     if world()[1] > 1:
         dist.reduce(tensor, rank)
 
 
 def broadcast(tensor: Tensor, rank: int) -> None:
-    """Overwrite a contiguous tensor with what the process of this ``rank`` has."""
+    """Overwrite a contiguous tensor with that of the process of this ``rank``."""
     if world()[1] > 1:
         dist.broadcast(tensor.view(-1).view(torch.uint8), rank)  # gloo doesn't know all types
 
 
 def agree(number: int) -> int:
-    """The number if every process has the same, else 0."""
+    """Return the number if every process has the same, else 0."""
     numbers = [number] * world()[1]
     if len(numbers) > 1:
         dist.all_gather_object(numbers, number)
@@ -56,7 +56,7 @@ def agree(number: int) -> int:
 
 
 def least(number: int) -> int:
-    """The smallest number that any process has."""
+    """Return the smallest number of any process."""
     numbers = [number] * world()[1]
     if len(numbers) > 1:
         dist.all_gather_object(numbers, number)
@@ -64,6 +64,6 @@ def least(number: int) -> int:
 
 
 def wait() -> None:
-    """Until every process has come here."""
+    """Wait until every process has reached this point."""
     if world()[1] > 1:
         dist.barrier()

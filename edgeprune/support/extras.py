@@ -1,4 +1,4 @@
-"""Optional libraries: one clear line when an extra is missing."""
+"""Optional libraries: a clear message if an extra is missing."""
 
 import importlib
 import importlib.util

@@ -18,9 +18,15 @@ class Gguf:
     requirements: tuple[str, ...] = ("llama_cpp",)
     types: Mapping[str, WeightType] = TYPES
     default_type = "q8_0"
+    file_format = "GGUF"
     artifact = "model.gguf"
     runner = "llamacpp"
     zeros_cost = "GGUF stores zeros in full, like any other weight"
+    opens_packed = "edgeprune chat and edgeprune inspect open it directly"
+    how_to_use = """\
+llama-cli -m {file}                # stock llama.cpp
+edgeprune chat {file}              # with edgeprune's sparse kernels"""
+    next_verb = "chat"
 
     def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
         """See `exporters.base.Exporter.plan`."""

@@ -1,4 +1,4 @@
-"""llama.cpp's rules for which tensors get more bits (llama-quant.cpp), and their zero-safe equivalents.
+"""llama.cpp's rules for which tensors get more bits (llama-quant.cpp), and mixes that keep zeros.
 
 Heads and embeddings, the value projection and the down projection lose most by few bits.
 """

@@ -18,9 +18,20 @@ class Onnx:
     requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
     types: Mapping[str, WeightType] = TYPES
     default_type = "int8"
+    file_format = "ONNX"
     artifact = "model.onnx"
     runner = "onnxruntime"
     zeros_cost = "ONNX stores zeros in full, like any other weight"
+    opens_packed = "onnxruntime opens it directly"
+    how_to_use = """\
+from pathlib import Path
+
+import onnxruntime
+session = onnxruntime.InferenceSession("{file}")
+
+from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
+session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session"""
+    next_verb = "inspect"
 
     def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
         """See `exporters.base.Exporter.plan`."""

@@ -18,9 +18,16 @@ class Transformers:
     types: Mapping[str, WeightType] = keeps_zeros("f32", "f16", "bf16")
     # Half the bytes of float32 with its range: float16 can't hold what bfloat16 models may hold.
     default_type = "bf16"
+    file_format = "safetensors"
     artifact = "model"
     runner = "transformers"
     zeros_cost = "safetensors stores zeros in full, like any other weight"
+    opens_packed = ""
+    how_to_use = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("{file}")
+model = AutoModelForCausalLM.from_pretrained("{file}", dtype="auto")"""
+    next_verb = "inspect"
 
     def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
         """See `exporters.base.Exporter.plan`."""

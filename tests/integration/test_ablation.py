@@ -8,11 +8,11 @@ from edgeprune import Recipe
 from edgeprune.experiments.ablation import Variant, ablate, cells, markdown
 from edgeprune.support.progress import Quiet
 from tests.support.processes import run
-from tests.support.recipes import QUICK
+from tests.support.recipes import QUICK, settings
 
 
 def test_rows_are_measured_with_every_seed_and_once(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), **QUICK)
+    recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file))
     rows = [Variant("wanda", "mix", "0.5"), Variant("alps", "fused", "2:4")]
     records = ablate(recipe, rows, [0, 1], tmp_path, Quiet())
     assert [record["method"] for record in records] == ["dense", "wanda", "alps"]
@@ -37,9 +37,8 @@ def test_rows_are_measured_with_every_seed_and_once(tiny_folder, rows_file, tmp_
 
 
 def test_the_command_prints_a_table_and_draws_a_plot(tiny_folder, rows_file, tmp_path):
-    settings = [part for k, v in QUICK.items() for part in ("--set", f"{k}={v}")]
     done = run(
-        "ablate", "--task", rows_file, "--model", tiny_folder, *settings, "--methods", "wanda",
+        "ablate", "--task", rows_file, "--model", tiny_folder, *settings(), "--methods", "wanda",
         "--fusions", "task", "--sparsities", "0.3", "--out", tmp_path / "a",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -63,9 +63,9 @@ def test_bad_input_exits_with_three(tmp_path):
     fails(3, "No such file", "build", "--task", tmp_path / "none.jsonl")
     fails(3, "No such GGUF file", "inspect", tmp_path / "none.gguf")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(9))
-    fails(3, "not a usable GGUF file", "inspect", tmp_path / "bad.gguf")
-    fails(3, "not a usable GGUF file", "chat", tmp_path / "bad.gguf")
-    fails(3, "not a usable GGUF", "build", "--task", "medqa", "--model", tmp_path / "bad.gguf",
+    fails(3, "not a valid GGUF file", "inspect", tmp_path / "bad.gguf")
+    fails(3, "not a valid GGUF file", "chat", tmp_path / "bad.gguf")
+    fails(3, "not a valid GGUF", "build", "--task", "medqa", "--model", tmp_path / "bad.gguf",
           "--out", tmp_path / "out")  # fmt: skip
     (tmp_path / "empty.jsonl").write_text("")
     fails(3, "no rows", "build", "--task", tmp_path / "empty.jsonl")
@@ -95,7 +95,7 @@ def test_a_missing_extra_is_one_line_that_names_it(tmp_path):
 
 def test_a_folder_that_is_not_a_build_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    fails(2, "nothing was touched", "build", "--task", "medqa", "--out", tmp_path)
+    fails(2, "Nothing was changed", "build", "--task", "medqa", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -121,7 +121,7 @@ def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed))
     check_disk(recipe, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=needed - 1))
-    with pytest.raises(MachineError, match="GiB free, the build needs"):
+    with pytest.raises(MachineError, match="GiB of free space, but the build needs"):
         check_disk(recipe, tmp_path)
 
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from edgeprune import Recipe, build
-from edgeprune.data.loading import load_data
-from edgeprune.models import open_checkpoint
 from edgeprune.pipeline import max_loss as search_module
+from edgeprune.pipeline.job import open_job
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.progress import Quiet
 from tests.support.recipes import QUICK
 
 
 def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(
-        model=str(tiny_folder), task=str(rows_file), method="wanda", max_loss="3%", **QUICK
+    recipe = Recipe.of(
+        QUICK, model=str(tiny_folder), task=str(rows_file), method="wanda", max_loss="3%"
     )
-    manifest = build(recipe, tmp_path / "out").manifest
+    manifest = build(recipe, tmp_path / "out").manifest.to_json()
     search = manifest["search"]
     assert search["metric"] == "nats_per_answer_token"  # a random model guesses
     assert search["bound"] == pytest.approx(1.03 * search["dense"])
@@ -28,7 +28,7 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
     held = [p["sparsity"] for p in search["probes"] if p["holds"]]
     beyond = [p["sparsity"] for p in search["probes"] if not p["holds"]]
     assert search["sparsity"] in held
-    assert search["sparsity"] == manifest["recipe"]["sparsity"]
+    assert search["sparsity"] == manifest["recipe"]["pruning"]["sparsity"]
     assert not beyond or min(beyond) == pytest.approx(search["sparsity"] + 0.02)
     assert "How far it can be pruned" in (tmp_path / "out" / "report.html").read_text()
     trials = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "work").rglob("trial-*.json")}
@@ -53,30 +53,26 @@ def test_a_sparsity_that_only_luck_keeps_within_the_bound_does_not_hold(
     dense = [4.0] * 40
     scattered = (4.16 + chance.permutation(np.linspace(-1.2, 1.2, 40))).tolist()
     monkeypatch.setattr(
-        search_module, "trial", lambda r, *_: answered(scattered if r.sparsity else dense)
+        search_module,
+        "trial",
+        lambda job, *_: answered(scattered if job.recipe.pruning.sparsity else dense),
     )
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="5%", **QUICK)
-    data = load_data(
-        recipe.data.task,
-        recipe.data.general,
-        recipe.measurement.eval_rows,
-        recipe.measurement.perplexity_tokens,
-    )
-    checkpoint = open_checkpoint(recipe.model.name)
+    recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file), max_loss="5%")
+    job = open_job(recipe, Workspace(tmp_path, Quiet()))
     with pytest.raises(CheckFailed, match="with 95% confidence"):
-        search_module.search(recipe, checkpoint, data, tmp_path, Quiet())
-    lenient = recipe.model_copy(update={"confidence": 0.6})
-    found, _ = search_module.search(lenient, checkpoint, data, tmp_path, Quiet())
+        search_module.settle(job)
+    settled, found = search_module.settle(job.changed({"gates.confidence": 0.6}))
+    assert settled.recipe.pruning.sparsity == 0.9
     assert found.sparsity == 0.9
     assert found.confidence == 0.6
 
 
 def test_a_bound_that_nothing_holds_says_so(tiny_folder, rows_file, tmp_path, monkeypatch):
-    def worse_at_once(recipe, *_):
-        return answered([5.0 + recipe.pruning.sparsity] * 12)
+    def worse_at_once(job, *_):
+        return answered([5.0 + job.recipe.pruning.sparsity] * 12)
 
     monkeypatch.setattr(search_module, "trial", worse_at_once)
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), max_loss="0%", **QUICK)
+    recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file), max_loss="0%")
     with pytest.raises(CheckFailed, match=r"No sparsity from 2% up keeps .* 5\.000"):
         build(recipe, tmp_path / "out")
 
@@ -88,22 +84,18 @@ def test_a_search_holds_trained_models_against_the_dense_one(
 
     seen = []
 
-    def trial(recipe, *_args):
+    def trial(job, *_args):
+        recipe = job.recipe
         seen.append((recipe.pruning.sparsity, recipe.training.enabled))
         nats = 4 + recipe.pruning.sparsity
         return {"accuracy": None, "near_chance": False, "nats_per_answer_token": {"value": nats},
                 "answers": {"nats": [nats] * 12}}  # fmt: skip
 
     monkeypatch.setattr(max_loss, "trial", trial)
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%",
-                    **QUICK)  # fmt: skip
-    data = load_data(
-        recipe.data.task,
-        recipe.data.general,
-        recipe.measurement.eval_rows,
-        recipe.measurement.perplexity_tokens,
+    recipe = Recipe.of(
+        QUICK, model=str(tiny_folder), task=str(rows_file), recover=True, max_loss="10%"
     )
-    found, _ = max_loss.search(recipe, open_checkpoint(recipe.model.name), data, tmp_path, Quiet())
+    _, found = max_loss.settle(open_job(recipe, Workspace(tmp_path, Quiet())))
     assert found.dense == 4
     assert seen[0] == (0.0, False)
     assert all(recover for _, recover in seen[1:])

@@ -3,21 +3,20 @@
 import json
 
 import pytest
-from exporters.artifact import Storage
 from safetensors.torch import load_file, save_file
 
 import runtime_tests
 from edgeprune import Recipe
-from edgeprune.data.loading import load_data
 from edgeprune.models import open_checkpoint
+from edgeprune.pipeline.job import rows_for
 from edgeprune.pipeline.measure import measure_plan
 from edgeprune.regression.compare import Thresholds
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
-from exporters import get
+from exporters.base import StorageRequest
 from runtime_tests.child import start
 from runtime_tests.run import _perplexity
-from tests.support.exporting import Counter, dense_model
+from tests.support.exporting import dense_model, export_as
 from tests.support.models import make_tiny
 from tests.support.processes import run
 
@@ -52,14 +51,11 @@ def test_a_row_that_gets_no_likelihood_is_named(
     if target:
         path = tmp_path / f"model.{target}"
         model = dense_model(open_checkpoint(str(overflowing)))
-        get(target).export(model, Storage(kind), path, None, "test", Counter())
-    recipe = Recipe(task=str(rows_file), eval_rows=2, perplexity_tokens=512)
-    data = load_data(
-        recipe.data.task,
-        recipe.data.general,
-        recipe.measurement.eval_rows,
-        recipe.measurement.perplexity_tokens,
+        export_as(target, model, StorageRequest(kind), path)
+    recipe = Recipe.of(
+        {"measurement.eval_rows": 2, "measurement.perplexity_tokens": 512}, task=str(rows_file)
     )
+    data = rows_for(recipe)
     plan = measure_plan(recipe, data)
     with pytest.raises(CheckFailed) as failed:
         runtime_tests.quality(path, plan, Quiet().stage)

@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from edgeprune import build
 from edgeprune.engine import Pruning
 from edgeprune.models import open_checkpoint
-from edgeprune.plan.allocation import Allocation
+from edgeprune.pipeline import planner
 from edgeprune.recipe.schema import make
-from edgeprune.support.files import read_json
 from tests.support.paths import ROOT
-from tests.support.plans import prune_uniformly
+from tests.support.plans import job_of, prune_uniformly
 from tests.support.recipes import QUICK
 from tests.support.streams import streams_of
 
@@ -80,9 +79,9 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     out = tmp_path / "out"
     recipe = tmp_path / "recipe.yaml"
     values = QUICK | {
-        "model": str(tiny_folder), "task": str(rows_file), "device": "cpu", "recover": True,
-        "recover_steps": 3, "recover_by": ["reconstruct", "finetune"], "sparsity": 0.6,
-        "recover_from": 0.5,
+        "model.name": str(tiny_folder), "data.task": str(rows_file), "model.device": "cpu",
+        "pruning.sparsity": 0.6, "training.enabled": True, "training.steps": 3,
+        "training.ways": ["reconstruct", "finetune"], "training.start_sparsity": 0.5,
     }  # fmt: skip
     recipe.write_text(json.dumps(values))
     launched = subprocess.run(
@@ -94,35 +93,35 @@ def test_a_launched_build_shares_pruning_and_training(tiny_folder, rows_file, tm
     assert launched.returncode == 0, launched.stderr[-3000:]
     assert launched.stdout.count("sparsity 0.6") == 1  # the first process alone speaks
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["recovery"]["finetune"]["steps"] == 3
+    assert manifest["training"]["finetune"]["steps"] == 3
     zeros = [t["nonzeros"] for t in manifest["artifact"]["tensors"] if t["pruned"]]
-    alone = build(make(values), tmp_path / "alone").manifest
+    alone = build(make(values), tmp_path / "alone").manifest.to_json()
     assert zeros == [t["nonzeros"] for t in alone["artifact"]["tensors"] if t["pruned"]]
-    rounds = [m["recovery"]["rounds"]["0.5"] for m in (manifest, alone)]  # nothing is trained yet
+    rounds = [m["training"]["rounds"]["0.5"] for m in (manifest, alone)]  # nothing is trained yet
     reconstructed = [one["reconstruct"]["before"] for one in rounds]
     assert reconstructed[0] == pytest.approx(reconstructed[1], rel=1e-3)  # on all the sequences
-    curves = [m["recovery"]["finetune"]["curve"][-1]["held_out"] for m in (manifest, alone)]
+    curves = [m["training"]["finetune"]["curve"][-1]["held_out"] for m in (manifest, alone)]
     assert curves[0] == pytest.approx(curves[1], rel=0.05)
 
 
 _TWO = """
-import sys
+import json, sys
 from pathlib import Path
 import torch.distributed as dist
-from tests.support.streams import streams_of
-from edgeprune.plan.allocation import Allocation
-from edgeprune.engine import Pruning, prune
 from edgeprune.models import open_checkpoint
-from edgeprune.support.progress import Quiet
+from edgeprune.pipeline import planner
+from tests.support.plans import job_of
+from tests.support.streams import streams_of
 model, kind, folder, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{folder}-meet", rank=int(rank), world_size=2)
-pruning = Pruning(allocation=Allocation(kind))
-prune_uniformly(open_checkpoint(model), streams_of(), pruning, Path(folder))
+job = job_of(open_checkpoint(model), streams_of(), Path(folder, rank), allocation={"kind": kind})
+zeros = {name: row.zeros for name, row in planner.plan(job).tensors.items()}
+Path(f"{folder}-{rank}.json").write_text(json.dumps(zeros))
 """
 
 
 @pytest.mark.parametrize("kind", ["rank", "evolve"])
-def test_two_processes_agree(tiny_folder, tmp_path, kind):
+def test_two_processes_plan_alike(tiny_folder, tmp_path, kind):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _TWO, str(tiny_folder), kind, str(tmp_path / "run"), str(rank)],
@@ -131,10 +130,11 @@ def test_two_processes_agree(tiny_folder, tmp_path, kind):
         for rank in range(2)
     ]
     assert [process.wait(300) for process in processes] == [0, 0]
-    zeros = read_json(tmp_path / "run" / "allocation.json")
-    pruning = Pruning(allocation=Allocation(kind))
+    zeros, other = (json.loads((tmp_path / f"run-{rank}.json").read_text()) for rank in range(2))
+    assert zeros == other
     checkpoint = open_checkpoint(str(tiny_folder))
-    alone = prune_uniformly(checkpoint, streams_of(), pruning, tmp_path / "alone")
+    job = job_of(checkpoint, streams_of(), tmp_path / "alone", allocation={"kind": kind})
+    alone = planner.plan(job)
+    assert sum(zeros.values()) == alone.zeros
     if kind == "rank":  # evolve's rounds see other sequences when these are dealt out
-        assert zeros == read_json(tmp_path / "alone" / "allocation.json")
-    assert sum(zeros.values()) == sum(r.shape[0] * r.shape[1] - r.nonzeros for r in alone.records)
+        assert zeros == {name: row.zeros for name, row in alone.tensors.items()}

@@ -14,17 +14,13 @@ from gguf import GGUFReader, quants
 
 from edgeprune import Recipe, build
 from edgeprune.data import loading
-from edgeprune.pipeline import stages
+from edgeprune.manifest.manifest import read
+from edgeprune.pipeline import export as export_module
 from edgeprune.report.words import caveats
 from edgeprune.runtime import status
 from edgeprune.support.errors import CheckFailed, InputError, MachineError, UsageError
 from tests.support.processes import EDGEPRUNE, run
-from tests.support.recipes import QUICK, settings
-
-
-@pytest.fixture(scope="module")
-def tiny_recipe(tiny_folder, rows_file) -> Recipe:
-    return Recipe(model=str(tiny_folder), task=str(rows_file), **QUICK)
+from tests.support.recipes import settings
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def zeros_by_an_independent_reader(path: Path) -> dict[str, int]:
 
 def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_path, monkeypatch):
     rendered, hashed = Counter(), Counter()
-    hash_rows, hash_file = loading.Source.calibration_hash.func, stages.sha256_file
+    hash_rows, hash_file = loading.Source.calibration_hash.func, export_module.sha256_file
 
     def rows(source):
         rendered[source.task.name] += 1
@@ -58,21 +54,20 @@ def test_a_build_hashes_its_rows_once_and_its_artifacts_once(tiny_recipe, tmp_pa
     counted = cached_property(rows)
     counted.__set_name__(loading.Source, "calibration_hash")
     monkeypatch.setattr(loading.Source, "calibration_hash", counted)
-    monkeypatch.setattr(stages, "sha256_file", file)
+    monkeypatch.setattr(export_module, "sha256_file", file)
     made = build(tiny_recipe, tmp_path / "out")
     assert list(rendered.values()) == [1, 1]  # of the task and of the general corpus
     assert hashed == {"model.gguf": 1, f"dense-{tiny_recipe.artifact.type}.gguf": 1}
-    artifact = made.manifest["artifact"]
-    assert artifact["sha256"] == artifact["files"]["model.gguf"] == hash_file(made.artifact)
+    artifact = made.manifest.artifact
+    assert artifact.sha256 == artifact.files["model.gguf"] == hash_file(made.artifact)
 
 
 def test_the_manifest_equals_what_an_independent_reader_counts(tiny_build):
     counted = zeros_by_an_independent_reader(tiny_build.artifact)
-    tensors = tiny_build.manifest["artifact"]["tensors"]
-    assert {t["name"]: t["nonzeros"] for t in tensors} == counted
-    assert sum(t["pruned"] for t in tensors) == 14
-    on_disk = json.loads((tiny_build.folder / "manifest.json").read_text())
-    assert on_disk == tiny_build.manifest
+    tensors = tiny_build.manifest.artifact.tensors
+    assert {t.name: t.nonzeros for t in tensors} == counted
+    assert sum(t.pruned for t in tensors) == 14
+    assert read(tiny_build.folder) == tiny_build.manifest
 
 
 def test_a_build_measures_with_sparse_weights_and_says_so(tiny_recipe, tmp_path, monkeypatch):
@@ -81,30 +76,28 @@ def test_a_build_measures_with_sparse_weights_and_says_so(tiny_recipe, tmp_path,
         pytest.skip(f"sparse weights are off here, so this was not checked: {status().reason}")
     monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
     first = build(tiny_recipe, tmp_path / "b").manifest
-    placed = first["results"]["artifacts"]["pruned"]["sparse"]
-    assert placed["tensors"] == 14
-    assert first["results"]["artifacts"]["dense"]["sparse"] is None
+    assert first.results.artifacts["pruned"].sparse.tensors == 14
+    assert first.results.artifacts["dense"].sparse is None
     said = next(line for line in caveats(first) if line.startswith("Decode runs at"))
     assert f"('{status().kernel}' kernels)" in said
     monkeypatch.setenv("EDGEPRUNE_SPARSE", "0")
     second = build(tiny_recipe, tmp_path / "b").manifest
-    assert second["results"]["artifacts"]["pruned"]["sparse"] is None
+    assert second.results.artifacts["pruned"].sparse is None
     said = next(line for line in caveats(second) if line.startswith("Decode runs at"))
     assert "kernels were off: EDGEPRUNE_SPARSE=0 is set" in said
 
 
 def test_the_manifest_says_what_went_in(tiny_build, tiny_recipe):
     manifest = tiny_build.manifest
-    assert manifest["recipe"] == tiny_recipe.model_dump()
-    assert manifest["model"]["sha256"]
-    data = manifest["data"]
-    for stream in ("task", "general"):
-        used, measured = data[stream]["calibration_rows"], data[stream]["evaluation_rows"]
+    assert manifest.recipe == tiny_recipe
+    assert manifest.model.sha256
+    for stream in (manifest.data.task, manifest.data.general):
+        used, measured = stream.calibration_rows, stream.evaluation_rows
         assert used
         assert measured
         assert not set(used) & set(measured)
-    assert manifest["machine"]["versions"]["torch"]
-    assert manifest["results"]["difference"]["decode_speed"] > 0
+    assert manifest.machine.versions["torch"]
+    assert manifest.results.difference.decode_speed > 0
 
 
 def test_the_report_is_one_offline_page_with_every_plot(tiny_build):
@@ -132,43 +125,43 @@ def test_only_what_changed_is_redone(tiny_build, tiny_recipe, tmp_path):
     shutil.copytree(tiny_build.folder, out)
     blocks = sorted(out.glob("work/prune-*/block-*"))
     times = [path.stat().st_mtime_ns for path in blocks]
-    changed = build(tiny_recipe.model_copy(update={"type": "f16"}), out, replace=True)
+    changed = build(tiny_recipe.changed({"artifact.type": "f16"}), out, replace=True)
     assert [path.stat().st_mtime_ns for path in blocks] == times
-    assert {t["type"] for t in changed.manifest["artifact"]["tensors"]} == {"F16", "F32"}
-    other = build(tiny_recipe.model_copy(update={"seed": 1}), out, replace=True)
+    assert {t.type for t in changed.manifest.artifact.tensors} == {"F16", "F32"}
+    other = build(tiny_recipe.changed({"data.seed": 1}), out, replace=True)
     assert sorted(out.glob("work/prune-*/block-*")) != blocks
-    assert other.manifest["artifact"]["sha256"] != changed.manifest["artifact"]["sha256"]
+    assert other.manifest.artifact.sha256 != changed.manifest.artifact.sha256
 
 
 def test_a_packed_four_bit_build_is_rounded_with_the_data(tiny_recipe, tmp_path):
-    recipe = tiny_recipe.model_copy(update={"type": "z4_m", "pack": True})
+    recipe = tiny_recipe.changed({"artifact.type": "z4_m", "artifact.pack": True})
     found = build(recipe, tmp_path / "out")
-    packed = found.manifest["packed"]
-    assert packed["packed_bytes"] == (tmp_path / "out" / packed["file"]).stat().st_size
+    packed = found.manifest.packed
+    assert packed.packed_bytes == (tmp_path / "out" / packed.file).stat().st_size
     assert "leaves the zeros out" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "model.imatrix.gguf").is_file()
-    assert all(t["lost_zeros"] == 0 for t in found.manifest["artifact"]["tensors"])
-    plain = build(recipe.model_copy(update={"rounding": "nearest", "pack": False}),
+    assert all(t.lost_zeros == 0 for t in found.manifest.artifact.tensors)
+    plain = build(recipe.changed({"artifact.rounding": "nearest", "artifact.pack": False}),
                   tmp_path / "out", replace=True)  # fmt: skip
-    assert plain.manifest["artifact"]["sha256"] != found.manifest["artifact"]["sha256"]
-    assert plain.manifest["packed"] is None
+    assert plain.manifest.artifact.sha256 != found.manifest.artifact.sha256
+    assert plain.manifest.packed is None
     assert not (tmp_path / "out" / "model.packed.gguf").exists()
 
 
 def test_allowed_losses_are_reported(tiny_recipe, tmp_path):
-    recipe = tiny_recipe.model_copy(update={"type": "q4_1", "allow_lossy_zeros": True})
+    recipe = tiny_recipe.changed({"artifact.type": "q4_1", "artifact.allow_lossy_zeros": True})
     found = build(recipe, tmp_path / "out")
-    lost = sum(t["lost_zeros"] for t in found.manifest["artifact"]["tensors"])
+    lost = sum(t.lost_zeros for t in found.manifest.artifact.tensors)
     assert lost > 0
     assert f"{lost:,} of" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_dense_model_can_be_rounded_with_the_data(tiny_recipe, tmp_path):
-    recipe = tiny_recipe.model_copy(
-        update={"type": "q4_0", "sparsity": 0.0, "rounding": "feedback"}
+    recipe = tiny_recipe.changed(
+        {"artifact.type": "q4_0", "pruning.sparsity": 0.0, "artifact.rounding": "gptq"}
     )
     found = build(recipe, tmp_path / "out")
-    assert not any(t["pruned"] for t in found.manifest["artifact"]["tensors"])
+    assert not any(t.pruned for t in found.manifest.artifact.tensors)
     dense = (tmp_path / "out" / "work" / "dense-q4_0.gguf").read_bytes()
     assert found.artifact.read_bytes() != dense
 
@@ -180,7 +173,7 @@ def test_a_lost_or_damaged_block_is_pruned_again(tiny_build, tiny_recipe, tmp_pa
     for spoil in (block.unlink, lambda: block.write_bytes(b"cut short")):
         spoil()
         again = build(tiny_recipe, out)
-        assert again.manifest["artifact"]["sha256"] == tiny_build.manifest["artifact"]["sha256"]
+        assert again.manifest.artifact.sha256 == tiny_build.manifest.artifact.sha256
 
 
 def test_a_damaged_artifact_is_made_again(tiny_build, tiny_recipe, tmp_path):
@@ -188,14 +181,14 @@ def test_a_damaged_artifact_is_made_again(tiny_build, tiny_recipe, tmp_path):
     shutil.copytree(tiny_build.folder, out)
     (out / "model.gguf").write_bytes(b"gone")
     again = build(tiny_recipe, out)
-    assert again.manifest["artifact"]["sha256"] == tiny_build.manifest["artifact"]["sha256"]
+    assert again.manifest.artifact.sha256 == tiny_build.manifest.artifact.sha256
 
 
 def test_a_gate_that_does_not_hold_fails_after_the_report_is_written(tiny_build, tiny_recipe,
                                                                      tmp_path):  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(tiny_build.folder, out)
-    strict = tiny_recipe.model_copy(update={"min_decode_speed": 5000.0})
+    strict = tiny_recipe.changed({"gates.min_decode_speed": 5000.0})
     with pytest.raises(CheckFailed, match="at least 5000x required"):
         build(strict, out)
     assert "failed" in (out / "report.html").read_text()
@@ -210,7 +203,7 @@ def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
     done = run("build", *names(tiny_recipe), "--json", "--out",
                tiny_build.folder, *settings())  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == tiny_build.manifest
+    assert json.loads(done.stdout) == tiny_build.manifest.to_json()
     assert "━" not in done.stderr  # no bars where nobody looks
     done = run("build", *names(tiny_recipe), "--out",
                tiny_build.folder, *settings())  # fmt: skip
@@ -221,8 +214,8 @@ def test_json_and_quiet_output_of_the_command(tiny_build, tiny_recipe):
 def test_dense_is_never_the_pruned_file_of_an_earlier_build(tiny_recipe, tmp_path):
     out = tmp_path / "out"
     for sparsity in (0.5, 0.0, 0.5):
-        made = build(tiny_recipe.model_copy(update={"sparsity": sparsity}), out, replace=True)
-    assert made.manifest["dense_artifact"]["file"] == "work/dense-q8_0.gguf"
+        made = build(tiny_recipe.changed({"pruning.sparsity": sparsity}), out, replace=True)
+    assert made.manifest.dense_artifact.file == "work/dense-q8_0.gguf"
     dense = zeros_by_an_independent_reader(out / "work" / "dense-q8_0.gguf")
     sparse = zeros_by_an_independent_reader(out / "model.gguf")
     assert sum(dense.values()) > 1.01 * sum(sparse.values())
@@ -247,14 +240,14 @@ def test_models_that_cannot_be_exported_are_refused_before_pruning(tiny_recipe, 
     }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="no sliding_window"):
-        build(tiny_recipe.model_copy(update={"model": str(folder)}), tmp_path / "out")
+        build(tiny_recipe.changed({"model.name": str(folder)}), tmp_path / "out")
     assert not list((tmp_path / "out" / "work").glob("prune-*"))
 
 
 def test_a_dense_export_is_a_build_without_pruning(tiny_recipe, tmp_path):
-    made = build(tiny_recipe.model_copy(update={"sparsity": 0.0}), tmp_path / "out")
-    assert made.manifest["pruned_tensors"] == []
-    assert set(made.manifest["results"]["artifacts"]) == {"dense"}
+    made = build(tiny_recipe.changed({"pruning.sparsity": 0.0}), tmp_path / "out")
+    assert made.manifest.pruned_tensors == []
+    assert set(made.manifest.results.artifacts) == {"dense"}
     assert made.artifact.is_file()
 
 
@@ -271,12 +264,10 @@ def test_every_kind_of_task_builds(tiny_recipe, tmp_path, kind):
         f"name: t\nkind: {kind}\nsources:\n"
         "  - {kind: local, calibration: rows.jsonl, evaluation: rows.jsonl}\n"
     )
-    made = build(
-        tiny_recipe.model_copy(update={"task": str(tmp_path / "t.yaml")}), tmp_path / "out"
-    )
-    artifact = made.manifest["results"]["artifacts"]["pruned"]
-    assert artifact["nats_per_answer_token"]["value"] > 0
-    assert (artifact["accuracy"] is None) == (kind == "text")
+    made = build(tiny_recipe.changed({"data.task": str(tmp_path / "t.yaml")}), tmp_path / "out")
+    artifact = made.manifest.results.artifacts["pruned"]
+    assert artifact.nats_per_answer_token.value > 0
+    assert (artifact.accuracy is None) == (kind == "text")
     assert (made.folder / "report.html").is_file()
 
 
@@ -296,14 +287,14 @@ def test_calibrating_on_evaluation_rows_is_refused(tiny_recipe, rows_file, tmp_p
         f"  - {{kind: local, calibration: {rows_file}, evaluation: {tmp_path / 'same.jsonl'}}}\n"
     )
     shutil.copy(rows_file, tmp_path / "same.jsonl")
-    with pytest.raises(InputError, match="stand in the evaluation rows"):
-        build(tiny_recipe.model_copy(update={"task": str(tmp_path / "t.yaml")}), tmp_path / "out")
+    with pytest.raises(InputError, match="appear in the evaluation rows"):
+        build(tiny_recipe.changed({"data.task": str(tmp_path / "t.yaml")}), tmp_path / "out")
 
 
 def test_a_full_disk_is_seen_before_work_begins(tiny_recipe, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    with pytest.raises(MachineError, match="GiB free, the build needs"):
+    with pytest.raises(MachineError, match="GiB of free space, but the build needs"):
         build(tiny_recipe, tmp_path / "out")
 
 

@@ -5,26 +5,26 @@ import shutil
 import numpy as np
 import pytest
 
-from edgeprune import Recipe, build
-from edgeprune.cli.report import _manifests
+from edgeprune import build
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.weights import Weights
 from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.state import TrainState
-from edgeprune.support.errors import InputError
-from edgeprune.support.files import write_json
-from tests.support.recipes import QUICK
 
 
 @pytest.mark.parametrize(("target", "kind"), [("gguf", "q4_0"), ("onnx", "int4")])
-def test_a_build_holds_the_weights_that_were_trained(
-    tiny_folder, rows_file, tmp_path, target, kind
-):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=5,
-                    target=target, type=kind, **QUICK)  # fmt: skip
+def test_a_build_holds_the_weights_that_were_trained(tiny_recipe, tmp_path, target, kind):
+    recipe = tiny_recipe.changed(
+        {
+            "training.enabled": True,
+            "training.steps": 5,
+            "artifact.target": target,
+            "artifact.type": kind,
+        }
+    )
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["finetune"]["rounded"] == 14
+    assert made.manifest.training.finetune.rounded == 14
     file = next((tmp_path / "out").glob("work/recover-*/finetune/recovered.safetensors"))
     trained = Weights([file])
     tensors = inspected(made.artifact)
@@ -33,18 +33,23 @@ def test_a_build_holds_the_weights_that_were_trained(
         assert any(np.array_equal(values, other) for other in tensors[values.shape])
 
 
-def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(
-        model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0.7,
-        recover_from=0.5, recover_by=["distill", "finetune"], **QUICK,
-    )  # fmt: skip
+def test_a_build_that_prunes_gradually(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.changed(
+        {
+            "training.enabled": True,
+            "training.steps": 3,
+            "pruning.sparsity": 0.7,
+            "training.start_sparsity": 0.5,
+            "training.ways": ["distill", "finetune"],
+        }
+    )
     made = build(recipe, tmp_path / "out")
-    recovery = made.manifest["recovery"]
-    assert list(recovery["rounds"]) == ["0.5", "0.6"]
-    assert all(set(part) == {"distill", "finetune"} for part in recovery["rounds"].values())
-    assert recovery["finetune"]["steps"] == 3
-    for tensor in made.manifest["pruned_tensors"]:
-        assert tensor["sparsity"] == pytest.approx(0.7, abs=0.02)
+    trained = made.manifest.training
+    assert list(trained.rounds) == ["0.5", "0.6"]
+    assert all(part.distill and part.finetune for part in trained.rounds.values())
+    assert trained.finetune.steps == 3
+    for tensor in made.manifest.pruned_tensors:
+        assert tensor.sparsity == pytest.approx(0.7, abs=0.02)
     page = (tmp_path / "out/report.html").read_text()
     assert "Zeros came in 3 rounds: the model was trained at 50%, 60%" in page
     assert "<h2>Recovery: finetune" in page
@@ -58,61 +63,66 @@ def test_a_build_that_prunes_gradually(tiny_folder, rows_file, tmp_path):
     (tmp_path / "out" / "work").mkdir()
     made = build(recipe, tmp_path / "out")
     assert made.artifact.read_bytes() == first
-    del made.manifest["recovery"]["finetune"]["task_share"]
-    write_json(tmp_path / "out" / "manifest.json", made.manifest)
-    with pytest.raises(InputError, match="older edgeprune"):
-        _manifests((tmp_path / "out",))
 
 
-@pytest.mark.parametrize("how", [{"recover_rank": 4}, {"recover_selective": True}])
-def test_builds_with_adapters_and_with_selective_updates(tiny_folder, rows_file, tmp_path, how):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3,
-                    type="q4_0", **how, **QUICK)  # fmt: skip
+@pytest.mark.parametrize("how", [{"training.rank": 4}, {"training.selective": True}])
+def test_builds_with_adapters_and_with_selective_updates(tiny_recipe, tmp_path, how):
+    recipe = tiny_recipe.changed(
+        {"training.enabled": True, "training.steps": 3, "artifact.type": "q4_0", **how}
+    )
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["finetune"]["steps"] == 3
-    assert made.manifest["recovery"]["finetune"]["rounded"] == (0 if "recover_rank" in how else 14)
-    tensors = [t for t in made.manifest["artifact"]["tensors"] if t["pruned"]]
-    assert all(t["nonzeros"] <= 0.52 * np.prod(t["shape"]) for t in tensors)
+    assert made.manifest.training.finetune.steps == 3
+    assert made.manifest.training.finetune.rounded == (0 if "training.rank" in how else 14)
+    tensors = [t for t in made.manifest.artifact.tensors if t.pruned]
+    assert all(t.nonzeros <= 0.52 * np.prod(t.shape) for t in tensors)
 
 
-def test_other_settings_leave_nothing_behind(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=2,
-                    sparsity=0.6, recover_from=0.5, **QUICK)  # fmt: skip
+def test_other_settings_leave_nothing_behind(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.changed(
+        {
+            "training.enabled": True,
+            "training.steps": 2,
+            "pruning.sparsity": 0.6,
+            "training.start_sparsity": 0.5,
+        }
+    )
     build(recipe, tmp_path / "out")
     work = tmp_path / "out" / "work"
     assert [place.name for place in work.glob("round-*")] == ["round-0.500"]
     assert list(work.glob("recover-*"))
-    build(recipe.model_copy(update={"recover": False}), tmp_path / "out", replace=True)
+    build(recipe.changed({"training.enabled": False}), tmp_path / "out", replace=True)
     assert not [*work.glob("round-*"), *work.glob("recover-*"), *work.glob("trained")]
 
 
-def test_weights_of_another_training_are_exported_anew(
-    tiny_folder, rows_file, tmp_path, monkeypatch
-):
+def test_weights_of_another_training_are_exported_anew(tiny_recipe, tmp_path, monkeypatch):
     """The same settings, but a time budget that came out otherwise."""
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True,
-                    recover_budget="5s", **QUICK)  # fmt: skip
+    recipe = tiny_recipe.changed({"training.enabled": True, "training.budget": "5s"})
     shas = []
     for steps in (2, 4):
         planned = TrainState(steps=steps, points=2)
         monkeypatch.setattr(Budget, "plan", lambda *_, run=planned: run)
         monkeypatch.setattr(Budget, "plan_again", lambda *_: None)
         made = build(recipe, tmp_path / "out")
-        assert made.manifest["recovery"]["finetune"]["planned_steps"] == steps
-        shas.append(made.manifest["artifact"]["sha256"])
+        assert made.manifest.training.finetune.planned_steps == steps
+        shas.append(made.manifest.artifact.sha256)
         for place in (tmp_path / "out" / "work").glob("recover-*"):
             shutil.rmtree(place)
     assert shas[0] != shas[1]
 
 
-def test_a_dense_model_can_be_trained_too(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(
-        model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3, sparsity=0,
-        type="q4_0", rounding="feedback", **QUICK,
-    )  # fmt: skip
+def test_a_dense_model_can_be_trained_too(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.changed(
+        {
+            "training.enabled": True,
+            "training.steps": 3,
+            "pruning.sparsity": 0,
+            "artifact.type": "q4_0",
+            "artifact.rounding": "gptq",
+        }
+    )
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["finetune"]["rounded"] == 14
-    assert made.manifest["artifact"]["sha256"] != made.manifest["dense_artifact"]["sha256"]
+    assert made.manifest.training.finetune.rounded == 14
+    assert made.manifest.artifact.sha256 != made.manifest.dense_artifact.sha256
 
 
 def inspected(path):
@@ -126,24 +136,25 @@ def inspected(path):
     return found
 
 
-def test_a_build_that_recovers(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), recover=True, recover_steps=3,
-                    recover_by=["reconstruct", "distill"], **QUICK)  # fmt: skip
+def test_a_build_that_recovers(tiny_recipe, tmp_path):
+    recipe = tiny_recipe.changed(
+        {"training.enabled": True, "training.steps": 3, "training.ways": ["reconstruct", "distill"]}
+    )
     made = build(recipe, tmp_path / "out")
-    assert made.manifest["recovery"]["distill"]["steps"] == 3
-    pruned_alone = build(recipe.model_copy(update={"recover": False}), tmp_path / "plain")
+    assert made.manifest.training.distill.steps == 3
+    pruned_alone = build(recipe.changed({"training.enabled": False}), tmp_path / "plain")
     zeros = [
-        [t["nonzeros"] for t in one.manifest["artifact"]["tensors"] if t["pruned"]]
+        [t.nonzeros for t in one.manifest.artifact.tensors if t.pruned]
         for one in (made, pruned_alone)
     ]
     assert zeros[0] == zeros[1]
-    hashes = [one.manifest["artifact"]["sha256"] for one in (made, pruned_alone)]
+    hashes = [one.manifest.artifact.sha256 for one in (made, pruned_alone)]
     assert hashes[0] != hashes[1]
     page = (tmp_path / "out/report.html").read_text()
     assert "<h2>Recovery: distill" in page
     assert "trained for 3 steps" in page
     assert "4 submodules were reconstructed" in page
-    assert pruned_alone.manifest["recovery"] is None
-    used = made.manifest["data"]["task"]["calibration_rows"]
-    assert set(pruned_alone.manifest["data"]["task"]["calibration_rows"]) <= set(used)
-    assert not set(used) & set(made.manifest["data"]["task"]["evaluation_rows"])
+    assert pruned_alone.manifest.training is None
+    used = set(made.manifest.data.task.calibration_rows)
+    assert set(pruned_alone.manifest.data.task.calibration_rows) <= used
+    assert not used & set(made.manifest.data.task.evaluation_rows)

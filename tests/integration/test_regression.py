@@ -8,4 +8,4 @@ def test_the_gate_says_what_it_lacks(tmp_path):
     assert run("check", tmp_path).returncode == 2
     nothing = run("check", tmp_path, "--device", "laptop-cpu")
     assert nothing.returncode == 3
-    assert "is no finished build" in nothing.stderr
+    assert "is not a finished build" in nothing.stderr

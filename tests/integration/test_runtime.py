@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from exporters.artifact import Storage
+from runtime_tests.llamacpp import LlamaCpp
 
 from edgeprune import Recipe
 from edgeprune.data.render import Renderer
@@ -39,7 +40,6 @@ from runtime_tests.accuracy import (
     near_chance,
 )
 from runtime_tests.child import TIMEOUT_VARIABLE, patience, start
-from runtime_tests.llamacpp import LlamaCpp
 from tests.support.exporting import Counter, dense_model
 
 run_module = sys.modules["runtime_tests.run"]  # the package has a function of that name
@@ -261,6 +261,10 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     with pytest.raises(ZeroDivisionError):
         measured()  # a GPU that failed is tried again; the CPU's figures stay
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
+
+
+def test_only_onnx_models_are_measured_on_gpus():
+    assert run_module.run_on_gpus(Path("model.gguf"), None, None) == {}
 
 
 def test_the_child_holds_the_memory_and_ends(dense_f32):

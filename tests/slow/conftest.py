@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.no_amx import refuse
-from tests.support.runtimes import dense_f32, sparse_weights
+from tests.support.runtimes import dense_f32, sparse_weights, tiny_recipe
 
-__all__ = ["dense_f32", "sparse_weights"]
+__all__ = ["dense_f32", "sparse_weights", "tiny_recipe"]
 
 refuse()  # before torch or llama.cpp asks for it: here they share a process
 

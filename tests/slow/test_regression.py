@@ -10,16 +10,15 @@ from tests.support.processes import run
 
 
 @pytest.fixture(scope="module")
-def two_builds(tiny_folder, rows_file, tmp_path_factory):
+def two_builds(tiny_recipe, tmp_path_factory):
     """A tiny build, and a copy of it whose every answer is a fifth less likely.
 
     Random weights answer no worse however few of them are left: that has to be said for them.
     """
-    from edgeprune import Recipe, build
-    from tests.support.recipes import QUICK
+    from edgeprune import build
 
     folder = tmp_path_factory.mktemp("builds")
-    build(Recipe(model=str(tiny_folder), task=str(rows_file), **QUICK), folder / "good")
+    build(tiny_recipe, folder / "good")
     shutil.copytree(folder / "good", folder / "bad")
     manifest = json.loads((folder / "bad/manifest.json").read_text())
     answers = manifest["results"]["artifacts"]["pruned"]["answers"]

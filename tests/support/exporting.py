@@ -44,25 +44,3 @@ def export_onnx(model: Model, wanted: StorageRequest, path: Path, *more: Any) ->
 def dense_model(checkpoint: Checkpoint) -> Model:
     """The checkpoint as exporters see it."""
     return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
-
-
-def export_as(
-    target: str,
-    model: Model,
-    wanted: StorageRequest,
-    path: Path,
-    metadata: Any = None,
-    quantized_by: str = "test",
-    stage: Any = None,
-) -> Artifact:
-    """Every tensor in the type that was asked for."""
-    file = exporters.get(target).plan(model, wanted)
-    return file.export(model, table(file.tensors), path, metadata, quantized_by, stage or Counter())
-
-
-def export_gguf(model: Model, wanted: StorageRequest, path: Path, *more: Any) -> Artifact:
-    return export_as("gguf", model, wanted, path, *more)
-
-
-def export_onnx(model: Model, wanted: StorageRequest, path: Path, *more: Any) -> Artifact:
-    return export_as("onnx", model, wanted, path, *more)

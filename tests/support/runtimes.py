@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune import Recipe
 from edgeprune.engine import Pruning
 from edgeprune.models import Checkpoint, open_checkpoint
 from exporters.base import Model, StorageRequest
 from tests.support.exporting import dense_model, export_gguf
 from tests.support.plans import prune_uniformly
+from tests.support.recipes import QUICK
 from tests.support.streams import streams_of
 
 
@@ -36,3 +38,9 @@ def pruned_tiny(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     result = prune_uniformly(checkpoint, streams_of(), Pruning(), folder)
     names = frozenset(record.name for record in result.records)
     return Model(checkpoint.folder, result.weights(), names)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_folder: Path, rows_file: Path) -> Recipe:
+    """A build of seconds, for GGUF."""
+    return Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file))

@@ -19,7 +19,8 @@ BESIDE = {
     # how they were chosen.
     "exporters": (
         {"models", "runtime", "plan", "formats", "quantization", "support"},
-        {"cli", "experiments", "pipeline"},
+        # a target names its types, and what a report says of it
+        {"cli", "experiments", "pipeline", "recipe", "report"},
     ),
     # A measurement opens an artifact as any user would, and knows nothing of where it came from.
     "runtime_tests": ({"models.opening", "runtime", "support"}, {"cli", "pipeline", "regression"}),

@@ -23,7 +23,7 @@ class DenseStatistics:
         self._path = path
 
     def read(self, index: int, streams: list[str]) -> dict[str, dict[str, InputStatistics]]:
-        """Of one block, by stream and matrix."""
+        """Read one block's statistics, by stream and matrix."""
         seen: dict[str, dict[str, InputStatistics]] = {stream: {} for stream in streams}
         with safe_open(self._path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # not a dict
@@ -37,15 +37,15 @@ class DenseStatistics:
 def dense_moments(
     walk: Walk, blocks: list[dict[str, Matrix]], weights: dict[str, Tensor]
 ) -> Iterator[dict[str, dict[str, InputStatistics]]]:
-    """Second moments of what each stream puts into each matrix, block by block.
+    """Compute second moments of each stream's input to each matrix, block by block.
 
     Args:
-        walk: the dense model.
-        blocks: matrices of each block, by whatever name.
-        weights: of each stream's tokens, (samples, length).
+        walk: the dense model's runner.
+        blocks: matrices of each block, by any name.
+        weights: weights of each stream's tokens, (samples, length).
 
     Yields:
-        By stream and matrix.
+        The moments by stream and matrix.
     """
     hidden = first_states(walk)
     for index, matrices in enumerate(blocks):
@@ -64,16 +64,16 @@ def gather_dense(
     """Run both streams through the dense model once.
 
     Args:
-        walk: the dense model.
-        weights: of each stream's tokens, (samples, length).
-        path: where the result is kept; reused if it is there.
+        walk: the dense model's runner.
+        weights: weights of each stream's tokens, (samples, length).
+        path: file for the result; reused if it exists.
         progress: told of every block.
     """
     if path.is_file():
         return DenseStatistics(path)
     blocks = [weight_matrices(block) for block in walk.blocks]
     moments = {}
-    with progress.stage("dense statistics", len(blocks)) as stage:
+    with progress.stage("gather dense statistics", len(blocks)) as stage:
         for index, seen in enumerate(dense_moments(walk, blocks, weights)):
             for stream, found in seen.items():
                 for name, statistics in found.items():

@@ -1,4 +1,4 @@
-"""What pruning costs the dense model before any is done: losses and distances of candidates."""
+"""Losses and distances of pruning candidates, measured on the dense model."""
 
 from edgeprune.engine.sensitivity.trials import States, Trials, Zeros, first_states
 from edgeprune.plan.allocation import Fitness
@@ -11,15 +11,15 @@ _TOGETHER = 8
 def sensitivity(
     trials: Trials, shares: dict[str, float], zeros: Zeros, progress: Progress
 ) -> dict[str, float]:
-    """How much the loss of answer tokens rises when one matrix alone is pruned.
+    """Measure how much the loss of answer tokens rises when one matrix alone is pruned.
 
-    It is the task's loss, unless the general stream alone is looked at.
+    The loss is the task's, unless only the general stream is used.
 
     Args:
-        trials: of the dense model.
-        shares: the streams that are looked at.
-        zeros: of each matrix while it is on trial.
-        progress: told of every matrix.
+        trials: evaluates candidates on the dense model.
+        shares: the streams that are used.
+        zeros: number of zeros of each matrix in its trial.
+        progress: receives progress by matrices.
     """
     walk = trials.walk
     stream = "task" if "task" in shares else "general"
@@ -41,13 +41,13 @@ def sensitivity(
 
 
 def fitness(trials: Trials, shares: dict[str, float]) -> Fitness:
-    """``(1-λ) KL_general + λ KL_task`` of candidates against the dense model's logits.
+    """Measure ``(1-λ) KL_general + λ KL_task`` of candidates against the dense model's logits.
 
     It is taken at positions before answer tokens; a share of the data is the first sequences.
 
     Args:
-        trials: of the dense model.
-        shares: how much each stream counts.
+        trials: evaluates candidates on the dense model.
+        shares: weight of each stream.
     """
     first = first_states(trials.walk)
     final = {name: states.clone() for name, states in first.items()}

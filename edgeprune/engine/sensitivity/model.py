@@ -1,4 +1,4 @@
-"""What allocations may ask of the dense model, measured when they ask."""
+"""Sensitivities of the dense model, measured when an allocation asks for them."""
 
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -24,12 +24,12 @@ class DenseModel:
     Args:
         checkpoint: the dense model.
         streams: all sequences of all processes.
-        pruning: how it will be pruned.
-        progress: told of every pass.
+        pruning: how the model will be pruned.
+        progress: receives progress of every pass.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Attributes:
-        sizes: weights of each matrix by its name in the checkpoint, in the order of the model.
+        sizes: number of weights of each matrix, by its name in the checkpoint, in model order.
         blocks: names of the matrices of each block.
     """
 
@@ -53,19 +53,19 @@ class DenseModel:
         }
 
     def outliers(self) -> list[float]:
-        """Share of each block's scores that are outliers."""
+        """Measure the share of each block's scores that are outliers."""
         return self._survey.outliers()
 
     def losses(self, zeros: Zeros) -> dict[str, float]:
-        """How much the loss rises when each matrix alone loses so many weights."""
+        """Measure how much the loss rises when each matrix alone loses so many weights."""
         return sensitivity(*self._survey.trials(), zeros, self._progress)
 
     def fitness(self) -> Fitness:
-        """A judge of whole candidates."""
+        """Make a function that rates whole candidates; lower is better."""
         return fitness(*self._survey.trials())
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        """Show that something of so many steps is done."""
+        """Begin a progress stage of so many steps."""
         return self._progress.stage(name, total)
 
     @cached_property
@@ -74,7 +74,7 @@ class DenseModel:
 
 
 def matrices_by_block(walk: Walk, stored: frozenset[str]) -> list[dict[str, Matrix]]:
-    """Matrices of each block by their names in the checkpoint."""
+    """Find the matrices of each block by their names in the checkpoint."""
     blocks = []
     for index, block in enumerate(walk.blocks):
         matrices = weight_matrices(block)

@@ -1,4 +1,4 @@
-"""What the dense model says about its matrices before any is pruned, on a few sequences."""
+"""Sensitivities of the dense model's matrices, measured on a few sequences before pruning."""
 
 from collections.abc import Iterator
 
@@ -26,17 +26,17 @@ _TRIED = 4
 
 
 class Survey:
-    """Measures on the dense model what allocations ask for.
+    """Measures on the dense model what allocations need.
 
-    Like pruning itself it looks at the streams that the fusion mode looks at. In a process group
+    Like pruning itself, it uses the streams that the fusion mode uses. In a process group
     every process runs its share of the sequences, and all get the same figures.
 
     Args:
-        walk: the dense model; its own streams are not used.
+        walk: the dense model's runner; its own streams are not used.
         blocks: matrices of each block by full name.
         streams: all sequences of all processes.
-        pruning: how it will be pruned.
-        progress: told of every pass.
+        pruning: how the model will be pruned.
+        progress: receives progress of every pass.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Survey:
         self._seen = self._statistics(_walk_first(_SEEN, walk, used))
 
     def outliers(self) -> list[float]:
-        """Share of each block's scores ``|W| ‖x‖`` above `OUTLIER` times the block's mean.
+        """Measure the share of each block's scores ``|W| ‖x‖`` above `OUTLIER` times their mean.
 
-        Of two streams it is the mean, weighted as fusion weighs them.
+        For two streams it is their mean, weighted as in fusion.
         """
         return [
             sum(share * self._outliers(index, name) for name, share in self._shares.items())
@@ -68,7 +68,7 @@ class Survey:
         ]
 
     def trials(self) -> tuple[Trials, dict[str, float]]:
-        """Somewhere to try candidates on, and how much each stream counts."""
+        """Make `Trials` to evaluate candidates on, and return the weight of each stream."""
         inputs = {
             name: TwoStreams({s: of[name] for s, of in seen.items()}, self._pruning.fusion)
             for seen, matrices in zip(self._seen, self._blocks, strict=True)
@@ -77,7 +77,7 @@ class Survey:
         return Trials(self._few, self._blocks, inputs), self._shares
 
     def _statistics(self, walk: Walk) -> list[dict[str, dict[str, InputStatistics]]]:
-        """What each stream puts into each matrix of the dense model: block, stream, matrix."""
+        """Gather the dense model's input statistics, by block, stream and matrix."""
         weights = stream_weights(walk, self._pruning)
         seen = []
         with self._progress.stage("survey the dense model", len(self._blocks)) as stage:
@@ -88,7 +88,7 @@ class Survey:
 
     @torch.no_grad()
     def _outliers(self, index: int, stream: str) -> float:
-        """Of one block in one stream; scores are made twice rather than kept."""
+        """Measure one block in one stream; scores are computed twice rather than kept."""
         source, device = self._few.blocks[index], self._few.device
         seen = self._seen[index][stream]
 
@@ -104,7 +104,7 @@ class Survey:
 
 
 def _walk_first(count: int, walk: Walk, streams: dict[str, Stream]) -> Walk:
-    """A walk of the same model over the first sequences; of each process at least one."""
+    """Make a runner of the same model over the first sequences, at least one per process."""
     count = max(count, world()[1])
     first = {name: Stream(s.tokens[:count], s.answers[:count]) for name, s in streams.items()}
     return Walk(walk.model, first, walk.device)

@@ -1,4 +1,4 @@
-"""Candidates on trial: the dense model with some of its matrices pruned, on a few sequences."""
+"""Candidate evaluation: the dense model with some matrices pruned, on a few sequences."""
 
 import copy
 
@@ -27,18 +27,18 @@ States = dict[str, Tensor]
 class Trials:
     """Runs candidates side by side, so that each block is loaded once for all of them.
 
-    A candidate says how many zeros a matrix gets; matrices it doesn't name stay dense. Which
+    A candidate says how many zeros a matrix gets; matrices that it does not name stay dense. Which
     weights go is decided by fused Wanda scores on dense statistics, so that nothing is kept of a
     candidate but its hidden states.
 
     Args:
-        walk: the dense model and the few sequences.
+        walk: the dense model's runner on a few sequences.
         blocks: matrices of each block by full name.
         inputs: dense statistics of each matrix by full name.
 
     Attributes:
-        walk: as given.
-        blocks: as given.
+        walk: the runner, as given.
+        blocks: the matrices, as given.
     """
 
     def __init__(self, walk: Walk, blocks: list[dict[str, Matrix]], inputs: dict[str, TwoStreams]):
@@ -49,7 +49,7 @@ class Trials:
         self._asked = {name: _positions(stream) for name, stream in walk.streams.items()}
 
     def run(self, candidates: list[Zeros], states: list[States], start: int = 0) -> None:
-        """Take each candidate's hidden states, in place, from before block ``start`` to the end."""
+        """Run each candidate's hidden states, in place, from block ``start`` to the end."""
         for index in range(start, len(self.blocks)):
             block = self.walk.load(index)
             standing: Zeros = {}
@@ -60,7 +60,7 @@ class Trials:
 
     @torch.no_grad()
     def _prune(self, index: int, block: torch.nn.Module, standing: Zeros, wanted: Zeros) -> None:
-        """Give a block the wanted zeros where those that stand in it are others."""
+        """Prune a block's matrices to the wanted zeros where they differ from the present ones."""
         source = self.walk.blocks[index]
         for name, matrix in self.blocks[index].items():
             zeros = wanted.get(name, 0)
@@ -74,17 +74,17 @@ class Trials:
             standing[name] = zeros
 
     def loss(self, stream: str, hidden: Tensor) -> float:
-        """Mean cross entropy of the stream's answer tokens, over all processes."""
+        """Compute the mean cross entropy of the stream's answer tokens, over all processes."""
         logits, (rows, columns) = self._logits(stream, hidden)
         following = self.walk.streams[stream].tokens[rows, columns + 1].to(logits.device)
         return _mean(functional.cross_entropy(logits, following, reduction="none"))
 
     def log_probabilities(self, stream: str, hidden: Tensor) -> Tensor:
-        """Of what may follow at the positions before answer tokens, (positions, vocabulary)."""
+        """Compute log probabilities at positions before answer tokens, (positions, vocabulary)."""
         return self._logits(stream, hidden)[0].log_softmax(-1)
 
     def divergence(self, stream: str, hidden: Tensor, dense: Tensor) -> float:
-        """Mean ``KL(dense ‖ candidate)`` at the positions before answer tokens, over all processes.
+        """Compute the mean ``KL(dense ‖ candidate)`` before answer tokens, over all processes.
 
         Args:
             stream: name of the stream.
@@ -96,7 +96,7 @@ class Trials:
         return _mean((dense.exp() * (dense - candidate)).sum(-1))
 
     def _logits(self, stream: str, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Logits, float32, and where they are: sequences and positions of the stream."""
+        """Compute logits, float32, and their places: sequences and positions of the stream."""
         walk = self.walk
         rows, columns = self._asked[stream]
         here = rows < len(hidden)
@@ -111,7 +111,7 @@ class Trials:
 
 
 def first_states(walk: Walk) -> States:
-    """What the first block reads, for each stream."""
+    """Compute the first block's input for each stream."""
     states = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in walk.shapes.items()}
     for name, into in states.items():
         walk.embed(name, into)
@@ -119,7 +119,7 @@ def first_states(walk: Walk) -> States:
 
 
 def _positions(stream: Stream) -> tuple[Tensor, Tensor]:
-    """Evenly chosen positions before answer tokens; before any token if there are no answers."""
+    """Choose evenly spaced positions before answer tokens, or before any token without answers."""
     answers = stream.answers[:, 1:]
     rows, columns = (answers if answers.any() else torch.ones_like(answers)).nonzero(as_tuple=True)
     wanted = min(len(rows), max(1, _POSITIONS // world()[1]))
@@ -128,7 +128,7 @@ def _positions(stream: Stream) -> tuple[Tensor, Tensor]:
 
 
 def _mean(values: Tensor) -> float:
-    """Of the values of all processes."""
+    """Average values over all processes."""
     sums = torch.stack([values.double().sum(), values.new_tensor(len(values)).double()])
     add_up([sums])
     return (sums[0] / sums[1].clamp_min(1)).item()

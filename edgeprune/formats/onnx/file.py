@@ -1,7 +1,7 @@
-"""Reading ONNX files that may come from anyone: their weights as numbers, their zeros counted.
+"""Read ONNX files, including untrusted ones: their weights and their zeros.
 
-Only the graph is read into memory; weights beside it are mapped, after their places have been held
-against the files' sizes.
+Only the graph is read into memory; external data is mapped, after offsets are checked against the
+files' sizes.
 """
 
 import math
@@ -28,11 +28,11 @@ class OnnxTensor:
     """One weight of a model, as the graph uses it.
 
     Attributes:
-        name: of the initializer that holds it.
+        name: name of the initializer that holds it.
         type: ``FP32``, ``FP16``, ``INT8``, ``INT4``, ...
-        shape: (out, in) for a matrix, whichever way it is stored.
-        size: in bytes, with scales; packed if it is.
-        properties: the initializer's own.
+        shape: (out, in) for a matrix, in whichever order it is stored.
+        size: stored size in bytes, with scales.
+        properties: metadata of the initializer.
     """
 
     name: str
@@ -43,28 +43,28 @@ class OnnxTensor:
     _read: Callable[[], np.ndarray] = field(repr=False, compare=False)
 
     def values(self) -> np.ndarray:
-        """Its values in float32, dequantised.
+        """Read the weight's values, dequantised to float32.
 
         Raises:
-            InputError: its bytes are not what the file says of them.
+            InputError: its bytes do not match what the file declares.
         """
         return self._read()
 
 
 class OnnxFile:
-    """A model and the weights beside it.
+    """A model and its external data.
 
     Args:
         path: the ``.onnx`` file.
 
     Attributes:
         model: the graph, an ``onnx.ModelProto`` without the weights beside it.
-        properties: the model's own.
-        tensors: its weights, in the order of the file.
-        files: every file that the model is made of; the first one is ``path``.
+        properties: metadata of the model.
+        tensors: its weights in file order.
+        files: all files of the model; the first is ``path``.
 
     Raises:
-        InputError: the file can't be read, or what it says of its weights can't be right.
+        InputError: the file cannot be read, or what it declares of its weights is invalid.
     """
 
     def __init__(self, path: Path):
@@ -79,15 +79,15 @@ class OnnxFile:
 
     @property
     def lists_weights(self) -> bool:
-        """Whether weights stand in it as ONNX's ``sparse_initializer``."""
+        """Tell whether weights are stored as ONNX's ``sparse_initializer``."""
         return bool(self._stored.listed_tensors)
 
     def array(self, name: str) -> np.ndarray:
-        """An initializer as it is stored."""
+        """Read an initializer as it is stored."""
         return self._stored.array(name)
 
     def listed(self, name: str) -> np.ndarray:
-        """A ``sparse_initializer``, dense again."""
+        """Read a ``sparse_initializer`` as a dense array."""
         return self._stored.listed(name)
 
     def _walk(self) -> Iterator[OnnxTensor]:
@@ -110,14 +110,14 @@ class OnnxFile:
             yield self._listed(name, sparse)
 
     def _listed(self, name: str, sparse: Any) -> OnnxTensor:
-        """A weight of which non-zeros and their places are listed (``sparse_initializer``)."""
+        """Describe a weight stored as non-zeros and their positions (``sparse_initializer``)."""
         properties = {p.key: p.value for p in sparse.values.metadata_props}
         parts = (sparse.values, sparse.indices)
         size = sum(self._stored.bytes(part, self._stored.dtype(part)) for part in parts)
         kind = _FLOATS.get(sparse.values.data_type, "?")
         dims = tuple(sparse.dims)
         if len(dims) != 2 or min(dims) < 1:
-            raise self._stored.damaged(f"{name} has the shape {list(dims)}")
+            raise self._stored.damaged(f"{name} has the invalid shape {list(dims)}")
         shape = dims[::-1] if self._transposed(name) else dims
         read = self._float_reader(name, lambda: self.listed(name))
         return OnnxTensor(name, kind, shape, size, properties, read)
@@ -125,7 +125,7 @@ class OnnxFile:
     def _described(
         self, name: str, tensor: Any, dims: tuple[int, ...], properties: dict[str, str]
     ) -> OnnxTensor | None:
-        """A weight that is stored as it is; None for shapes, masks and the like."""
+        """Describe a weight stored as it is; None for shapes, masks and the like."""
         quantized = self._quantized_by(name)
         if quantized:
             return self._coded(name, quantized, properties, lambda: self.array(name))
@@ -139,7 +139,9 @@ class OnnxFile:
 
     def _packed(self, name: str, text: str, properties: dict[str, str]) -> OnnxTensor:
         if not {name + MASK, name + KEPT} <= set(self._stored.tensors):
-            raise self._stored.damaged(f"{name} is packed and lacks its mask or its elements")
+            raise self._stored.damaged(
+                f"{name} is packed, but its mask or its elements are missing"
+            )
         try:
             packing = read_packing(text)
         except ValueError as error:
@@ -147,7 +149,7 @@ class OnnxFile:
         mask, kept = self._stored.tensors[name + MASK], self._stored.tensors[name + KEPT]
         size = sum(self._stored.bytes(t, self._stored.dtype(t)) for t in (mask, kept))
         if self._stored.bytes(mask, self._stored.dtype(mask)) * 8 != packing.count:
-            raise self._stored.damaged(f"{name} has a mask of another size")
+            raise self._stored.damaged(f"{name} has a mask of the wrong size")
         for part in (mask, kept):
             self._stored.check_place(part)
 
@@ -162,7 +164,7 @@ class OnnxFile:
         return OnnxTensor(name, kind, shape, size, properties, self._float_reader(name, dense))
 
     def unpacked(self, name: str, packing: Packing) -> np.ndarray:
-        """A packed initializer, dense again."""
+        """Unpack a packed initializer."""
         try:
             return unpack(packing, self.array(name + MASK), self.array(name + KEPT))
         except ValueError as error:
@@ -186,7 +188,7 @@ class OnnxFile:
         bits, block = given.get("bits", default_bits), given.get("block_size", 0)
         scales = self._stored.tensors.get(node.input[scales_at])
         if bits not in {4, 8} or block < 1 or scales is None:
-            raise self._stored.damaged(f"{name} is quantised in a way that makes no sense")
+            raise self._stored.damaged(f"{name} has invalid quantisation parameters")
         zeros = node.input[zeros_at] if len(node.input) > zeros_at else ""
         codes_bytes = size or self._count(name)
         columns = given.get("K") or self._count(name) * 8 // bits // max(self._rows(name), 1)
@@ -194,13 +196,15 @@ class OnnxFile:
         count = math.prod(scales.dims)
         if not rows or count != rows * blocks:
             raise self._stored.damaged(
-                f"{name} has {count} scales for {rows} rows of {blocks} blocks"
+                f"{name} has {count} scales for {rows} rows of {blocks} blocks each"
             )
 
         def values() -> np.ndarray:
             stored = read()
             if stored.dtype != np.uint8 or stored.nbytes * 8 != rows * blocks * block * bits:
-                raise self._stored.damaged(f"{name} has {stored.nbytes} bytes for {rows} rows")
+                raise self._stored.damaged(
+                    f"{name} has {stored.nbytes} bytes, the wrong size for {rows} rows"
+                )
             stored = stored.reshape(rows, blocks, -1)
             codes = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
             codes = codes.reshape(rows, blocks, block).astype(np.float32)
@@ -216,7 +220,7 @@ class OnnxFile:
             return float(2 ** (bits - 1))
         stored = self.array(name)
         if stored.dtype != np.uint8 or not stored.size or stored.size % rows:
-            raise self._stored.damaged(f"{name} are no zero points of {rows} rows")
+            raise self._stored.damaged(f"{name} does not hold zero points of {rows} rows")
         stored = stored.reshape(rows, -1)
         points = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
         points = points.reshape(rows, -1)[:, :blocks, None]
@@ -248,7 +252,7 @@ class OnnxFile:
         return None
 
     def _transposed(self, name: str) -> bool:
-        """Whether the graph multiplies by it as (in, out), perhaps after a cast."""
+        """Tell whether the graph multiplies by it as (in, out), possibly after a cast."""
         users = self._users.get(name, [])
         for cast in [node for node, _ in users if node.op_type == "Cast"]:
             users = users + [user for out in cast.output for user in self._users.get(out, [])]

@@ -1,4 +1,4 @@
-"""The initializers of an ONNX model, wherever their bytes stand."""
+"""The initializers of an ONNX model, in the file or in external data."""
 
 import math
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ class Initializers:
         path: the ``.onnx`` file.
 
     Attributes:
-        model: the graph, an ``onnx.ModelProto`` without the weights beside it.
-        files: every file that was read; the first one is ``path``.
+        model: the graph, an ``onnx.ModelProto`` without external data.
+        files: all files that were read; the first is ``path``.
         tensors: initializers by name.
-        listed_tensors: those of which non-zeros and their places are listed, by name.
+        listed_tensors: sparse initializers by name.
 
     Raises:
-        InputError: the file can't be read, or what it says of its weights can't be right.
+        InputError: the file cannot be read, or what it declares of its weights is invalid.
     """
 
     def __init__(self, path: Path):
@@ -41,7 +41,7 @@ class Initializers:
         self._maps: dict[Path, np.ndarray] = {}
 
     def array(self, name: str) -> np.ndarray:
-        """An initializer as it is stored."""
+        """Read an initializer as it is stored."""
         tensor = self.tensors[name]
         dtype = self.dtype(tensor)
         if tensor.data_location != self._onnx.TensorProto.EXTERNAL:
@@ -51,12 +51,14 @@ class Initializers:
                 raise self.damaged(f"{name}: {error}") from None
         data, offset, length = self._place(tensor)
         if length != self.bytes(tensor, dtype):
-            raise self.damaged(f"{name} has {length} bytes for the shape {list(tensor.dims)}")
+            raise self.damaged(
+                f"{name} has {length} bytes, the wrong size for the shape {list(tensor.dims)}"
+            )
         part = data[offset : offset + length]
         return part.view(dtype).reshape(tuple(tensor.dims))
 
     def listed(self, name: str) -> np.ndarray:
-        """A ``sparse_initializer``, dense again."""
+        """Read a ``sparse_initializer`` as a dense array."""
         sparse = self.listed_tensors[name]
         to_array = self._onnx.numpy_helper.to_array
         try:
@@ -66,36 +68,36 @@ class Initializers:
         dims = tuple(sparse.dims)
         inside = places.size == values.size and values.size <= math.prod(dims)
         if not inside or (places.size and not 0 <= places.min() <= places.max() < math.prod(dims)):
-            raise self.damaged(f"{name} lists places that it doesn't have")
+            raise self.damaged(f"{name} lists positions outside its shape")
         dense = np.zeros(math.prod(dims), values.dtype)
         dense[places.reshape(-1)] = values
         return dense.reshape(dims)
 
     def dtype(self, tensor: Any) -> np.dtype:
-        """Of an initializer, as numpy has it."""
+        """Return an initializer's type as numpy names it."""
         try:
             return self._onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         except (KeyError, ValueError, TypeError):
-            raise self.damaged(f"{tensor.name} has an unknown type {tensor.data_type}") from None
+            raise self.damaged(f"{tensor.name} has the unknown type {tensor.data_type}") from None
 
     def bytes(self, tensor: Any, dtype: np.dtype) -> int:
-        """What an initializer's shape takes."""
+        """Return the size of an initializer's shape."""
         count = 1
         for size in tensor.dims:
             if size < 0:
-                raise self.damaged(f"{tensor.name} has the shape {list(tensor.dims)}")
+                raise self.damaged(f"{tensor.name} has the invalid shape {list(tensor.dims)}")
             count *= size
         return count * dtype.itemsize
 
     def check_place(self, tensor: Any) -> None:
-        """Hold what a weight says of itself against what there is."""
+        """Check what a weight declares against what the file holds."""
         if tensor.data_location == self._onnx.TensorProto.EXTERNAL:
             self._place(tensor)
 
     def damaged(self, reason: str) -> InputError:
-        """What is raised for a file that can't be right."""
+        """Make the error for an invalid file."""
         return InputError(
-            f"{self._path} is a damaged ONNX file: {reason}.", "Fetch or build it again."
+            f"{self._path} is a damaged ONNX file: {reason}.", "Download or build it again."
         )
 
     def _parsed(self) -> Any:
@@ -104,31 +106,33 @@ class Initializers:
         try:
             size = self._path.stat().st_size
             if size > _MOST_BYTES:
-                raise InputError(f"{self._path} has {size} bytes; an ONNX file has at most 2 GiB.")
+                raise InputError(
+                    f"{self._path} has {size} bytes; an ONNX file can have at most 2 GiB."
+                )
             model = self._onnx.ModelProto.FromString(self._path.read_bytes())
         except OSError as error:
-            raise InputError(f"{self._path} can't be read: {error.strerror}.") from None
+            raise InputError(f"{self._path} cannot be read: {error.strerror}.") from None
         except DecodeError as error:
             raise InputError(
-                f"{self._path} is not a usable ONNX file: {error}.",
-                "Fetch or build it again; a partial download is the usual cause.",
+                f"{self._path} is not a valid ONNX file: {error}.",
+                "Download or build it again; the usual cause is an incomplete download.",
             ) from None
         if not model.ir_version or not model.graph.node:
-            raise InputError(f"{self._path} is not an ONNX file: it holds no graph.")
+            raise InputError(f"{self._path} is not an ONNX model: it has no graph.")
         return model
 
     def _place(self, tensor: Any) -> tuple[np.ndarray, int, int]:
-        """The mapped file that a tensor stands in, and where in it."""
+        """Find the mapped file of a tensor, and the tensor's offset in it."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = Path(entries.get("location", "").replace("\0", "?"))
         path = (self._folder / location).resolve()
         if location.is_absolute() or not path.is_relative_to(self._folder):
-            raise self.damaged(f"{tensor.name} points outside of its folder, to {location}")
+            raise self.damaged(f"{tensor.name} points outside the model's folder, to {location}")
         if path not in self._maps:
             if not path.is_file():
                 raise InputError(
-                    f"{self._path} lacks its weights: {path.name} is not beside it.",
-                    "Copy both files; they belong together.",
+                    f"{self._path} needs its weights file: {path.name} is not in the same folder.",
+                    "Copy both files to the same folder.",
                 )
             empty = not path.stat().st_size
             self._maps[path] = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
@@ -138,14 +142,14 @@ class Initializers:
             offset = int(entries.get("offset", 0))
             length = int(entries.get("length", len(data) - offset))
         except ValueError:
-            raise self.damaged(f"{tensor.name} stands at no number") from None
+            raise self.damaged(f"{tensor.name} has an offset that is not a number") from None
         if offset < 0 or length < 0 or offset + length > len(data):
-            raise self.damaged(f"{tensor.name} ends behind {path.name}: the file is truncated")
+            raise self.damaged(f"{tensor.name} ends beyond {path.name}: the file is truncated")
         return data, offset, length
 
 
 def _texts(model: Any) -> Iterator[Any]:
-    """Names and properties that are used as text; protobuf gives bytes where they are none."""
+    """List names and properties used as text; protobuf gives bytes for invalid ones."""
     graph = model.graph
     listed = [sparse.values for sparse in graph.sparse_initializer]
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""The sparsity metadata of an ONNX model: the facts of GGUF's keys, as properties of the model."""
+"""The sparsity metadata of an ONNX model: GGUF's keys as properties of the model."""
 
 from edgeprune.formats.metadata import SCHEMA, SparsityMetadata, check_schema, from_json
 from edgeprune.support.errors import InputError
@@ -7,10 +7,10 @@ _SCHEMA_KEY, _MANIFEST_KEY = "edgeprune.schema", "edgeprune.manifest"
 
 
 def read_onnx(given: dict[str, str]) -> SparsityMetadata | None:
-    """The sparsity metadata among a model's properties; None if edgeprune did not write it.
+    """Read the sparsity metadata of a model's properties; None if edgeprune did not write it.
 
     Raises:
-        InputError: the metadata is there and makes no sense.
+        InputError: the metadata exists but is invalid.
     """
     schema = given.get(_SCHEMA_KEY)
     if schema is None:

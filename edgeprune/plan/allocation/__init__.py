@@ -1,4 +1,4 @@
-"""Which matrix gets how much of the sparsity: numbers in, numbers out. One file an allocation.
+"""Allocation of sparsity to matrices: numbers in, numbers out. Each allocation is one file.
 
 Each module's ``allocate(request)`` gives the sparsity it wants for each matrix; `zeros` turns that
 into whole numbers that add up exactly. Names cost no torch.
@@ -19,32 +19,32 @@ Fitness = Callable[[list[Zeros], float], list[float]]
 
 
 class Sensitivity(Protocol):
-    """What allocations may ask of the dense model; `edgeprune.engine.sensitivity` measures it."""
+    """Sensitivities that allocations may use; `edgeprune.engine.sensitivity` measures them."""
 
     def outliers(self) -> list[float]:
-        """Share of each block's scores that are outliers."""
+        """Measure the share of each block's scores that are outliers."""
 
     def losses(self, zeros: Zeros) -> dict[str, float]:
-        """How much the loss rises when each matrix alone loses so many weights."""
+        """Measure how much the loss rises when each matrix alone loses so many weights."""
 
     def fitness(self) -> Fitness:
-        """A judge of whole candidates."""
+        """Make a function that rates whole candidates; lower is better."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Stage]:
-        """Show that something of so many steps is done."""
+        """Begin a progress stage of so many steps."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an allocation is asked.
+    """The input of an allocation.
 
     Attributes:
-        sizes: weights of each matrix, in the order of the model.
+        sizes: number of weights of each matrix, in model order.
         blocks: names of the matrices of each block.
-        sparsity: over all of them.
-        spread: half-width a of atp and rank, λ of owl: sparsities lie about ``p ± spread``.
-        shares: of map, regular expressions on matrix names and the sparsity of what they match.
-        sensitivity: asks the dense model; called only by allocations that measure.
+        sparsity: sparsity over all matrices.
+        spread: half-width a of atp and rank, λ of owl: sparsities lie within about ``p ± spread``.
+        shares: for map, regular expressions on matrix names and the sparsity of their matches.
+        sensitivity: opens the dense model's sensitivities; called only by allocations that measure.
     """
 
     sizes: dict[str, int]
@@ -55,33 +55,33 @@ class Request:
     sensitivity: Callable[[], Sensitivity]
 
     def of_blocks(self, values: list[float]) -> dict[str, float]:
-        """One value a block, for each of its matrices."""
+        """Repeat one value per block for each of its matrices."""
         pairs = zip(values, self.blocks, strict=True)
         return {name: value for value, names in pairs for name in names}
 
     @property
     def uniform(self) -> Zeros:
-        """Every matrix alike, exact in total."""
+        """Return uniform zeros with the exact total."""
         return exact(dict.fromkeys(self.sizes, self.sparsity), self.sizes, self.sparsity)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A way to spread sparsity over the matrices of the blocks; their total is what was asked for.
+    """A way to spread sparsity over the matrices of the blocks; the total is exact.
 
     Attributes:
-        module: holds ``allocate``. Imported when used.
-        measures: whether the dense model is run for it.
+        module: module with ``allocate``, imported when used.
+        measures: whether the allocation runs the dense model.
     """
 
     module: str
     measures: bool = False
 
     def zeros(self, request: Request) -> Zeros:
-        """Zeros of each matrix, which add up to exactly what the sparsity asks for.
+        """Compute the zeros of each matrix; they add up to exactly the requested sparsity.
 
         Raises:
-            UsageError: the user's own map makes no sense for this model.
+            UsageError: the user's own map does not fit this model.
         """
         return import_module(self.module).allocate(request)
 

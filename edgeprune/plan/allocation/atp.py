@@ -5,7 +5,7 @@ from edgeprune.plan.allocation.exact import exact
 
 
 def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
-    """``s_l = p - a + 2 a l / (L - 1)``: early blocks, whose errors travel furthest, keep more.
+    """Compute ``s_l = p - a + 2 a l / (L - 1)``: early blocks keep more.
 
     The paper's slope is ``β = 2 a / (L - 1)``.
 
@@ -20,6 +20,6 @@ def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
 
 
 def allocate(request: Request) -> Zeros:
-    """A ramp over the blocks."""
+    """Allocate sparsity as a ramp over the blocks."""
     raw = request.of_blocks(ramp(len(request.blocks), request.sparsity, request.spread))
     return exact(raw, request.sizes, request.sparsity)

@@ -24,20 +24,20 @@ def search(
     tick: Callable[[], None],
     seed: int = 0,
 ) -> Zeros:
-    """The best of a (1+λ) search.
+    """Find the best allocation by a (1+λ) search.
 
     Offspring differ from the parent by one to three moves, each of equally many zeros from one
-    matrix to another, so the total never changes. They are thinned out in rounds that judge fewer
-    on more data; the last one standing replaces the parent if it is better on all the data. So
-    the fitness on all the data never gets worse.
+    matrix to another, so the total never changes. Selection goes in rounds that rate fewer
+    offspring on more data; the winner replaces the parent if it is better on all the data, so the
+    fitness on all the data never gets worse.
 
     Args:
         start: zeros of each matrix.
-        sizes: weights of each matrix.
-        limits: the most zeros of each matrix.
-        fitness: of some candidates.
+        sizes: number of weights of each matrix.
+        limits: largest number of zeros of each matrix.
+        fitness: rates candidates on a share of the data; lower is better.
         tick: called after every generation.
-        seed: of the moves.
+        seed: random seed of the moves.
     """
     chance = random.Random(seed)
     parent, (best,) = start, fitness([start], 1.0)
@@ -67,7 +67,7 @@ def _mutated(
 
 
 def allocate(request: Request) -> Zeros:
-    """The search, from uniform zeros."""
+    """Run the search from uniform zeros."""
     limits = {name: limit(size, request.sparsity) for name, size in request.sizes.items()}
     model = request.sensitivity()
     fitness = model.fitness()

@@ -10,26 +10,26 @@ _HALVINGS = 64
 
 
 def most(sparsity: float) -> float:
-    """The largest sparsity of one matrix when ``sparsity`` is asked of all."""
+    """Return the largest sparsity of one matrix when ``sparsity`` is asked of all."""
     return max(MOST, sparsity)
 
 
 def limit(size: int, sparsity: float) -> int:
-    """The most zeros of one matrix of ``size`` weights."""
+    """Return the largest number of zeros of a matrix of ``size`` weights."""
     return math.ceil(most(sparsity) * size)
 
 
 def exact(raw: dict[str, float], sizes: dict[str, int], sparsity: float) -> dict[str, int]:
-    """Zeros per matrix that add up to ``round(sparsity · Σ size)``.
+    """Compute zeros per matrix that add up to ``round(sparsity · Σ size)``.
 
     ``z_i = size_i · clip(raw_i + t, 0, most)`` with the one offset t that meets the total, then
     rounded by largest remainders (Hamilton's method): every z_i is one of the two whole numbers
     around it.
 
     Args:
-        raw: wanted sparsity of each matrix.
-        sizes: weights of each matrix.
-        sparsity: over all of them, in [0, 1].
+        raw: desired sparsity of each matrix.
+        sizes: number of weights of each matrix.
+        sparsity: sparsity over all matrices, in [0, 1].
     """
     target, ceiling = round(sparsity * sum(sizes.values())), most(sparsity)
 
@@ -47,7 +47,7 @@ def exact(raw: dict[str, float], sizes: dict[str, int], sparsity: float) -> dict
 
 
 def _offset(excess: Callable[[float], float], raw: dict[str, float]) -> float:
-    """Where a function that never falls crosses zero; 0 is tried first."""
+    """Find where a non-decreasing function crosses zero; 0 is tried first."""
     high = 1 + max(map(abs, raw.values()))
     low = -high
     for _ in range(_HALVINGS):

@@ -10,22 +10,22 @@ from edgeprune.support.errors import UsageError
 def by_name(
     sizes: dict[str, int], shares: tuple[tuple[str, float], ...], sparsity: float
 ) -> dict[str, float]:
-    """Matrices whose name a pattern is found in get its sparsity; the rest share what is left.
+    """Give matrices whose names match a pattern its sparsity; the rest share the remainder.
 
     Args:
-        sizes: weights of each matrix.
-        shares: regular expressions and sparsities; the first that is found counts.
-        sparsity: over all matrices.
+        sizes: number of weights of each matrix.
+        shares: regular expressions and sparsities; the first match counts.
+        sparsity: sparsity over all matrices.
 
     Raises:
-        UsageError: a pattern that is no regular expression or is found nowhere, a sparsity out of
-            range, or a total that can't be met.
+        UsageError: a pattern is not a regular expression or matches nothing, a sparsity is out of
+            range, or the total cannot be met.
     """
     fixed: dict[str, float] = {}
     for pattern, share in shares:
         if not 0 <= share <= most(sparsity):
             raise UsageError(
-                f"allocation_map: '{pattern}' asks for sparsity {share:g}, expected 0 to "
+                f"pruning.allocation.map: '{pattern}' sets sparsity {share:g}; expected 0 to "
                 f"{most(sparsity):g}."
             )
         found = _find(pattern, sizes)
@@ -38,10 +38,10 @@ def by_name(
     rounding = len(sizes)  # a weight of each matrix
     if not -rounding <= left <= room + rounding:
         raise UsageError(
-            f"allocation_map: {len(fixed)} matrices are given, and the other {len(rest)} can't "
-            f"make up for them: all together can have sparsities from {taken / total:.3f} to "
-            f"{(taken + room) / total:.3f}, and {sparsity:g} is asked for.",
-            "Change --sparsity, or the sparsities in allocation_map.",
+            f"pruning.allocation.map sets {len(fixed)} matrices; the other {len(rest)} cannot "
+            f"make up the difference. The total sparsity can be {taken / total:.3f} to "
+            f"{(taken + room) / total:.3f}, but --sparsity is {sparsity:g}.",
+            "Change --sparsity, or the sparsities in pruning.allocation.map.",
         )
     return fixed | dict.fromkeys(rest, left / max(1, sum(rest.values())))
 
@@ -51,18 +51,18 @@ def _find(pattern: str, names: dict[str, int]) -> list[str]:
         found = [name for name in names if re.search(pattern, name)]
     except re.error as error:
         raise UsageError(
-            f"allocation_map: '{pattern}' is no regular expression: {error}."
+            f"pruning.allocation.map: '{pattern}' is not a regular expression: {error}."
         ) from None
     if not found:
         raise UsageError(
-            f"allocation_map: no matrix has '{pattern}' in its name.",
+            f"pruning.allocation.map: no matrix name matches '{pattern}'.",
             f"Names look like {next(iter(names))}.",
         )
     return found
 
 
 def allocate(request: Request) -> Zeros:
-    """As the user says."""
+    """Allocate sparsity by the user's map."""
     shares = tuple(request.shares.items())
     raw = by_name(request.sizes, shares, request.sparsity)
     return exact(raw, request.sizes, request.sparsity)

@@ -8,7 +8,7 @@ OUTLIER = 5.0
 
 
 def owl(outliers: list[float], sparsity: float, spread: float) -> list[float]:
-    """``s_l = p - (d_l - mean d)`` with d the outlier ratios scaled to [0, 2 λ].
+    """Compute ``s_l = p - (d_l - mean d)`` with d the outlier ratios scaled to [0, 2 λ].
 
     Args:
         outliers: share of each block's scores that are outliers.
@@ -22,7 +22,7 @@ def owl(outliers: list[float], sparsity: float, spread: float) -> list[float]:
 
 
 def allocate(request: Request) -> Zeros:
-    """By the outliers of the dense model's blocks."""
+    """Allocate sparsity by the outliers of the dense model's blocks."""
     outliers = request.sensitivity().outliers()
     raw = request.of_blocks(owl(outliers, request.sparsity, request.spread))
     return exact(raw, request.sizes, request.sparsity)

@@ -6,12 +6,12 @@ from edgeprune.plan.allocation.exact import exact
 
 
 def by_rank(sensitivity: dict[str, float], sparsity: float, spread: float) -> dict[str, float]:
-    """Sparsity ``p - a + 2 a r / (n - 1)``, r the rank by falling sensitivity.
+    """Compute sparsity ``p - a + 2 a r / (n - 1)``, r the rank by falling sensitivity.
 
-    The paper's sensitivity is a mean Hessian trace; any will do, only its order counts.
+    The paper's sensitivity is a mean Hessian trace; any measure works, since only the order counts.
 
     Args:
-        sensitivity: of each matrix.
+        sensitivity: sensitivity of each matrix.
         sparsity: p.
         spread: a.
     """
@@ -20,6 +20,6 @@ def by_rank(sensitivity: dict[str, float], sparsity: float, spread: float) -> di
 
 
 def allocate(request: Request) -> Zeros:
-    """By what the loss says when one matrix alone is pruned."""
+    """Allocate sparsity by the rise of the loss when one matrix alone is pruned."""
     losses = request.sensitivity().losses(request.uniform)
     return exact(by_rank(losses, request.sparsity, request.spread), request.sizes, request.sparsity)

@@ -1,8 +1,8 @@
-"""Uniform allocation: every matrix alike."""
+"""Uniform allocation: the same sparsity for every matrix."""
 
 from edgeprune.plan.allocation import Request, Zeros
 
 
 def allocate(request: Request) -> Zeros:
-    """The same sparsity for every matrix."""
+    """Give every matrix the same sparsity."""
     return request.uniform

@@ -27,8 +27,8 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
     Args:
         weight: (out, in) float32.
-        gram: of this layer's input.
-        budget: how many weights go, and where.
+        gram: Gram matrix of this layer's input.
+        budget: how many weights are pruned, and under which pattern.
 
     Returns:
         (out, in), zeros where pruned.
@@ -55,6 +55,6 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
 
 def _inverse(gram: Gram, penalty: float) -> Tensor:
-    """``(H + ρ I)⁻¹``."""
+    """Compute ``(H + ρ I)⁻¹``."""
     values, vectors = gram.eigen
     return (vectors / (values + penalty)) @ vectors.T

@@ -1,4 +1,4 @@
-"""ADMM with one factorisation (arXiv 2401.02938): ALPS for those in a hurry."""
+"""ADMM with one factorisation (arXiv 2401.02938): a faster variant of ALPS."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ _POLISHING_STEPS = 4
 
 
 def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
-    """ADMM as in `edgeprune.pruning.methods.alps`, at one penalty, so that one inverse serves all.
+    """Run ADMM as in `edgeprune.pruning.methods.alps`, with one penalty and one inverse.
 
     The number of zeros grows over the first iterations as ``1 - (1 - k/7)³`` of the budget; N:M
     patterns are full from the start. Weights on the final support are solved for by conjugate
@@ -27,8 +27,8 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
     Args:
         weight: (out, in) float32.
-        gram: of this layer's input.
-        budget: how many weights go, and where.
+        gram: Gram matrix of this layer's input.
+        budget: how many weights are pruned, and under which pattern.
 
     Returns:
         (out, in), zeros where pruned.

@@ -1,4 +1,4 @@
-"""SparseGPT (arXiv 2301.00774): column by column, each removal repaired by the columns to come."""
+"""SparseGPT (arXiv 2301.00774): prunes column by column, and updates later columns each time."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ _BLOCK = 128
 
 
 def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
-    """Choose zeros block by block and push each error onto the weights not yet visited.
+    """Choose zeros block by block, and compensate each error in the weights not yet visited.
 
     Within a block of 128 columns the weights with the least ``w² / U_jj²`` go, compared over all
     rows; N:M groups are chosen when they are reached. ``U`` is the upper Cholesky factor of
-    ``H⁻¹``; `edgeprune.pruning.updates.column_loop` pushes the errors on.
+    ``H⁻¹``; `edgeprune.pruning.updates.column_loop` compensates the errors.
 
     Args:
         weight: (out, in) float32.
@@ -31,7 +31,7 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
 
 def solve_in_order(weight: Tensor, gram: Gram, budget: Budget, order: Tensor) -> Tensor:
-    """`solve` with columns visited in another order.
+    """Run `solve` with the columns visited in another order.
 
     Args:
         weight: (out, in) float32.
@@ -67,6 +67,6 @@ def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
 
 
 def block_width(budget: Budget) -> int:
-    """Columns decided at once: 128, or the nearest number that splits no group of the pattern."""
+    """Return the columns per block: 128, or the nearest number that splits no group."""
     unit = budget.pattern.unit
     return max(_BLOCK // unit, 1) * unit

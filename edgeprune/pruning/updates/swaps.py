@@ -11,7 +11,7 @@ _CANDIDATES = 16
 
 
 def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: int = 32) -> Tensor:
-    """Better mask of the same size in every row (unstructured) or group (N:M).
+    """Find a better mask of the same size in every row (unstructured) or group (N:M).
 
     With ``e`` the pruned part of a row and ``g = H e``, pruning ``u`` and reviving ``p`` changes
     ``e H eᵀ`` by ``2 w_u g_u + w_u² H_uu - 2 w_p g_p + w_p² H_pp - 2 w_u w_p H_up``. Every round
@@ -20,9 +20,9 @@ def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: i
     Args:
         weight: (out, in) float32, dense.
         mask: (out, in), True is kept.
-        gram: of this layer's input.
-        pattern: what the mask must keep to.
-        rounds: at most so many swaps a row.
+        gram: Gram matrix of this layer's input.
+        pattern: the pattern that the mask must keep.
+        rounds: largest number of swaps per row.
 
     Returns:
         (out, in) boolean; the loss of no row is larger than before.

@@ -195,7 +195,7 @@ def test_the_guard_sees_through_case_punctuation_and_ids():
     question = "Which vitamin deficiency is the most likely cause of this patient's night blindness"
     seen = Row("1", {"question": question + "?"}, ("a", "b"), 0)
     again = Row("2", {"question": question.upper()}, ("c", "d"), 0)
-    with pytest.raises(InputError, match="stand in the evaluation rows"):
+    with pytest.raises(InputError, match="appear in the evaluation rows"):
         refuse_overlap([seen], [again], "test")
 
 
@@ -284,7 +284,7 @@ def test_columns_that_hold_something_else_are_named(raw):
 
 
 def test_no_right_answer_at_all():
-    with pytest.raises(InputError, match="at least one right answer"):
+    with pytest.raises(InputError, match="at least one correct answer"):
         make_row({"question": "q", "answers": []}, choice_task(kind="short_answer"), {}, "h")
 
 
@@ -328,7 +328,7 @@ def test_missing_truncated_and_binary_files(tmp_path: Path):
     damaged = bytearray(whole)
     damaged[20:30] = bytes(10)
     (tmp_path / "bad.jsonl.gz").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"can.t be read|expected a JSON"):
+    with pytest.raises(InputError, match=r"can.t be read|expected one JSON"):
         list(read_jsonl(tmp_path / "bad.jsonl.gz"))
     (tmp_path / "bin.jsonl").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match="can't be read"):
@@ -362,7 +362,7 @@ def test_no_source_at_all_says_why_for_each(monkeypatch):
     ],
 )
 def test_bad_and_hostile_templates_are_refused(template):
-    with pytest.raises(InputError, match="template of task"):
+    with pytest.raises(InputError, match="template of the task"):
         Renderer(choice_task(prompt=template)).prompt(Row("1", {"question": "q"}))
 
 

@@ -28,13 +28,13 @@ def test_gates_hold_where_the_worse_end_of_the_interval_does():
     results = gate_results(lost=7, won=3, rows=200, rise=0.1, speed=0.9)
 
     def lines(**gates):
-        return failures(Recipe(task="t", **gates), results)
+        return failures(Recipe.of({"gates": gates}, task="t"), results)
 
     assert lines() == []
     assert lines(max_accuracy_loss=5, max_nats_increase=0.13, min_decode_speed=0.9) == []
     within = lines(max_accuracy_loss=3)[0]  # 2 points were lost: 4.8 can't be excluded
     assert within.startswith("Accuracy changed by -2.0 points (-4.8 to +0.8, each end with 95%")
-    assert re.search(r"200 rows can't show it, about \d,\d00 would", within)
+    assert re.search(r"200 rows are too few to show that it holds, about \d,\d00 would", within)
     assert lines(max_accuracy_loss=3, confidence=0.6) == []
     assert "would" not in lines(max_accuracy_loss=1)[0]
     beyond = lines(max_nats_increase=0.11)[0]

@@ -1,6 +1,5 @@
 """The gate: verdicts on made-up samples, baselines, limits; and on a real build."""
 
-import copy
 import json
 import re
 
@@ -9,11 +8,23 @@ import pytest
 
 from edgeprune.regression import baselines, limits, verdicts
 from edgeprune.regression.compare import Thresholds, compare
+from edgeprune.regression.measurement import SCHEMA, Timed, TimedLengths
 from edgeprune.support.errors import InputError, UsageError
+from tests.support.manifests import measured_artifact, samples
+from tests.support.manifests import sample_measurement as measured
 
 
-def samples(center: float, spread: float, count: int = 15, seed: int = 0) -> list[float]:
-    return (center * np.random.default_rng(seed).normal(1, spread, count)).tolist()
+def changed(found, name: str, **values):
+    """A measurement with other values of one artifact."""
+    one = found.artifacts[name].model_copy(update=values)
+    return found.model_copy(update={"artifacts": {**found.artifacts, name: one}})
+
+
+def slowed(found, factor: float):
+    """A measurement with both artifacts decoding at another speed."""
+    for name, one in found.artifacts.items():
+        found = changed(found, name, decode=[factor * speed for speed in one.decode])
+    return found
 
 
 def test_a_slowdown_counts_when_it_is_large_and_real():
@@ -66,23 +77,23 @@ def test_rounds_that_are_slow_for_both_do_not_count():
 
 
 def test_a_baseline_timed_in_the_same_rounds_is_what_counts():
-    after = measured(baseline_now={"prefill": [1200.0] * 15, "decode": [250.0] * 15})
+    after = measured(baseline_now=Timed(prefill=[1200.0] * 15, decode=[250.0] * 15))
     found = compare(measured(), after, Thresholds())
     assert verdict_of(found, "decode, x baseline") == "regressed"
     assert verdict_of(found, "decode, x dense") == "held"
 
 
 def test_a_baseline_whose_artifact_is_gone_is_said():
-    found = compare(measured(), measured(baseline_now={}), Thresholds())
+    found = compare(measured(), measured(baseline_now=None), Thresholds())
     assert verdict_of(found, "x baseline") == "unclear"
-    assert "20% can't be seen" in found[0].sentence
+    assert "less than 20% can't be detected" in found[0].sentence
 
 
 def test_a_slower_runtime_is_seen_though_it_slows_the_baseline_too():
     """As with EDGEPRUNE_SPARSE=0: both artifacts run as stock ones."""
-    after = measured()
-    slow = after["artifacts"]["pruned"]["decode"] = [100.0] * 15
-    after["baseline_now"] = {"prefill": [1500.0] * 15, "decode": slow}
+    slow = [100.0] * 15
+    beside = Timed(prefill=[1500.0] * 15, decode=slow)
+    after = changed(measured(baseline_now=beside), "pruned", decode=slow)
     found = compare(measured(), after, Thresholds())
     assert verdict_of(found, "decode, x baseline") == "held"
     assert verdict_of(found, "decode, x dense") == "regressed"
@@ -106,7 +117,7 @@ def test_likelihood_is_compared_row_by_row():
     chance = np.random.default_rng(0)
     before = chance.gamma(4, 1, 150)
     tokens = [2] * 150
-    assert verdicts.likelihood("n", before, before, tokens, 0.02).sentence.startswith("equal")
+    assert verdicts.likelihood("n", before, before, tokens, 0.02).sentence.startswith("identical")
     worse = before * 1.05 + chance.normal(0, 0.05, 150)
     assert verdicts.likelihood("n", before, worse, tokens, 0.02).verdict == "regressed"
     assert verdicts.likelihood("n", before, worse, tokens, 0.10).verdict == "held"
@@ -122,7 +133,7 @@ def test_answers_that_too_few_rows_were_asked_for_are_unclear():
     found = verdicts.accuracy(before, after, 2)
     assert found.verdict == "unclear"
     assert "5 answers lost, 5 won of 20" in found.sentence
-    needed = int(re.search(r"about ([\d,]+) would tell", found.sentence)[1].replace(",", ""))
+    needed = int(re.search(r"about ([\d,]+) would be enough", found.sentence)[1].replace(",", ""))
     times = round(1.1 * needed / 20)
     assert verdicts.accuracy(before * times, after * times, 2).verdict == "held"
     assert verdicts.accuracy(before * (times // 2), after * (times // 2), 2).verdict == "unclear"
@@ -133,46 +144,28 @@ def test_answers_that_too_few_rows_were_asked_for_are_unclear():
     noisy = nats * (1.01 + chance.permutation(np.linspace(-0.5, 0.5, 60)))
     found = verdicts.likelihood("n", nats, noisy, [1] * 60, 0.05)
     assert found.verdict == "unclear"  # some -7 to +9 %
-    assert re.search(r"too few rows to exclude more; about [\d,]+ would tell", found.sentence)
+    assert re.search(
+        r"too few rows to rule out a larger loss: about [\d,]+ would be", found.sentence
+    )
     assert verdicts.likelihood("n", [1.0, 2.0], [1.0, 2.001], [1, 1], 0.05).verdict == "unclear"
 
 
 def test_what_answers_every_row_as_before_held():
-    few = measured()
-    for artifact in few["artifacts"].values():
-        artifact["answers"] = {name: values[:8] for name, values in artifact["answers"].items()}
+    artifacts = {
+        "dense": measured_artifact(100, 1, rows=8),
+        "pruned": measured_artifact(150, 3, rows=8),
+    }
+    few = measured(artifacts=artifacts)
     assert verdict_of(compare(few, few, Thresholds()), "accuracy") == "held"
-    other = copy.deepcopy(few)
-    other["artifacts"]["pruned"]["answers"]["nats"][0] += 0.01
+    answers = few.artifacts["pruned"].answers
+    moved = answers.model_copy(update={"nats": [1.01, *answers.nats[1:]]})
+    other = changed(few, "pruned", answers=moved)
     assert verdict_of(compare(few, other, Thresholds()), "accuracy") == "unclear"
 
 
 def test_sizes_have_thresholds_alone():
     assert verdicts.size("file", 100, 102, 0.01, "B").verdict == "regressed"
     assert verdicts.size("file", 100, 100.5, 0.01, "B").verdict == "held"
-
-
-def measured(**changes) -> dict:
-    def artifact(speed: float, seed: int) -> dict:
-        return {
-            "sha256": "0", "file_bytes": 1000, "peak_memory_bytes": 2000,
-            "answers": {"rows": ["a", "b"] * 40, "correct": [True, False] * 40,
-                        "nats": [1.0, 2.0] * 40, "tokens": [1, 1] * 40},
-            "general_nats": [100.0, 110.0], "general_tokens": 1022, "first_token": [0.1] * 15,
-            "prefill": samples(10 * speed, 0.02, seed=seed),
-            "decode": samples(speed, 0.02, seed=seed + 1),
-        }  # fmt: skip
-
-    found = {
-        "schema": 2, "build": "b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
-        "lengths": [256, 64], "machine": "m",
-        "surroundings": {"processor": "p", "cores": 2, "load": 0.0, "governor": "unknown"},
-        "artifacts": {"dense": artifact(100, 1), "pruned": artifact(150, 3)},
-    }  # fmt: skip
-    found["baseline_now"] = {
-        kind: found["artifacts"]["pruned"][kind] for kind in ("prefill", "decode")
-    }
-    return found | changes
 
 
 def verdict_of(found, measure: str) -> str:
@@ -184,33 +177,31 @@ def test_measurements_of_one_build_hold():
 
 
 def test_other_machines_are_compared_by_ratios_alone():
-    other = measured(machine="n")
-    for artifact in other["artifacts"].values():
-        artifact["decode"] = [speed / 3 for speed in artifact["decode"]]
+    other = slowed(measured(machine="n"), 1 / 3)
     found = compare(measured(), other, Thresholds())
     assert "decode" not in {f.measure for f in found}
     assert verdict_of(found, "decode, x dense") == "held"
-    other["artifacts"]["pruned"]["decode"] = [
-        s * 0.7 for s in other["artifacts"]["pruned"]["decode"]
-    ]
+    slower = [0.7 * speed for speed in other.artifacts["pruned"].decode]
+    other = changed(other, "pruned", decode=slower)
     found = compare(measured(), other, Thresholds())
     assert verdict_of(found, "decode, x dense") == "regressed"
 
 
 def test_everything_slower_is_seen_on_the_same_machine():
-    slower = measured()
-    for artifact in slower["artifacts"].values():
-        artifact["decode"] = [speed * 0.55 for speed in artifact["decode"]]
+    slower = slowed(measured(), 0.55)
     found = compare(measured(), slower, Thresholds())
     assert verdict_of(found, "decode") == "regressed"
     assert verdict_of(found, "decode, x dense") == "held"
 
 
 def test_other_questions_or_lengths_cannot_be_compared():
-    other = measured()
-    other["artifacts"]["pruned"]["answers"]["rows"][0] = "z"
+    answers = measured().artifacts["pruned"].answers
+    asked = answers.model_copy(update={"rows": ["z", *answers.rows[1:]]})
+    other = changed(measured(), "pruned", answers=asked)
     assert verdict_of(compare(measured(), other, Thresholds()), "answers") == "unclear"
-    longer = compare(measured(), measured(lengths=[512, 64]), Thresholds())
+    longer = compare(
+        measured(), measured(lengths=TimedLengths(prefill=512, decode=64)), Thresholds()
+    )
     assert verdict_of(longer, "speed") == "unclear"
     reads_other = compare(measured(), measured(general="h"), Thresholds())
     assert verdict_of(reads_other, "general text") == "unclear"
@@ -224,19 +215,21 @@ def test_baselines_are_files(tmp_path):
         baselines.load("mian", tmp_path)
     with pytest.raises(UsageError, match="can't name"):
         baselines.save("../main", measured(), tmp_path)
-    (tmp_path / "old.json").write_text(json.dumps(measured(schema=0)))
-    with pytest.raises(InputError, match="in form 0, expected 2"):
+    (tmp_path / "old.json").write_text(json.dumps(measured().to_json() | {"schema": 2}))
+    with pytest.raises(InputError, match=f"has schema 2, but this edgeprune reads {SCHEMA}"):
         baselines.load("old", tmp_path)
     (tmp_path / "odd.json").write_text("[]")
-    with pytest.raises(InputError, match="is no baseline"):
+    with pytest.raises(InputError, match="has no schema number"):
         baselines.load("odd", tmp_path)
+    (tmp_path / "cut.json").write_text(path.read_text()[:-10])
+    with pytest.raises(InputError, match="is damaged: it is not valid JSON"):
+        baselines.load("cut", tmp_path)
 
 
 def test_devices_have_limits(tmp_path):
     asked = limits.read_limits("laptop-cpu")
     assert {f.verdict for f in limits.judge(asked, measured())} == {"held"}
-    slow = copy.deepcopy(measured())
-    slow["artifacts"]["pruned"]["decode"] = [1.0] * 15
+    slow = changed(measured(), "pruned", decode=[1.0] * 15)
     found = limits.judge(asked, slow)
     assert verdict_of(found, "decode, limit") == "regressed"
     with pytest.raises(UsageError, match="Unknown device 'laptop'"):

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from runtime_tests.inputs import most_likely
 
 from edgeprune import Recipe
 from edgeprune.pipeline.gates import failures
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.files import json_text, read_json, write_json
-from runtime_tests.inputs import most_likely
 
 NAN = float("nan")
 
@@ -41,5 +41,5 @@ def test_nan_holds_no_gate():
     right = {"answers": {"correct": [True, False], "nats": [1.0, 2.0]},
              "decode": {"samples": [1.0, 2.0]}}  # fmt: skip
     results = {"artifacts": {"dense": right, "pruned": wrong}, "difference": {}}
-    recipe = Recipe(task="t", max_nats_increase=0.1, min_decode_speed=0.1)
+    recipe = Recipe.of({"gates": {"max_nats_increase": 0.1, "min_decode_speed": 0.1}}, task="t")
     assert len(failures(recipe, results)) == 2

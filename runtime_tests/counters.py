@@ -1,9 +1,23 @@
-"""Energy counters of processors and GPUs, where they can be read."""
+"""What a machine counts: the memory of this process, the energy of processors and GPUs."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 _ZONES = Path("/sys/class/powercap")
+
+
+def peak_memory() -> int:
+    """The most memory this process has held resident, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def joules(device: str = "CPU") -> float | None:

@@ -6,6 +6,7 @@ left in the buffers.
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,42 +15,39 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from edgeprune.models.opening import opening
 from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.loading import Opened, open_session
 from edgeprune.support.errors import EdgepruneError
-from runtime_tests.inputs import begun, most_likely, timing_ids, windows
-from runtime_tests.memory import peak_memory
-from runtime_tests.providers import BY_NAME, CPU, Provider
+from runtime_tests.devices import CPU, PROVIDERS, Provider
+from runtime_tests.runners.base import InProcess, Question, Rows
 
-_MOST_TOKENS = 2048  # of a prompt with its answer
 _CAPACITY_STEP = 512
 _ERRORS_ONLY = 3
 
 
-class OnnxRuntime:
+class OnnxRuntime(InProcess):
     """A session on the CPU, with the tokenizer that stands beside the model.
 
     Args:
         path: an ``.onnx`` file as edgeprune or onnxruntime-genai writes it.
         threads: threads for prefill and decode.
-        provider: a key of `runtime_tests.providers.BY_NAME`; sparse products are the CPU's.
+        device: a key of `runtime_tests.devices.PROVIDERS`; sparse products are the CPU's.
 
     Raises:
         RuntimeError: onnxruntime refuses the model, or it is no decoder with a cache.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str = "CPU"):
+    def __init__(self, path: Path, threads: int, device: str = "CPU"):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = _ERRORS_ONLY
         start = time.perf_counter()
         try:
             self._tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
-            if provider == "CPU":
+            if device == "CPU":
                 self._opened = open_session(path, options)
             else:
-                self._opened = Opened(_on_gpu(path, options, BY_NAME[provider]))
+                self._opened = Opened(_on_gpu(path, options, PROVIDERS[device]))
         except EdgepruneError:
             raise
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
@@ -62,16 +60,15 @@ class OnnxRuntime:
             raise RuntimeError(f"{path} is no decoder with a cache: it takes {sorted(shapes)}")
         _, self._heads, _, width = shapes[self._caches[0]]
         self._head_dim = width if isinstance(width, int) else _head_size(path)
-        self._vocab_size = self._session.get_outputs()[0].shape[-1]
+        self.vocabulary = self._session.get_outputs()[0].shape[-1]
         properties = self._session.get_modelmeta().custom_metadata_map
         self._ends = _end_tokens(path)
-        self._opening = opening(self.tokenize)
         fused = properties.get("edgeprune.flavour", "ort") == "ort"
-        self._in_place = fused and provider == "CPU"
+        self._in_place = fused and device == "CPU"
         self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, and its size."""
+        """See `runtime_tests.runners.base.Runner`."""
         data = self._path.with_name(f"{self._path.name}.data")
         files = [self._path, *([data] if data.exists() else [])]
         placed = self._opened.sparse
@@ -88,113 +85,51 @@ class OnnxRuntime:
         """Token ids of a text."""
         return self._tokenizer.encode(text, add_special_tokens=add_special).ids
 
-    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-        """Log-likelihood of continuations.
+    def _likelihoods(self, questions: list[Question]) -> Iterator[list[float]]:
+        for start, ends in questions:
+            self._make_room(len(start), max(map(len, ends)), 1)
+            first = self._run(start, 0)[-1:].copy()
+            scores = []
+            for end in ends:  # one by one: onnxruntime's operator takes no batch behind a cache
+                logits = first
+                if len(end) > 1:
+                    logits = np.concatenate([first, self._run(end[:-1], len(start))])
+                scores.append(_log_probabilities(logits, end))
+            yield scores
 
-        Args:
-            items: each with a ``prompt`` and its ``continuations``.
+    def _nats(self, window: list[int], given: int) -> float:
+        return -_log_probabilities(self._run(window, 0)[given - 1 : -1], window[given:])
 
-        Returns:
-            For each item and continuation ``logprob`` in nats and ``tokens``.
-        """
-        return [self._score(item["prompt"], item["continuations"]) for item in items]
-
-    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
-
-        Args:
-            text: what to read; the first ``tokens`` of it are used.
-            tokens: how many.
-
-        Returns:
-            ``nats`` of each window, and ``tokens``, how many were predicted in all.
-        """
-        ids = self.tokenize(text)[:tokens]
-        nats, predicted = [], 0
-        for window, given in windows(ids, self._opening):
-            logits = self._run(window, 0)[given - 1 : -1]
-            nats.append(-_log_probabilities(logits, window[given:]))
-            predicted += len(window) - given
-        return {"nats": nats, "tokens": predicted}
-
-    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
-        return [self._generate(prompt, max_tokens) for prompt in prompts]
-
-    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
-        """Time to read a prompt of so many tokens, or several of them at once."""
-        ids = timing_ids(tokens, self._vocab_size)
-        self._make_room(tokens, batch)
-        start = time.perf_counter()
-        self._run_rows([ids] * batch, 0)
-        return time.perf_counter() - start
-
-    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
-        """Time to decode so many tokens one by one after a prompt, without the prompt."""
-        self._make_room(prompt_tokens + tokens, batch)
-        self.prefill_seconds(prompt_tokens, batch)
-        ids = timing_ids(tokens, self._vocab_size)
-        start = time.perf_counter()
-        for i, token in enumerate(ids):
-            self._run_rows([[token]] * batch, prompt_tokens + i)
-        return time.perf_counter() - start
-
-    def peak_memory(self) -> int:
-        """The most memory this process has held resident, in bytes."""
-        return peak_memory()
-
-    def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
-        ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt)
-        if not start and not self._opening:  # nothing to condition on: the first token is given
-            start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
-        room = _MOST_TOKENS - max(map(len, ends))
-        if room <= len(self._opening):
-            raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
-        start = begun(start, self._opening, room)
-        self._make_room(len(start) + max(map(len, ends)))
-        first = self._run(start, 0)[-1:].copy()
-        scores = []
-        for end in ends:  # one by one: onnxruntime's operator takes no batch behind a cache
-            logits = first
-            if len(end) > 1:
-                logits = np.concatenate([first, self._run(end[:-1], len(start))])
-            scores.append({"logprob": _log_probabilities(logits, end), "tokens": len(end)})
-        return scores
-
-    def _generate(self, prompt: str, max_tokens: int) -> str:
-        ids = begun(self.tokenize(prompt), self._opening, _MOST_TOKENS - max_tokens)
-        self._make_room(len(ids) + max_tokens)
-        written: list[int] = []
-        logits = self._run(ids, 0)
-        for step in range(max_tokens):
-            token = most_likely(logits[-1])
-            if token in self._ends:
-                break
-            written.append(token)
-            if "\n" in self._tokenizer.decode(written).lstrip():
-                break
-            logits = self._run([token], len(ids) + step)
-        return self._tokenizer.decode(written).strip().partition("\n")[0]
-
-    def _make_room(self, tokens: int, batch: int = 1) -> None:
+    def _make_room(self, prompt: int, more: int, batch: int) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""
         if self._buffers:
             held, _, room, _ = self._buffers[0].shape
-            if held == batch and room >= tokens:
+            if held == batch and room >= prompt + more:
                 return
-        capacity = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = -(-(prompt + more) // _CAPACITY_STEP) * _CAPACITY_STEP
         shape = (batch, self._heads, capacity, self._head_dim)
         self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
+
+    def _read(self, rows: Rows) -> np.ndarray:
+        return self._run_rows(rows, 0)[0, -1]
+
+    def _step(self, tokens: list[int], position: int) -> np.ndarray:
+        return self._run_rows([[token] for token in tokens], position)[0, -1]
+
+    def _ends_answer(self, token: int) -> bool:
+        return token in self._ends
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens))
 
     def _run(self, ids: list[int], past: int) -> np.ndarray:
         """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
         return self._run_rows([ids], past)[0]
 
-    def _run_rows(self, rows: list[list[int]], past: int) -> np.ndarray:
+    def _run_rows(self, rows: Rows, past: int) -> np.ndarray:
         """Logits of sequences side by side, (sequences, tokens, vocabulary)."""
         ids = np.array(rows, np.int64)
-        self._make_room(past + ids.shape[1], len(rows))
+        self._make_room(past, ids.shape[1], len(rows))
         feeds = {
             "input_ids": ids,
             "attention_mask": np.ones((len(rows), past + ids.shape[1]), np.int64),
@@ -203,7 +138,7 @@ class OnnxRuntime:
 
     def _run_in_place(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         binding = self._session.io_binding()
-        logits = np.empty((*feeds["input_ids"].shape, self._vocab_size), np.float32)
+        logits = np.empty((*feeds["input_ids"].shape, self.vocabulary), np.float32)
         for name, value in feeds.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)

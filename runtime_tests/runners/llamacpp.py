@@ -10,17 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as api
 
-from edgeprune.models.opening import opening
 from edgeprune.runtime import load_model, status
-from runtime_tests.inputs import begun, most_likely, timing_ids, windows
-from runtime_tests.memory import peak_memory
+from runtime_tests.runners.base import InProcess, Question, Rows
 
 _CONTEXT = 4096
 _BATCH = 2048
@@ -45,25 +42,27 @@ class _Token:
     wants_logits: bool
 
 
-class LlamaCpp:
+class LlamaCpp(InProcess):
     """A loaded model with one context.
 
     Args:
         path: a GGUF file.
         threads: threads for prefill and decode.
-        provider: ``CPU``, or ``GPU`` for all layers on llama.cpp's GPU.
+        device: ``CPU``, or ``GPU`` for all layers on llama.cpp's GPU.
 
     Raises:
         RuntimeError: llama.cpp refuses the file; carries the last lines of its log.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str = "CPU"):
+    most_tokens = _BATCH
+
+    def __init__(self, path: Path, threads: int, device: str = "CPU"):
         self._log, self._path = _LOG, path
         api.llama_log_set(_keep_log, ctypes.c_void_p(0))
         api.llama_backend_init()
         start = time.perf_counter()
         how = api.llama_model_default_params()
-        how.n_gpu_layers = 0 if provider == "CPU" else _ALL_LAYERS
+        how.n_gpu_layers = 0 if device == "CPU" else _ALL_LAYERS
         self._loaded = load_model(path, how)
         self._model = self._loaded.model
         if not self._model:
@@ -77,14 +76,10 @@ class LlamaCpp:
         if not self._context:
             raise RuntimeError(f"llama.cpp can't make a context: {' '.join(self._log)}")
         self._vocab = api.llama_model_get_vocab(self._model)
-        self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
-
-    @cached_property
-    def _opening(self) -> list[int]:
-        return opening(self.tokenize)  # late: a model for timing may have no vocabulary
+        self.vocabulary = api.llama_vocab_n_tokens(self._vocab)
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, its size, and what its zeros became."""
+        """See `runtime_tests.runners.base.Runner`."""
         from importlib.metadata import version
 
         placed = self._loaded.sparse
@@ -108,96 +103,14 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp can't tokenise {text[:60]!r}")
         return list(buffer[:count])
 
-    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-        """Log-likelihood of continuations.
-
-        Args:
-            items: each with a ``prompt`` and its ``continuations``.
-
-        Returns:
-            For each item and continuation ``logprob`` in nats and ``tokens``.
-        """
-        questions = [self._question(item["prompt"], item["continuations"]) for item in items]
-        results: list[list[dict[str, float]]] = []
+    def _likelihoods(self, questions: list[Question]) -> Iterator[list[float]]:
         for group in _groups(questions):
-            results += self._score_group(group)
-        return results
+            yield from self._score_group(group)
 
-    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
-
-        Args:
-            text: what to read; the first ``tokens`` of it are used.
-            tokens: how many.
-
-        Returns:
-            ``nats`` of each window, and ``tokens``, how many were predicted in all.
-        """
-        ids = self.tokenize(text)[:tokens]
-        nats, predicted = [], 0
-        for window, given in windows(ids, self._opening):
-            places = range(given - 1, len(window) - 1)
-            self._decode([_Token(t, i, (0,), i in places) for i, t in enumerate(window)])
-            nats.append(-sum(self._log_probability(i, window[i + 1]) for i in places))
-            predicted += len(places)
-        return {"nats": nats, "tokens": predicted}
-
-    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
-        return [self._generate(prompt, max_tokens) for prompt in prompts]
-
-    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
-        """Time to read a prompt of so many tokens, or several of them at once."""
-        if tokens * batch > _BATCH or batch > _MAX_SEQUENCES:
-            raise RuntimeError(
-                f"{batch} prompts of {tokens} tokens: at most {_MAX_SEQUENCES} prompts and "
-                f"{_BATCH} tokens are read at once"
-            )
-        prompts = [
-            _Token(t, i, (sequence,), i == tokens - 1)
-            for sequence in range(batch)
-            for i, t in enumerate(timing_ids(tokens, self._vocab_size))
-        ]
-        start = time.perf_counter()
-        self._decode(prompts)
-        return time.perf_counter() - start
-
-    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
-        """Time to decode so many tokens one by one after a prompt, without the prompt."""
-        if batch * (prompt_tokens + tokens) > _CONTEXT:
-            raise RuntimeError(
-                f"{batch} sequences of {prompt_tokens} and {tokens} tokens: the context holds "
-                f"{_CONTEXT} in all"
-            )
-        self.prefill_seconds(prompt_tokens, batch)
-        ids = timing_ids(tokens, self._vocab_size)
-        start = time.perf_counter()
-        for i, token in enumerate(ids):
-            step = [_Token(token, prompt_tokens + i, (s,), True) for s in range(batch)]
-            self._decode(step, keep=True)
-        return time.perf_counter() - start
-
-    def peak_memory(self) -> int:
-        """The most memory this process has held resident, in bytes."""
-        return peak_memory()
-
-    def _question(self, prompt: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
-        ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt)
-        if not start and not self._opening:  # nothing to condition on: the first token is given
-            return ends[0][:1], [ends[0][1:_BATCH]]
-        room = _BATCH - sum(map(len, ends))
-        if room <= len(self._opening):
-            raise RuntimeError(f"answers longer than {_BATCH} tokens: {continuations[0][:60]!r}")
-        return begun(start, self._opening, room), ends
-
-    def _score_group(
-        self, group: list[tuple[list[int], list[list[int]]]]
-    ) -> list[list[dict[str, float]]]:
+    def _score_group(self, group: list[Question]) -> list[list[float]]:
         batch: list[_Token] = []
-        wanted: list[
-            list[list[tuple[int, int]]]
-        ] = []  # question, choice: (batch index, next token)
+        # By question and choice: place in the batch, and the token that comes next.
+        wanted: list[list[list[tuple[int, int]]]] = []
         sequence = 0
         for prompt, ends in group:
             sequences = tuple(range(sequence, sequence + len(ends)))
@@ -213,30 +126,51 @@ class LlamaCpp:
             wanted.append(choices)
         self._decode(batch)
         return [
-            [
-                {
-                    "logprob": sum(self._log_probability(place, token) for place, token in choice),
-                    "tokens": len(choice),
-                }
-                for choice in choices
-            ]
+            [sum(self._log_probability(place, token) for place, token in one) for one in choices]
             for choices in wanted
         ]
 
-    def _generate(self, prompt: str, max_tokens: int) -> str:
-        ids = begun(self.tokenize(prompt), self._opening, _BATCH - max_tokens)
-        self._decode([_Token(t, i, (0,), i == len(ids) - 1) for i, t in enumerate(ids)])
-        text, last = b"", len(ids) - 1
-        for step in range(max_tokens):
-            token = most_likely(self._logits(last))
-            if api.llama_vocab_is_eog(self._vocab, token):
-                break
-            text += self._piece(token)
-            if b"\n" in text.lstrip():
-                break
-            self._decode([_Token(token, len(ids) + step, (0,), True)], keep=True)
-            last = 0
-        return text.decode("utf-8", "replace").strip().partition("\n")[0]
+    def _nats(self, window: list[int], given: int) -> float:
+        places = range(given - 1, len(window) - 1)
+        self._decode([_Token(t, i, (0,), i in places) for i, t in enumerate(window)])
+        return -sum(self._log_probability(i, window[i + 1]) for i in places)
+
+    def _room_of(self, ends: list[list[int]]) -> int:
+        return sum(map(len, ends))  # they share a batch
+
+    def _make_room(self, prompt: int, more: int, batch: int) -> None:
+        if batch * (prompt + more) > _CONTEXT:
+            raise RuntimeError(
+                f"{batch} sequences of {prompt} and {more} tokens: the context holds "
+                f"{_CONTEXT} in all"
+            )
+        if prompt * batch > _BATCH or batch > _MAX_SEQUENCES:
+            raise RuntimeError(
+                f"{batch} prompts of {prompt} tokens: at most {_MAX_SEQUENCES} prompts and "
+                f"{_BATCH} tokens are read at once"
+            )
+
+    def _read(self, rows: Rows) -> np.ndarray:
+        last = len(rows[0]) - 1
+        self._decode(
+            [
+                _Token(token, place, (sequence,), place == last)
+                for sequence, ids in enumerate(rows)
+                for place, token in enumerate(ids)
+            ]
+        )
+        return self._logits(last)
+
+    def _step(self, tokens: list[int], position: int) -> np.ndarray:
+        step = [_Token(t, position, (sequence,), True) for sequence, t in enumerate(tokens)]
+        self._decode(step, keep=True)
+        return self._logits(0)
+
+    def _ends_answer(self, token: int) -> bool:
+        return bool(api.llama_vocab_is_eog(self._vocab, token))
+
+    def _text(self, tokens: list[int]) -> str:
+        return b"".join(map(self._piece, tokens)).decode("utf-8", "replace")
 
     def _piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
@@ -262,7 +196,7 @@ class LlamaCpp:
 
     def _logits(self, index: int) -> np.ndarray:
         row = api.llama_get_logits_ith(self._context, index)
-        return np.ctypeslib.as_array(row, (self._vocab_size,))
+        return np.ctypeslib.as_array(row, (self.vocabulary,))
 
     def _log_probability(self, index: int, token: int) -> float:
         logits = self._logits(index)
@@ -270,9 +204,9 @@ class LlamaCpp:
         return float(logits[token] - top - np.log(np.exp(logits - top, dtype=np.float32).sum()))
 
 
-def _groups(questions: list[Any]) -> Iterator[list[Any]]:
+def _groups(questions: list[Question]) -> Iterator[list[Question]]:
     """Cut questions into groups that fit one decode call."""
-    group: list[Any] = []
+    group: list[Question] = []
     tokens = sequences = 0
     for prompt, ends in questions:
         size = len(prompt) + sum(map(len, ends))
