@@ -16,13 +16,14 @@ def main(name: str = "smollm2-135m") -> None:
     """Prune it, count the zeros and let it write."""
     folder = open_checkpoint(name).folder  # of a packaged model, a hub id, a folder or a GGUF file
     model = AutoModelForCausalLM.from_pretrained(folder)
-    pruned = prune(model, task="medqa", method="wanda", sparsity=0.5, samples=4, length=128)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    options = {"method": "wanda", "sparsity": 0.5, "samples": 4, "length": 128}
+    pruned = prune(model, tokenizer=tokenizer, task="medqa", **options)
 
     blocks = [p for n, p in pruned.named_parameters() if ".layers." in n and p.dim() > 1]
     zeros, size = sum(int((p == 0).sum()) for p in blocks), sum(p.numel() for p in blocks)
     print(f"{zeros:,} of {size:,} weights in {len(blocks)} matrices are zero ({zeros / size:.1%})")
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer("Question: What is aspirin for?\nAnswer:", return_tensors="pt")
     with torch.inference_mode():
         answer = pruned.generate(**prompt, max_new_tokens=24, do_sample=False)

@@ -5,9 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-import edgeprune
 from tests.support.paths import ROOT
 
 
@@ -30,7 +27,6 @@ def test_a_build_and_its_copy_are_compared(tiny_folder, tmp_path):
     assert compared.returncode == compared.stdout.endswith("regressed\n")
 
 
-@pytest.mark.skipif(not hasattr(edgeprune, "prune"), reason="edgeprune.prune is not there yet")
 def test_a_model_is_pruned_in_memory(tiny_folder, tmp_path):
     done = run("prune_model.py", tiny_folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

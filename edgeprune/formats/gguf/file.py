@@ -3,7 +3,7 @@
 The `gguf` package's reader makes an object of every token of a vocabulary, which takes seconds, and
 believes what a header claims. Here the header is walked once, in bounded time and memory, every
 length is held against the file's size, and values are read when they are asked for.
-Layout: ggml-org/ggml, docs/measured/gguf.md.
+Layout: ggml-org/ggml, docs/gguf.md.
 """
 
 import math
