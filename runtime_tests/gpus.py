@@ -1,4 +1,4 @@
-"""GPUs that an artifact can be run on: one list for each kind of artifact."""
+"""The GPUs for each kind of artifact."""
 
 import shutil
 from collections.abc import Callable
@@ -13,8 +13,8 @@ class Gpu:
     """A way of running artifacts on a GPU.
 
     Attributes:
-        name: what a runner is told, and people read.
-        why_not: says why it can't run anything here; empty if it can.
+        name: name for runners and for messages.
+        why_not: says why it cannot run here; empty if it can.
     """
 
     name: str
@@ -26,7 +26,7 @@ def _llama_cpp() -> str:
 
     if llama_cpp.llama_supports_gpu_offload():
         return ""
-    return "this llama-cpp-python was built without one (its documentation says how)"
+    return "llama-cpp-python was built without GPU support (see its documentation)"
 
 
 def _torch() -> str:
@@ -34,7 +34,7 @@ def _torch() -> str:
 
     if torch.cuda.is_available():
         return ""
-    return "torch finds none" if shutil.which("nvidia-smi") else "no GPU"
+    return "torch finds no GPU" if shutil.which("nvidia-smi") else "no GPU"
 
 
 def _of_onnxruntime(provider: providers.Provider) -> Gpu:
@@ -49,10 +49,10 @@ _GPUS = {
 
 
 def gpus(artifact: Path) -> list[Gpu]:
-    """Those that run this kind of artifact, whether they are here or not."""
+    """List the GPUs for this kind of artifact, whether available here or not."""
     return _GPUS[kind(artifact)]
 
 
 def kind(artifact: Path) -> str:
-    """``.gguf``, ``.onnx``, or ``/`` for a transformers folder."""
+    """Return the kind of an artifact: ``.gguf``, ``.onnx``, or ``/`` for a transformers folder."""
     return "/" if artifact.is_dir() else artifact.suffix

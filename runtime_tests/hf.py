@@ -1,6 +1,7 @@
-"""transformers in this process: the reference that artifacts are held against.
+"""transformers in this process: the reference for artifacts.
 
-On the CPU in float32, slow, and sure of itself. A prompt is read once for all its choices. On a
+On the CPU it runs in float32, which is slow but accurate. A prompt is read once for all its
+choices. On a
 CUDA GPU in half precision, dense or with torch's 2:4 kernels.
 """
 
@@ -28,7 +29,7 @@ class Transformers:
         provider: ``CPU``, ``CUDA``, or ``CUDA 2:4``: products with 2:4 weights by sparse kernels.
 
     Raises:
-        RuntimeError: transformers can't open it, or no weight of it is 2:4.
+        RuntimeError: transformers cannot open it, or none of its weights is 2:4.
     """
 
     def __init__(self, path: Path, threads: int, provider: str = "CPU"):
@@ -43,7 +44,7 @@ class Transformers:
                 path, dtype=self._dtype, use_safetensors=True, **options
             ).eval()
         except (ValueError, OSError, KeyError) as error:
-            raise RuntimeError(f"transformers can't open {path}: {error}") from None
+            raise RuntimeError(f"transformers cannot open {path}: {error}") from None
         self._model.to(self._device)
         if provider == "CUDA 2:4" and not _make_semi_structured(self._model):
             raise RuntimeError(f"{path} has no weights with two zeros in every four inputs")
@@ -54,7 +55,7 @@ class Transformers:
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, and its size."""
+        """Describe the loaded model: name, load time in seconds, and size."""
         import transformers
 
         files = [*self._path.glob("*.safetensors")]
@@ -68,11 +69,11 @@ class Transformers:
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Token ids of a text."""
+        """Tokenise a text."""
         return self._tokenizer(text, add_special_tokens=add_special).input_ids
 
     def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-        """Log-likelihood of continuations.
+        """Compute log-likelihoods of continuations.
 
         Args:
             items: each with a ``prompt`` and its ``continuations``.
@@ -83,14 +84,14 @@ class Transformers:
         return [self._score(item["prompt"], item["continuations"]) for item in items]
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
+        """Compute nats over windows of 512 tokens, each read on its own, after a BOS if any.
 
         Args:
-            text: what to read; the first ``tokens`` of it are used.
-            tokens: how many.
+            text: text to read; its first ``tokens`` tokens are used.
+            tokens: number of tokens.
 
         Returns:
-            ``nats`` of each window, and ``tokens``, how many were predicted in all.
+            ``nats`` of each window, and ``tokens``, the total number predicted.
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = [], 0
@@ -101,11 +102,11 @@ class Transformers:
         return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
+        """Generate greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
-        """Time to read a prompt of so many tokens, or several of them at once."""
+        """Time reading one or several prompts of so many tokens."""
         ids = timing_ids(tokens, self._model.config.vocab_size)
         start = time.perf_counter()
         self._run([ids] * batch, DynamicCache())
@@ -113,7 +114,7 @@ class Transformers:
         return time.perf_counter() - start
 
     def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
-        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        """Time decoding so many tokens one by one, without the prompt before them."""
         ids = timing_ids(prompt_tokens + tokens, self._model.config.vocab_size)
         cache = DynamicCache()
         self._run([ids[:prompt_tokens]] * batch, cache)
@@ -125,11 +126,11 @@ class Transformers:
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
-        """The most memory this process has held resident, in bytes."""
+        """Return the peak resident memory of this process, in bytes."""
         return peak_memory()
 
     def _wait(self) -> None:
-        """Until a GPU has done what it was given."""
+        """Wait until the GPU has finished."""
         if self._device == "cuda":
             torch.cuda.synchronize()
 
@@ -140,7 +141,7 @@ class Transformers:
             start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
         room = _MOST_TOKENS - max(map(len, ends))
         if room <= len(self._opening):
-            raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
+            raise RuntimeError(f"prompt and answer exceed {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
         start, cache, scores = begun(start, self._opening, room), DynamicCache(), []
         first = self._run([start], cache)[0, -1:]
         longest = max(map(len, ends)) - 1
@@ -169,7 +170,7 @@ class Transformers:
         return self._tokenizer.decode(written).strip().partition("\n")[0]
 
     def _run(self, rows: list[list[int]], cache: DynamicCache | None) -> Tensor:
-        """Logits of sequences behind those in the cache, (sequences, tokens, vocabulary)."""
+        """Compute logits of sequences after those in the cache, (sequences, tokens, vocabulary)."""
         with torch.no_grad():
             found = self._model(
                 torch.tensor(rows, device=self._device),
@@ -180,7 +181,7 @@ class Transformers:
 
 
 def _make_semi_structured(model: torch.nn.Module) -> int:
-    """Give 2:4 weights torch's compressed form, and count them."""
+    """Convert 2:4 weights to torch's compressed form, and count them."""
     from torch.sparse import to_sparse_semi_structured
 
     count = 0
@@ -193,12 +194,12 @@ def _make_semi_structured(model: torch.nn.Module) -> int:
 
 
 def is_two_of_four(weight: Tensor) -> bool:
-    """Whether every four inputs of every row, (out, in), hold two zeros or more."""
+    """Tell whether every four inputs of every row, (out, in), have at least two zeros."""
     if weight.shape[1] % 4:
         return False
     return bool((weight.unflatten(1, (-1, 4)).count_nonzero(-1) <= 2).all())
 
 
 def _log_probability(logits: Tensor, tokens: list[int]) -> float:
-    """The sum over tokens, each predicted by its row of ``logits``."""
+    """Sum log-likelihoods of tokens, each predicted by its row of ``logits``."""
     return logits.log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)].sum().item()

@@ -54,7 +54,7 @@ class LlamaCpp:
         provider: ``CPU``, or ``GPU`` for all layers on llama.cpp's GPU.
 
     Raises:
-        RuntimeError: llama.cpp refuses the file; carries the last lines of its log.
+        RuntimeError: llama.cpp rejects the file; the message has the last lines of its log.
     """
 
     def __init__(self, path: Path, threads: int, provider: str = "CPU"):
@@ -67,7 +67,7 @@ class LlamaCpp:
         self._loaded = load_model(path, how)
         self._model = self._loaded.model
         if not self._model:
-            raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
+            raise RuntimeError(f"llama.cpp cannot load {path}: {' '.join(self._log)}")
         self.load_seconds = time.perf_counter() - start
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch = _CONTEXT, _BATCH
@@ -75,7 +75,7 @@ class LlamaCpp:
         params.n_threads = params.n_threads_batch = threads
         self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
-            raise RuntimeError(f"llama.cpp can't make a context: {' '.join(self._log)}")
+            raise RuntimeError(f"llama.cpp cannot create a context: {' '.join(self._log)}")
         self._vocab = api.llama_model_get_vocab(self._model)
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
 
@@ -84,7 +84,7 @@ class LlamaCpp:
         return opening(self.tokenize)  # late: a model for timing may have no vocabulary
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, its size, and what its zeros became."""
+        """Describe the loaded model: name, load time in seconds, size, sparse placement."""
         from importlib.metadata import version
 
         placed = self._loaded.sparse
@@ -98,18 +98,18 @@ class LlamaCpp:
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Token ids of a text; special tokens in it are plain text."""
+        """Tokenise a text; special tokens in it are treated as plain text."""
         data = text.encode()
         buffer = (api.llama_token * (len(data) + 8))()
         count = api.llama_tokenize(
             self._vocab, data, len(data), buffer, len(buffer), add_special, False
         )
         if count < 0:
-            raise RuntimeError(f"llama.cpp can't tokenise {text[:60]!r}")
+            raise RuntimeError(f"llama.cpp cannot tokenise {text[:60]!r}")
         return list(buffer[:count])
 
     def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-        """Log-likelihood of continuations.
+        """Compute log-likelihoods of continuations.
 
         Args:
             items: each with a ``prompt`` and its ``continuations``.
@@ -124,14 +124,14 @@ class LlamaCpp:
         return results
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
+        """Compute nats over windows of 512 tokens, each read on its own, after a BOS if any.
 
         Args:
-            text: what to read; the first ``tokens`` of it are used.
-            tokens: how many.
+            text: text to read; its first ``tokens`` tokens are used.
+            tokens: number of tokens.
 
         Returns:
-            ``nats`` of each window, and ``tokens``, how many were predicted in all.
+            ``nats`` of each window, and ``tokens``, the total number predicted.
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = [], 0
@@ -143,15 +143,15 @@ class LlamaCpp:
         return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
+        """Generate greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
-        """Time to read a prompt of so many tokens, or several of them at once."""
+        """Time reading one or several prompts of so many tokens."""
         if tokens * batch > _BATCH or batch > _MAX_SEQUENCES:
             raise RuntimeError(
-                f"{batch} prompts of {tokens} tokens: at most {_MAX_SEQUENCES} prompts and "
-                f"{_BATCH} tokens are read at once"
+                f"{batch} prompts of {tokens} tokens are too many: at most {_MAX_SEQUENCES} "
+                f"prompts and {_BATCH} tokens are read at once"
             )
         prompts = [
             _Token(t, i, (sequence,), i == tokens - 1)
@@ -163,11 +163,11 @@ class LlamaCpp:
         return time.perf_counter() - start
 
     def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
-        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        """Time decoding so many tokens one by one, without the prompt before them."""
         if batch * (prompt_tokens + tokens) > _CONTEXT:
             raise RuntimeError(
-                f"{batch} sequences of {prompt_tokens} and {tokens} tokens: the context holds "
-                f"{_CONTEXT} in all"
+                f"{batch} sequences of {prompt_tokens} and {tokens} tokens are too many: the "
+                f"context holds {_CONTEXT} tokens in total"
             )
         self.prefill_seconds(prompt_tokens, batch)
         ids = timing_ids(tokens, self._vocab_size)
@@ -178,7 +178,7 @@ class LlamaCpp:
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
-        """The most memory this process has held resident, in bytes."""
+        """Return the peak resident memory of this process, in bytes."""
         return peak_memory()
 
     def _question(self, prompt: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
@@ -188,7 +188,7 @@ class LlamaCpp:
             return ends[0][:1], [ends[0][1:_BATCH]]
         room = _BATCH - sum(map(len, ends))
         if room <= len(self._opening):
-            raise RuntimeError(f"answers longer than {_BATCH} tokens: {continuations[0][:60]!r}")
+            raise RuntimeError(f"answers exceed {_BATCH} tokens: {continuations[0][:60]!r}")
         return begun(start, self._opening, room), ends
 
     def _score_group(
@@ -271,7 +271,7 @@ class LlamaCpp:
 
 
 def _groups(questions: list[Any]) -> Iterator[list[Any]]:
-    """Cut questions into groups that fit one decode call."""
+    """Group questions so that each group fits into one decode call."""
     group: list[Any] = []
     tokens = sequences = 0
     for prompt, ends in questions:

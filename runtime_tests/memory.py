@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """The most memory this process has held resident, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

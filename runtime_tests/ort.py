@@ -1,4 +1,4 @@
-"""onnxruntime in this process: keys and values stay in buffers that the model fills in place.
+"""onnxruntime in this process, with keys and values in buffers that the model fills in place.
 
 A prompt is read once for all its choices: each choice goes on behind it, over what the one before
 left in the buffers.
@@ -36,7 +36,7 @@ class OnnxRuntime:
         provider: a key of `runtime_tests.providers.BY_NAME`; sparse products are the CPU's.
 
     Raises:
-        RuntimeError: onnxruntime refuses the model, or it is no decoder with a cache.
+        RuntimeError: onnxruntime rejects the model, or it is not a decoder with a cache.
     """
 
     def __init__(self, path: Path, threads: int, provider: str = "CPU"):
@@ -53,13 +53,15 @@ class OnnxRuntime:
         except EdgepruneError:
             raise
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
-            raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
+            raise RuntimeError(f"onnxruntime cannot load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start
         self._path, self._session = path, self._opened.session
         shapes = {i.name: i.shape for i in self._session.get_inputs()}
         self._caches = [name for name in shapes if name.startswith("past_key_values.")]
         if not self._caches or not {"input_ids", "attention_mask"} <= set(shapes):
-            raise RuntimeError(f"{path} is no decoder with a cache: it takes {sorted(shapes)}")
+            raise RuntimeError(
+                f"{path} is not a decoder with a cache: its inputs are {sorted(shapes)}"
+            )
         _, self._heads, _, width = shapes[self._caches[0]]
         self._head_dim = width if isinstance(width, int) else _head_size(path)
         self._vocab_size = self._session.get_outputs()[0].shape[-1]
@@ -71,7 +73,7 @@ class OnnxRuntime:
         self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, how long it took, in seconds, and its size."""
+        """Describe the loaded model: name, load time in seconds, and size."""
         data = self._path.with_name(f"{self._path.name}.data")
         files = [self._path, *([data] if data.exists() else [])]
         placed = self._opened.sparse
@@ -85,11 +87,11 @@ class OnnxRuntime:
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Token ids of a text."""
+        """Tokenise a text."""
         return self._tokenizer.encode(text, add_special_tokens=add_special).ids
 
     def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-        """Log-likelihood of continuations.
+        """Compute log-likelihoods of continuations.
 
         Args:
             items: each with a ``prompt`` and its ``continuations``.
@@ -100,14 +102,14 @@ class OnnxRuntime:
         return [self._score(item["prompt"], item["continuations"]) for item in items]
 
     def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
-        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
+        """Compute nats over windows of 512 tokens, each read on its own, after a BOS if any.
 
         Args:
-            text: what to read; the first ``tokens`` of it are used.
-            tokens: how many.
+            text: text to read; its first ``tokens`` tokens are used.
+            tokens: number of tokens.
 
         Returns:
-            ``nats`` of each window, and ``tokens``, how many were predicted in all.
+            ``nats`` of each window, and ``tokens``, the total number predicted.
         """
         ids = self.tokenize(text)[:tokens]
         nats, predicted = [], 0
@@ -118,11 +120,11 @@ class OnnxRuntime:
         return {"nats": nats, "tokens": predicted}
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
+        """Generate greedy answers, up to the first line break."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
-        """Time to read a prompt of so many tokens, or several of them at once."""
+        """Time reading one or several prompts of so many tokens."""
         ids = timing_ids(tokens, self._vocab_size)
         self._make_room(tokens, batch)
         start = time.perf_counter()
@@ -130,7 +132,7 @@ class OnnxRuntime:
         return time.perf_counter() - start
 
     def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
-        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+        """Time decoding so many tokens one by one, without the prompt before them."""
         self._make_room(prompt_tokens + tokens, batch)
         self.prefill_seconds(prompt_tokens, batch)
         ids = timing_ids(tokens, self._vocab_size)
@@ -140,7 +142,7 @@ class OnnxRuntime:
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
-        """The most memory this process has held resident, in bytes."""
+        """Return the peak resident memory of this process, in bytes."""
         return peak_memory()
 
     def _score(self, prompt: str, continuations: list[str]) -> list[dict[str, float]]:
@@ -150,7 +152,7 @@ class OnnxRuntime:
             start, ends = ends[0][:1], [ends[0][1:_MOST_TOKENS]]
         room = _MOST_TOKENS - max(map(len, ends))
         if room <= len(self._opening):
-            raise RuntimeError(f"an answer longer than {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
+            raise RuntimeError(f"prompt and answer exceed {_MOST_TOKENS} tokens: {prompt[-60:]!r}")
         start = begun(start, self._opening, room)
         self._make_room(len(start) + max(map(len, ends)))
         first = self._run(start, 0)[-1:].copy()
@@ -178,7 +180,7 @@ class OnnxRuntime:
         return self._tokenizer.decode(written).strip().partition("\n")[0]
 
     def _make_room(self, tokens: int, batch: int = 1) -> None:
-        """Buffers for so many positions; what they held is lost if they were too small."""
+        """Provide buffers for so many positions; their content is lost if they were too small."""
         if self._buffers:
             held, _, room, _ = self._buffers[0].shape
             if held == batch and room >= tokens:
@@ -188,11 +190,11 @@ class OnnxRuntime:
         self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
 
     def _run(self, ids: list[int], past: int) -> np.ndarray:
-        """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
+        """Compute logits of tokens after ``past`` others, (tokens, vocabulary)."""
         return self._run_rows([ids], past)[0]
 
     def _run_rows(self, rows: list[list[int]], past: int) -> np.ndarray:
-        """Logits of sequences side by side, (sequences, tokens, vocabulary)."""
+        """Compute logits of a batch of sequences, (sequences, tokens, vocabulary)."""
         ids = np.array(rows, np.int64)
         self._make_room(past + ids.shape[1], len(rows))
         feeds = {
@@ -224,16 +226,16 @@ class OnnxRuntime:
 
 
 def _on_gpu(path: Path, options: Any, provider: Provider) -> Any:
-    """A session that must use the provider: onnxruntime falls back on the CPU without a word."""
+    """Open a session that must use the provider: onnxruntime silently falls back to the CPU."""
     wanted = [(provider.ort, provider.options), CPU.ort]
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     if provider.ort not in session.get_providers():
-        raise RuntimeError(f"{provider.name} was left out by onnxruntime")
+        raise RuntimeError(f"onnxruntime did not use {provider.name}")
     return session
 
 
 def _end_tokens(path: Path) -> frozenset[int]:
-    """Tokens that end an answer, as the configuration beside the model names them."""
+    """Read the tokens that end an answer from the configuration beside the model."""
     for name in ("genai_config.json", "generation_config.json", "config.json"):
         try:
             config = json.loads(path.with_name(name).read_text(encoding="utf-8"))
@@ -245,16 +247,18 @@ def _end_tokens(path: Path) -> frozenset[int]:
 
 
 def _head_size(path: Path) -> int:
-    """Width of a head, which onnxruntime-genai's graphs leave to the configuration beside them."""
+    """Read the width of a head, which onnxruntime-genai keeps in a configuration file."""
     try:
         config = json.loads(path.with_name("genai_config.json").read_text(encoding="utf-8"))
         return int(config["model"]["decoder"]["head_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise RuntimeError(f"{path} says nowhere how wide its heads are.") from None
+        raise RuntimeError(
+            f"{path} does not state the width of its heads, nor does genai_config.json beside it."
+        ) from None
 
 
 def _log_probabilities(logits: np.ndarray, tokens: list[int]) -> float:
-    """The sum over tokens, each predicted by its row of ``logits``."""
+    """Sum log-likelihoods of tokens, each predicted by its row of ``logits``."""
     chosen = logits[np.arange(len(tokens)), tokens]
     top = logits.max(axis=1)
     totals = np.exp(logits - top[:, None]).sum(axis=1)

@@ -1,4 +1,4 @@
-"""onnxruntime's execution providers for GPUs: where they can run a model, and why they can't."""
+"""onnxruntime's execution providers for GPUs, and their availability."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ class Provider:
     """An execution provider.
 
     Attributes:
-        name: as people call it.
-        ort: as onnxruntime calls it.
-        options: what it is given.
+        name: name for messages.
+        ort: onnxruntime's name.
+        options: provider options.
     """
 
     name: str
@@ -36,7 +36,7 @@ BY_NAME = {provider.name: provider for provider in (CPU, *GPUS)}
 
 
 def why_not(provider: Provider) -> str:
-    """Why a provider can't run anything here; empty if it can."""
+    """Say why a provider cannot run here; empty if it can."""
     import onnxruntime
 
     if provider.name in _NVIDIA and not shutil.which("nvidia-smi"):
@@ -45,5 +45,5 @@ def why_not(provider: Provider) -> str:
         wheel = (
             "onnxruntime-gpu" if provider.name in _NVIDIA else "onnxruntime-directml, on Windows"
         )
-        return f"this onnxruntime has no {provider.name} (pip install {wheel})"
+        return f"the installed onnxruntime lacks {provider.name} (pip install {wheel})"
     return ""

@@ -1,4 +1,4 @@
-"""What stands beside the model: the tokenizer, and how onnxruntime-genai runs the folder."""
+"""Companion files: the tokenizer, and the configuration of onnxruntime-genai."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ def copy_tokenizer(path: Path, folder: Path) -> None:
     """Copy the tokenizer's files.
 
     Args:
-        path: the model.
-        folder: the transformers folder that it was made from.
+        path: path of the model.
+        folder: transformers folder that the model was made from.
     """
     _copy(_TOKENIZER_FILES, path, folder)
 
@@ -38,7 +38,7 @@ def copy_end_tokens(path: Path, folder: Path) -> None:
 
 
 def write_genai_config(path: Path, folder: Path, decoder: Decoder) -> None:
-    """Write ``genai_config.json``, with which onnxruntime-genai runs the folder as it is."""
+    """Write ``genai_config.json``, so that onnxruntime-genai can run the folder."""
     write_json(path.with_name("genai_config.json"), _genai_config(path.name, folder, decoder))
 
 

@@ -197,7 +197,11 @@ def test_zeros_of_a_pruned_one_survive(case, tmp_path):
             "scaling 'dynamic'",
         ),
         ("llama", {"rope_parameters": YARN | {"beta_fast": 16}}, "no word for beta_fast"),
-        ("llama", {"layer_types": ["sliding_attention"] * 2}, "has windows, but no sliding_window"),
+        (
+            "llama",
+            {"layer_types": ["sliding_attention"] * 2},
+            "sliding windows, but no sliding_window",
+        ),
         ("llama", {"rope_parameters": LONG}, "rope scaling 'longrope' of llama models"),
         ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling 'llama3' of qwen2 models"),
         ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "lacks long_factor, short_factor"),
@@ -261,7 +265,7 @@ def test_other_token_ids_fail_the_export(real_checkpoint, tiny_folder, tmp_path,
     monkeypatch.setattr(tokenizer_module, "_pre_tokenizer_name", lambda *_: "llama-bpe")
     checkpoint = open_checkpoint(str(tiny_folder))
     check(dense_model(checkpoint), Storage("f32"))
-    with pytest.raises(CheckFailed, match="into other tokens than the checkpoint's tokenizer"):
+    with pytest.raises(CheckFailed, match="into different tokens than the checkpoint's tokenizer"):
         export(dense_model(checkpoint), Storage("f32"), tmp_path / "m", None, "t", Counter())
     assert not (tmp_path / "m").exists()
 
