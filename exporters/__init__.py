@@ -1,4 +1,4 @@
-"""Writers of artifacts: one folder a target, one line here."""
+"""Writers of artifacts: each target is one folder and one line here."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -17,10 +17,10 @@ TARGETS = tuple(_MODULES)
 
 
 def get(target: str) -> "Exporter":
-    """A target's exporter; libraries that it needs are imported when it works.
+    """Return a target's exporter, which imports the libraries it needs when used.
 
     Raises:
-        UsageError: there is no such target; names those there are.
+        UsageError: there is no such target; the message lists the targets.
     """
     if target not in _MODULES:
         raise unknown("target", target, TARGETS)

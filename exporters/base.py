@@ -1,4 +1,4 @@
-"""What a target is: a folder with an `Exporter`, and one line in `exporters`."""
+"""Targets: each is a folder with an `Exporter`, and one line in `exporters`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from edgeprune.support.progress import Stage
 
 @dataclass(frozen=True)
 class StorageRequest:
-    """How the user wants weights to be stored.
+    """How weights are stored, as the user set it.
 
     Attributes:
         type: a key of the target's own types.
-        overrides: pairs of a regular expression on the name in the file and the type of tensors
-            that match; the first that matches counts.
-        lossy_zeros: whether zeros that a type can't hold may be lost; the loss is counted.
-        block: ONNX: weights of a row that share a scale.
-        operators: ONNX: ``ort``, onnxruntime's own, or ``portable``, standard ones.
+        overrides: pairs of a regular expression on names in the file and the type of matching
+            tensors; the first match counts.
+        lossy_zeros: whether zeros that a type cannot hold may be lost; lost zeros are counted.
+        block: for ONNX, the number of weights in a row that share a scale.
+        operators: for ONNX, ``ort``, onnxruntime's own, or ``portable``, standard ones.
     """
 
     type: str
@@ -38,12 +38,12 @@ class Model:
 
     Attributes:
         folder: transformers folder with configuration and tokenizer.
-        weights: what to write.
+        weights: weights to write.
         pruned: names of the pruned tensors, whose zeros must survive.
-        gguf: the GGUF file the model was converted from, if it was; its tokenizer is kept.
-        calibration: what calibration left for the export, if there was one: ``<tensor>.importance``
+        gguf: the GGUF file the model was converted from, if any; its tokenizer is kept.
+        calibration: tensors from calibration, if there was one: ``<tensor>.importance``
             (in,), mean squares of the input; ``<tensor>.scales`` (out, blocks), of weights that
-            stand on a grid already.
+            are already on a grid.
     """
 
     folder: Path
@@ -58,15 +58,16 @@ class TensorFacts:
     """One tensor of an artifact, as read back from its bytes.
 
     Attributes:
-        name: in the artifact.
-        source: in the checkpoint.
+        name: the tensor's name in the artifact.
+        source: the tensor's name in the checkpoint.
         type: storage type.
         shape: (out, in), or (n,).
-        bytes: in the file.
-        pruned: whether its zeros were promised.
-        nonzeros: non-zero weights after dequantisation.
-        rounded_to_zero: kept weights that quantisation turned into zeros.
-        lost_zeros: pruned weights that are not zero in the file; 0 unless lossy zeros are allowed.
+        bytes: size in the file.
+        pruned: whether the tensor was pruned and its zeros must survive.
+        nonzeros: number of non-zero weights after dequantisation.
+        rounded_to_zero: number of kept weights that quantisation rounded to zero.
+        lost_zeros: number of pruned weights that are not zero in the file; 0 unless lossy zeros are
+            allowed.
     """
 
     name: str
@@ -86,9 +87,9 @@ class Artifact:
 
     Attributes:
         path: the file or folder that runtimes open.
-        tensors: what stands in it.
-        metadata: what it says about its zeros; None if dense.
-        files: all that hold the model, ``path`` among them where it is a file.
+        tensors: tensors of the artifact.
+        metadata: its sparsity metadata; None if dense.
+        files: all files of the model, including ``path`` if that is a file.
     """
 
     path: Path
@@ -98,12 +99,12 @@ class Artifact:
 
 
 class FilePlan(Protocol):
-    """How one model stands in one artifact; made once, for the dense model and all pruned ones.
+    """The layout of one model in one artifact, made once for the dense and all pruned models.
 
     Attributes:
-        tensors: a row each, in the type that was asked for, none pruned. ``storage.grid`` is what
+        tensors: a row for each tensor, in the requested type, none pruned. ``storage.grid`` is what
             calibrated rounding may choose codes on.
-        steps: how many steps `export` reports.
+        steps: number of steps that `export` reports.
     """
 
     @property
@@ -121,23 +122,23 @@ class FilePlan(Protocol):
         quantized_by: str,
         stage: Stage,
     ) -> Artifact:
-        """Write ``path`` and prove what it holds; it appears only if every check passed.
+        """Write ``path`` and verify it; the file appears only if every check passes.
 
         Args:
-            model: what to export.
+            model: model to export.
             plan: how each tensor is stored.
-            path: the file or folder.
-            metadata: facts about the zeros, without their counts; None for a dense model.
-            quantized_by: what the artifact names as its maker.
-            stage: told of every step.
+            path: file or folder to write.
+            metadata: sparsity metadata without counts; None for a dense model.
+            quantized_by: name of the tool, recorded in the artifact.
+            stage: receives progress by steps.
 
         Raises:
-            CheckFailed: zeros were lost, or the artifact is not what was planned.
+            CheckFailed: zeros were lost, or the artifact differs from the plan.
         """
 
 
 class Exporter(Protocol):
-    """A target.
+    """An artifact format (target).
 
     Attributes:
         name: as ``--target`` takes it.
@@ -166,14 +167,14 @@ class Exporter(Protocol):
     next_verb: str
 
     def plan(self, model: Model, wanted: StorageRequest) -> FilePlan:
-        """Lay a model out, from its configuration and headers alone.
+        """Lay out a model from its configuration and headers alone.
 
         Raises:
             InputError: the architecture, a feature of it or the tokenizer is not supported.
-            UsageError: a type is asked for tensors that are not there.
+            UsageError: a type is set for tensors that do not exist.
         """
 
     def estimate(
         self, shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest
     ) -> list[TensorPlan]:
-        """Rows for a model of which only names and shapes are known, as `FilePlan.tensors`."""
+        """Make rows as in `FilePlan.tensors` for a model known only by names and shapes."""

@@ -39,7 +39,7 @@ class Child:
     """The parent's end. Calls are the public methods of the runner.
 
     Attributes:
-        artifact: what it has loaded.
+        artifact: path of the loaded artifact.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", stderr: IO[str], artifact: Path):
@@ -49,7 +49,7 @@ class Child:
         """Call a method of the runner and wait for what it returns.
 
         Raises:
-            MachineError: the runtime refused, crashed, or gave no answer in time.
+            MachineError: the runtime rejected the call, crashed, or did not answer in time.
             EdgepruneError: as edgeprune raised it in the child.
         """
         limit, late = patience(arguments), Event()
@@ -69,27 +69,27 @@ class Child:
             code = self._process.wait()
             if late.is_set():
                 raise MachineError(
-                    f"The runtime gave no answer to '{name}' of {self.artifact} in {limit:.0f} "
+                    f"The runtime did not finish '{name}' of {self.artifact} within {limit:.0f} "
                     "seconds and was stopped.",
-                    f"Where it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
+                    f"If it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
                 )
             self._stderr.seek(0)
             tail = " ".join(self._stderr.read().split())[-300:]
             raise MachineError(
-                f"The runtime stopped with code {code} while it handled '{name}' of "
-                f"{self.artifact}: {tail or 'it left no message'}",
-                "edgeprune inspect shows whether the file is whole; out of memory is the usual "
-                "cause of code -9.",
+                f"The runtime exited with code {code} during '{name}' of {self.artifact}: "
+                f"{tail or 'it left no message'}",
+                "'edgeprune inspect' shows whether the file is damaged; code -9 usually means "
+                "out of memory.",
             )
         answer = json.loads(line)
         if "code" in answer:
             raise _BY_CODE[answer["code"]](answer["error"], answer["hint"])
         if "error" in answer:
-            raise MachineError(f"The runtime can't handle {self.artifact}: {answer['error']}")
+            raise MachineError(f"The runtime cannot run {self.artifact}: {answer['error']}")
         return answer["value"]
 
     def _answer(self, request: str) -> str:
-        """The child's next line; empty if it is gone."""
+        """Read the child's next line; empty if the child has exited."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
@@ -102,10 +102,10 @@ class Child:
 
 
 def patience(arguments: dict[str, Any]) -> float:
-    """Seconds after which a call with these arguments is taken to hang.
+    """Compute the seconds after which a call with these arguments counts as hanging.
 
     Raises:
-        UsageError: the environment sets them to something else than seconds.
+        UsageError: the environment variable is not a number of seconds.
     """
     if asked := os.environ.get(TIMEOUT_VARIABLE):
         try:
@@ -113,7 +113,7 @@ def patience(arguments: dict[str, Any]) -> float:
                 return min(seconds, TIMEOUT_MAX)
         except ValueError:
             pass
-        raise UsageError(f"{TIMEOUT_VARIABLE}={asked}: expected seconds, such as 3600.")
+        raise UsageError(f"{TIMEOUT_VARIABLE}={asked}: expected a number of seconds, such as 3600.")
     if "tokens" in arguments:
         tokens = arguments["tokens"] + arguments.get("prompt_tokens", 0)
         return _SECONDS + _SECONDS_A_TOKEN * tokens * arguments.get("batch", 1)
@@ -129,7 +129,7 @@ def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
     ``device`` is ``CPU``, or a GPU of the artifact's runner by its name.
 
     Raises:
-        MachineError: the runtime refused the artifact or crashed on it.
+        MachineError: the runtime rejected the artifact or crashed on it.
     """
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
@@ -172,7 +172,7 @@ def _serve(artifact: Path, threads: int, device: str) -> None:
 
 
 def _refusal(error: Exception) -> dict[str, Any]:
-    """What the parent is told of an error; empty if it is a bug."""
+    """Describe an error for the parent; empty if it is a bug."""
     if isinstance(error, EdgepruneError):
         return {"error": str(error), "hint": error.hint, "code": error.exit_code}
     of_onnxruntime = type(error).__module__.startswith("onnxruntime")  # no kind of RuntimeError

@@ -21,7 +21,7 @@ def peak_memory() -> int:
 
 
 def joules(device: str = "CPU") -> float | None:
-    """What a device has used since some time; None where that can't be read.
+    """Read a device's energy counter; None if it cannot be read.
 
     Args:
         device: ``CPU`` for all processor packages (RAPL), else the first NVIDIA GPU (NVML, which

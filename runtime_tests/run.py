@@ -1,4 +1,4 @@
-"""The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
+"""The runtime test of a build: dense and pruned models, interleaved, each in a child process."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,26 +20,26 @@ _ITEMS_PER_CALL = 16
 
 
 class Stage(Protocol):
-    """What progress is reported to."""
+    """A progress stage."""
 
     def advance(self, steps: int = 1) -> None:
-        """Say that some steps are done."""
+        """Report that some steps are done."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """Settings of a measurement.
 
     Attributes:
         items: evaluation rows of the task.
         metric: ``acc``, ``acc_norm``, ``exact_match`` or ``nats``.
-        max_answer_tokens: length of greedy answers for ``exact_match``.
+        max_answer_tokens: maximum length of greedy answers for ``exact_match``.
         general_text: text for general perplexity.
-        perplexity_tokens: how much of it to read, in tokens.
+        perplexity_tokens: number of its tokens to read.
         prefill_tokens: prompt length for timing.
-        decode_tokens: tokens decoded for timing.
-        rounds: timing rounds; artifacts take turns within each.
-        threads: threads of the runtime.
+        decode_tokens: number of tokens decoded for timing.
+        rounds: number of timing rounds, in each of which artifacts take turns.
+        threads: number of runtime threads.
     """
 
     items: list[Item]
@@ -61,17 +61,17 @@ def run(
     """Measure artifacts under equal conditions.
 
     Args:
-        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if
-            nothing was pruned.
-        plan: what to measure.
-        progress: begins a stage of so many steps.
+        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if nothing
+            was pruned.
+        plan: settings of the measurement.
+        progress: begins a progress stage of so many steps.
 
     Returns:
         A JSON-like record: one entry per artifact, and ``difference`` when there are two.
 
     Raises:
-        MachineError: the runtime refused an artifact or crashed on it.
-        CheckFailed: a likelihood is NaN or infinite; names the row or the window of text.
+        MachineError: the runtime rejected an artifact or crashed on it.
+        CheckFailed: a likelihood is NaN or infinite; the message names the row or text window.
     """
     with ExitStack() as stack:
         children = {
@@ -147,8 +147,8 @@ def quality(
 
     Args:
         artifact: the model file.
-        plan: what to measure; general text is skipped if ``perplexity_tokens`` is 0.
-        progress: begins a stage of so many steps.
+        plan: settings of the measurement; general text is skipped if ``perplexity_tokens`` is 0.
+        progress: begins a progress stage of so many steps.
 
     Returns:
         ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, ``answers`` row by row,
@@ -176,7 +176,7 @@ def _judged(answered: list[Answered]) -> dict[str, Any]:
 
 
 def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
-    """Row by row, so that another build can be compared on the same rows."""
+    """Record every row's result, so that another build can be compared on the same rows."""
     return {
         "rows": [item.id for item in plan.items],
         "correct": [one.correct for one in answered],
@@ -242,8 +242,8 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
     found = child.call("perplexity", text=plan.general_text, tokens=plan.perplexity_tokens)
     if not found["tokens"]:
         raise InputError(
-            "The general text for perplexity is shorter than 512 tokens.",
-            "Give a longer general corpus with --general.",
+            "The general text for perplexity has fewer than 512 tokens.",
+            "Choose a longer general corpus with --general.",
         )
     for index, nats in enumerate(found["nats"], 1):
         _refuse_not_finite(child, f"Window {index} of the general text: its likelihood", [nats])
@@ -252,18 +252,18 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
 
 
 def _refuse_not_finite(child: Child, what: str, values: Iterable[float]) -> None:
-    """Raise if a model gave no figure: NaN would pass for an answer, and for one within bounds."""
+    """Raise an error for NaN or infinity, which would otherwise pass as a result."""
     for value in values:
         if not math.isfinite(value):
             raise CheckFailed(
                 f"{what} is {number(value)} in {child.call('info')['runtime']} ({child.artifact}).",
-                "Activations overflow, or weights are damaged: try --type f32 (onnx: fp32), and "
-                "look whether the dense model does it too.",
+                "Activations overflow, or weights are damaged. Try --type f32 (onnx: fp32), and "
+                "check the dense model.",
             )
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:
-    """Tokens per second; artifacts take turns, so that a slow minute hits all of them."""
+    """Measure tokens per second; artifacts take turns, so that noise affects all of them."""
     prefill: dict[str, list[float]] = {name: [] for name in children}
     decode: dict[str, list[float]] = {name: [] for name in children}
     for child in children.values():  # first calls allocate and page in

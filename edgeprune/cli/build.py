@@ -19,20 +19,22 @@ Examples:
   edgeprune build --recipe medqa-demo --set measurement.eval_rows=1000
 
 \b
-The same command again goes on where it stopped, and reuses every stage whose inputs are unchanged.
-Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 bad input, 4 the machine, 70 a bug,
+Run the same command again to resume; stages with unchanged inputs are reused.
+Exit codes: 0 success, 1 failed check, 2 usage error, 3 invalid input, 4 machine error, 70 bug,
 130 interrupted.
 """
 
 
 @click.command("build", epilog=_EPILOG)
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), help="Build folder [builds/<name>]")
-@click.option("--replace", is_flag=True, help="Overwrite another recipe's build in that folder.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--out", type=click.Path(path_type=Path), help="Build folder. [builds/<name>]")
+@click.option(
+    "--replace", is_flag=True, help="Overwrite the build of another recipe in that folder."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
-    """Prune a model for a task, export it, prove its zeros and measure it."""
+    """Prune a model for a task, export it, verify its zeros and measure it."""
     recipe = take_recipe(values)
     if dry_run:
         from edgeprune.cli.plan import show

@@ -15,11 +15,15 @@ Examples:
 @click.command("eval", epilog=_EPILOG)
 @click.argument("artifact")
 @click.option("--task", required=True, help="Shipped task, or a .yaml or .jsonl file.")
-@click.option("--general", help="General text for perplexity [boolq_passages]")
-@click.option("--rows", type=click.IntRange(1), help="Evaluation rows of the task [200]")
-@click.option("--perplexity-tokens", type=click.IntRange(512), help="Of general text [8192]")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime [all cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, row by row.")
+@click.option("--general", help="General text for perplexity. [boolq_passages]")
+@click.option("--rows", type=click.IntRange(1), help="Number of evaluation rows of the task. [200]")
+@click.option(
+    "--perplexity-tokens", type=click.IntRange(512), help="Number of tokens of general text. [8192]"
+)
+@click.option("--threads", type=click.IntRange(1), help="Number of runtime threads. [all cores]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print everything as JSON, with every row's answer."
+)
 def command(artifact: str, task: str, rows: int | None, as_json: bool, **values: Any) -> None:
     """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
     import runtime_tests
@@ -71,7 +75,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         )
     if found["near_chance"]:
         lines.append(
-            f"The accuracy can't be told from chance level ({found['chance_level']:.3f}): compare "
-            "nats per answer token instead."
+            f"The accuracy is not significantly above chance level ({found['chance_level']:.3f}): "
+            "compare nats per answer token instead."
         )
     return lines

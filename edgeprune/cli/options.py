@@ -1,4 +1,4 @@
-"""Options of `build`, `plan` and `ablate`: those that the recipe's schema names."""
+"""Options of `build`, `plan` and `ablate`, generated from the recipe's schema."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -7,17 +7,19 @@ import click
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add every option a recipe can be made from."""
+    """Add all options of a recipe to a command."""
     from edgeprune.recipe.schema import command_line_options
 
     command = click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE",
-        help="Any other setting by its dotted name, such as measurement.eval_rows=500; may be "
-        "repeated. docs/reference/recipe.md lists all.",
+        help=(
+            "Any other setting by its dotted name, such as measurement.eval_rows=500. May be "
+            "repeated. docs/reference/recipe.md lists all settings."
+        ),
     )(command)  # fmt: skip
     command = click.option(
         "--recipe", "recipe_file", metavar="FILE",
-        help="Recipe file, or the name of a shipped one; flags win over it.",
+        help="Recipe file, or the name of a shipped recipe. Other options override it.",
     )(command)  # fmt: skip
     for option in reversed(list(command_line_options())):
         kind = _plain_type(option.field.annotation)
@@ -32,7 +34,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def take_recipe(values: dict[str, Any]) -> Any:
-    """Resolve and remove the recipe options from a command's arguments."""
+    """Remove the recipe options from a command's arguments, and resolve them to a recipe."""
     from edgeprune.recipe.load import resolve
     from edgeprune.recipe.schema import command_line_options
 
@@ -42,6 +44,6 @@ def take_recipe(values: dict[str, Any]) -> Any:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """What click converts to: the type within optional and annotated ones."""
+    """Return the type that click converts to, inside optional and annotated types."""
     inner = get_args(annotation)
     return _plain_type(inner[0]) if inner else annotation

@@ -20,13 +20,13 @@ Examples:
 
 @click.command("plan", epilog=_EPILOG)
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), help="Build folder [builds/<name>]")
+@click.option("--out", type=click.Path(path_type=Path), help="Build folder. [builds/<name>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(out: Path | None, as_json: bool, **values: Any) -> None:
-    """Say what becomes of every tensor, and what a build would need and give.
+    """Show the plan of every tensor, and what a build would need and produce.
 
-    Opens headers only; writes nothing. Where an allocation measures the model, zeros are shown as
-    if they were uniform. --json has a row for every tensor.
+    This reads headers only and writes nothing. If the allocation measures the model, zeros are
+    shown as uniform. --json has a row for every tensor.
     """
     show(take_recipe(values), out, as_json)
 
@@ -56,8 +56,10 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
 def _sources(data: "Data") -> dict[str, str]:
     task, general = data.task, data.general
     return {
-        "task": f"{task.task.name} from {task.split.origin}: "
-        f"{len(task.split.calibration)} rows to calibrate on, {len(data.evaluation)} to measure",
+        "task": (
+            f"{task.task.name} from {task.split.origin}: {len(task.split.calibration)} rows for "
+            f"calibration, {len(data.evaluation)} for evaluation"
+        ),
         "general": f"{general.task.name} from {general.split.origin}: "
         f"{len(general.split.calibration)} rows",
     }

@@ -145,7 +145,7 @@ class Pruning(Section):
         "confidence that gates.confidence sets",
     )
     fusion: Fusion = Field(Fusion(), description="how the two calibration streams are joined")
-    allocation: Allocation = Field(Allocation(), description="spread over matrices")
+    allocation: Allocation = Field(Allocation(), description="spread of sparsity over matrices")
     swaps: bool = Field(False, description="refine the mask with SparseSwaps")
     refit: bool = Field(False, description="refit the kept weights by least squares")
     permute: bool = Field(
@@ -263,7 +263,7 @@ class Training(Section):
                         f"training.{name} needs training: add --recover, or remove the setting"
                     )
         if not self.task_share and "finetune" in self.ways:
-            raise ValueError("finetune trains on the task: training.task_share must be above 0")
+            raise ValueError("finetune learns the task: training.task_share must be above 0")
         if self.rank and self.selective:
             raise ValueError("training.selective updates whole weights: remove training.rank")
         return self

@@ -1,4 +1,4 @@
-"""GGUF: plan the tensors, write them one by one, re-open the file and count its zeros."""
+"""GGUF: plan the tensors, write them one by one, reopen the file and count its zeros."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What a file would hold, of a model of which only names and shapes are known."""
+"""Estimate a file's content for a model known only by names and shapes."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,9 +11,9 @@ from exporters.gguf.plan import PlannedTensor, arch_of, type_of
 
 
 def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
-    """Rows for tensors by their names, in transformers' or in GGUF's spelling.
+    """Make rows for tensors by their names, in transformers' or GGUF's spelling.
 
-    Whether a head that is stored is tied all the same, only a configuration would tell.
+    Only a configuration would tell whether a stored head is nevertheless tied.
     """
     blocks = 1 + max((block_of(name) or 0 for name in shapes), default=0)
     names = _names_in_file(shapes, blocks)
@@ -27,7 +27,7 @@ def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> l
 
 
 def _names_in_file(sources: Iterable[str], blocks: int) -> dict[str, str]:
-    """By the architecture that has a place for most of them; others keep their own names."""
+    """Map names by the architecture that fits most of them; others keep their own names."""
     known = {family.gguf.name: family for family in by_model_type().values() if family.gguf.name}
     best: dict[str, str] = {}
     for family in known.values():

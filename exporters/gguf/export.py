@@ -23,12 +23,12 @@ from exporters.gguf.write import set_counts, write
 
 
 def plan(model: Model, wanted: StorageRequest) -> "GgufPlan":
-    """Lay a file out; refuses a model that can't be exported.
+    """Lay out a file; reject a model that cannot be exported.
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
-        UsageError: a type is asked for tensors that are not there.
-        CheckFailed: the tokenizer that was read from a GGUF file gives other ids than llama.cpp.
+        UsageError: a type is set for tensors that do not exist.
+        CheckFailed: the tokenizer read from a GGUF file gives different ids than llama.cpp.
     """
     config, family = read_config(model.folder)
     laid_out = plan_tensors(model, config, family, wanted)
@@ -41,13 +41,13 @@ def plan(model: Model, wanted: StorageRequest) -> "GgufPlan":
 
 @dataclass(frozen=True)
 class GgufPlan:
-    """How a model stands in a GGUF file; see `exporters.base.FilePlan`.
+    """The layout of a model in a GGUF file; see `exporters.base.FilePlan`.
 
     Attributes:
         config: the model's configuration.
-        family: what is known of its architecture.
+        family: facts about its architecture.
         wanted: how weights are stored.
-        laid_out: every tensor of the file, in its order.
+        laid_out: every tensor of the file, in file order.
     """
 
     config: Config
@@ -57,12 +57,12 @@ class GgufPlan:
 
     @property
     def tensors(self) -> Sequence[TensorPlan]:
-        """A row for each tensor of the checkpoint; those of the configuration have none."""
+        """Make a row for each tensor of the checkpoint, not for those of the configuration."""
         return [tensor.row for tensor in self.laid_out if tensor.source]
 
     @property
     def steps(self) -> int:
-        """Each tensor is written, then verified."""
+        """Count the steps: each tensor is written, then verified."""
         return 2 * len(self.laid_out)
 
     def export(
@@ -76,15 +76,17 @@ class GgufPlan:
     ) -> Artifact:
         """See `exporters.base.FilePlan.export`.
 
-        Where calibration left what it saw, ``<name>.imatrix.gguf`` is written beside the file.
+        If there are calibration tensors, ``<name>.imatrix.gguf`` is written beside the file.
 
         Raises:
-            CheckFailed: zeros were lost, the file is not what was planned, or llama.cpp cuts text
-                into other tokens than the checkpoint's tokenizer.
+            CheckFailed: zeros were lost, the file differs from the plan, or llama.cpp splits text
+                into different tokens than the checkpoint's tokenizer.
         """
         tensors = [tensor.obeying(plan) for tensor in self.laid_out]
         if left_out := model.pruned - {tensor.source for tensor in tensors}:
-            raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
+            raise CheckFailed(
+                f"The GGUF layout has no place for the pruned tensors {sorted(left_out)}."
+            )
         with atomic_path(path) as temporary:
             write(
                 temporary,

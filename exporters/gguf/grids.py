@@ -1,6 +1,6 @@
-"""ggml's types that are plain integer grids: their bytes from codes and scales, exactly.
+"""Encode ggml's types that are plain integer grids, exactly, from codes and scales.
 
-`edgeprune.quantization` chooses the codes; here they only become bytes.
+`edgeprune.quantization` chooses the codes; this module only packs them.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ _BLOCK = 32
 
 
 def on_grid(values: np.ndarray, scales: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Pack values that stand on a grid.
+    """Pack values that are on a grid.
 
     Args:
         values: (rows, columns) float32, within half a step of the grid.

@@ -1,4 +1,4 @@
-"""Which tensors go into the file, under which names, in which types. Nothing is read yet."""
+"""Plan the tensors of the file, with names and types, without reading them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -35,13 +35,14 @@ class PlannedTensor:
     """One tensor to be written.
 
     Attributes:
-        name: in the file.
-        source: in the checkpoint.
+        name: the tensor's name in the file.
+        source: the tensor's name in the checkpoint.
         shape: as in the checkpoint, (out, in) or (n,).
         type: storage type.
-        heads: attention heads whose rows are interleaved for llama.cpp's rotary order; 0: none.
-        shift: what is added to its values.
-        given: its values, where they come from the configuration; ``source`` is empty then.
+        heads: number of attention heads whose rows are interleaved for llama.cpp's rotary order; 0:
+            none.
+        shift: number added to its values.
+        given: its values, if they come from the configuration; ``source`` is then empty.
     """
 
     name: str
@@ -54,18 +55,18 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        """Size in the file."""
+        """Return the size in the file."""
         block, block_bytes = GGML_QUANT_SIZES[self.type]
         return int(np.prod(self.shape)) // block * block_bytes
 
     @property
     def row(self) -> TensorPlan:
-        """The tensor in the terms of every target."""
+        """Convert the tensor to the rows of all targets."""
         storage = Storage(self.type.name, self.bytes, GRIDS.get(self.type.name))
         return TensorPlan(self.source, self.name, self.shape, storage)
 
     def obeying(self, plan: ModelPlan) -> "PlannedTensor":
-        """The same in the type that a plan gives it."""
+        """Return the tensor in the type that a plan gives it."""
         if not self.source:
             return self
         stored = plan.tensors[self.source].storage
@@ -75,7 +76,7 @@ class PlannedTensor:
 def plan_tensors(
     model: Model, config: Config, family: Family, wanted: StorageRequest
 ) -> list[PlannedTensor]:
-    """Lay out the file: embedding first, then the blocks in order, as llama.cpp's converter does.
+    """Lay out the file as llama.cpp's converter does: the embedding first, then the blocks.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
@@ -89,7 +90,9 @@ def plan_tensors(
             continue  # llama.cpp reads a missing head as tied
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise InputError(f"The tensor {source} has no place in a {family.gguf.name} model.")
+            raise InputError(
+                f"The architecture {family.gguf.name} has no place for the tensor {source}."
+            )
         shape = model.weights.shape(source)
         planned.append(
             PlannedTensor(
@@ -104,11 +107,11 @@ def plan_tensors(
     for expression, _ in wanted.overrides:
         if not any(re.search(expression, tensor.name) for tensor in planned):
             raise UsageError(
-                f"type_map: '{expression}' matches no tensor of the file.",
+                f"artifact.type_map: '{expression}' matches no tensor of the file.",
                 f"Names look like {planned[-1].name}.",
             )
     if not any(tensor.name == "token_embd.weight" for tensor in planned):
-        raise InputError("The checkpoint holds no token embedding.", "Fetch it again.")
+        raise InputError("The checkpoint has no token embedding.", "Download the checkpoint again.")
     for name, values in rope_tensors(config, head_dim(config)).items():
         kind = GGMLQuantizationType.F32
         planned.append(PlannedTensor(name, "", values.shape, kind, given=values))
@@ -116,21 +119,21 @@ def plan_tensors(
 
 
 def arch_of(family: Family) -> MODEL_ARCH:
-    """Gguf's own number of an architecture."""
+    """Return the gguf package's number of an architecture."""
     return next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.gguf.name)
 
 
 def type_of(
     name: str, shape: tuple[int, ...], wanted: StorageRequest, blocks: int, tied: bool
 ) -> GGMLQuantizationType:
-    """What a tensor is stored as, by its name in the file.
+    """Choose a tensor's type by its name in the file.
 
     Args:
-        name: in the file.
+        name: the tensor's name in the file.
         shape: (out, in), or (n,).
-        wanted: what the user asked for.
-        blocks: decoder blocks of the model.
-        tied: whether the embedding is the output head too.
+        wanted: types set by the user.
+        blocks: number of decoder blocks.
+        tied: whether the embedding is also the output head.
     """
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
@@ -141,7 +144,7 @@ def type_of(
 
 
 def file_type(wanted: StorageRequest) -> LlamaFileType:
-    """What ``general.file_type`` says: the type of most matrices, or the mix."""
+    """Return ``general.file_type``: the type of most matrices, or the mix."""
     kind = TYPES[wanted.type]
     name = f"MOSTLY_{kind.mix if kind.mix and not kind.keeps_zeros else kind.base}"
     return LlamaFileType.__members__.get(name) or _FILE_TYPES.get(kind.base, LlamaFileType.GUESSED)
@@ -164,14 +167,14 @@ def _file_order(tensor: PlannedTensor) -> tuple[int, int, str]:
 
 
 class Rows:
-    """A tensor in llama.cpp's row order, turned to float32 part by part, as it is cut.
+    """A tensor in llama.cpp's row order, converted to float32 slice by slice.
 
     Args:
         stored: (out, ...), in any type of floats.
-        shift: added to its values.
+        shift: number added to the values.
 
     Attributes:
-        shape: of the tensor.
+        shape: shape of the tensor.
     """
 
     def __init__(self, stored: "Tensor", shift: float = 0.0):
@@ -184,7 +187,7 @@ class Rows:
 
 
 def _floats(stored: "Tensor") -> np.ndarray:
-    """As float32, in this thread alone: torch starts others for each thread that asks it."""
+    """Convert to float32 in this thread: torch would start more threads for each caller."""
     import torch
 
     if stored.dtype == torch.float16:
@@ -197,7 +200,7 @@ def _floats(stored: "Tensor") -> np.ndarray:
 
 
 def read_rows(model: Model, tensor: PlannedTensor) -> "Rows | np.ndarray":
-    """A tensor's values; an array where they come from the configuration.
+    """Read a tensor's values; an array if they come from the configuration.
 
     Rows are moved whole, so that zeros and N:M groups, which run along the input, stay as they are.
     """
@@ -207,7 +210,7 @@ def read_rows(model: Model, tensor: PlannedTensor) -> "Rows | np.ndarray":
 
 
 def in_file_order(rows: Any, tensor: PlannedTensor) -> Any:
-    """Whatever there is of each row of a tensor, (out, ...), in llama.cpp's row order."""
+    """Reorder rows, (out, ...), to llama.cpp's order."""
     if not tensor.heads:
         return rows
     halves = rows.reshape(tensor.heads, 2, -1, *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""ONNX: build the graph, write weights beside it, re-open both and count zeros."""
+"""ONNX: build the graph, write weights beside it, reopen both and count zeros."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Onnx:
-    """A graph for onnxruntime and its weights; see `exporters.base.Exporter`."""
+    """The ONNX exporter; see `exporters.base.Exporter`."""
 
     name = "onnx"
     requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")

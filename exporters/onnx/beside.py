@@ -9,7 +9,7 @@ from exporters.onnx.decoder import Decoder
 
 
 def write_genai_config(path: Path, folder: Path, decoder: Decoder) -> None:
-    """Write ``genai_config.json``, with which onnxruntime-genai runs the folder as it is."""
+    """Write ``genai_config.json``, so that onnxruntime-genai can run the folder."""
     write_json(path.with_name("genai_config.json"), _genai_config(path.name, folder, decoder))
 
 

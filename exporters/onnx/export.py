@@ -32,31 +32,32 @@ _END_TOKEN_FILES = ("generation_config.json", "config.json")
 
 
 def plan(model: Model, wanted: StorageRequest) -> "OnnxPlan":
-    """Lay a model out; refuses one that can't be exported.
+    """Lay out a model; reject one that cannot be exported.
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
-        UsageError: a type is asked for tensors that are not there.
+        UsageError: a type is set for tensors that do not exist.
     """
     known = load_config(model.folder)["model_type"] in known_families()
     source: _Source = _Known(model, wanted) if known else _Traced(model, wanted)
     if not (model.folder / "tokenizer.json").is_file():
         raise InputError(
-            f"{model.folder} holds no tokenizer.json.",
-            "Save the tokenizer with transformers' fast tokenizers, and try again.",
+            f"{model.folder} has no tokenizer.json.",
+            "Save the tokenizer with transformers as a fast tokenizer, and try again.",
         )
     if wanted.operators == "portable" and wanted.type.startswith("int"):
         raise InputError(
-            "Portable operators multiply by floats alone.", "Take --type fp16, or operators ort."
+            "Portable operators support only float weights.",
+            "Use --type fp16 or fp32, or --set artifact.operators=ort.",
         )
     return OnnxPlan(source, wanted)
 
 
 class OnnxPlan:
-    """How a model stands in an ONNX file and its data; see `exporters.base.FilePlan`.
+    """The layout of a model in an ONNX file and its data; see `exporters.base.FilePlan`.
 
     Args:
-        source: what fills the graph.
+        source: builds or traces the graph.
         wanted: how weights are stored.
     """
 
@@ -65,12 +66,12 @@ class OnnxPlan:
 
     @property
     def tensors(self) -> Sequence[TensorPlan]:
-        """A row for each tensor."""
+        """Make a row for each tensor."""
         return [tensor.row for tensor in self._source.planned.values()]
 
     @property
     def steps(self) -> int:
-        """Blocks are written, then tensors verified."""
+        """Count the steps: blocks are written, then tensors verified."""
         return self._source.blocks + 1 + len(self._source.planned)
 
     def export(
@@ -84,13 +85,13 @@ class OnnxPlan:
     ) -> Artifact:
         """See `exporters.base.FilePlan.export`.
 
-        Beside the model stand ``<name>.data`` with the weights, the tokenizer and
+        The companion files are ``<name>.data`` with the weights, the tokenizer and
         ``genai_config.json``; of architectures that are traced, transformers' configuration instead
         of the latter.
 
         Raises:
-            InputError: torch can't trace the architecture.
-            CheckFailed: zeros were lost, or the file is not what was planned.
+            InputError: torch cannot trace the architecture.
+            CheckFailed: zeros were lost, or the file differs from the plan.
         """
         source, block = self._source, self._wanted.block
         planned = {n: tensor.obeying(plan, block) for n, tensor in source.planned.items()}
@@ -100,7 +101,9 @@ class OnnxPlan:
                 graph = Graph(external)
                 written = source.fill(graph, model, planned, stage)
             if left_out := model.pruned - set(written):
-                raise CheckFailed(f"Pruned tensors have no place in the model: {sorted(left_out)}.")
+                raise CheckFailed(
+                    f"The ONNX layout has no place for the pruned tensors {sorted(left_out)}."
+                )
             found = graph.model(source.kind, quantized_by)
             own = {"edgeprune.flavour": source.operators}
             _save(found, temporary, own)
@@ -117,13 +120,13 @@ class OnnxPlan:
 
 
 class _Source(Protocol):
-    """What fills a graph; made once.
+    """A source of the graph, made once.
 
     Attributes:
         kind: transformers' ``model_type``.
-        operators: what the file says of its operators.
-        planned: every tensor, in the type that was asked for.
-        blocks: how many steps `fill` reports, but one.
+        operators: name of the operator set, recorded in the file.
+        planned: every tensor, in the requested type.
+        blocks: number of steps that `fill` reports, minus one.
     """
 
     kind: str
@@ -132,14 +135,14 @@ class _Source(Protocol):
     blocks: int
 
     def fill(self, graph: Graph, model: Model, planned: Planned, stage: Stage) -> Planned:
-        """Add nodes and weights; returns the tensors that are in the graph."""
+        """Add nodes and weights, and return the tensors in the graph."""
 
     def write_beside(self, path: Path, folder: Path) -> None:
-        """Write what runtimes look for beside the model."""
+        """Write the companion files that runtimes look for."""
 
 
 class _Known:
-    """A model of an architecture that has a builder."""
+    """A model of an architecture with a builder."""
 
     def __init__(self, model: Model, wanted: StorageRequest):
         self._decoder = read_decoder(model.folder)
@@ -160,7 +163,7 @@ class _Known:
 
 
 class _Traced:
-    """A model of any other."""
+    """A model of any other architecture."""
 
     operators = "traced"
     blocks = 0
@@ -185,7 +188,7 @@ class _Traced:
 
 
 def _tracing() -> ModuleType:
-    """Imported when it is needed: transformers takes seconds."""
+    """Import tracing only when needed: transformers takes seconds."""
     return import_module("exporters.onnx.traced")
 
 

@@ -1,4 +1,4 @@
-"""Which tensors go into the model, and how each is stored. Nothing is read yet."""
+"""Plan the tensors of the model and their storage, without reading them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ class PlannedTensor:
     """One tensor to be written.
 
     Attributes:
-        name: in the checkpoint and in the model.
+        name: the tensor's name in the checkpoint and in the model.
         shape: as in the checkpoint, (out, in) or (n,).
         type: ``FP32``, ``FP16``, ``INT8`` or ``INT4``.
-        block: weights of a row that share a scale; 0 where there are none.
+        block: number of weights in a row that share a scale; 0: no scales.
         transposed: whether it is stored as (in, out), as ONNX multiplies.
-        looked_up: whether its rows are looked up, as an embedding's are.
+        looked_up: whether its rows are looked up, as in an embedding.
     """
 
     name: str
@@ -38,13 +38,13 @@ class PlannedTensor:
 
     @property
     def grid(self) -> Grid:
-        """What an integer type rounds to, symmetric around the code of zero."""
+        """Return the grid of an integer type, symmetric around the code of zero."""
         high = 2 ** (BITS[self.type] - 1) - 1
         return Grid(-high if self.type == "INT8" else -high - 1, high, self.block)
 
     @property
     def bytes(self) -> int:
-        """Size in the data file, without padding; scales take 4 bytes each."""
+        """Return the size in the data file, without padding; scales take 4 bytes each."""
         elements = 1
         for size in self.shape:
             elements *= size
@@ -54,12 +54,12 @@ class PlannedTensor:
 
     @property
     def row(self) -> TensorPlan:
-        """The tensor in the terms of every target."""
+        """Convert the tensor to the rows of all targets."""
         grid = self.grid if self.type in BITS else None
         return TensorPlan(self.name, self.name, self.shape, Storage(self.type, self.bytes, grid))
 
     def obeying(self, plan: ModelPlan, block: int) -> "PlannedTensor":
-        """The same in the type that a plan gives it, with scales for ``block`` weights at most."""
+        """Return the tensor in a plan's type, with scales for ``block`` weights at most."""
         kind = plan.tensors[self.name].storage.type
         if kind == self.type:
             return self
@@ -69,11 +69,11 @@ class PlannedTensor:
 def plan_tensors(
     model: Model, decoder: Decoder, wanted: StorageRequest
 ) -> dict[str, PlannedTensor]:
-    """Every tensor by its name.
+    """Plan every tensor, by its name.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
-        UsageError: a type is asked for tensors that are not there.
+        UsageError: a type is set for tensors that do not exist.
     """
     planned = {}
     onnx = decoder.family.onnx
@@ -84,12 +84,14 @@ def plan_tensors(
         if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == HEAD):
             continue  # computed, not learnt; the embedding again
         if name not in places:
-            raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
+            raise InputError(f"The architecture {decoder.kind} has no place for the tensor {name}.")
         planned[name] = planned_tensor(
             name, model.weights.shape(name), wanted, name == EMBEDDING, name == HEAD
         )
     if missing := [name for name in needed if name not in planned]:
-        raise InputError(f"The checkpoint holds no {missing[0]}.", "Fetch it again.")
+        raise InputError(
+            f"The checkpoint has no tensor {missing[0]}.", "Download the checkpoint again."
+        )
     check_overrides(planned, wanted)
     return planned
 
@@ -101,16 +103,16 @@ def _in_blocks(decoder: Decoder, names: Iterable[str], part: str) -> list[str]:
 
 
 def check_overrides(planned: Iterable[str], wanted: StorageRequest) -> None:
-    """Refuse types for tensors that are not there.
+    """Reject types for tensors that do not exist.
 
     Raises:
-        UsageError: naming the first of them.
+        UsageError: an expression matches no tensor; the message names the first one.
     """
     names = list(planned)
     for expression, _ in wanted.overrides:
         if not any(re.search(expression, name) for name in names):
             raise UsageError(
-                f"type_map: '{expression}' matches no tensor of the model.",
+                f"artifact.type_map: '{expression}' matches no tensor of the model.",
                 f"Names look like {names[0]}.",
             )
 
@@ -118,12 +120,12 @@ def check_overrides(planned: Iterable[str], wanted: StorageRequest) -> None:
 def planned_tensor(
     name: str, shape: tuple[int, ...], wanted: StorageRequest, looked_up: bool, head: bool
 ) -> PlannedTensor:
-    """How one tensor is stored.
+    """Choose how one tensor is stored.
 
     Args:
         name: in the checkpoint.
-        shape: there.
-        wanted: the types.
+        shape: shape in the checkpoint.
+        wanted: types set by the user.
         looked_up: whether it is an embedding.
         head: whether it is the output head.
     """
@@ -139,7 +141,7 @@ def planned_tensor(
 def _of_type(
     name: str, shape: tuple[int, ...], kind: str, wanted_block: int, looked_up: bool
 ) -> PlannedTensor:
-    """A tensor of a type; FP16 where no block of an integer type divides its rows."""
+    """Plan a tensor of a type; FP16 if no block of an integer type divides its rows."""
     if kind in BITS:
         if block := _block(shape[-1], wanted_block):
             return PlannedTensor(name, shape, kind, block, looked_up=looked_up)
@@ -149,14 +151,14 @@ def _of_type(
 
 
 def _block(columns: int, wanted: int) -> int:
-    """The largest block, up to what is wanted, that divides a row; 0 if none does."""
+    """Find the largest block, up to the requested size, that divides a row; 0 if none does."""
     while wanted >= _LEAST_BLOCK and columns % wanted:
         wanted //= 2
     return wanted if wanted >= _LEAST_BLOCK else 0
 
 
 def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
-    """Rows for tensors of which only names and shapes are known, in any spelling."""
+    """Make rows for tensors known only by names and shapes, in any spelling."""
     roles = {name: role_of(name, shape) for name, shape in shapes.items()}
     return [
         planned_tensor(

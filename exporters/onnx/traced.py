@@ -1,7 +1,7 @@
-"""Architectures without a builder of their own: torch traces transformers' code.
+"""Trace transformers' code with torch, for architectures without a builder.
 
-What comes out has standard operators only, no fused attention, and caches that are copied at every
-step; it is slower than a graph of `exporters.onnx.build`, and right wherever the trace is. Weights
+The graph has standard operators only, no fused attention, and caches that are copied at every step;
+it is slower than a graph of `exporters.onnx.build`, and as correct as the trace. Weights
 are not taken from the trace: they come tensor by tensor, in the same types as everywhere.
 """
 
@@ -43,8 +43,8 @@ class Trace:
     """A traced model.
 
     Attributes:
-        graph: its nodes, inputs and outputs, without weights.
-        buffers: what it needs and no checkpoint holds, such as rotary frequencies.
+        graph: nodes, inputs and outputs, without weights.
+        buffers: tensors that no checkpoint holds, such as rotary frequencies.
         names: the checkpoint's name of every weight in the graph.
     """
 
@@ -54,7 +54,7 @@ class Trace:
 
     @property
     def looked_up(self) -> set[str]:
-        """Weights whose rows are looked up, by their names in the checkpoint."""
+        """List weights whose rows are looked up, by their names in the checkpoint."""
         return {
             self.names[node.input[0]]
             for node in self.graph.node
@@ -63,10 +63,10 @@ class Trace:
 
 
 def first_blocks(checkpoint: Model) -> Trace:
-    """Trace the first two blocks with random weights: what can't be traced should fail early.
+    """Trace the first two blocks with random weights, so that failures show early.
 
     Raises:
-        InputError: torch can't trace the architecture.
+        InputError: torch cannot trace the architecture.
     """
     library = load("transformers")
     try:
@@ -78,7 +78,7 @@ def first_blocks(checkpoint: Model) -> Trace:
         model = library.AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
         raise InputError(
-            f"transformers can't build the model of {checkpoint.folder}: {error}"
+            f"transformers cannot build the model of {checkpoint.folder}: {error}"
         ) from None
     return _traced(model, set(checkpoint.weights.names()))
 
@@ -87,7 +87,7 @@ def trace(model: Model) -> Trace:
     """Trace a checkpoint's model.
 
     Raises:
-        InputError: torch can't trace the architecture, or its weights have other names there.
+        InputError: torch cannot trace the architecture, or its weights have other names there.
     """
     opened = load("transformers").AutoModelForCausalLM.from_pretrained(
         model.folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32
@@ -96,13 +96,14 @@ def trace(model: Model) -> Trace:
 
 
 def plan(model: Model, first: Trace, wanted: StorageRequest) -> dict[str, PlannedTensor]:
-    """How every weight is stored, by its name in the checkpoint.
+    """Choose how every weight is stored, by its name in the checkpoint.
 
     Args:
         model: the checkpoint.
-        first: its first blocks; others hold the same. Outside blocks, what is not used there, such
+        first: the traced first blocks; the others have the same weights. Outside blocks, what is
+            not used there, such
             as the copy of a tied head, is not stored.
-        wanted: the types.
+        wanted: types set by the user.
     """
     used, looked_up = set(first.names.values()), first.looked_up
     planned = {
@@ -166,8 +167,8 @@ def _traced(model: Any, stored: set[str]) -> Trace:
     except Exception as error:  # torch has dozens of kinds for what it can't trace
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise InputError(
-            f"torch can't trace {type(model).__name__}: {reason}",
-            "Take --target gguf, if that knows the architecture.",
+            f"torch cannot trace {type(model).__name__}: {reason}",
+            "Use --target gguf, if it supports the architecture.",
         ) from None
     names = {f"model.{own}": name for own, name in _names(model, stored).items()}
     initializers = program.model.graph.initializers
@@ -181,7 +182,7 @@ def _traced(model: Any, stored: set[str]) -> Trace:
 
 
 def _check_uses(graph: Any, wide: set[str]) -> None:
-    """Hold the uses of matrices against what `build` knows: look-ups and linear layers."""
+    """Check that matrices are only used as `build` supports: look-ups and linear layers."""
     turned = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
     for node in graph.node:
         for place, name in enumerate(node.input):
@@ -190,14 +191,14 @@ def _check_uses(graph: Any, wide: set[str]) -> None:
             turns = node.op_type == "Transpose" and name in wide
             if weight in wide and not turns and (node.op_type, place) != known:
                 raise InputError(
-                    f"{weight.removeprefix('model.')} goes into a {node.op_type}, which the ONNX "
-                    "exporter doesn't know.",
-                    "It knows embeddings and linear layers; --target gguf may know more.",
+                    f"{weight.removeprefix('model.')} is used by a {node.op_type}, which the "
+                    "ONNX exporter does not support.",
+                    "It supports embeddings and linear layers; --target gguf may support more.",
                 )
 
 
 def _names(model: Any, stored: set[str]) -> dict[str, str]:
-    """Parameters by their names in the model: those in the checkpoint; a tied one has one name."""
+    """Map parameters to their names in the checkpoint; a tied parameter has one name."""
     found: dict[str, str] = {}
     first: dict[int, str] = {}  # place in memory -> name
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -208,12 +209,12 @@ def _names(model: Any, stored: set[str]) -> dict[str, str]:
 
 
 def _stored_name(model: Any, name: str, parameter: Tensor, stored: set[str]) -> str:
-    """What a checkpoint calls a parameter that it holds in the same shape."""
+    """Find a checkpoint's name of a parameter that it stores in the same shape."""
     for own, tensor in stored_tensors(model, {name: parameter}, stored).items():
         if tensor.shape == parameter.shape:
             return own
     raise InputError(
-        f"The checkpoint stores {name} in a shape that edgeprune can't find.",
+        f"The checkpoint does not store {name} as one tensor of the same shape.",
         "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
     )
 
@@ -256,7 +257,7 @@ def _named_axes(graph: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter talks on every channel there is."""
+    """Silence torch's exporter on all its output channels."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Weight types of ONNX models: integers have one scale for a block of a row, and a code of zero."""
+"""Weight types of ONNX models: integers have one scale per block of a row, and a zero code."""
 
 from edgeprune.plan.types import keeps_zeros
 

@@ -51,7 +51,7 @@ class LlamaCpp(InProcess):
         device: ``CPU``, or ``GPU`` for all layers on llama.cpp's GPU.
 
     Raises:
-        RuntimeError: llama.cpp refuses the file; carries the last lines of its log.
+        RuntimeError: llama.cpp rejects the file; the message has the last lines of its log.
     """
 
     most_tokens = _BATCH
@@ -66,7 +66,7 @@ class LlamaCpp(InProcess):
         self._loaded = load_model(path, how)
         self._model = self._loaded.model
         if not self._model:
-            raise RuntimeError(f"llama.cpp can't load {path}: {' '.join(self._log)}")
+            raise RuntimeError(f"llama.cpp cannot load {path}: {' '.join(self._log)}")
         self.load_seconds = time.perf_counter() - start
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch = _CONTEXT, _BATCH
@@ -74,7 +74,7 @@ class LlamaCpp(InProcess):
         params.n_threads = params.n_threads_batch = threads
         self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
-            raise RuntimeError(f"llama.cpp can't make a context: {' '.join(self._log)}")
+            raise RuntimeError(f"llama.cpp cannot create a context: {' '.join(self._log)}")
         self._vocab = api.llama_model_get_vocab(self._model)
         self.vocabulary = api.llama_vocab_n_tokens(self._vocab)
 
@@ -93,14 +93,14 @@ class LlamaCpp(InProcess):
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Token ids of a text; special tokens in it are plain text."""
+        """Tokenise a text; special tokens in it are treated as plain text."""
         data = text.encode()
         buffer = (api.llama_token * (len(data) + 8))()
         count = api.llama_tokenize(
             self._vocab, data, len(data), buffer, len(buffer), add_special, False
         )
         if count < 0:
-            raise RuntimeError(f"llama.cpp can't tokenise {text[:60]!r}")
+            raise RuntimeError(f"llama.cpp cannot tokenise {text[:60]!r}")
         return list(buffer[:count])
 
     def _likelihoods(self, questions: list[Question]) -> Iterator[list[float]]:

@@ -1,4 +1,4 @@
-"""onnxruntime in this process: keys and values stay in buffers that the model fills in place.
+"""onnxruntime in this process, with keys and values in buffers that the model fills in place.
 
 A prompt is read once for all its choices: each choice goes on behind it, over what the one before
 left in the buffers.
@@ -34,7 +34,7 @@ class OnnxRuntime(InProcess):
         device: a key of `runtime_tests.devices.PROVIDERS`; sparse products are the CPU's.
 
     Raises:
-        RuntimeError: onnxruntime refuses the model, or it is no decoder with a cache.
+        RuntimeError: onnxruntime rejects the model, or it is not a decoder with a cache.
     """
 
     def __init__(self, path: Path, threads: int, device: str = "CPU"):
@@ -51,13 +51,15 @@ class OnnxRuntime(InProcess):
         except EdgepruneError:
             raise
         except Exception as error:  # onnxruntime's and tokenizers' own kinds
-            raise RuntimeError(f"onnxruntime can't load {path}: {error}") from None
+            raise RuntimeError(f"onnxruntime cannot load {path}: {error}") from None
         self.load_seconds = time.perf_counter() - start
         self._path, self._session = path, self._opened.session
         shapes = {i.name: i.shape for i in self._session.get_inputs()}
         self._caches = [name for name in shapes if name.startswith("past_key_values.")]
         if not self._caches or not {"input_ids", "attention_mask"} <= set(shapes):
-            raise RuntimeError(f"{path} is no decoder with a cache: it takes {sorted(shapes)}")
+            raise RuntimeError(
+                f"{path} is not a decoder with a cache: its inputs are {sorted(shapes)}"
+            )
         _, self._heads, _, width = shapes[self._caches[0]]
         self._head_dim = width if isinstance(width, int) else _head_size(path)
         self.vocabulary = self._session.get_outputs()[0].shape[-1]
@@ -82,7 +84,7 @@ class OnnxRuntime(InProcess):
         }
 
     def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Token ids of a text."""
+        """Tokenise a text."""
         return self._tokenizer.encode(text, add_special_tokens=add_special).ids
 
     def _likelihoods(self, questions: list[Question]) -> Iterator[list[float]]:
@@ -123,7 +125,7 @@ class OnnxRuntime(InProcess):
         return str(self._tokenizer.decode(tokens))
 
     def _run(self, ids: list[int], past: int) -> np.ndarray:
-        """Logits of tokens that stand behind ``past`` others, (tokens, vocabulary)."""
+        """Compute logits of tokens after ``past`` others, (tokens, vocabulary)."""
         return self._run_rows([ids], past)[0]
 
     def _run_rows(self, rows: Rows, past: int) -> np.ndarray:
@@ -159,16 +161,16 @@ class OnnxRuntime(InProcess):
 
 
 def _on_gpu(path: Path, options: Any, provider: Provider) -> Any:
-    """A session that must use the provider: onnxruntime falls back on the CPU without a word."""
+    """Open a session that must use the provider: onnxruntime silently falls back to the CPU."""
     wanted = [(provider.ort, provider.options), CPU.ort]
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     if provider.ort not in session.get_providers():
-        raise RuntimeError(f"{provider.name} was left out by onnxruntime")
+        raise RuntimeError(f"onnxruntime did not use {provider.name}")
     return session
 
 
 def _end_tokens(path: Path) -> frozenset[int]:
-    """Tokens that end an answer, as the configuration beside the model names them."""
+    """Read the tokens that end an answer from the configuration beside the model."""
     for name in ("genai_config.json", "generation_config.json", "config.json"):
         try:
             config = json.loads(path.with_name(name).read_text(encoding="utf-8"))
@@ -180,16 +182,18 @@ def _end_tokens(path: Path) -> frozenset[int]:
 
 
 def _head_size(path: Path) -> int:
-    """Width of a head, which onnxruntime-genai's graphs leave to the configuration beside them."""
+    """Read the width of a head, which onnxruntime-genai keeps in a configuration file."""
     try:
         config = json.loads(path.with_name("genai_config.json").read_text(encoding="utf-8"))
         return int(config["model"]["decoder"]["head_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise RuntimeError(f"{path} says nowhere how wide its heads are.") from None
+        raise RuntimeError(
+            f"{path} does not state the width of its heads, nor does genai_config.json beside it."
+        ) from None
 
 
 def _log_probabilities(logits: np.ndarray, tokens: list[int]) -> float:
-    """The sum over tokens, each predicted by its row of ``logits``."""
+    """Sum log-likelihoods of tokens, each predicted by its row of ``logits``."""
     chosen = logits[np.arange(len(tokens)), tokens]
     top = logits.max(axis=1)
     totals = np.exp(logits - top[:, None]).sum(axis=1)

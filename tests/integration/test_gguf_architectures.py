@@ -197,7 +197,11 @@ def test_zeros_of_a_pruned_one_survive(case, tmp_path):
             "scaling 'dynamic'",
         ),
         ("llama", {"rope_parameters": YARN | {"beta_fast": 16}}, "no word for beta_fast"),
-        ("llama", {"layer_types": ["sliding_attention"] * 2}, "has windows, but no sliding_window"),
+        (
+            "llama",
+            {"layer_types": ["sliding_attention"] * 2},
+            "sliding windows, but no sliding_window",
+        ),
         ("llama", {"rope_parameters": LONG}, "rope scaling 'longrope' of llama models"),
         ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling 'llama3' of qwen2 models"),
         ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "lacks long_factor, short_factor"),

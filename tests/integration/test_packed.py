@@ -230,11 +230,11 @@ def test_pack_and_unpack_on_the_command_line(files, tmp_path):
 
     done = run("pack", source)
     assert done.returncode == 0, done.stderr
-    assert "unpacks to the same bytes: checked" in done.stdout
+    assert "Verified: it unpacks to the same bytes" in done.stdout
     assert is_packed(tmp_path / "model.packed.gguf")
     refused = run("unpack", tmp_path / "model.packed.gguf")
     assert refused.returncode == 2
-    assert "is there already" in refused.stderr
+    assert "already exists" in refused.stderr
     source.unlink()
     assert run("unpack", tmp_path / "model.packed.gguf").returncode == 0
     assert source.read_bytes() == plain.read_bytes()

@@ -187,7 +187,9 @@ def test_patience_grows_with_the_work(monkeypatch):
     assert patience(long) == 60
     for wrong in ("soon", "-1", "nan"):
         monkeypatch.setenv(TIMEOUT_VARIABLE, wrong)
-        with pytest.raises(UsageError, match=f"{TIMEOUT_VARIABLE}={wrong}: expected seconds"):
+        with pytest.raises(
+            UsageError, match=f"{TIMEOUT_VARIABLE}={wrong}: expected a number of seconds"
+        ):
             patience(long)
 
 

@@ -55,7 +55,7 @@ def test_killed_builds_of_the_real_model_go_on_and_give_the_same_file(tmp_path):
         _, message = process.communicate()
         if number == 0:
             assert process.returncode == 130
-            assert "goes on where it stopped" in message
+            assert "Run the same command again to resume" in message
             assert "Traceback" not in message
     done = len(list((tmp_path / "cut").glob("work/prune-*/block-*")))
     assert 0 < done < 30  # the last start really had something to go on with

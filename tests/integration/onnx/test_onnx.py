@@ -169,7 +169,7 @@ def test_architectures_give_transformers_logits(case, operators, real_checkpoint
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "no_such"}, "transformers can't build the model"),
+        ({"model_type": "no_such"}, "transformers cannot build the model"),
         ({"model_type": None}, "model_type"),
         ({"final_logit_softcapping": 30.0}, "doesn't know final_logit_softcapping"),
         ({"hidden_act": "gelu"}, "knows no gelu"),

@@ -34,7 +34,7 @@ def test_listed_weights_are_the_same_in_onnxruntime(kind, exported, monkeypatch)
     monkeypatch.delenv("EDGEPRUNE_SPARSE")
     np.testing.assert_array_equal(OnnxRuntime(listed, 1)._run(IDS, 0), stock)
     said = run("pack", str(path), "--storage", "coo")
-    assert "makes such weights dense" in said.stderr
+    assert "makes these weights dense" in said.stderr
     counted = run("inspect", str(listed), "--json")
     assert counted.returncode == 0
     plain = {t.name: t.values() for t in OnnxFile(path).tensors}

@@ -63,7 +63,7 @@ def test_a_pickle_beside_a_stray_safetensors_is_not_read(tiny_folder: Path, tmp_
     shutil.copytree(tiny_folder, folder)
     (folder / "model.safetensors").rename(folder / "odd.safetensors")
     torch.save(load_file(folder / "odd.safetensors"), folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="can't open"):
+    with pytest.raises(InputError, match="cannot open"):
         load_model(open_checkpoint(str(folder)))
 
 
@@ -103,7 +103,7 @@ def test_remote_code_is_refused(tiny_folder: Path, tmp_path: Path):
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
-    with pytest.raises(InputError, match="can't open"):
+    with pytest.raises(InputError, match="cannot open"):
         load_model(open_checkpoint(str(folder)))
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_architecture(tiny_folder: Path, tmp_path: Path):
     shutil.copytree(tiny_folder, folder)
     config = json.loads((folder / "config.json").read_text()) | {"model_type": "mystery"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="can't open"):
+    with pytest.raises(InputError, match="cannot open"):
         load_model(open_checkpoint(str(folder)))
 
 

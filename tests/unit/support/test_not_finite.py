@@ -18,7 +18,7 @@ NAN = float("nan")
 def test_nothing_is_written_from_logits_that_are_not_finite():
     assert most_likely(np.array([1.0, 3.0, 2.0])) == 1
     for bad in (np.array([1.0, NAN, 2.0]), torch.tensor([0.0, NAN]), np.array([1.0, math.inf])):
-        with pytest.raises(RuntimeError, match="logits hold NaN or infinity"):
+        with pytest.raises(RuntimeError, match="logits are NaN or infinite"):
             most_likely(bad)
 
 
