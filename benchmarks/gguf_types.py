@@ -25,7 +25,7 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.pipeline.measure import measure_plan
-from edgeprune.plan.types import TYPES
+from edgeprune.planning.types import TYPES
 from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json

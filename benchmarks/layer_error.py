@@ -20,14 +20,14 @@ from gguf import GGMLQuantizationType, quants
 from edgeprune.data.loading import load_data
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import relative_error
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.engine.token_weights import stream_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import weight_matrices
 from edgeprune.models.loading import load_model, load_tokenizer
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
-from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
@@ -59,21 +59,21 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
     checkpoint = open_checkpoint("smollm2-135m")
     data = load_data(task, "wikitext2", 1, 512)
     streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
-    walk = Walk(load_model(checkpoint), streams, pick_device("auto"))
-    weights = stream_weights(walk, Pruning())
-    hidden = first_states(walk)
+    runner = BlockRunner(load_model(checkpoint), streams, pick_device("auto"))
+    weights = stream_weights(runner, Pruning())
+    hidden = first_states(runner)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     rounding: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for index in range(len(walk.blocks)):
-        block = walk.load(index)
+    for index in range(len(runner.blocks)):
+        block = runner.load(index)
         matrices = weight_matrices(block)
         seen = {
-            name: walk.statistics(index, block, matrices, states, weights[name], gram=True)
+            name: runner.statistics(index, block, matrices, states, weights[name], gram=True)
             for name, states in hidden.items()
         }
         for name, matrix in matrices.items():
-            dense = matrix.read(walk.blocks[index]).detach().float()
-            inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
+            dense = matrix.read(runner.blocks[index]).detach().float()
+            inputs = FusedStatistics({s: of[name] for s, of in seen.items()}, _RULE)
             half = Budget(UNSTRUCTURED, dense.numel() // 2)
             pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
             for what, weight in (("dense", dense), ("50 %", pruned)):
@@ -87,7 +87,7 @@ def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> Non
                         error = relative_error(dense, pruned, inputs.joint.gram.matrix)
                         errors[label, amount].append(error)
         for states in hidden.values():
-            walk.advance(index, block, states, states)
+            runner.advance(index, block, states, states)
         click.echo(f"block {index}", err=True)
     page = _page(errors, sparsities.split(","), every, samples, task) + _rounding_page(rounding)
     out.write_text(page, encoding="utf-8")

@@ -26,7 +26,7 @@ from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.loading import load_tokenizer
 from edgeprune.pipeline.measure import measure_plan
-from edgeprune.plan.tensors import table
+from edgeprune.planning.tensors import table
 from edgeprune.recipe.schema import make
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json

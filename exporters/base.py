@@ -7,8 +7,8 @@ from typing import Protocol
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
-from edgeprune.plan.tensors import ModelPlan, TensorPlan
-from edgeprune.plan.types import WeightType
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
+from edgeprune.planning.types import WeightType
 from edgeprune.support.progress import Stage
 
 

@@ -20,7 +20,7 @@ from edgeprune.engine import Pruning, prune, runner
 from edgeprune.formats.weights import save_tensors
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model
-from edgeprune.plan.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.support.environment import cores, describe
 from edgeprune.support.progress import Quiet

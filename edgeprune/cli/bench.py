@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """Time GGUF and ONNX files and transformers models in interleaved rounds."""
     from edgeprune.models import artifact_path
-    from edgeprune.support.environment import cores, surroundings
+    from edgeprune.support.environment import conditions, cores
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
     from runtime_tests.bench import Lengths, bench
@@ -85,7 +85,7 @@ def command(
     paths = {}
     for text in dict.fromkeys(artifacts):
         paths[text] = artifact_path(text)
-    before = surroundings()
+    before = conditions()
     timed = Lengths(threads=threads or (cores(),), **lengths)
     found = bench(paths, timed, Bars().stage, on_gpus=gpu)
     record = {"surroundings": before} | found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from edgeprune.models.blocks import Matrix, watch
+from edgeprune.models.blocks import WeightView, watch
 from edgeprune.pruning.statistics import Accumulator, InputStatistics
 from edgeprune.support.distributed import add_up
 from edgeprune.support.errors import InputError
@@ -19,7 +19,7 @@ class _Seen(Exception):
     """Raised when all inputs of the block have been seen."""
 
 
-class Gatherer:
+class StatisticsHooks:
     """Statistics hooks on one block while one stream runs through it.
 
     Matrices that read the same tensor (q, k, v; gate, up) share one accumulator, and
@@ -34,7 +34,7 @@ class Gatherer:
     """
 
     def __init__(
-        self, block: nn.Module, matrices: dict[str, Matrix], gram: bool, as_routed: bool = True
+        self, block: nn.Module, matrices: dict[str, WeightView], gram: bool, as_routed: bool = True
     ):
         self._gram = gram
         self._matrices = matrices
@@ -48,7 +48,7 @@ class Gatherer:
         self._weights = torch.empty(0)
         self._handles = watch(block, matrices, self._see, as_routed)
 
-    def __enter__(self) -> "Gatherer":
+    def __enter__(self) -> "StatisticsHooks":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +130,7 @@ class Gatherer:
 
 
 def block_gradients(
-    block: nn.Module, matrices: dict[str, Matrix], outputs: Iterable[Tensor], samples: int
+    block: nn.Module, matrices: dict[str, WeightView], outputs: Iterable[Tensor], samples: int
 ) -> dict[str, Tensor]:
     """Compute the mean squared gradient of ``‖block(x)‖₂`` over samples, per token (Wanda++).
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from edgeprune.data.streams import Stream
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import BlockPruner
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.store import BlockStore, TensorRecord
 from edgeprune.formats.weights import Weights
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
-from edgeprune.plan.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.pruning.matrix import Pruning
 from edgeprune.support import distributed
 from edgeprune.support.errors import InputError, UsageError
@@ -90,25 +90,27 @@ def prune(
     store = BlockStore(folder)
     model = load_model(checkpoint)
     _check_streams(model, streams)
-    walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
+    runner = BlockRunner(
+        model, {name: streams[name] for name in pruning.streams}, pick_device(device)
+    )
     stored = frozenset(checkpoint.weights().names())
-    run = BlockPruner(walk, pruning, plan, stored, folder, progress, dense_statistics)
-    start, hidden = store.resume(walk.shapes)
+    run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
+    start, hidden = store.resume(runner.shapes)
     if distributed.agree(start) != start:
         start, hidden = 0, {}
-    total = len(walk.blocks) + pruning.head
+    total = len(runner.blocks) + pruning.head
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
         if not hidden and not dense_statistics:
-            hidden = store.new_hidden(0, walk.shapes)
+            hidden = store.new_hidden(0, runner.shapes)
             for stream, states in hidden.items():
-                walk.embed(stream, states)
-            store.keep_hidden(0, walk.shapes)
-        hidden = _through_blocks(run, walk, store, start, total, hidden, stage)
+                runner.embed(stream, states)
+            store.keep_hidden(0, runner.shapes)
+        hidden = _through_blocks(run, runner, store, start, total, hidden, stage)
         if pruning.head:
             pruned = run.prune_head(_head_name(model, stored), hidden)
             if distributed.is_first():
-                store.save_block(len(walk.blocks), pruned)
+                store.save_block(len(runner.blocks), pruned)
             stage.advance()
     if distributed.is_first():
         write_json(folder / "done.json", {"files": total})
@@ -120,7 +122,7 @@ def prune(
 
 def _through_blocks(
     run: BlockPruner,
-    walk: Walk,
+    runner: BlockRunner,
     store: BlockStore,
     start: int,
     total: int,
@@ -133,20 +135,20 @@ def _through_blocks(
         The hidden states after the last block, or before it if nothing reads them.
     """
     with ThreadPoolExecutor(1) as beside:  # the disk works while the next states are computed
-        for index in range(start, len(walk.blocks)):
+        for index in range(start, len(runner.blocks)):
             block, pruned = run.prune_block(index, hidden)
             saved = None
             if distributed.is_first():
                 saved = beside.submit(store.save_block, index, pruned)
             following = {}
             if hidden and index + 1 < total:  # nothing reads what the last one makes
-                following = store.new_hidden(index + 1, walk.shapes)
+                following = store.new_hidden(index + 1, runner.shapes)
                 for stream, states in hidden.items():
-                    walk.advance(index, block, states, following[stream])
+                    runner.advance(index, block, states, following[stream])
             if saved:
                 saved.result()
             if following:  # only now: a run that was killed goes on behind a saved block
-                store.keep_hidden(index + 1, walk.shapes)
+                store.keep_hidden(index + 1, runner.shapes)
                 hidden = following
             stage.advance()
     return hidden

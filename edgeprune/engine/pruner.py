@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.dense import DenseStatistics, gather_dense
 from edgeprune.engine.sensitivity.fisher import Fisher, gather_fisher
 from edgeprune.engine.store import PrunedTensors, TensorRecord
 from edgeprune.engine.token_weights import stream_weights
-from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.models.blocks import WeightView, weight_matrices
 from edgeprune.models.feed_forward import feed_forwards
 from edgeprune.models.loading import stored_names
 from edgeprune.models.stored import stored_tensors
-from edgeprune.plan.tensors import ModelPlan
-from edgeprune.pruning.fusion import TwoStreams
+from edgeprune.planning.tensors import ModelPlan
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.gram import DAMPING
 from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
 from edgeprune.pruning.statistics import InputStatistics
@@ -33,7 +33,7 @@ class BlockPruner:
 
     def __init__(
         self,
-        walk: Walk,
+        runner: BlockRunner,
         pruning: Pruning,
         plan: ModelPlan,
         stored: frozenset[str],
@@ -41,7 +41,7 @@ class BlockPruner:
         progress: Progress,
         dense_statistics: Path | None,
     ):
-        self._walk = walk
+        self._runner = runner
         self._pruning = pruning
         self._plan = plan
         self._grids = plan.grids
@@ -52,13 +52,13 @@ class BlockPruner:
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
             self._fisher = gather_fisher(
-                walk.model, walk.blocks, walk.streams, walk.device, walk.dtype,
+                runner.model, runner.blocks, runner.streams, runner.device, runner.dtype,
                 self._fisher_file, progress,
             )  # fmt: skip
-        self._weights = stream_weights(walk, pruning)
+        self._weights = stream_weights(runner, pruning)
         self._dense: DenseStatistics | None = None
         if dense_statistics:
-            self._dense = gather_dense(walk, self._weights, dense_statistics, progress)
+            self._dense = gather_dense(runner, self._weights, dense_statistics, progress)
 
     def clean_up(self) -> None:
         """Remove files that only an unfinished run needs."""
@@ -67,8 +67,8 @@ class BlockPruner:
     @torch.no_grad()
     def prune_block(self, index: int, hidden: dict[str, Tensor]) -> tuple[nn.Module, PrunedTensors]:
         """Prune one block, and return the block to go on with and the result to keep."""
-        source, block = self._walk.blocks[index], self._walk.load(index)
-        model, prefix = self._walk.model, f"{self._walk.prefix}.{index}."
+        source, block = self._runner.blocks[index], self._runner.load(index)
+        model, prefix = self._runner.model, f"{self._runner.prefix}.{index}."
         matrices = weight_matrices(source)
         names = stored_names(model, prefix, source, matrices, self._stored)
         inputs = self._inputs(index, block, matrices, hidden)
@@ -100,30 +100,34 @@ class BlockPruner:
                 "Remove pruning.head from the recipe, or choose another --method.",
             )
         seen = {
-            stream: self._walk.head_statistics(
+            stream: self._runner.head_statistics(
                 stream, states, self._weights[stream], self._needs_gram
             )
             for stream, states in hidden.items()
         }
         inputs = self._join(seen)
-        weight = self._walk.model.get_output_embeddings().weight
+        weight = self._runner.model.get_output_embeddings().weight
         pruned, record, left = self._prune_matrix(name, weight, inputs)
         return PrunedTensors({name: pruned}, [record], left)
 
     def _inputs(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]
-    ) -> dict[str, TwoStreams]:
+        self,
+        index: int,
+        block: nn.Module,
+        matrices: dict[str, WeightView],
+        hidden: dict[str, Tensor],
+    ) -> dict[str, FusedStatistics]:
         """Gather both streams' statistics; matrices that read the same input share them."""
         if self._dense:
-            seen = self._dense.read(index, list(self._walk.streams))
+            seen = self._dense.read(index, list(self._runner.streams))
         else:
             seen = {
-                stream: self._walk.statistics(
+                stream: self._runner.statistics(
                     index, block, matrices, states, self._weights[stream], self._needs_gram
                 )
                 for stream, states in hidden.items()
             }
-        shared: dict[tuple[int, ...], TwoStreams] = {}
+        shared: dict[tuple[int, ...], FusedStatistics] = {}
         inputs = {}
         for name in matrices:
             own = {stream: statistics[name] for stream, statistics in seen.items()}
@@ -140,19 +144,24 @@ class BlockPruner:
             for name, two in inputs.items()
         }
 
-    def _join(self, seen: dict[str, InputStatistics]) -> TwoStreams:
-        return TwoStreams(seen, self._pruning.fusion)
+    def _join(self, seen: dict[str, InputStatistics]) -> FusedStatistics:
+        return FusedStatistics(seen, self._pruning.fusion)
 
     def _gradients(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
+        self,
+        index: int,
+        block: nn.Module,
+        matrices: dict[str, WeightView],
+        stream: str,
+        states: Tensor,
     ) -> dict[str, Tensor]:
         if self._fisher is None:
             with torch.enable_grad():
-                return self._walk.gradients(index, block, matrices, stream, states)
-        prefix = f"{self._walk.prefix}.{index}."
+                return self._runner.gradients(index, block, matrices, stream, states)
+        prefix = f"{self._runner.prefix}.{index}."
         return {
             name: matrix.view(self._fisher.read(stream, prefix + matrix.parameter)).to(
-                self._walk.device
+                self._runner.device
             )
             for name, matrix in matrices.items()
         }
@@ -161,9 +170,9 @@ class BlockPruner:
         self,
         source: nn.Module,
         block: nn.Module,
-        matrices: dict[str, Matrix],
-        inputs: dict[str, TwoStreams],
-    ) -> tuple[dict[str, TwoStreams], list[str]]:
+        matrices: dict[str, WeightView],
+        inputs: dict[str, FusedStatistics],
+    ) -> tuple[dict[str, FusedStatistics], list[str]]:
         """Reorder the hidden channels of feed-forward networks, in both copies of the block.
 
         Returns:
@@ -171,7 +180,7 @@ class BlockPruner:
         """
         inputs, moved = dict(inputs), []
         for network in feed_forwards(matrices):
-            reader = matrices[network.reader].read(source).to(self._walk.device).float()
+            reader = matrices[network.reader].read(source).to(self._runner.device).float()
             importance = scores(reader, inputs[network.reader], self._pruning.how)
             order = channel_order(importance, self._plan.pattern)
             network.reorder(source, matrices, order.cpu())
@@ -186,7 +195,7 @@ class BlockPruner:
         return inputs, moved
 
     def _prune_matrix(
-        self, name: str, weight: Tensor, inputs: TwoStreams
+        self, name: str, weight: Tensor, inputs: FusedStatistics
     ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
         if not torch.isfinite(weight).all():
             raise InputError(
@@ -206,7 +215,7 @@ class BlockPruner:
                 f"pattern {budget.pattern.name}.",
                 "Choose another --pattern.",
             )
-        dense = weight.to(self._walk.device).float().contiguous()  # a transposed view may come in
+        dense = weight.to(self._runner.device).float().contiguous()  # a transposed view may come in
         pruned = prune_matrix(dense, inputs, pruning, budget)
         if not torch.isfinite(pruned).all():
             raise CheckFailed(

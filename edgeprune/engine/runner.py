@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from edgeprune.data.streams import Stream
 from edgeprune.engine.capture import BlockCall, head_input, record_calls
 from edgeprune.engine.device import compute_dtype
-from edgeprune.engine.hooks import Gatherer, block_gradients
+from edgeprune.engine.hooks import StatisticsHooks, block_gradients
 from edgeprune.engine.store import HiddenShape
-from edgeprune.models.blocks import Matrix, decoder_blocks
+from edgeprune.models.blocks import WeightView, decoder_blocks
 from edgeprune.pruning.statistics import Accumulator, InputStatistics
 from edgeprune.support import distributed
 
@@ -21,7 +21,7 @@ from edgeprune.support import distributed
 _TOKENS_PER_BATCH = 4096
 
 
-class Walk:
+class BlockRunner:
     """Runs blocks one at a time on the hidden states of both streams.
 
     Args:
@@ -72,14 +72,14 @@ class Walk:
         self,
         index: int,
         block: nn.Module,
-        matrices: dict[str, Matrix],
+        matrices: dict[str, WeightView],
         states: Tensor,
         weights: Tensor,
         gram: bool,
     ) -> dict[str, InputStatistics]:
         """Gather a stream's statistics of each matrix of a block; equal inputs share one object.
 
-        Experts that were routed too few tokens (`Gatherer.starved`) get all tokens in a second
+        Experts that were routed too few tokens (`StatisticsHooks.starved`) get all in a second
         pass.
 
         Args:
@@ -91,8 +91,8 @@ class Walk:
             gram: whether to gather Gram matrices.
         """
 
-        def gather(some: dict[str, Matrix], as_routed: bool) -> Gatherer:
-            with Gatherer(block, some, gram, as_routed) as gatherer, torch.no_grad():
+        def gather(some: dict[str, WeightView], as_routed: bool) -> StatisticsHooks:
+            with StatisticsHooks(block, some, gram, as_routed) as gatherer, torch.no_grad():
                 for part, weight in zip(
                     self._on_device(states), weights.split(self._batch), strict=True
                 ):
@@ -107,7 +107,12 @@ class Walk:
         return statistics
 
     def gradients(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
+        self,
+        index: int,
+        block: nn.Module,
+        matrices: dict[str, WeightView],
+        stream: str,
+        states: Tensor,
     ) -> dict[str, Tensor]:
         """Compute mean squared gradients of the norm of the block's output, per matrix."""
         block.requires_grad_(True)

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine.device import on_device
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.pruning.matrix import Pruning
 
 # Tokens the dense model finds harder than this are "high perplexity" (arXiv 2501.14315).
-SURPRISING = 2.5
+HIGH_PERPLEXITY = 2.5
 
 
-def stream_weights(walk: Walk, pruning: Pruning) -> dict[str, Tensor]:
+def stream_weights(runner: BlockRunner, pruning: Pruning) -> dict[str, Tensor]:
     """Compute the `token_weights` of both streams, on the device if the model has to run."""
     runs = pruning.high_perplexity_weight != 1
-    with on_device(walk.model, walk.device) if runs else contextlib.nullcontext():
-        return {n: token_weights(s, pruning, walk.model) for n, s in walk.streams.items()}
+    with on_device(runner.model, runner.device) if runs else contextlib.nullcontext():
+        return {n: token_weights(s, pruning, runner.model) for n, s in runner.streams.items()}
 
 
 def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
@@ -41,7 +41,7 @@ def token_weights(stream: Stream, pruning: Pruning, model: Any) -> Tensor:
     weights = torch.ones(stream.tokens.shape)
     weights[:, :-1][stream.answers[:, 1:]] = pruning.answer_weight
     if pruning.high_perplexity_weight != 1:
-        weights[:, :-1][perplexity(model, stream.tokens) > SURPRISING] *= (
+        weights[:, :-1][perplexity(model, stream.tokens) > HIGH_PERPLEXITY] *= (
             pruning.high_perplexity_weight
         )
     weights[:, : pruning.sink_positions] = 0

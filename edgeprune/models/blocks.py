@@ -11,7 +11,7 @@ from edgeprune.support.errors import InputError
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightView:
     """One weight matrix of a block, wherever the block keeps it.
 
     Attributes:
@@ -65,7 +65,7 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
-def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
+def weight_matrices(block: nn.Module) -> dict[str, WeightView]:
     """Collect the prunable weight matrices of a block, by name.
 
     Routers of experts stay dense.
@@ -82,10 +82,10 @@ def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
             continue
         if isinstance(module, nn.Linear | Conv1D):
             transposed = isinstance(module, Conv1D)
-            matrices[f"{name}.weight"] = Matrix(name, f"{name}.weight", transposed)
+            matrices[f"{name}.weight"] = WeightView(name, f"{name}.weight", transposed)
         elif experts.holds_experts(module):
             for part, parameter, expert, rows in experts.expert_parts(module):
-                place = Matrix(name, f"{name}.{parameter}", expert=expert, rows=rows)
+                place = WeightView(name, f"{name}.{parameter}", expert=expert, rows=rows)
                 matrices[f"{name}.{part}"] = place
     known = {matrix.parameter for matrix in matrices.values()}
     spared = {id(parameter) for module in dense for parameter in module.parameters()}
@@ -113,7 +113,7 @@ Watcher = Callable[[str, Tensor, Tensor | None], None]
 
 
 def watch(
-    block: nn.Module, matrices: dict[str, Matrix], watcher: Watcher, as_routed: bool = True
+    block: nn.Module, matrices: dict[str, WeightView], watcher: Watcher, as_routed: bool = True
 ) -> list[Any]:
     """Report every input of the matrices to ``watcher`` while the block runs.
 

@@ -10,7 +10,7 @@ from edgeprune.formats.weights import Weights, weight_files
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
 from edgeprune.support.errors import InputError, unknown
-from edgeprune.support.files import cache_folder, sha256_file, sha256_json, sweep
+from edgeprune.support.files import cache_folder, remove_leftovers, sha256_file, sha256_json
 from edgeprune.support.progress import Progress, Quiet
 
 # Raised whenever a GGUF file would be converted to another folder than before.
@@ -154,7 +154,7 @@ def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            sweep(folder.parent, f".{folder.name}.*")  # what a killed conversion left
+            remove_leftovers(folder.parent, f".{folder.name}.*")  # what a killed conversion left
             open_gguf(path)
             convert(path, folder, progress)
     name = source if source in packaged.PACKAGED else path.stem

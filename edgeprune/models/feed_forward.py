@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgeprune.models.blocks import Matrix
+from edgeprune.models.blocks import WeightView
 from edgeprune.models.families import FAMILIES
 
 # Every layout once. Names decide, not the family of the model: many more use them than are listed.
@@ -23,7 +23,7 @@ class FeedForward:
     makers: tuple[str, ...]
     reader: str
 
-    def reorder(self, block: nn.Module, matrices: dict[str, Matrix], order: Tensor) -> None:
+    def reorder(self, block: nn.Module, matrices: dict[str, WeightView], order: Tensor) -> None:
         """Reorder the hidden channels in place; the network's output stays the same.
 
         Args:
@@ -40,14 +40,14 @@ class FeedForward:
         reader = matrices[self.reader]
         reader.write(block, reader.read(block).data[:, order])
 
-    def biases(self, block: nn.Module, matrices: dict[str, Matrix]) -> list[str]:
+    def biases(self, block: nn.Module, matrices: dict[str, WeightView]) -> list[str]:
         """Name the parameters, besides the matrices, that `reorder` changes."""
         names = [f"{matrices[name].module}.bias" for name in self.makers]
         known = dict(block.named_parameters())
         return [name for name in names if name in known]
 
 
-def feed_forwards(matrices: dict[str, Matrix]) -> list[FeedForward]:
+def feed_forwards(matrices: dict[str, WeightView]) -> list[FeedForward]:
     """Find the feed-forward networks of a block whose layout is known; experts are left out."""
     found = []
     by_module = {m.module: name for name, m in matrices.items() if m.expert is None}

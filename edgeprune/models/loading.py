@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeprune.formats.weights import Weights
-    from edgeprune.models.blocks import Matrix
+    from edgeprune.models.blocks import WeightView
     from edgeprune.models.checkpoint import Checkpoint
 
 
@@ -51,7 +51,7 @@ def stored_names(
     model: Any,
     prefix: str,
     block: "nn.Module",
-    matrices: "dict[str, Matrix]",
+    matrices: "dict[str, WeightView]",
     stored: Collection[str],
 ) -> dict[str, str]:
     """Map a block's matrices to their names in the checkpoint.

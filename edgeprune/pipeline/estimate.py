@@ -12,7 +12,7 @@ from edgeprune.models.checkpoint import locate
 from edgeprune.models.inventory import inventory
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import wanted
-from edgeprune.plan.tensors import ModelPlan, Role
+from edgeprune.planning.tensors import ModelPlan, Role
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe, training_rounds, training_seconds
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES

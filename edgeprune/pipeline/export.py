@@ -8,7 +8,7 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.pipeline.job import Job, dense_model, wanted
 from edgeprune.pipeline.sparsify import Sparse
-from edgeprune.plan.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.support import environment
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import sha256_file, sha256_json

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.models.packaged import PACKAGED
-from edgeprune.plan.patterns import parse
+from edgeprune.planning.patterns import parse
 from edgeprune.recipe.schema import Recipe, defaults, flat
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.data.loading import Data, load_data
 from edgeprune.models.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.pipeline.workspace import Workspace
-from edgeprune.plan.patterns import Pattern, parse
+from edgeprune.planning.patterns import Pattern, parse
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe
 

@@ -6,10 +6,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from edgeprune.pipeline.job import Job
-from edgeprune.plan.allocation import ALLOCATIONS, Request, Zeros
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.patterns import parse
-from edgeprune.plan.tensors import ModelPlan, Role, TensorPlan, table
+from edgeprune.planning.allocation import ALLOCATIONS, Request, Zeros
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.patterns import parse
+from edgeprune.planning.tensors import ModelPlan, Role, TensorPlan, table
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import sha256_json

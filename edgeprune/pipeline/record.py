@@ -13,7 +13,7 @@ from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.max_loss import Search
 from edgeprune.pipeline.sparsify import Sparse
-from edgeprune.plan.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.support import environment
 from edgeprune.support.files import json_text
 

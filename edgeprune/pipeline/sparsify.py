@@ -10,7 +10,7 @@ from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key, training_key
-from edgeprune.plan.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.recipe.schema import training_rounds, training_seconds
 from edgeprune.support.errors import UsageError
 from edgeprune.support.extras import need

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.support.errors import MachineError, UsageError
-from edgeprune.support.files import read_json, sweep, write_json
+from edgeprune.support.files import read_json, remove_leftovers, write_json
 from edgeprune.support.progress import Progress, Quiet
 
 
@@ -109,7 +109,7 @@ def open_workspace(
     try:
         with FileLock(folder / "work" / "lock", timeout=0):
             for leftover in (*(f".{name}.*" for name in outputs), "work/**/.*.*"):
-                sweep(folder, leftover)
+                remove_leftovers(folder, leftover)
             yield Workspace(folder, progress or Quiet())
     except Timeout:
         raise UsageError(

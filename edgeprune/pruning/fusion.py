@@ -59,7 +59,7 @@ class ChannelGroups:
 
 
 @dataclass(frozen=True)
-class TwoStreams:
+class FusedStatistics:
     """One layer input in both streams; fused statistics are shared by every layer that reads it.
 
     Attributes:
@@ -81,15 +81,17 @@ class TwoStreams:
         """Return the statistics on the task stream."""
         return self.seen["task"]
 
-    def with_gradients(self, gradients: dict[str, Tensor]) -> "TwoStreams":
+    def with_gradients(self, gradients: dict[str, Tensor]) -> "FusedStatistics":
         """Return the same input with one matrix's mean squared gradients, given by stream."""
-        return TwoStreams(
+        return FusedStatistics(
             {name: replace(s, gradient=gradients[name]) for name, s in self.seen.items()}, self.rule
         )
 
-    def reordered(self, order: Tensor) -> "TwoStreams":
+    def reordered(self, order: Tensor) -> "FusedStatistics":
         """Return the input with its channels reordered, (in,) old channel for each new position."""
-        return TwoStreams({name: s.reordered(order) for name, s in self.seen.items()}, self.rule)
+        return FusedStatistics(
+            {name: s.reordered(order) for name, s in self.seen.items()}, self.rule
+        )
 
     @cached_property
     def joint(self) -> InputStatistics:

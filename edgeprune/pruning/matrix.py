@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Budget
-from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.planning.patterns import Budget
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.methods import METHODS, Method, obs
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 from edgeprune.pruning.updates.swaps import refine
 
 
@@ -68,13 +68,15 @@ class Pruning:
         return self.how.sees == "gram" or self.swaps or self.refit
 
 
-def scores(weight: Tensor, inputs: TwoStreams, method: Method) -> Tensor:
+def scores(weight: Tensor, inputs: FusedStatistics, method: Method) -> Tensor:
     """Compute fused scores, (out, in); for methods that solve, the saliency of their first step."""
     score = obs.score if method.solves else method.score
     return inputs.score(lambda statistics: score(weight, statistics))
 
 
-def prune_matrix(weight: Tensor, inputs: TwoStreams, pruning: Pruning, budget: Budget) -> Tensor:
+def prune_matrix(
+    weight: Tensor, inputs: FusedStatistics, pruning: Pruning, budget: Budget
+) -> Tensor:
     """Prune one matrix.
 
     Args:
@@ -100,5 +102,5 @@ def prune_matrix(weight: Tensor, inputs: TwoStreams, pruning: Pruning, budget: B
     if pruning.swaps:
         mask = refine(weight, mask, inputs.joint.gram, budget.pattern)
     if pruning.refit or method.solves:
-        return resolve(weight, mask, inputs.joint.gram)
+        return refit(weight, mask, inputs.joint.gram)
     return torch.where(mask, weight, 0)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.column_loop import sweep
+from edgeprune.pruning.updates.column_loop import column_loop
 from edgeprune.quantization.scales import codes, fit, one_by_one
 
 _WIDTH = 128
@@ -61,4 +61,4 @@ def with_feedback(
         return value
 
     width = max(_WIDTH // grid.block, 1) * grid.block
-    return sweep(weight, factor, width, grid.block, decide), scales.T.contiguous()
+    return column_loop(weight, factor, width, grid.block, decide), scales.T.contiguous()

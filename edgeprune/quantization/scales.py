@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 
 # Scales tried, as shares of the range that the largest weight needs: above 1 it is clipped. By
 # measurement on SmolLM2's layers a finer or wider list wins less than 0.5 % of the error.

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import AfterValidator
 
-from edgeprune.plan.patterns import parse
+from edgeprune.planning.patterns import parse
 from edgeprune.recovery import RECOVERIES
 from edgeprune.support.errors import unknown
 
@@ -33,7 +33,7 @@ def with_unit(read: Callable[[str], float]) -> AfterValidator:
 
 
 def known_pattern(value: str) -> str:
-    """What `edgeprune.plan.patterns.parse` reads."""
+    """What `edgeprune.planning.patterns.parse` reads."""
     parse(value)
     return value
 

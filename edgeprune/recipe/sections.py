@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 import exporters
-from edgeprune.plan.allocation import ALLOCATIONS
-from edgeprune.plan.patterns import UNSTRUCTURED
+from edgeprune.planning.allocation import ALLOCATIONS
+from edgeprune.planning.patterns import UNSTRUCTURED
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.checks import (
     base_60,

@@ -14,7 +14,7 @@ from torch import Tensor
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.loading import stored_names
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.quantization.scales import codes, one_by_one
 from edgeprune.recovery.masters import Masters
 

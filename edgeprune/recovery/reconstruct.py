@@ -22,7 +22,7 @@ from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
 from edgeprune.recovery.settings import Reconstruction
 from edgeprune.recovery.student import open_student
-from edgeprune.recovery.submodules import BATCH, Block, Walks
+from edgeprune.recovery.submodules import BATCH, Block, BlockRunners
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Progress
 
@@ -84,7 +84,7 @@ def reconstruct(
     models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, torch.float32)}
     place = pick_device(device)
     plan = read_json(folder / "plan.json") or _plan(models, streams, settings, place, begun)
-    both = Walks(models, _first(streams, plan["sequences"]), place)
+    both = BlockRunners(models, _first(streams, plan["sequences"]), place)
     start, hidden = _resume(both, store)
     stored = frozenset(pruned.base.weights().names())
     with progress.stage("reconstruct blocks", both.blocks) as stage:
@@ -111,7 +111,7 @@ def reconstruct(
     return found
 
 
-def _resume(both: Walks, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
+def _resume(both: BlockRunners, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
     """Find the first unfinished block and the hidden states before it."""
     start, hidden = store.resume(both.shapes)
     if not hidden:
@@ -142,7 +142,7 @@ def _plan(
     count = sum(len(stream.tokens) for stream in streams.values())
     if settings.steps:
         return {"steps": settings.steps, "sequences": count, "errors": {}}
-    both = Walks(models, _first(streams, BATCH), device)
+    both = BlockRunners(models, _first(streams, BATCH), device)
     hidden = {key: torch.empty(shape.shape, dtype=shape.dtype)
               for key, shape in both.shapes.items()}  # fmt: skip
     both.embed(hidden)

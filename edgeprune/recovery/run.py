@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import reconstruct, train
 from edgeprune.recovery.batches import is_held_out
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES, Reconstruction, Training

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data.streams import Stream
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.models.blocks import weight_matrices
 from edgeprune.recovery.optimizer import MaskedAdamW, schedule
 from edgeprune.support.errors import CheckFailed
@@ -20,7 +20,7 @@ _READS = 5  # passes of all submodules without gradients; a whole block is at mo
 _LEAST_POWER = 1e-20  # of a submodule that gives nothing but zeros
 
 
-class Walks:
+class BlockRunners:
     """Block runners of both models, on the same sequences.
 
     Args:
@@ -35,11 +35,11 @@ class Walks:
     """
 
     def __init__(self, models: dict[str, Any], streams: dict[str, Stream], device: torch.device):
-        self._walks = {s: Walk(m, streams, device, alone=True) for s, m in models.items()}
+        self._walks = {s: BlockRunner(m, streams, device, alone=True) for s, m in models.items()}
         self.sparse = self._walks["sparse"]
         self.blocks = len(self.sparse.blocks)
-        self.shapes = {f"{side}-{name}": shape for side, walk in self._walks.items()
-                       for name, shape in walk.shapes.items()}  # fmt: skip
+        self.shapes = {f"{side}-{name}": shape for side, runner in self._walks.items()
+                       for name, shape in runner.shapes.items()}  # fmt: skip
 
     def prefix(self, index: int) -> str:
         """Return the prefix of a block's parameters in the model."""
@@ -62,8 +62,8 @@ class Walks:
         """Write the blocks' outputs for ``states``."""
         for key, before in states.items():
             side = key.partition("-")[0]
-            walk = self._walks[side]
-            walk.advance(index, blocks[side].to(walk.dtype), before, into[key])
+            runner = self._walks[side]
+            runner.advance(index, blocks[side].to(runner.dtype), before, into[key])
 
 
 class _Reached(Exception):
@@ -78,10 +78,10 @@ class Block:
         block: the sparse model's block, in float32.
     """
 
-    def __init__(self, both: Walks, index: int, hidden: dict[str, Tensor]):
-        self._walk, self._index = both.sparse, index
+    def __init__(self, both: BlockRunners, index: int, hidden: dict[str, Tensor]):
+        self._runner, self._index = both.sparse, index
         self.teacher = both.load_dense(index)
-        self.block = copy.deepcopy(self._walk.blocks[index]).to(self._walk.device)  # in float32
+        self.block = copy.deepcopy(self._runner.blocks[index]).to(self._runner.device)  # in float32
         self._inputs = {side: [h for key, h in hidden.items() if key.startswith(side)]
                         for side in ("dense", "sparse")}  # fmt: skip
         self._count = sum(len(states) for states in self._inputs["sparse"])
@@ -171,7 +171,7 @@ class Block:
             self._output(self.teacher, name, torch.cat([self._sample("dense", i) for i in part]))
             for part in _chunks(range(self._count), BATCH)
         ]
-        return torch.cat([part.to("cpu", self._walk.dtype) for part in parts])
+        return torch.cat([part.to("cpu", self._runner.dtype) for part in parts])
 
     def _output(self, block: nn.Module, name: str, states: Tensor) -> Tensor:
         """Compute a submodule's output from the block's input, (batch, length, width)."""
@@ -182,10 +182,10 @@ class Block:
             raise _Reached
 
         hook = block.get_submodule(name).register_forward_hook(keep)
-        device, dtype = self._walk.device, self._walk.dtype
+        device, dtype = self._runner.device, self._runner.dtype
         try:
             with torch.autocast(device.type, dtype, dtype != torch.float32):
-                self._walk.call(self._index, len(states)).run(block, states.to(device))
+                self._runner.call(self._index, len(states)).run(block, states.to(device))
         except _Reached:  # nothing needs the rest of the block
             pass
         finally:

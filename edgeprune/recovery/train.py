@@ -18,7 +18,7 @@ from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.formats.weights import Weights, is_whole, save_tensors
 from edgeprune.models.loading import load_model
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import loop
 from edgeprune.recovery.batches import Batches, split
 from edgeprune.recovery.budget import Budget

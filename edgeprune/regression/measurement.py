@@ -157,7 +157,7 @@ def measure(
         threads=used,
         lengths=TimedLengths(prefill=asked.prefill_tokens, decode=asked.decode_tokens),
         machine=fingerprint(),
-        surroundings=Surroundings(**environment.surroundings()),
+        surroundings=Surroundings(**environment.conditions()),
         baseline_now=speeds.get(_BASELINE),
         artifacts={
             name: _measured(manifest, name, speeds[name], tests[name, "peak_memory"][0])

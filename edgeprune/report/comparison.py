@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
-from edgeprune.plan.patterns import parse
+from edgeprune.planning.patterns import parse
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from edgeprune.manifest.manifest import PlannedTensor
-from edgeprune.plan.tensors import block_of
+from edgeprune.planning.tensors import block_of
 from edgeprune.report.words import size_text
 
 HEADINGS = ("tensors", "count", "shape", "stored as", "zeros", "size")

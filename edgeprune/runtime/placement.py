@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placement:
     """Placement report of a model's sparse tensors.
 
     Attributes:

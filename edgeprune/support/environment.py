@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def surroundings() -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Describe the present load and settings that affect speed."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return describe() | {

@@ -70,7 +70,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path, pattern: str) -> None:
+def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove temporary files and folders that a killed run left; their names begin with a dot."""
     for path in list(folder.glob(pattern)):
         if path.is_dir():

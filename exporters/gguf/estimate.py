@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from gguf import TensorNameMap
 
 from edgeprune.models.families import by_model_type
-from edgeprune.plan.tensors import TensorPlan, block_of
+from edgeprune.planning.tensors import TensorPlan, block_of
 from exporters.base import StorageRequest
 from exporters.gguf.plan import PlannedTensor, arch_of, type_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.models.families import Config, Family
-from edgeprune.plan.tensors import ModelPlan, TensorPlan
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.files import atomic_path, flush
 from edgeprune.support.progress import Stage

@@ -7,7 +7,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from edgeprune.formats.codes import CODES
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 
 # The types of which the rounding can be chosen; blocks of 32 with a float16 scale.
 GRIDS = {"Q8_0": Grid(-127, 127), "Q5_0": Grid(-16, 15), "Q4_0": Grid(-8, 7)}

@@ -5,7 +5,7 @@ Heads, embeddings, value and down projections lose most with few bits.
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from edgeprune.plan.types import WeightType
+from edgeprune.planning.types import WeightType
 
 _T = GGMLQuantizationType
 _ZERO_SAFE = {_T.Q4_K: _T.Q4_0, _T.Q5_K: _T.Q5_0}

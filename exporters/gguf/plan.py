@@ -9,7 +9,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNa
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from edgeprune.models.families import Config, Family, head_dim
-from edgeprune.plan.tensors import ModelPlan, Storage, TensorPlan
+from edgeprune.planning.tensors import ModelPlan, Storage, TensorPlan
 from edgeprune.support.errors import InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.gguf.grids import GRIDS

@@ -4,7 +4,7 @@ Symmetric types keep zeros; types with a minimum (scale × level − minimum) or
 docs/measured/gguf.md has the measurement.
 """
 
-from edgeprune.plan.types import WeightType, keeps_zeros
+from edgeprune.planning.types import WeightType, keeps_zeros
 
 
 def _lossy(instead: str, *names: str) -> dict[str, WeightType]:

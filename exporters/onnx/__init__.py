@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgeprune.plan.types import WeightType
+from edgeprune.planning.types import WeightType
 from exporters.onnx.types import TYPES
 
 if TYPE_CHECKING:
-    from edgeprune.plan.tensors import TensorPlan
+    from edgeprune.planning.tensors import TensorPlan
     from exporters.base import FilePlan, Model, StorageRequest
 
 

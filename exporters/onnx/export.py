@@ -11,8 +11,8 @@ from onnx import ModelProto, helper
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.onnx.data import ExternalData, atomic_model
-from edgeprune.plan.patterns import UNSTRUCTURED, parse
-from edgeprune.plan.tensors import ModelPlan, TensorPlan
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Stage
 from exporters.base import Artifact, Model, StorageRequest

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.tensors import ModelPlan, Role, Storage, TensorPlan, role_of
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import ModelPlan, Role, Storage, TensorPlan, role_of
 from edgeprune.support.errors import InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.onnx.decoder import Decoder

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from edgeprune.models.stored import stored_tensors
-from edgeprune.plan.tensors import block_of
+from edgeprune.planning.tensors import block_of
 from edgeprune.support.errors import InputError
 from edgeprune.support.extras import load
 from exporters.base import Model, StorageRequest

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.metadata import read_onnx
-from edgeprune.plan.patterns import UNSTRUCTURED, Pattern
+from edgeprune.planning.patterns import UNSTRUCTURED, Pattern
 from edgeprune.support.errors import CheckFailed
 from exporters.base import Model, TensorFacts
 from exporters.onnx.plan import PlannedTensor

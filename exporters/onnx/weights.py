@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.quantization.scales import one_by_one
 from exporters.base import Model
 from exporters.onnx.graph import CONTRIB, Graph

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgeprune.plan.types import WeightType, keeps_zeros
+from edgeprune.planning.types import WeightType, keeps_zeros
 
 if TYPE_CHECKING:
-    from edgeprune.plan.tensors import TensorPlan
+    from edgeprune.planning.tensors import TensorPlan
     from exporters.base import FilePlan, Model, StorageRequest
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.safetensors import METADATA, read_folder
-from edgeprune.plan.patterns import UNSTRUCTURED, parse
-from edgeprune.plan.tensors import ModelPlan, TensorPlan
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.extras import load
 from edgeprune.support.files import atomic_folder, write_json, write_text

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from edgeprune.plan.tensors import Storage, TensorPlan
+from edgeprune.planning.tensors import Storage, TensorPlan
 from edgeprune.support.errors import InputError, UsageError
 from exporters.base import Model, StorageRequest
 

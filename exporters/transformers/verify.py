@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from edgeprune.formats.weights import Weights, weight_files
-from edgeprune.plan.patterns import UNSTRUCTURED, Pattern
-from edgeprune.plan.tensors import TensorPlan
+from edgeprune.planning.patterns import UNSTRUCTURED, Pattern
+from edgeprune.planning.tensors import TensorPlan
 from edgeprune.support.errors import CheckFailed
 from exporters.base import Model, TensorFacts
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.formats.weights import Weights
-from edgeprune.plan.tensors import TensorPlan
+from edgeprune.planning.tensors import TensorPlan
 from edgeprune.support.files import write_json
 from exporters.transformers.plan import BYTES
 

@@ -199,5 +199,5 @@ def test_chat_answers_in_its_own_template(dense_f32):
 
 
 def test_names_cost_no_torch():
-    code = "import sys, edgeprune.plan.allocation; sys.exit('torch' in sys.modules)"
+    code = "import sys, edgeprune.planning.allocation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -240,7 +240,8 @@ def test_the_context_ends_with_a_window_that_llama_cpp_does_not_know(tiny_folder
     """Mistral's first models, Phi 3: up to the window it makes no difference."""
     folder = changed(tiny_folder, tmp_path, model_type="mistral", sliding_window=128)
     export_gguf(
-        dense_model(open_checkpoint(str(folder))), StorageRequest("q8_0"), tmp_path / "m.gguf", None, "t",
+        dense_model(open_checkpoint(str(folder))), StorageRequest("q8_0"), tmp_path / "m.gguf",
+        None, "t",
         Counter(),
     )  # fmt: skip
     assert open_gguf(tmp_path / "m.gguf").get("llama.context_length") == 128

@@ -281,7 +281,8 @@ def test_an_unknown_pre_tokenizer_is_refused(tiny_folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(InputError, match="no known name for this pre-tokenizer"):
         export_gguf(
-            dense_model(open_checkpoint(str(folder))), StorageRequest("f16"), tmp_path / "m.gguf", None,
+            dense_model(open_checkpoint(str(folder))), StorageRequest("f16"), tmp_path / "m.gguf",
+            None,
             "t", Counter(),
         )  # fmt: skip
 

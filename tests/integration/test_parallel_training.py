@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import train as training
 from edgeprune.recovery.step import TrainStep
 from tests.support.paths import ROOT
@@ -23,7 +23,7 @@ import pytest
 import torch
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.models import open_checkpoint
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import train as training
 from edgeprune.recovery.masters import Masters
 from tests.support.training import killed_before

@@ -15,9 +15,9 @@ from edgeprune.engine import Pruning, prune
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
 from edgeprune.pipeline import planner
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 from edgeprune.quantization.gptq import round_to_grid, with_feedback
 from edgeprune.quantization.scales import codes, fit
 from edgeprune.recipe.schema import make
@@ -128,7 +128,8 @@ def test_our_mixes_are_as_large_as_the_ones_they_stand_for(wide, tmp_path, name)
     sizes = {}
     for type_name in (name, TYPES[name].mix.lower()):
         artifact = export_gguf(
-            dense_model(wide), StorageRequest(type_name, lossy_zeros=True), tmp_path / "m.gguf", None,
+            dense_model(wide), StorageRequest(type_name, lossy_zeros=True), tmp_path / "m.gguf",
+            None,
             "t", Counter(),
         )  # fmt: skip
         sizes[type_name] = sum(t.bytes for t in artifact.tensors)
@@ -218,7 +219,7 @@ def layer(columns: int = 192):
 def test_error_feedback_keeps_zeros_and_beats_rounding_each_weight(name, sparsity):
     gram, weight = layer()
     mask = Budget(UNSTRUCTURED, round(sparsity * weight.numel())).keep(weight.abs())
-    weight = resolve(weight, mask, gram)
+    weight = refit(weight, mask, gram)
     rounded, scales = round_to_grid(weight, gram, GRIDS[name])
     assert (rounded[~mask] == 0).all()
     bytes_ = on_grid(rounded.numpy(), scales.numpy(), T[name])

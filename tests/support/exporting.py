@@ -5,8 +5,8 @@ from typing import Any
 
 import exporters
 from edgeprune.models import Checkpoint
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.tensors import table
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import table
 from exporters.base import Artifact, FilePlan, Model, StorageRequest
 
 

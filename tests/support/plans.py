@@ -12,8 +12,8 @@ from edgeprune.models import Checkpoint
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.workspace import Workspace
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.tensors import ModelPlan, Storage, TensorPlan
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import ModelPlan, Storage, TensorPlan
 from edgeprune.recipe import Recipe
 from edgeprune.support.progress import Quiet
 

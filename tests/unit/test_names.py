@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import exporters
-from edgeprune.plan.patterns import UNSTRUCTURED
+from edgeprune.planning.patterns import UNSTRUCTURED
 from edgeprune.support.errors import UsageError
 from runtime_tests.runners import RUNNERS
 from tests.support.paths import ROOT

@@ -5,19 +5,19 @@ from functools import cached_property
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.measures import fitness, sensitivity
 from edgeprune.engine.sensitivity.survey import Survey
-from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.models.blocks import WeightView, weight_matrices
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.loading import load_model, stored_names
-from edgeprune.plan.allocation import Fitness, Zeros
+from edgeprune.planning.allocation import Fitness, Zeros
 from edgeprune.pruning.matrix import Pruning
 from edgeprune.support.progress import Progress, Stage
 
 
 class DenseModel:
-    """Implements `edgeprune.plan.allocation.Sensitivity`.
+    """Implements `edgeprune.planning.allocation.Sensitivity`.
 
     In a process group every process runs its share of the sequences, and all get the same figures.
 
@@ -42,13 +42,13 @@ class DenseModel:
         device: str = "auto",
     ):
         stored = frozenset(checkpoint.weights().names())
-        self._walk = Walk(load_model(checkpoint), streams, pick_device(device))
-        self._matrices = matrices_by_block(self._walk, stored)
+        self._runner = BlockRunner(load_model(checkpoint), streams, pick_device(device))
+        self._matrices = matrices_by_block(self._runner, stored)
         self._streams, self._pruning, self._progress = streams, pruning, progress
         self.blocks = [list(matrices) for matrices in self._matrices]
         self.sizes = {
             name: matrix.read(block).numel()
-            for block, matrices in zip(self._walk.blocks, self._matrices, strict=True)
+            for block, matrices in zip(self._runner.blocks, self._matrices, strict=True)
             for name, matrix in matrices.items()
         }
 
@@ -70,15 +70,15 @@ class DenseModel:
 
     @cached_property
     def _survey(self) -> Survey:
-        return Survey(self._walk, self._matrices, self._streams, self._pruning, self._progress)
+        return Survey(self._runner, self._matrices, self._streams, self._pruning, self._progress)
 
 
-def matrices_by_block(walk: Walk, stored: frozenset[str]) -> list[dict[str, Matrix]]:
+def matrices_by_block(runner: BlockRunner, stored: frozenset[str]) -> list[dict[str, WeightView]]:
     """Find the matrices of each block by their names in the checkpoint."""
     blocks = []
-    for index, block in enumerate(walk.blocks):
+    for index, block in enumerate(runner.blocks):
         matrices = weight_matrices(block)
-        prefix = f"{walk.prefix}.{index}."
-        names = stored_names(walk.model, prefix, block, matrices, stored)
+        prefix = f"{runner.prefix}.{index}."
+        names = stored_names(runner.model, prefix, block, matrices, stored)
         blocks.append({names[name]: matrix for name, matrix in matrices.items()})
     return blocks

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from edgeprune.data.streams import Stream
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.dense import dense_moments
-from edgeprune.engine.sensitivity.trials import Trials
+from edgeprune.engine.sensitivity.trials import CandidateTrials
 from edgeprune.engine.token_weights import stream_weights
-from edgeprune.models.blocks import Matrix
-from edgeprune.plan.allocation.owl import OUTLIER
-from edgeprune.pruning.fusion import TwoStreams
+from edgeprune.models.blocks import WeightView
+from edgeprune.planning.allocation.owl import OUTLIER
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.matrix import Pruning
 from edgeprune.pruning.methods import wanda
 from edgeprune.pruning.statistics import InputStatistics
@@ -32,7 +32,7 @@ class Survey:
     every process runs its share of the sequences, and all get the same figures.
 
     Args:
-        walk: the dense model's runner; its own streams are not used.
+        runner: the dense model's runner; its own streams are not used.
         blocks: matrices of each block by full name.
         streams: all sequences of all processes.
         pruning: how the model will be pruned.
@@ -41,8 +41,8 @@ class Survey:
 
     def __init__(
         self,
-        walk: Walk,
-        blocks: list[dict[str, Matrix]],
+        runner: BlockRunner,
+        blocks: list[dict[str, WeightView]],
         streams: dict[str, Stream],
         pruning: Pruning,
         progress: Progress,
@@ -54,8 +54,8 @@ class Survey:
         self._pruning = pruning
         self._progress = progress
         used = {name: streams[name] for name in self._shares}
-        self._few = _walk_first(_TRIED, walk, used)
-        self._seen = self._statistics(_walk_first(_SEEN, walk, used))
+        self._few = _walk_first(_TRIED, runner, used)
+        self._seen = self._statistics(_walk_first(_SEEN, runner, used))
 
     def outliers(self) -> list[float]:
         """Measure the share of each block's scores ``|W| ‖x‖`` above `OUTLIER` times their mean.
@@ -67,21 +67,21 @@ class Survey:
             for index in range(len(self._blocks))
         ]
 
-    def trials(self) -> tuple[Trials, dict[str, float]]:
-        """Make `Trials` to evaluate candidates on, and return the weight of each stream."""
+    def trials(self) -> tuple[CandidateTrials, dict[str, float]]:
+        """Make `CandidateTrials`, and return them with the weight of each stream."""
         inputs = {
-            name: TwoStreams({s: of[name] for s, of in seen.items()}, self._pruning.fusion)
+            name: FusedStatistics({s: of[name] for s, of in seen.items()}, self._pruning.fusion)
             for seen, matrices in zip(self._seen, self._blocks, strict=True)
             for name in matrices
         }
-        return Trials(self._few, self._blocks, inputs), self._shares
+        return CandidateTrials(self._few, self._blocks, inputs), self._shares
 
-    def _statistics(self, walk: Walk) -> list[dict[str, dict[str, InputStatistics]]]:
+    def _statistics(self, runner: BlockRunner) -> list[dict[str, dict[str, InputStatistics]]]:
         """Gather the dense model's input statistics, by block, stream and matrix."""
-        weights = stream_weights(walk, self._pruning)
+        weights = stream_weights(runner, self._pruning)
         seen = []
         with self._progress.stage("survey the dense model", len(self._blocks)) as stage:
-            for of_block in dense_moments(walk, self._blocks, weights):
+            for of_block in dense_moments(runner, self._blocks, weights):
                 seen.append(of_block)
                 stage.advance()
         return seen
@@ -103,8 +103,8 @@ class Survey:
         return sum(int((part > OUTLIER * mean).sum()) for part in scores()) / size
 
 
-def _walk_first(count: int, walk: Walk, streams: dict[str, Stream]) -> Walk:
+def _walk_first(count: int, runner: BlockRunner, streams: dict[str, Stream]) -> BlockRunner:
     """Make a runner of the same model over the first sequences, at least one per process."""
     count = max(count, world()[1])
     first = {name: Stream(s.tokens[:count], s.answers[:count]) for name, s in streams.items()}
-    return Walk(walk.model, first, walk.device)
+    return BlockRunner(runner.model, first, runner.device)

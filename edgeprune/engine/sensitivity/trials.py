@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine.capture import head_logits
-from edgeprune.engine.runner import Walk
-from edgeprune.models.blocks import Matrix
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
-from edgeprune.pruning.fusion import TwoStreams
+from edgeprune.engine.runner import BlockRunner
+from edgeprune.models.blocks import WeightView
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.matrix import scores
 from edgeprune.pruning.methods import METHODS
 from edgeprune.support.distributed import add_up, world
@@ -24,7 +24,7 @@ Zeros = dict[str, int]
 States = dict[str, Tensor]
 
 
-class Trials:
+class CandidateTrials:
     """Runs candidates side by side, so that each block is loaded once for all of them.
 
     A candidate says how many zeros a matrix gets; matrices that it does not name stay dense. Which
@@ -32,41 +32,48 @@ class Trials:
     candidate but its hidden states.
 
     Args:
-        walk: the dense model's runner on a few sequences.
+        runner: the dense model's runner on a few sequences.
         blocks: matrices of each block by full name.
         inputs: dense statistics of each matrix by full name.
 
     Attributes:
-        walk: the runner, as given.
+        runner: the runner, as given.
         blocks: the matrices, as given.
     """
 
-    def __init__(self, walk: Walk, blocks: list[dict[str, Matrix]], inputs: dict[str, TwoStreams]):
-        self.walk = walk
+    def __init__(
+        self,
+        runner: BlockRunner,
+        blocks: list[dict[str, WeightView]],
+        inputs: dict[str, FusedStatistics],
+    ):
+        self.runner = runner
         self.blocks = blocks
         self._inputs = inputs
-        self._head = copy.deepcopy(walk.model.get_output_embeddings()).to(walk.device, walk.dtype)
-        self._asked = {name: _positions(stream) for name, stream in walk.streams.items()}
+        self._head = copy.deepcopy(runner.model.get_output_embeddings()).to(
+            runner.device, runner.dtype
+        )
+        self._asked = {name: _positions(stream) for name, stream in runner.streams.items()}
 
     def run(self, candidates: list[Zeros], states: list[States], start: int = 0) -> None:
         """Run each candidate's hidden states, in place, from block ``start`` to the end."""
         for index in range(start, len(self.blocks)):
-            block = self.walk.load(index)
+            block = self.runner.load(index)
             standing: Zeros = {}
             for candidate, hidden in zip(candidates, states, strict=True):
                 self._prune(index, block, standing, candidate)
                 for part in hidden.values():
-                    self.walk.advance(index, block, part, part)
+                    self.runner.advance(index, block, part, part)
 
     @torch.no_grad()
     def _prune(self, index: int, block: torch.nn.Module, standing: Zeros, wanted: Zeros) -> None:
         """Prune a block's matrices to the wanted zeros where they differ from the present ones."""
-        source = self.walk.blocks[index]
+        source = self.runner.blocks[index]
         for name, matrix in self.blocks[index].items():
             zeros = wanted.get(name, 0)
             if standing.get(name, 0) == zeros:
                 continue
-            weight = matrix.read(source).to(self.walk.device).float().contiguous()
+            weight = matrix.read(source).to(self.runner.device).float().contiguous()
             keep = Budget(UNSTRUCTURED, zeros).keep(
                 scores(weight, self._inputs[name], METHODS["wanda"])
             )
@@ -76,7 +83,7 @@ class Trials:
     def loss(self, stream: str, hidden: Tensor) -> float:
         """Compute the mean cross entropy of the stream's answer tokens, over all processes."""
         logits, (rows, columns) = self._logits(stream, hidden)
-        following = self.walk.streams[stream].tokens[rows, columns + 1].to(logits.device)
+        following = self.runner.streams[stream].tokens[rows, columns + 1].to(logits.device)
         return _mean(functional.cross_entropy(logits, following, reduction="none"))
 
     def log_probabilities(self, stream: str, hidden: Tensor) -> Tensor:
@@ -97,24 +104,24 @@ class Trials:
 
     def _logits(self, stream: str, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Compute logits, float32, and their places: sequences and positions of the stream."""
-        walk = self.walk
+        runner = self.runner
         rows, columns = self._asked[stream]
         here = rows < len(hidden)
         rows, columns = rows[here], columns[here]
 
         def head(inputs: Tensor) -> Tensor:
-            return self._head(inputs[None, rows, columns].to(walk.device, walk.dtype)).float()
+            return self._head(inputs[None, rows, columns].to(runner.device, runner.dtype)).float()
 
-        tokens = walk.streams[stream].tokens[: len(hidden)]
-        hidden = hidden.to(walk.model.get_output_embeddings().weight.dtype)
-        return head_logits(walk.model, walk.blocks, tokens, hidden, head)[0], (rows, columns)
+        tokens = runner.streams[stream].tokens[: len(hidden)]
+        hidden = hidden.to(runner.model.get_output_embeddings().weight.dtype)
+        return head_logits(runner.model, runner.blocks, tokens, hidden, head)[0], (rows, columns)
 
 
-def first_states(walk: Walk) -> States:
+def first_states(runner: BlockRunner) -> States:
     """Compute the first block's input for each stream."""
-    states = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in walk.shapes.items()}
+    states = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in runner.shapes.items()}
     for name, into in states.items():
-        walk.embed(name, into)
+        runner.embed(name, into)
     return states
 
 

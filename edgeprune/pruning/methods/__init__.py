@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from edgeprune.plan.patterns import Budget
+    from edgeprune.planning.patterns import Budget
     from edgeprune.pruning.gram import Gram
     from edgeprune.pruning.statistics import InputStatistics
 

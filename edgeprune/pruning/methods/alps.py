@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Budget
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 
 # Measured on SmolLM2's layers at 50 and 70 %: within 2 % of the error of 60 iterations with the
 # paper's growth of 1.3, 1.2 and 1.1, in half the time.
@@ -51,7 +51,7 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
             state = torch.where(mask, state, state / growth)  # the dual shrinks as ρ grows
             checked, penalty = mask, penalty * growth
             inverse = _inverse(gram, penalty)
-    return resolve(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
+    return refit(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
 
 
 def _inverse(gram: Gram, penalty: float) -> Tensor:

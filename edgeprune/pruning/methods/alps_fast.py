@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Budget
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 
 # Measured on SmolLM2's layers: 7 % more error than `alps` in two fifths of its time; twice the
 # iterations would win 2 of those. A smaller penalty does not settle in so few of them, least of all
@@ -44,4 +44,4 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
         right = torch.where(mask, state, -state).mul_(_PENALTY).add_(target)
         state = torch.addmm(state.masked_fill(mask, 0), right, inverse)
     mask = budget.keep(state.abs())
-    return resolve(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
+    return refit(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Budget
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.methods import sparsegpt
 

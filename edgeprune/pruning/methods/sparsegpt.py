@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Budget, spread
+from edgeprune.planning.patterns import Budget, spread
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.column_loop import sweep
+from edgeprune.pruning.updates.column_loop import column_loop
 
 _BLOCK = 128
 
@@ -63,7 +63,7 @@ def _solve(weight: Tensor, factor: Tensor, budget: Budget) -> Tensor:
 
         return value
 
-    return sweep(weight, factor, width, pattern.unit, decide)
+    return column_loop(weight, factor, width, pattern.unit, decide)
 
 
 def block_width(budget: Budget) -> int:

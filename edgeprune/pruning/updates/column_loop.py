@@ -15,7 +15,7 @@ Decide = Callable[[int, Tensor, Tensor], Callable[[int], Tensor]]
 _PANEL = 16
 
 
-def sweep(weight: Tensor, factor: Tensor, width: int, unit: int, decide: Decide) -> Tensor:
+def column_loop(weight: Tensor, factor: Tensor, width: int, unit: int, decide: Decide) -> Tensor:
     """Set columns one after another, and compensate each error in the columns not yet visited.
 
     Changing column ``j`` by ``-e`` moves the later ones by ``-(e / U_jj) U_j,j:``, where ``U`` is

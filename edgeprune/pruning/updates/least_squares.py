@@ -8,7 +8,7 @@ from edgeprune.pruning.gram import Gram
 _TINY = 1e-20
 
 
-def resolve(
+def refit(
     weight: Tensor, mask: Tensor, gram: Gram, steps: int = 12, start: Tensor | None = None
 ) -> Tensor:
     """Minimise ``tr (W - V) H (W - V)ᵀ`` over ``V`` that is zero outside the mask.

@@ -8,7 +8,7 @@ rows of those before it changes nothing but the place of every channel.
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Pattern
+from edgeprune.planning.patterns import Pattern
 
 # Rounds of reassignment; later ones change little.
 _ROUNDS = 3

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from edgeprune.plan.patterns import Pattern
+from edgeprune.planning.patterns import Pattern
 from edgeprune.pruning.gram import Gram
 
 # Best weights of each kind that are tried against each other; all pairs would cost in² per row.

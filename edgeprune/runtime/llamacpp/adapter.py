@@ -14,7 +14,7 @@ from edgeprune.formats.gguf.file import GgufFile, GgufTensor
 from edgeprune.formats.gguf.packed import PackedFile
 from edgeprune.formats.metadata import read_gguf
 from edgeprune.runtime import library
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load, need
@@ -97,7 +97,7 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
     """Claim the sparse tensors of the next model for packing, instead of those of any earlier one.
 
     Sizes follow from the metadata's non-zeros if possible, else they are counted in the file's own
-    bytes; a size that does not match is one of `Placed.failures`, and ``count`` ignores the
+    bytes; a size that does not match is one of `Placement.failures`, and ``count`` ignores the
     metadata. Tensors that are packed in the file are taken from there, so ``file`` must stay open
     until `release`, and what llama.cpp reads for them is ignored. For benchmarks,
     ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps the zeros in the
@@ -140,7 +140,7 @@ def release() -> None:
     _library().ep_llama_claim(None, 0, 1)
 
 
-def placed(claimed: int) -> Placed:
+def placed(claimed: int) -> Placement:
     """Report the result of the latest claim.
 
     Raises:
@@ -153,7 +153,7 @@ def placed(claimed: int) -> Placed:
             f"Out of memory while packing {exhausted} of {claimed} sparse weights.",
             "Close other programs, or use a smaller model.",
         )
-    return Placed(claimed, *counts)
+    return Placement(claimed, *counts)
 
 
 def plain(file: GgufFile | PackedFile) -> GgufFile:

@@ -12,7 +12,7 @@ import click
 from edgeprune.formats.gguf.file import GgufFile, open_gguf
 from edgeprune.formats.gguf.packed import PackedFile, is_packed, unpack
 from edgeprune.runtime.llamacpp import adapter, availability, stream
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load
 
@@ -33,7 +33,7 @@ class Loaded:
     """
 
     model: Any
-    sparse: Placed | None = None
+    sparse: Placement | None = None
     off: str = ""
 
 

@@ -11,7 +11,7 @@ from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.packed import is_packed, without_expansions
 from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.sparse import replace_products
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import MachineError
 from edgeprune.support.extras import load
@@ -31,7 +31,7 @@ class Opened:
     """
 
     session: Any
-    sparse: Placed | None = None
+    sparse: Placement | None = None
     off: str = ""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeprune.formats.codes import CODES, nonzero
 from edgeprune.runtime import library
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 
 _DOMAIN, _OPERATOR, _BLOCK = "edgeprune", "SparseMatMul", 32
 _BITS_TO_TYPE = {8: "Q8_0", 4: "Q4_0"}
@@ -36,7 +36,7 @@ class _Product:
 
 def replace_products(
     model: Any, arrays: dict[str, Read], pruned: set[str], threads: int
-) -> tuple[dict[str, np.ndarray], Placed]:
+) -> tuple[dict[str, np.ndarray], Placement]:
     """Put sparse products into a graph, in place.
 
     Args:
@@ -71,7 +71,7 @@ def replace_products(
     if given:
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
         _sweep(model, arrays)
-    return given, Placed(claimed, len(given), packed_bytes, dense_bytes)
+    return given, Placement(claimed, len(given), packed_bytes, dense_bytes)
 
 
 def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator[_Product]:

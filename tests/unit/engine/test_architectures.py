@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgeprune.engine import Pruning, prune
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.token_weights import token_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
@@ -236,17 +236,17 @@ class Moe:
     def __init__(self, folder: Path, name: str):
         self.model = load_model(open_checkpoint(str(make(name, folder))))
         stream = streams_of(8, 32, vocabulary=128)["task"]
-        self.walk = Walk(self.model, {"task": stream}, torch.device("cpu"))
-        self.walk._batch = 2  # four batches
+        self.runner = BlockRunner(self.model, {"task": stream}, torch.device("cpu"))
+        self.runner._batch = 2  # four batches
         self.states = torch.empty(8, 32, 64)
-        self.walk.embed("task", self.states)
+        self.runner.embed("task", self.states)
         self.weights = token_weights(stream, Pruning(answer_weight=4.0), self.model)
-        self.block = self.walk.load(0)
+        self.block = self.runner.load(0)
         self.experts = self.block.mlp.experts
         self.matrices = weight_matrices(self.block)
 
     def statistics(self):
-        return self.walk.statistics(
+        return self.runner.statistics(
             0, self.block, self.matrices, self.states, self.weights, gram=False
         )
 
@@ -258,7 +258,7 @@ class Moe:
             lambda _module, args, output: calls.append((args[0].reshape(-1, 64), output[2]))
         )
         for part in self.states.split(2):
-            self.walk.call(0, 2).run(self.block, part)
+            self.runner.call(0, 2).run(self.block, part)
         hook.remove()
         return torch.cat([c[0] for c in calls]), torch.cat([c[1] for c in calls])
 
@@ -367,16 +367,16 @@ class Halving(nn.Module):
 
 
 def test_layers_that_see_unknown_tokens_or_none_are_refused():
-    from edgeprune.engine.hooks import Gatherer
+    from edgeprune.engine.hooks import StatisticsHooks
 
     block = Halving()
     with (
-        Gatherer(block, weight_matrices(block), gram=False) as gatherer,
+        StatisticsHooks(block, weight_matrices(block), gram=False) as gatherer,
         pytest.raises(InputError, match=r"some\.weight 4 of 8 tokens"),
     ):
         gatherer.run(lambda: block(torch.randn(1, 8, 8)), torch.ones(1, 8))
     block.taken = 8
-    with Gatherer(block, weight_matrices(block), gram=False) as gatherer:
+    with StatisticsHooks(block, weight_matrices(block), gram=False) as gatherer:
         gatherer.run(lambda: block(torch.randn(1, 8, 8)), torch.ones(1, 8))
     with pytest.raises(InputError, match=r"never uses its weight never\.weight"):
         gatherer.statistics()

@@ -10,14 +10,14 @@ from torch.overrides import TorchFunctionMode
 
 from edgeprune.engine import Pruning
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.fisher import gather_fisher
 from edgeprune.engine.store import BlockStore, PrunedTensors
 from edgeprune.engine.token_weights import stream_weights, token_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, watch, weight_matrices
 from edgeprune.models.loading import load_model
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import Accumulator
@@ -153,11 +153,12 @@ class Elsewhere(TorchFunctionMode):
 
 
 @pytest.fixture
-def cuda_walk(small_folder) -> Walk:
-    walk = Walk(load_model(open_checkpoint(str(small_folder)), torch.float32), small_streams(2),
+def cuda_walk(small_folder) -> BlockRunner:
+    model = load_model(open_checkpoint(str(small_folder)), torch.float32)
+    runner = BlockRunner(model, small_streams(2),
                 torch.device("cpu"))  # fmt: skip
-    walk.device = torch.device("cuda")
-    return walk
+    runner.device = torch.device("cuda")
+    return runner
 
 
 def addresses(model) -> set[int]:
@@ -165,17 +166,17 @@ def addresses(model) -> set[int]:
 
 
 def test_fisher_runs_on_the_device_that_was_asked_for(cuda_walk, tmp_path):
-    walk, here = cuda_walk, addresses(cuda_walk.model)
-    same = (walk.model, walk.blocks, walk.streams)
+    runner, here = cuda_walk, addresses(cuda_walk.model)
+    same = (runner.model, runner.blocks, runner.streams)
     rest = (torch.float32, tmp_path / "there", Quiet())
     with Elsewhere() as elsewhere:
         there = gather_fisher(*same, torch.device("cuda"), *rest)
     moved = {tensor.data_ptr() for tensor in elsewhere.went}
     assert moved >= here  # all weights and buffers
-    assert moved >= {stream.tokens.data_ptr() for stream in walk.streams.values()}
-    assert addresses(walk.model) == here  # and they are back where they were
+    assert moved >= {stream.tokens.data_ptr() for stream in runner.streams.values()}
+    assert addresses(runner.model) == here  # and they are back where they were
     plain = gather_fisher(*same, torch.device("cpu"), torch.float32, tmp_path / "here", Quiet())
-    name = f"{walk.prefix}.0.self_attn.q_proj.weight"
+    name = f"{runner.prefix}.0.self_attn.q_proj.weight"
     assert torch.equal(there.read("task", name), plain.read("task", name))
 
 
@@ -192,16 +193,16 @@ def test_perplexities_are_found_on_the_device_that_was_asked_for(cuda_walk):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_fisher_and_perplexities_are_alike_on_a_gpu(cuda_walk, tmp_path):
-    walk = cuda_walk
+    runner = cuda_walk
     found = {
-        place: gather_fisher(walk.model, walk.blocks, walk.streams, torch.device(place),
+        place: gather_fisher(runner.model, runner.blocks, runner.streams, torch.device(place),
                              torch.float32, tmp_path / place, Quiet())
         for place in ("cpu", "cuda")
     }  # fmt: skip
-    name = f"{walk.prefix}.0.self_attn.q_proj.weight"
+    name = f"{runner.prefix}.0.self_attn.q_proj.weight"
     one, other = (fisher.read("task", name) for fisher in found.values())
     assert torch.allclose(one, other, rtol=0.05, atol=1e-3)
-    weights = stream_weights(walk, Pruning(high_perplexity_weight=0.25))
+    weights = stream_weights(runner, Pruning(high_perplexity_weight=0.25))
     assert weights["general"].device.type == "cpu"
 
 
@@ -225,8 +226,8 @@ def test_statistics_of_the_dense_model_serve_every_sparsity(small_folder, tmp_pa
     # The first block sees the same either way, the second does not.
     assert behind.files[0].read_bytes() == first.files[0].read_bytes()
     assert behind.files[1].read_bytes() != first.files[1].read_bytes()
-    walk = sys.modules["edgeprune.engine.runner"]
-    monkeypatch.setattr(walk.Walk, "statistics", lambda *_: pytest.fail("gathered again"))
+    runner = sys.modules["edgeprune.engine.runner"]
+    monkeypatch.setattr(runner.BlockRunner, "statistics", lambda *_: pytest.fail("gathered again"))
     again = prune_uniformly(checkpoint, small_streams(), Pruning(), tmp_path / "c", **same)
     assert again.files[1].read_bytes() == first.files[1].read_bytes()
     less = {"sparsity": 0.3, **same}

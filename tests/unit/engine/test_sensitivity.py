@@ -9,17 +9,17 @@ from torch.nn import functional
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.measures import fitness, sensitivity
 from edgeprune.engine.sensitivity.model import DenseModel, matrices_by_block
 from edgeprune.engine.sensitivity.survey import Survey
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model
 from edgeprune.pipeline import planner
-from edgeprune.plan.allocation import ALLOCATIONS, evolve
-from edgeprune.plan.allocation.exact import exact
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
-from edgeprune.plan.tensors import ModelPlan
+from edgeprune.planning.allocation import ALLOCATIONS, evolve
+from edgeprune.planning.allocation.exact import exact
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.pruning.methods import wanda
 from edgeprune.pruning.statistics import InputStatistics
@@ -108,10 +108,10 @@ def test_what_has_to_be_measured_is_uniform_in_an_estimate(small_folder):
 def survey_of(folder: Path, streams: dict[str, Stream], fusion: str = "fused", **changes):
     checkpoint = open_checkpoint(str(folder))
     model = load_model(checkpoint)
-    walk = Walk(model, streams, torch.device("cpu"))
-    blocks = matrices_by_block(walk, frozenset(checkpoint.weights().names()))
+    runner = BlockRunner(model, streams, torch.device("cpu"))
+    blocks = matrices_by_block(runner, frozenset(checkpoint.weights().names()))
     pruning = Pruning(fusion=FusionRule(fusion, **changes))
-    return model, blocks, Survey(walk, blocks, streams, pruning, Quiet())
+    return model, blocks, Survey(runner, blocks, streams, pruning, Quiet())
 
 
 def uniform_of(model) -> dict[str, int]:
@@ -241,7 +241,7 @@ def test_logits_are_as_the_model_makes_them(tmp_path):
     trials, _ = survey.trials()
     from edgeprune.engine.sensitivity.trials import first_states
 
-    states = first_states(trials.walk)
+    states = first_states(trials.runner)
     trials.run([{}], [states])
     task = streams["task"]
     with torch.no_grad():

@@ -3,24 +3,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget
-from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import InputStatistics, mix
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 from edgeprune.recipe.sections import FUSION_MODES
 
 WANDA = METHODS["wanda"].score
 
 
 def channel_groups(general, task, rule):
-    return TwoStreams({"general": general, "task": task}, rule).groups
+    return FusedStatistics({"general": general, "task": task}, rule).groups
 
 
 def fused_score(score, weight, general, task, rule):
-    return TwoStreams({"general": general, "task": task}, rule).score(lambda s: score(weight, s))
+    return FusedStatistics({"general": general, "task": task}, rule).score(
+        lambda s: score(weight, s)
+    )
 
 
 def example(seed: int, channels: int = 24):
@@ -117,7 +119,7 @@ def grams(seed: int, channels: int = 12):
 @given(st.integers(0, 30))
 def test_the_fused_gram_matrix_is_positive_and_its_diagonal_is_the_fused_norms(seed):
     seen = grams(seed)
-    inputs = TwoStreams(seen, FusionRule("fused"))
+    inputs = FusedStatistics(seen, FusionRule("fused"))
     matrix = inputs.hessian.matrix
     assert torch.linalg.eigvalsh(matrix.double()).min() > -1e-6
     general, task = (unit(seen[name].second_moment) for name in ("general", "task"))
@@ -130,24 +132,24 @@ def test_the_fused_gram_matrix_is_positive_and_its_diagonal_is_the_fused_norms(s
 def test_solvers_run_on_the_joint_gram_matrix_unless_fused():
     seen = grams(1)
     for mode in ("general", "task", "mix"):
-        inputs = TwoStreams(seen, FusionRule(mode))
+        inputs = FusedStatistics(seen, FusionRule(mode))
         assert inputs.hessian is inputs.joint.gram
-    assert TwoStreams(seen, FusionRule("general")).hessian is seen["general"].gram
+    assert FusedStatistics(seen, FusionRule("general")).hessian is seen["general"].gram
 
 
 def test_a_masked_hessian_takes_the_mask_from_fused_scores_and_repairs_on_the_mix():
     seen = grams(2)
     weight = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
-    inputs = TwoStreams(seen, FusionRule("fused", hessian="masked"))
+    inputs = FusedStatistics(seen, FusionRule("fused", hessian="masked"))
     budget = Budget(UNSTRUCTURED, 24)
     pruned = prune_matrix(weight, inputs, Pruning("alps"), budget)
     expected = budget.keep(inputs.score(lambda s: METHODS["obs"].score(weight, s)))
     assert torch.equal(pruned != 0, expected)
-    torch.testing.assert_close(pruned, resolve(weight, expected, inputs.joint.gram))
+    torch.testing.assert_close(pruned, refit(weight, expected, inputs.joint.gram))
 
 
 def test_one_stream_alone_needs_no_other():
     seen = {"general": grams(3)["general"]}
-    inputs = TwoStreams(seen, FusionRule("general"))
+    inputs = FusedStatistics(seen, FusionRule("general"))
     assert inputs.exclusive_shares() is None
     assert inputs.joint is seen["general"]

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget, parse
 from edgeprune.pruning.gram import DAMPING, Gram
 from edgeprune.pruning.methods import METHODS, rose, sparsegpt
 from edgeprune.pruning.statistics import Accumulator, mix
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 from edgeprune.pruning.updates.permute import channel_order
 from edgeprune.pruning.updates.swaps import refine
 from edgeprune.support.errors import InputError
@@ -224,7 +224,7 @@ def test_an_order_of_columns_changes_the_walk_not_the_layout():
 def test_resolve_comes_to_the_exact_least_squares_solution(seed):
     weight, statistics = example(seed)
     mask = half(weight).keep(METHODS["wanda"].score(weight, statistics))
-    ours = resolve(weight, mask, statistics.gram, steps=60)
+    ours = refit(weight, mask, statistics.gram, steps=60)
     assert torch.equal(ours != 0, mask)
     damped = statistics.gram.damped.double()
     scaled = statistics.gram.matrix
@@ -232,7 +232,7 @@ def test_resolve_comes_to_the_exact_least_squares_solution(seed):
         right = (damped @ weight[i].double())[kept]
         exact = torch.linalg.solve(damped[kept][:, kept], right)
         torch.testing.assert_close(ours[i, kept].double(), exact, rtol=1e-2, atol=1e-2)
-    few = resolve(weight, mask, statistics.gram)
+    few = refit(weight, mask, statistics.gram)
     assert loss(weight, few, scaled) <= loss(weight, weight * mask, scaled)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import compiled, student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split

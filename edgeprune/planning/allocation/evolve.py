@@ -3,8 +3,8 @@
 import random
 from collections.abc import Callable
 
-from edgeprune.plan.allocation import Fitness, Request, Zeros
-from edgeprune.plan.allocation.exact import limit
+from edgeprune.planning.allocation import Fitness, Request, Zeros
+from edgeprune.planning.allocation.exact import limit
 
 # The paper runs some 400 generations of 64 on a GPU; most of the gain comes early.
 GENERATIONS = 16

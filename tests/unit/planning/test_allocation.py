@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.plan.allocation import evolve
-from edgeprune.plan.allocation.atp import ramp
-from edgeprune.plan.allocation.exact import MOST, exact, limit
-from edgeprune.plan.allocation.named import by_name
-from edgeprune.plan.allocation.owl import owl
-from edgeprune.plan.allocation.rank import by_rank
+from edgeprune.planning.allocation import evolve
+from edgeprune.planning.allocation.atp import ramp
+from edgeprune.planning.allocation.exact import MOST, exact, limit
+from edgeprune.planning.allocation.named import by_name
+from edgeprune.planning.allocation.owl import owl
+from edgeprune.planning.allocation.rank import by_rank
 from edgeprune.support.errors import UsageError
 
 

@@ -2,8 +2,8 @@
 
 import re
 
-from edgeprune.plan.allocation import Request, Zeros
-from edgeprune.plan.allocation.exact import exact, most
+from edgeprune.planning.allocation import Request, Zeros
+from edgeprune.planning.allocation.exact import exact, most
 from edgeprune.support.errors import UsageError
 
 

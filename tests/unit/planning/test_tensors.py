@@ -1,8 +1,8 @@
 import pytest
 
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.patterns import UNSTRUCTURED, parse
-from edgeprune.plan.tensors import Role, Storage, TensorPlan, block_of, role_of, table
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.tensors import Role, Storage, TensorPlan, block_of, role_of, table
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from edgeprune.plan.allocation.exact import exact
+from edgeprune.planning.allocation.exact import exact
 from edgeprune.support.progress import Stage
 
 Zeros = dict[str, int]
@@ -86,7 +86,7 @@ class Allocation:
         return import_module(self.module).allocate(request)
 
 
-_HERE = "edgeprune.plan.allocation"
+_HERE = "edgeprune.planning.allocation"
 ALLOCATIONS = {
     "uniform": Allocation(f"{_HERE}.uniform"),
     "atp": Allocation(f"{_HERE}.atp"),

@@ -1,7 +1,7 @@
 """OWL (arXiv 2310.05175): blocks with more outliers among their scores keep more weights."""
 
-from edgeprune.plan.allocation import Request, Zeros
-from edgeprune.plan.allocation.exact import exact
+from edgeprune.planning.allocation import Request, Zeros
+from edgeprune.planning.allocation.exact import exact
 
 # M: a score is an outlier above so many times the mean of its block.
 OUTLIER = 5.0

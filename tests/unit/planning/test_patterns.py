@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget, parse, spread
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget, parse, spread
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 12))
 

@@ -1,6 +1,6 @@
 """Uniform allocation: the same sparsity for every matrix."""
 
-from edgeprune.plan.allocation import Request, Zeros
+from edgeprune.planning.allocation import Request, Zeros
 
 
 def allocate(request: Request) -> Zeros:

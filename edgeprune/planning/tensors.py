@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.patterns import UNSTRUCTURED, Budget, Pattern
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget, Pattern
 
 
 class Role(StrEnum):

@@ -1,8 +1,8 @@
 """Rank-linear allocation (arXiv 2310.09499): the most sensitive matrix keeps the most."""
 
-from edgeprune.plan.allocation import Request, Zeros
-from edgeprune.plan.allocation.atp import ramp
-from edgeprune.plan.allocation.exact import exact
+from edgeprune.planning.allocation import Request, Zeros
+from edgeprune.planning.allocation.atp import ramp
+from edgeprune.planning.allocation.exact import exact
 
 
 def by_rank(sensitivity: dict[str, float], sparsity: float, spread: float) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """ATP (arXiv 2502.14770): sparsity rises along a straight line over depth."""
 
-from edgeprune.plan.allocation import Request, Zeros
-from edgeprune.plan.allocation.exact import exact
+from edgeprune.planning.allocation import Request, Zeros
+from edgeprune.planning.allocation.exact import exact
 
 
 def ramp(steps: int, sparsity: float, spread: float) -> list[float]:
