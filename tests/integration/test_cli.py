@@ -10,7 +10,7 @@ import pytest
 
 from edgeprune.cli import _VERBS
 from edgeprune.models import open_checkpoint
-from edgeprune.pipeline.estimate import check_disk, estimate
+from edgeprune.pipeline.estimate import check_disk, plan
 from edgeprune.recipe.schema import make
 from edgeprune.support.errors import MachineError
 from exporters.base import StorageRequest
@@ -113,7 +113,7 @@ def test_plan_and_dry_run_write_nothing_and_say_everything(tmp_path):
 
 def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
     recipe = make({"data.task": "medqa"})
-    needed = estimate(recipe).disk_bytes
+    needed = plan(recipe).disk_bytes
     monkeypatch.setattr(
         "edgeprune.pipeline.estimate._flops_per_second", lambda: pytest.fail("it was timed")
     )
@@ -128,7 +128,7 @@ def test_a_build_asks_for_disk_and_times_nothing(tmp_path, monkeypatch):
 def test_the_plan_counts_what_training_holds():
     def memory(**training):
         asked = {"enabled": True, **training} if training else {}
-        return estimate(make({"data.task": "medqa", "training": asked})).memory_bytes
+        return plan(make({"data.task": "medqa", "training": asked})).memory_bytes
 
     plain, trained = memory(), memory(enabled=True)
     many = memory(batch=8)
@@ -145,7 +145,7 @@ def test_the_plan_counts_what_training_holds():
 def test_the_plan_counts_what_every_round_of_reconstruction_keeps():
     def disk(**training):
         asked = {"enabled": True, "ways": ["reconstruct"], **training}
-        return estimate(make({"data.task": "medqa", "training": asked})).disk_bytes
+        return plan(make({"data.task": "medqa", "training": asked})).disk_bytes
 
     states = 2 * 64 * 512 * 576 * 2
     # One more, pruned and rebuilt; the model between the two is more than the hidden states.
