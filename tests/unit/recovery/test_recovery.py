@@ -412,33 +412,6 @@ def paced(monkeypatch, seconds):
     monkeypatch.setattr(Budget, "plan_again", lambda *_: None)
 
 
-def test_blocks_are_compiled_where_that_is_faster(pruned, tmp_path, monkeypatch):
-    paced(monkeypatch, [60.0, 36.0, 36.0])
-    how = Training(answers=True, seconds=1.0, batch=2, learning_rate=1e-3)
-    real = TrainStep.take
-
-    def run(folder, stop_at=None):
-        def take(self, state):
-            assert state.compiled
-            blocks = decoder_blocks(self.models[0])[1]
-            assert all(block._compiled_call_impl is not None for block in blocks)
-            if state.step == stop_at:
-                raise KeyboardInterrupt
-            return real(self, state)
-
-        monkeypatch.setattr(TrainStep, "take", take)
-        return training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
-
-    found = run(tmp_path / "whole")
-    losses = [point["held_out"] for point in found.curve]
-    assert min(losses) < losses[0]
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", found.planned - 1)
-    again = run(tmp_path / "killed")
-    ours, theirs = (one.checkpoint.files[-1].read_bytes() for one in (found, again))
-    assert ours == theirs
-
-
 @pytest.mark.parametrize("why", ["slower", "impossible"])
 def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch, why):
     def broken(_graph, _inputs):
