@@ -233,5 +233,5 @@ def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU.ort])
     assert ["onnxruntime-gpu" in why_not(gpu) for gpu in GPUS] == [True, True, False]
-    with pytest.raises(RuntimeError, match="TensorRT was left out"):
+    with pytest.raises(RuntimeError, match="did not use TensorRT"):
         OnnxRuntime(exported["fp16"], 1, "TensorRT")

@@ -20,7 +20,9 @@ def test_a_recipe_in_terms_of_training():
 def test_more_processes_than_sequences_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: (0, 4))
     recipe = make({"task": "medqa", "recover": True})
-    with pytest.raises(UsageError, match="steps of 2 sequences for 4 processes") as raised:
+    with pytest.raises(
+        UsageError, match=r"training\.batch is 2, fewer than the 4 processes"
+    ) as raised:
         sparsify._refuse_idle_processes(recipe)
     assert "recover_batch=4" in str(raised.value.hint)
     for fine in ({"recover_batch": 4}, {"recover_by": ["reconstruct"]}):
