@@ -258,7 +258,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     assert first["gpus"]["CUDA"] == {
         "failed": "The runtime cannot run m.onnx: Failed to allocate memory."
     }
-    assert _about_gpu(first["gpus"]["CUDA"]).startswith("failed: The runtime can't handle")
+    assert _about_gpu(first["gpus"]["CUDA"]).startswith("failed: The runtime cannot run")
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
     monkeypatch.setattr(run_module, "why_not", lambda _gpu: 1 / 0)
     with pytest.raises(ZeroDivisionError):

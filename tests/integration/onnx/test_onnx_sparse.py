@@ -125,7 +125,7 @@ def test_without_the_kernel_library_models_run_dense(exported, monkeypatch):
     monkeypatch.setattr(library, "library", missing)
     info = OnnxRuntime(exported["int8"], 2).info()
     assert info["sparse"] is None
-    assert "not there" in info["sparse_off"]
+    assert "is missing" in info["sparse_off"]
 
 
 def one_product(width: int, **attributes: int) -> onnx.ModelProto:

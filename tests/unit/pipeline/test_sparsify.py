@@ -24,7 +24,7 @@ def test_more_processes_than_sequences_are_refused(monkeypatch):
         UsageError, match=r"training\.batch is 2, fewer than the 4 processes"
     ) as raised:
         sparsify._refuse_idle_processes(recipe)
-    assert "recover_batch=4" in str(raised.value.hint)
+    assert "training.batch=4" in str(raised.value.hint)
     for fine in ({"recover_batch": 4}, {"recover_by": ["reconstruct"]}):
         sparsify._refuse_idle_processes(recipe.model_copy(update=fine))
 
