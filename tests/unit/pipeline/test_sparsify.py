@@ -34,7 +34,7 @@ def test_more_processes_than_sequences_are_refused(monkeypatch):
     [
         ({"recover_from": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
         ({"recover_rank": 8, "recover_selective": True}, "leave recover_rank out"),
-        ({"sparsity": 0, "recover_by": "distill"}, "predicts as its teacher already"),
+        ({"sparsity": 0, "recover_by": "distill"}, "already predicts as its teacher"),
         ({"recover_rank": 8, "rounding": "feedback"}, "without recover_rank alone"),
         ({"recover_by": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"recover_budget": "soon"}, "is not a time such as 90s"),
