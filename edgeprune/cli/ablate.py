@@ -68,7 +68,7 @@ def command(
     if dry_run:
         for row in rows:
             click.echo(f"{row.method:12} {row.fusion or '-':8} {row.amount}")
-        click.echo(f"{len(rows)} rows with {seeds} seeds each, and the dense model")
+        click.echo(f"{len(rows)} rows and the dense model; seeds per row: {seeds}")
         return
     from edgeprune.pipeline.folders import short_name
     from edgeprune.report.plots import ablation_curves

@@ -35,4 +35,4 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         raise InputError(f"No such file: {path}.") from None
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{path} can't be read as JSON lines: {error}.") from None
+        raise InputError(f"{path} cannot be read as JSON Lines: {error}.") from None

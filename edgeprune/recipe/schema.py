@@ -1,4 +1,4 @@
-"""What a build is made from: sections of settings, shared by recipe files, flags and Python."""
+"""The recipe of a build: sections of settings, shared by recipe files, flags and Python."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -18,41 +18,44 @@ _STEP_UP = 0.1  # of the sparsity, from one round of gradual pruning to the next
 
 
 class Recipe(BaseModel):
-    """A resolved build. Unknown names are refused; all mistakes are reported at once."""
+    """A resolved recipe. Unknown names are rejected; all mistakes are reported at once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model: sections.Model = Field(sections.Model(), description="what is pruned, and where")
+    model: sections.Model = Field(
+        sections.Model(), description="the model to prune, and the device"
+    )
     data: sections.Data = Field(description="the task and the calibration streams")
     pruning: sections.Pruning = Field(sections.Pruning(), description="which weights become zero")
-    training: sections.Training = Field(sections.Training(), description="training afterwards")
-    artifact: sections.Artifact = Field(sections.Artifact(), description="the file that comes out")
+    training: sections.Training = Field(sections.Training(), description="training after pruning")
+    artifact: sections.Artifact = Field(sections.Artifact(), description="the file to write")
     measurement: sections.Measurement = Field(
-        sections.Measurement(), description="how it is measured"
+        sections.Measurement(), description="how the artifact is measured"
     )
     gates: sections.Gates = Field(sections.Gates(), description="limits that fail the build")
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **options: Any) -> "Recipe":
-        """A recipe from dotted names and from the names of command-line options.
+        """Make a recipe from dotted names and from names of command-line options.
 
         >>> Recipe.of({"training.rank": 16}, task="medqa", recover=True)  # doctest: +SKIP
 
         Args:
             values: sections, or settings by dotted names such as ``pruning.sparsity``.
-            options: settings by their option's name, such as ``sparsity`` or ``recover_budget``.
+            options: settings by the name of their option, such as ``sparsity`` or
+                ``recover_budget``.
 
         Raises:
-            UsageError: listing every mistake.
+            UsageError: the settings have mistakes; the message lists all of them.
         """
         flags = {option.python_name: option.path for option in command_line_options()}
         if strange := [name for name in options if name not in flags]:
             known = {**flags, **dict.fromkeys(_paths())}
-            raise unknown("option", strange[0], known, "Dotted names go into the mapping.")
+            raise unknown("option", strange[0], known, "Pass dotted names in the mapping.")
         return make({**(values or {}), **{flags[name]: v for name, v in options.items()}})
 
     def changed(self, values: Mapping[str, Any]) -> "Recipe":
-        """A copy with some settings replaced, by dotted names; values are not checked again."""
+        """Copy the recipe with some settings replaced, by dotted names, without validation."""
         found = self
         for name, value in values.items():
             found = _changed(found, name.split("."), value)
@@ -65,9 +68,9 @@ class Recipe(BaseModel):
             kind = exporters.get(artifact.target).types[name]
             if self.pruning.sparsity and not kind.keeps_zeros and not artifact.allow_lossy_zeros:
                 raise ValueError(
-                    f"type '{name}' can't hold exact zeros: nearly every pruned weight would come "
-                    f"back as a small number, and the sparsity would be lost. '{kind.instead}' is "
-                    "the nearest type that keeps them; allow_lossy_zeros goes on all the same"
+                    f"type '{name}' cannot hold exact zeros: nearly every pruned weight would "
+                    f"become a small non-zero number. '{kind.instead}' is the nearest type that "
+                    "keeps them; --allow-lossy-zeros accepts the loss"
                 )
         return self
 
@@ -81,29 +84,30 @@ class Recipe(BaseModel):
             or training.start_sparsity >= pruning.sparsity
         ):
             raise ValueError(
-                f"training.start_sparsity {training.start_sparsity:g} is for unstructured pruning "
-                f"to a higher sparsity, given {pruning.pattern}, {pruning.sparsity:g}"
+                f"training.start_sparsity {training.start_sparsity:g} needs unstructured pruning "
+                f"to a higher sparsity, but the recipe has pattern {pruning.pattern} and "
+                f"sparsity {pruning.sparsity:g}"
             )
         if not pruning.sparsity and "finetune" not in training.ways and not gptq:
             raise ValueError(
-                "a dense model predicts as its teacher already: train by finetune, or set a "
-                "sparsity"
+                "training an unpruned model needs the way 'finetune', since it already predicts "
+                "as its teacher: set training.ways=finetune, or a sparsity"
             )
         if gptq and (training.rank or training.ways[-1] == "reconstruct"):
             raise ValueError(
-                "rounding 'gptq' with training: weights are trained on their grid by 'distill' and "
-                "'finetune' without training.rank alone"
+                "artifact.rounding 'gptq' with training needs 'distill' or 'finetune' as the "
+                "last way, without training.rank"
             )
         return self
 
 
 @dataclass(frozen=True)
 class Option:
-    """A command-line option of a recipe.
+    """A setting that is also a command-line option.
 
     Attributes:
         path: dotted name of the setting.
-        name: of the option, without its leading dashes.
+        name: name of the option without leading dashes.
         field: pydantic's description of the setting.
     """
 
@@ -113,12 +117,12 @@ class Option:
 
     @property
     def python_name(self) -> str:
-        """As a keyword argument."""
+        """Return the option's name as a keyword argument."""
         return self.name.replace("-", "_")
 
 
 def command_line_options() -> Iterator[Option]:
-    """Every setting that is an option of ``build`` and ``plan`` too, in the order of the schema."""
+    """List all settings that are options of ``build`` and ``plan``, in the schema's order."""
     for path, field in _paths().items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "option" in extra:
@@ -130,19 +134,20 @@ def make(values: Mapping[str, Any]) -> Recipe:
     """Build a recipe from plain values: nested sections, dotted names, or both.
 
     Raises:
-        UsageError: listing every mistake.
+        UsageError: the settings have mistakes; the message lists all of them.
     """
     try:
         return Recipe.model_validate(nested(values))
     except ValidationError as error:
         raise UsageError(
             "The recipe has mistakes:\n" + "\n".join(_explain(e) for e in error.errors()),
-            "edgeprune build --help lists the options; edgeprune recipes ls shows worked recipes.",
+            "'edgeprune build --help' lists the options; 'edgeprune recipes ls' lists example "
+            "recipes.",
         ) from None
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as sections within sections; sections that are given twice are joined."""
+    """Convert dotted names to nested sections; sections given twice are merged."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         *parents, last = str(name).split(".")
@@ -150,14 +155,14 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise UsageError(f"The recipe gives {parent} a value, and {name} inside of it.")
+                raise UsageError(f"The recipe sets {parent} to a value, but also sets {name}.")
         section = isinstance(value, Mapping) and not _is_setting(str(name))
         place[last] = place.get(last, {}) | nested(value) if section else value
     return found
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
-    """Every setting by its dotted name, as JSON has it; the order of a user's map counts."""
+    """Return every setting by its dotted name, as JSON; the order of a user's map counts."""
     found: dict[str, Any] = {}
     for path in _paths():
         value: Any = recipe
@@ -168,7 +173,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def defaults() -> dict[str, Any]:
-    """What `flat` gives for settings of which nothing is said; those that must be given lack."""
+    """Return the defaults of all settings, as `flat` does, without required ones."""
     return {
         path: [] if isinstance(field.default, dict) else field.default
         for path, field in _paths().items()
@@ -177,7 +182,7 @@ def defaults() -> dict[str, Any]:
 
 
 def training_rounds(recipe: Recipe) -> list[float]:
-    """Sparsities that pruning and training go through, the last one the recipe's."""
+    """Return the sparsities of all rounds; the last is the recipe's."""
     found = []
     if recipe.training.enabled and recipe.training.start_sparsity is not None:
         amount = recipe.training.start_sparsity
@@ -188,17 +193,17 @@ def training_rounds(recipe: Recipe) -> list[float]:
 
 
 def training_seconds(recipe: Recipe) -> float:
-    """A recipe's time for training."""
+    """Return a recipe's training time in seconds."""
     return seconds(recipe.training.budget)
 
 
 def _is_setting(path: str) -> bool:
-    """Whether a name's value is a mapping of the user's own, not a section."""
+    """Tell whether a name's value is the user's own mapping, not a section."""
     return path in {"type_map", "map"} or path.endswith((".type_map", ".map"))
 
 
 def _paths(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, FieldInfo]:
-    """Every setting by its dotted name."""
+    """List every setting by its dotted name."""
     found: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -221,7 +226,10 @@ def _explain(mistake: Any) -> str:
     if mistake["type"] == "extra_forbidden":
         leaves = {path.rpartition(".")[2]: path for path in _paths()}
         near = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=3, cutoff=0.6)
-        wanted = " or ".join(leaves[leaf] for leaf in near) or "one of edgeprune build --help"
+        wanted = (
+            " or ".join(leaves[leaf] for leaf in near)
+            or "one of the options in 'edgeprune build --help'"
+        )
         return f"  Unknown name '{name}': did you mean {wanted}?"
     if mistake["type"] == "missing":
         return f"  {name}: is missing" if name != "data" else "  data.task: is missing"

@@ -45,7 +45,7 @@ def test_the_command_prints_a_table_and_draws_a_plot(tiny_folder, rows_file, tmp
     assert "wanda" in done.stdout
     assert (tmp_path / "a" / "ablation.svg").read_text().startswith("<svg")
     listed = run("ablate", "--task", rows_file, "--methods", "wanda,alps", "--dry-run")
-    assert "8 rows, 1 seeds each" in listed.stdout
+    assert "8 rows and the dense model; seeds per row: 1" in listed.stdout
     wrong = run("ablate", "--task", rows_file, "--methods", "wnada")
     assert wrong.returncode == 2
     assert "did you mean wanda" in wrong.stderr

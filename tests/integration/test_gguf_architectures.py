@@ -223,8 +223,8 @@ def test_zeros_of_a_pruned_one_survive(case, tmp_path):
         ("smollm3", {"no_rope_layer_interval": 2}, "rotary layout other than"),
         ("llama", {"hidden_act": "gelu"}, "llama models with the activation gelu"),
         ("gemma3_text", {"hidden_activation": "gelu"}, "gemma3_text models with the activation"),
-        ("gpt2", {}, "doesn't know the architecture 'gpt2'"),
-        ("bert", {}, "doesn't know the architecture 'bert'"),
+        ("gpt2", {}, "does not support the architecture 'gpt2'"),
+        ("bert", {}, "does not support the architecture 'bert'"),
     ],
 )
 def test_what_llama_cpp_cannot_do_is_refused(kind, values, message, tmp_path):

@@ -257,7 +257,7 @@ def test_a_folders_tokenizer_gives_the_same_ids_in_llama_cpp(tiny_folder, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "doesn't know the architecture 'mamba'"),
+        ({"model_type": "mamba"}, "does not support the architecture 'mamba'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn' lacks factor"),
         ({"layer_types": ["sliding_attention"] * 2}, "no sliding_window"),
     ],

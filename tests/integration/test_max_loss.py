@@ -73,7 +73,7 @@ def test_a_bound_that_nothing_holds_says_so(tiny_folder, rows_file, tmp_path, mo
 
     monkeypatch.setattr(search_module, "trial", worse_at_once)
     recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file), max_loss="0%")
-    with pytest.raises(CheckFailed, match=r"No sparsity from 2% up keeps .* 5\.000"):
+    with pytest.raises(CheckFailed, match=r"No sparsity of 2% or more keeps .* 5\.000"):
         build(recipe, tmp_path / "out")
 
 

@@ -97,7 +97,7 @@ def test_a_sweep_says_mistakes_before_any_work(sweep, tmp_path):
     assert not (tmp_path / "builds").exists()
     twice = run("sweep", sweep / "q8.yaml", sweep / "q8.yaml")
     assert twice.returncode == 2
-    assert "Two recipes are called 'q8'" in twice.stderr
+    assert "Two recipes are named 'q8'" in twice.stderr
 
 
 @pytest.mark.parametrize("blocked", ["q8", "f16"])

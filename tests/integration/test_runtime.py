@@ -172,7 +172,9 @@ def test_a_child_that_hangs_is_stopped(dense_f32, monkeypatch):
     with start(dense_f32, 1) as child:
         child._process.send_signal(signal.SIGSTOP)
         monkeypatch.setenv(TIMEOUT_VARIABLE, "1.5")
-        with pytest.raises(MachineError, match=r"no answer to 'info' .* in 2 seconds") as stopped:
+        with pytest.raises(
+            MachineError, match=r"did not finish 'info' .* within 2 seconds"
+        ) as stopped:
             child.call("info")
         assert TIMEOUT_VARIABLE in str(stopped.value.hint)
         assert child._process.poll() == -signal.SIGKILL
@@ -237,7 +239,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     from runtime_tests.runners import RUNNERS
 
     calls = []
-    child_fails = MachineError("The runtime can't handle m.onnx:\nFailed to allocate memory.")
+    child_fails = MachineError("The runtime cannot run m.onnx:\nFailed to allocate memory.")
 
     def failing(*_):
         calls.append("gpu")
@@ -263,9 +265,9 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     first = measured()
     assert first["rows"] == 0
     assert first["gpus"]["CUDA"] == {
-        "failed": "The runtime can't handle m.onnx: Failed to allocate memory."
+        "failed": "The runtime cannot run m.onnx: Failed to allocate memory."
     }
-    assert about_gpu(OnGpu(**first["gpus"]["CUDA"])).startswith("failed: The runtime can't handle")
+    assert about_gpu(OnGpu(**first["gpus"]["CUDA"])).startswith("failed: The runtime cannot run")
     assert calls == ["cpu", "gpu", "gpu", "gpu"]
     gpus_that_say(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

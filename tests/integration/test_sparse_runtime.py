@@ -344,7 +344,9 @@ def fresh(monkeypatch, tmp_path):
 def test_an_unknown_version_is_off(fresh, monkeypatch):
     monkeypatch.setattr(adapter, "CHECKED", ("0.0.1",))
     monkeypatch.setattr(probe, "run", lambda: pytest.fail("nothing is tried then"))
-    with pytest.raises(MachineError, match=r"was not checked; this edgeprune knows 0\.0\.1"):
+    with pytest.raises(
+        MachineError, match=r"is not tested with this version of edgeprune; expected 0\.0\.1"
+    ):
         adapter.check()
     assert not status().on
     assert "was not checked" in status().reason
@@ -354,7 +356,7 @@ def test_a_probe_that_crashes_is_off(fresh, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     found = status()
     assert not found.on
-    assert found.reason.startswith("the probe ended with code 1")
+    assert found.reason.startswith("the probe exited with code 1")
     monkeypatch.setattr(sys, "executable", str(Path("absent")))
     availability.status.cache_clear()
     assert status().reason.startswith("the probe could not be run")
@@ -362,7 +364,7 @@ def test_a_probe_that_crashes_is_off(fresh, monkeypatch):
 
 def test_a_kernel_that_is_not_there_is_said(fresh, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_KERNEL", "quantum")
-    assert "EDGEPRUNE_KERNEL=quantum can't run here; " in status().reason
+    assert "cannot run EDGEPRUNE_KERNEL=quantum; " in status().reason
 
 
 @needs_kernels

@@ -67,7 +67,7 @@ def gather_dense(
         runner: the dense model's runner.
         weights: weights of each stream's tokens, (samples, length).
         path: file for the result; reused if it exists.
-        progress: told of every block.
+        progress: receives progress by blocks.
     """
     if path.is_file():
         return DenseStatistics(path)

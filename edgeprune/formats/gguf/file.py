@@ -217,7 +217,7 @@ class GgufFile:
             kind = GGMLQuantizationType(number)
             block, block_bytes = GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError):
-            raise BrokenHeader(f"tensor {name!r} has the unknown type number {number}") from None
+            raise BrokenHeader(f"tensor {name!r} has the unknown type {number}") from None
         if 0 in shape:
             raise BrokenHeader(f"tensor {name!r} is empty")
         if shape and shape[-1] % block:

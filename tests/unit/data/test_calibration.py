@@ -110,7 +110,7 @@ def test_a_damaged_xz_file_is_named(tmp_path):
     path = tmp_path / "rows.jsonl.xz"
     for damaged in (whole[:5000], whole[:5000] + b"?" * 50 + whole[5050:], b"no xz at all"):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"rows.jsonl.xz can't be read as JSON lines"):
+        with pytest.raises(InputError, match=r"rows.jsonl.xz cannot be read as JSON Lines"):
             list(read_jsonl(path))
 
 
@@ -323,15 +323,15 @@ def test_missing_truncated_and_binary_files(tmp_path: Path):
         open_task(str(tmp_path / "none.jsonl"))
     whole = gzip.compress(b'{"text": "a"}\n' * 500)
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         list(read_jsonl(tmp_path / "cut.jsonl.gz"))
     damaged = bytearray(whole)
     damaged[20:30] = bytes(10)
     (tmp_path / "bad.jsonl.gz").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"can.t be read|expected one JSON"):
+    with pytest.raises(InputError, match=r"cannot be read|expected one JSON"):
         list(read_jsonl(tmp_path / "bad.jsonl.gz"))
     (tmp_path / "bin.jsonl").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         list(read_jsonl(tmp_path / "bin.jsonl"))
 
 

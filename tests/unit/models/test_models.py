@@ -118,7 +118,7 @@ def test_an_unknown_architecture(tiny_folder: Path, tmp_path: Path):
 
 def test_a_hub_model_without_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="hub model 'nobody/nothing' can't be fetched"):
+    with pytest.raises(InputError, match="hub model 'nobody/nothing' could not be downloaded"):
         open_checkpoint("nobody/nothing")
 
 

@@ -39,7 +39,7 @@ def test_too_few_rows_to_hold_any_out(rows_file, tmp_path):
     few = tmp_path / "few.jsonl"
     rows = rows_file.read_text().splitlines(keepends=True)
     few.write_text("".join(rows[:30] + rows[-30:]))
-    with pytest.raises(InputError, match="one in 5 is held out"):
+    with pytest.raises(InputError, match="holds out one in 5"):
         load_data(str(few), "boolq_passages", 8, 512).hold_out()
 
 

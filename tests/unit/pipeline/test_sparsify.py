@@ -30,7 +30,9 @@ def test_a_recipe_in_terms_of_training():
 
 def test_more_processes_than_sequences_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: (0, 4))
-    with pytest.raises(UsageError, match="steps of 2 sequences for 4 processes") as raised:
+    with pytest.raises(
+        UsageError, match=r"training\.batch is 2, fewer than the 4 processes"
+    ) as raised:
         sparsify._refuse(job())
     assert "training.batch=4" in str(raised.value.hint)
     for fine in ({"batch": 4}, {"ways": ["reconstruct"]}):
@@ -53,7 +55,7 @@ def test_rounds_share_the_time_and_only_the_last_is_rounded_on_data():
     [
         ({"training.start_sparsity": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
         ({"training.rank": 8, "training.selective": True}, "leave training.rank out"),
-        ({"pruning.sparsity": 0, "training.ways": "distill"}, "predicts as its teacher already"),
+        ({"pruning.sparsity": 0, "training.ways": "distill"}, "already predicts as its teacher"),
         ({"training.rank": 8, "artifact.rounding": "gptq"}, "without training.rank alone"),
         ({"training.ways": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"training.budget": "soon"}, "is not a duration such as 90s"),

@@ -67,7 +67,7 @@ def test_the_map_is_met_and_the_rest_share_what_is_left():
     [
         ((("q", 0.01),), "0.005 to 0.480"),
         ((("q", 0.4), ("[kv]", 0.4)), "0.400 to 0.400"),
-        ((("gate", 0.4),), "no matrix has 'gate'"),
+        ((("gate", 0.4),), "no matrix name matches 'gate'"),
         ((("q(", 0.4),), "not a regular expression"),
         ((("q", 1.0),), "expected 0 to 0.95"),
     ],

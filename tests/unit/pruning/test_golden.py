@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from edgeprune.pipeline.keys import _PRUNE_VERSION
-from edgeprune.plan.patterns import Budget, parse
-from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.planning.patterns import Budget, parse
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.pruning.methods import METHODS
@@ -56,7 +56,9 @@ def results(noise: float = 0.0) -> dict[str, dict[str, object]]:
             for pattern in PATTERNS:
                 pruning = Pruning(method, FusionRule(fusion), **options)
                 budget = Budget(parse(pattern), weight.numel() // 2)
-                pruned = prune_matrix(weight, TwoStreams(seen, pruning.fusion), pruning, budget)
+                pruned = prune_matrix(
+                    weight, FusedStatistics(seen, pruning.fusion), pruning, budget
+                )
                 mask = np.packbits((pruned != 0).numpy()).tobytes().hex()
                 sums = [float(f"{value:.5g}") for value in (pruned @ probe).tolist()]
                 found[f"{name} {fusion} {pattern}"] = {"mask": mask, "sums": sums}
