@@ -68,10 +68,9 @@ def prune(
         streams: ``general`` and ``task`` tokens.
         pruning: how to prune.
         plan: how many weights of each matrix are pruned, under which pattern, and the grid of the
-            kept ones; later blocks see rounded weights. Rounding excludes
-            ``dense_statistics``.
-        folder: keeps finished blocks; a killed run resumes after the last one, so the
-            folder must belong to this model, these streams, ``pruning`` and ``plan`` alone.
+            kept ones; later blocks see rounded weights. Rounding excludes ``dense_statistics``.
+        folder: keeps finished blocks; a killed run resumes after the last one, so the folder must
+            belong to this model, these streams, ``pruning`` and ``plan`` alone.
         progress: receives progress by blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
         dense_statistics: a file for the dense model's statistics, gathered if the file is not
@@ -82,17 +81,15 @@ def prune(
     Raises:
         UsageError: there are more processes than sequences.
         InputError: the architecture is unknown, a weight is NaN or infinite, or a row does not
-            divide
-            into groups of the pattern.
+            divide into groups of the pattern.
     """
     if result := finished(checkpoint, folder):
         return result
     store = BlockStore(folder)
     model = load_model(checkpoint)
     _check_streams(model, streams)
-    runner = BlockRunner(
-        model, {name: streams[name] for name in pruning.streams}, pick_device(device)
-    )
+    used = {name: streams[name] for name in pruning.streams}
+    runner = BlockRunner(model, used, pick_device(device))
     stored = frozenset(checkpoint.weights().names())
     run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
     start, hidden = store.resume(runner.shapes)
@@ -102,10 +99,7 @@ def prune(
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
         if not hidden and not dense_statistics:
-            hidden = store.new_hidden(0, runner.shapes)
-            for stream, states in hidden.items():
-                runner.embed(stream, states)
-            store.keep_hidden(0, runner.shapes)
+            hidden = _embedded(runner, store)
         hidden = _through_blocks(run, runner, store, start, total, hidden, stage)
         if pruning.head:
             pruned = run.prune_head(_head_name(model, stored), hidden)
@@ -118,6 +112,15 @@ def prune(
     run.clean_up()
     store.drop_hidden()
     return _collect(checkpoint, store, total)
+
+
+def _embedded(runner: BlockRunner, store: BlockStore) -> dict[str, Tensor]:
+    """Hidden states before the first block."""
+    hidden = store.new_hidden(0, runner.shapes)
+    for stream, states in hidden.items():
+        runner.embed(stream, states)
+    store.keep_hidden(0, runner.shapes)
+    return hidden
 
 
 def _through_blocks(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.token_weights import token_weights
 from edgeprune.models import open_checkpoint
@@ -19,7 +19,7 @@ from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
 from edgeprune.pruning.fusion import FusionRule
 from edgeprune.support.errors import InputError
-from edgeprune.support.progress import Quiet
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 _COMMON = {
@@ -91,9 +91,8 @@ def pruned_models(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 def prune_and_reload(folder: Path, work: Path, pruning: Pruning):
     """The result, and the model that transformers loads from base and pruned files together."""
-    result = prune(
-        open_checkpoint(str(folder)), streams_of(4, 32, vocabulary=128), pruning, work, Quiet()
-    )
+    streams = streams_of(4, 32, vocabulary=128)
+    result = prune_uniformly(open_checkpoint(str(folder)), streams, pruning, work)
     merged = shutil.copytree(folder, work / "merged")
     weights = result.weights()
     assert set(weights.names()) == set(result.base.weights().names())
@@ -207,7 +206,7 @@ def test_transposed_layers_get_the_masks_of_linear_ones(tmp_path, float32):
     folder = make("gpt2", tmp_path / "model")
     streams = streams_of(4, 32, vocabulary=128)
     pruning = Pruning(fusion=FusionRule("general"))
-    result = prune(open_checkpoint(str(folder)), streams, pruning, tmp_path / "work", Quiet())
+    result = prune_uniformly(open_checkpoint(str(folder)), streams, pruning, tmp_path / "work")
     model = load_model(open_checkpoint(str(folder)))
     for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
         conv = model.transformer.h[0].get_submodule(layer)

@@ -45,7 +45,7 @@ def test_damaged_safetensors(tiny_folder: Path, tmp_path: Path, damage):
             "not safetensors": b"hello, this is text" * 10,
         }[damage]
     )
-    with pytest.raises(InputError, match="not a usable safetensors file"):
+    with pytest.raises(InputError, match="not a valid safetensors file"):
         open_checkpoint(str(folder))
 
 

@@ -53,17 +53,17 @@ def test_rounds_share_the_time_and_only_the_last_is_rounded_on_data():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"training.start_sparsity": 0.5}, "to a higher sparsity, given unstructured, 0.5"),
-        ({"training.rank": 8, "training.selective": True}, "leave training.rank out"),
+        ({"training.start_sparsity": 0.5}, "to a higher sparsity, but the recipe has pattern unstructured and sparsity 0.5"),
+        ({"training.rank": 8, "training.selective": True}, "remove training.rank"),
         ({"pruning.sparsity": 0, "training.ways": "distill"}, "already predicts as its teacher"),
-        ({"training.rank": 8, "artifact.rounding": "gptq"}, "without training.rank alone"),
+        ({"training.rank": 8, "artifact.rounding": "gptq"}, "as the last way, without training.rank"),
         ({"training.ways": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"training.budget": "soon"}, "is not a duration such as 90s"),
         ({"training.ways": "distil"}, "did you mean distill"),
         ({"training.task_share": 0}, "finetune learns the task"),
         (
             {"training.enabled": False, "training.start_sparsity": 0.4},
-            "start_sparsity is a setting of training: add",
+            "start_sparsity needs training: add --recover",
         ),
     ],
 )

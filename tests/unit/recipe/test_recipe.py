@@ -142,7 +142,7 @@ def test_options_and_dotted_names_are_the_same_settings():
     assert one == other
     with pytest.raises(UsageError, match="did you mean sparsity"):
         recipes.Recipe.of(task="medqa", sparsty=0.5)
-    with pytest.raises(UsageError, match=r"gives data a value, and data\.task inside of it"):
+    with pytest.raises(UsageError, match=r"sets data to a value, but also sets data\.task"):
         recipes.make({"data": "medqa", "data.task": "medqa"})
 
 

@@ -197,7 +197,7 @@ def test_fixed_patterns_give_records_of_one_size(kind, kept, group):
 
 
 def test_what_cannot_be_packed_or_used_is_said():
-    with pytest.raises(ValueError, match="can't be packed"):
+    with pytest.raises(ValueError, match="cannot be packed"):
         PackedMatrix("Q8_0", np.zeros(1, np.uint8), (16, 33))
     with pytest.raises(MachineError, match="no kernels 'quantum'"):
         library.use("quantum")
