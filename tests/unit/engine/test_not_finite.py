@@ -34,7 +34,7 @@ def test_inputs_of_a_layer_that_are_not_finite_are_named(tmp_path):
 
 
 def test_pruning_that_gives_no_numbers_names_the_tensor(small_folder, tmp_path, monkeypatch):
-    module = sys.modules["edgeprune.engine.prune"]  # its name is also that of a function
+    module = sys.modules["edgeprune.engine.pruner"]
     monkeypatch.setattr(module, "prune_matrix", lambda weight, *_: weight / 0)
     with pytest.raises(CheckFailed, match=r"Pruning model\.layers\.0\.\S+ by wanda gave NaN"):
         prune_uniformly(open_checkpoint(str(small_folder)), streams(2), Pruning(), tmp_path)
