@@ -14,6 +14,7 @@ from edgeprune.support.errors import EXIT_BUG, EXIT_INTERRUPTED, known
 # Set, and not 0: every error comes with its traceback.
 _DEBUG = "EDGEPRUNE_DEBUG"
 
+_HELP = ["-h", "--help"]
 # verb -> module; the short help stands here so that `--help` imports nothing.
 _VERBS = {
     "build": ("edgeprune.cli.build", "Prune a model for a task, export it and measure it."),
@@ -54,7 +55,9 @@ class _Group(click.Group):
         if cmd_name not in _VERBS:
             return None
         module = importlib.import_module(_VERBS[cmd_name][0])
-        return getattr(module, cmd_name, None) or module.command
+        command = getattr(module, cmd_name, None) or module.command
+        command.context_settings.setdefault("help_option_names", _HELP)
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in _VERBS:
@@ -73,7 +76,7 @@ def _set_debug(_context: click.Context, _option: click.Parameter, debug: bool) -
         os.environ[_DEBUG] = "1"  # processes that are started from here inherit it
 
 
-@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": _HELP})
 @click.version_option(package_name="edgeprune")
 @click.option(
     "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug,

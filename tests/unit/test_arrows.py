@@ -10,7 +10,7 @@ from tests.support.sources import first_imports_of, imports_of
 # edgeprune's folders from top to bottom: each imports those below it and none above.
 ORDER = [
     "cli", "experiments", "pipeline", "report", "regression", "manifest", "recipe", "recovery",
-    "engine", "data", "quantization", "pruning", "models", "runtime", "plan", "formats", "support",
+    "engine", "data", "quantization", "pruning", "models", "runtime", "planning", "formats", "support",
 ]  # fmt: skip
 # Two packages beside it, each with its floor, all that it may see of edgeprune, and the folders
 # that may see it.
@@ -18,7 +18,7 @@ BESIDE = {
     # Exporters turn a plan and weights into a file: what weights are and how files look, nothing of
     # how they were chosen.
     "exporters": (
-        {"models", "runtime", "plan", "formats", "quantization", "support"},
+        {"models", "runtime", "planning", "formats", "quantization", "support"},
         # a target names its types, and what a report says of it
         {"cli", "experiments", "pipeline", "recipe", "report"},
     ),

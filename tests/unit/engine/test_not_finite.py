@@ -1,7 +1,5 @@
 """NaN and infinity are no results: the engine says where they came from."""
 
-import sys
-
 import pytest
 from safetensors.torch import load_file, save_file
 

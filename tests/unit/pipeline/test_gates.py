@@ -41,7 +41,7 @@ def test_gates_hold_where_the_worse_end_of_the_interval_does():
     assert beyond.startswith("Nats per answer token changed by +10.0% (+8.3% to +11.7%, each end")
     assert "0.90x" in lines(min_decode_speed=0.91)[0]
     results["artifacts"]["pruned"]["decode"]["samples"][2] = 60.0  # a slow round of one alone
-    assert re.search(r"0\.90x the dense model \(0\.\d+x to .* in 5 rounds",
+    assert re.search(r"0\.90x the dense baseline's speed \(0\.\d+x to .* in 5 rounds",
                      lines(min_decode_speed=0.89)[0])  # fmt: skip
     for artifact in results["artifacts"].values():
         artifact["answers"]["correct"] = [None] * 200

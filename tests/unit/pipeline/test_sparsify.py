@@ -53,10 +53,16 @@ def test_rounds_share_the_time_and_only_the_last_is_rounded_on_data():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"training.start_sparsity": 0.5}, "to a higher sparsity, but the recipe has pattern unstructured and sparsity 0.5"),
+        (
+            {"training.start_sparsity": 0.5},
+            "to a higher sparsity, but the recipe has pattern unstructured and sparsity 0.5",
+        ),
         ({"training.rank": 8, "training.selective": True}, "remove training.rank"),
         ({"pruning.sparsity": 0, "training.ways": "distill"}, "already predicts as its teacher"),
-        ({"training.rank": 8, "artifact.rounding": "gptq"}, "as the last way, without training.rank"),
+        (
+            {"training.rank": 8, "artifact.rounding": "gptq"},
+            "as the last way, without training.rank",
+        ),
         ({"training.ways": "finetune,distill"}, "in the order reconstruct, distill, finetune"),
         ({"training.budget": "soon"}, "is not a duration such as 90s"),
         ({"training.ways": "distil"}, "did you mean distill"),
