@@ -56,7 +56,8 @@ class _Group(click.Group):
             return None
         module = importlib.import_module(_VERBS[cmd_name][0])
         command = getattr(module, cmd_name, None) or module.command
-        command.context_settings.setdefault("help_option_names", _HELP)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            one.context_settings.setdefault("help_option_names", _HELP)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

@@ -87,14 +87,10 @@ def prune(
         return result
     store = BlockStore(folder)
     model = load_model(checkpoint)
-    _check_streams(model, streams)
-    used = {name: streams[name] for name in pruning.streams}
-    runner = BlockRunner(model, used, pick_device(device))
+    runner = _runner(model, streams, pruning, device)
     stored = frozenset(checkpoint.weights().names())
     run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
-    start, hidden = store.resume(runner.shapes)
-    if distributed.agree(start) != start:
-        start, hidden = 0, {}
+    start, hidden = _resumed(runner, store)
     total = len(runner.blocks) + pruning.head
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
@@ -112,6 +108,12 @@ def prune(
     run.clean_up()
     store.drop_hidden()
     return _collect(checkpoint, store, total)
+
+
+def _resumed(runner: BlockRunner, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
+    """The next block to prune, and the states before it: where every process can go on."""
+    start, hidden = store.resume(runner.shapes)
+    return (start, hidden) if distributed.agree(start) == start else (0, {})
 
 
 def _embedded(runner: BlockRunner, store: BlockStore) -> dict[str, Tensor]:
@@ -166,7 +168,8 @@ def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
     return _collect(checkpoint, store, done["files"])
 
 
-def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
+def _runner(model: Any, streams: dict[str, Stream], pruning: Pruning, device: str) -> BlockRunner:
+    """Run the streams that the fusion mode looks at, if the model can take them."""
     fewest, processes = min(len(s.tokens) for s in streams.values()), distributed.world()[1]
     if fewest < processes:
         raise UsageError(
@@ -181,6 +184,8 @@ def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
             f"Sequences of {length} tokens do not fit into the model's context of {limit} tokens.",
             f"Use --length {limit} or less.",
         )
+    used = {name: streams[name] for name in pruning.streams}
+    return BlockRunner(model, used, pick_device(device))
 
 
 def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedCheckpoint:

@@ -10,7 +10,8 @@ from tests.support.sources import first_imports_of, imports_of
 # edgeprune's folders from top to bottom: each imports those below it and none above.
 ORDER = [
     "cli", "experiments", "pipeline", "report", "regression", "manifest", "recipe", "recovery",
-    "engine", "data", "quantization", "pruning", "models", "runtime", "planning", "formats", "support",
+    "engine", "data", "quantization", "pruning", "models", "runtime", "planning", "formats",
+    "support",
 ]  # fmt: skip
 # Two packages beside it, each with its floor, all that it may see of edgeprune, and the folders
 # that may see it.
