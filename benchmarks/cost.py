@@ -70,6 +70,8 @@ def _measure(shape: str, samples: int, length: int, method: str) -> dict[str, An
     from edgeprune.data.streams import Stream
     from edgeprune.engine import Pruning, prune
     from edgeprune.models import open_checkpoint
+    from edgeprune.planning.patterns import UNSTRUCTURED
+    from edgeprune.planning.tensors import ModelPlan
     from edgeprune.pruning.fusion import FusionRule
     from edgeprune.support.progress import Quiet
 
@@ -85,9 +87,10 @@ def _measure(shape: str, samples: int, length: int, method: str) -> dict[str, An
         tokens = torch.randint(0, 1024, (samples, length))
         stream = Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))
         streams = {"general": stream, "task": Stream(tokens.flip(1), stream.answers)}
-        checkpoint = open_checkpoint(folder)
+        checkpoint, half = open_checkpoint(folder), ModelPlan({}, UNSTRUCTURED, 0.5)
+        pruning, work = Pruning(method, FusionRule("mix")), Path(folder) / "w"
         start = time.perf_counter()
-        prune(checkpoint, streams, Pruning(method, FusionRule("mix")), Path(folder) / "w", Quiet())
+        prune(checkpoint, streams, pruning, half, work, Quiet())
         seconds = (time.perf_counter() - start) / built
     return {
         "shape": shape, "samples": samples, "length": length, "blocks": whole, "built": built,

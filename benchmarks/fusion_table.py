@@ -13,7 +13,8 @@ import click
 
 from edgeprune.manifest.results import Results
 from edgeprune.pipeline.build import build
-from edgeprune.recipe.schema import FUSION_MODES, make
+from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.sections import FUSION_MODES
 from edgeprune.support.environment import sentence
 from edgeprune.support.progress import Bars
 
@@ -37,13 +38,14 @@ def main(tasks: str, seeds: str, rows: int, out: Path) -> None:
 
 
 def _measure(task: str, fusion: str, seed: int, rows: int) -> Results:
-    recipe = make(
-        {
-            "task": task, "general": "wikitext2", "fusion": fusion, "seed": seed, "type": "q8_0",
-            "eval_rows": rows, "perplexity_tokens": 8192, "rounds": 1, "decode_tokens": 8,
-        }
+    measured = {"eval_rows": rows, "perplexity_tokens": 8192, "rounds": 1, "decode_tokens": 8}
+    recipe = Recipe.of(
+        {"measurement": measured}, task=task, general="wikitext2", fusion=fusion, seed=seed,
+        method="wanda", samples=32, type="q8_0",
     )  # fmt: skip
-    return build(recipe, _BUILDS / f"{task}-{fusion}-{seed}", Bars()).manifest.results
+    built = build(recipe, _BUILDS / f"{task}-{fusion}-{seed}", Bars())
+    assert built
+    return built.manifest.results
 
 
 def _page(results: dict[tuple[str, str, int], Results], rows: int) -> str:

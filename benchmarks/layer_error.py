@@ -38,8 +38,8 @@ from exporters.gguf.grids import GRIDS
 _PAGE = Path("docs/measured/layer-error.md")
 _METHODS = {
     "wanda": Pruning("wanda"),
-    "wanda + resolve": Pruning("wanda", resolve=True),
-    "wanda + swaps + resolve": Pruning("wanda", swaps=True, resolve=True),
+    "wanda + refit": Pruning("wanda", refit=True),
+    "wanda + swaps + refit": Pruning("wanda", swaps=True, refit=True),
     "sparsegpt": Pruning("sparsegpt"),
     "rose": Pruning("rose"),
     "alps_fast": Pruning("alps_fast"),
@@ -105,7 +105,7 @@ def _rounding_errors(weight: torch.Tensor, gram: Gram) -> dict[tuple[str, str], 
         ways = {
             "plain": torch.from_numpy(plain),
             "importance": torch.from_numpy(weighted),
-            "feedback": round_to_grid(weight, gram, grid)[0],
+            "GPTQ": round_to_grid(weight, gram, grid)[0],
         }
         for how, rounded in ways.items():
             found[kind, how] = relative_error(weight, rounded, gram.matrix)
@@ -118,16 +118,16 @@ def _rounding_page(rounding: dict[tuple[str, str, str], list[float]]) -> str:
         "## Rounding",
         "",
         "The same error, added by rounding alone: plainly by ggml, by ggml's scale search with the "
-        "calibration data's importances, and with fitted scales and error feedback. Mean over all "
-        "matrices; *lower* counts those where feedback is below plain.",
+        "calibration data's importances, and by GPTQ with fitted scales. Mean over all matrices; "
+        "*lower* counts those where GPTQ is below plain.",
         "",
-        "| type | weights | plain | importance | feedback | lower |",
+        "| type | weights | plain | importance | GPTQ | lower |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for kind in GRIDS:
         for what in ("dense", "50 %"):
             plain, weighted, fed = (
-                rounding[kind, what, how] for how in ("plain", "importance", "feedback")
+                rounding[kind, what, how] for how in ("plain", "importance", "GPTQ")
             )
             lower = sum(a < b for a, b in zip(fed, plain, strict=True))
             lines.append(

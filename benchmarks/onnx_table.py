@@ -68,8 +68,7 @@ def main(
 
 
 def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) -> list[str]:
-    from edgeprune import build
-    from edgeprune.recipe.schema import make
+    from edgeprune import Recipe, build
     from edgeprune.support.progress import Bars
 
     lines = [
@@ -80,20 +79,15 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
     folder = Path("ablations/onnx") / pattern.replace(":", "of")
     shares = []
     for kind in types:
-        recipe = make(
-            {
-                "task": task,
-                "target": "onnx",
-                "type": kind,
-                "pattern": pattern,
-                "pack": True,
-                "eval_rows": rows,
-                "perplexity_tokens": 2048,
-                "rounds": 2,
-            }
-        )
-        manifest = build(recipe, folder, Bars(), replace=True).manifest
-        packed, sizes = folder / "model.packed.onnx", manifest.packed
+        recipe = Recipe.of(
+            {"measurement": {"eval_rows": rows, "perplexity_tokens": 2048, "rounds": 2}},
+            task=task, target="onnx", type=kind, pattern=pattern, pack=True,
+        )  # fmt: skip
+        built = build(recipe, folder, Bars(), replace=True)
+        assert built
+        manifest, packed = built.manifest, folder / "model.packed.onnx"
+        sizes = manifest.packed
+        assert sizes
         shares.append(f"{kind} {sizes.packed_tensor_bytes / sizes.tensor_bytes:.3f}")
         models = {
             "dense": ("stock", folder / manifest.dense_artifact.file),
@@ -104,8 +98,8 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
             "packed": ("sparse", packed),
             "pruned, genai's loop": ("genai", folder),
         }
-        if built := _built_by_genai(kind, recipe.model.name):
-            models["dense, genai's graph"] = ("stock", built / "model.onnx")
+        if graph := _built_by_genai(kind, recipe.model.name):
+            models["dense, genai's graph"] = ("stock", graph / "model.onnx")
         samples = _samples(folder / f"{kind}-samples.json", models, rounds)
         results = manifest.results.artifacts
         tensors = manifest.artifact.pruned_tensors

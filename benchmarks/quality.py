@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgeprune.experiments.ablation import Variant, ablate, markdown
-from edgeprune.recipe.schema import make
+from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import sentence
 from edgeprune.support.progress import Bars
 
@@ -35,11 +35,9 @@ def main(minutes: float, samples: int, rows: int, out: Path) -> None:
     for task, variant, seeds in _steps():
         if time.monotonic() > deadline:
             break
-        recipe = make(
-            {
-                "task": task, "general": "wikitext2", "samples": samples, "eval_rows": rows,
-                "perplexity_tokens": 6144, "type": "q8_0",
-            }
+        recipe = Recipe.of(
+            {"measurement": {"eval_rows": rows, "perplexity_tokens": 6144}},
+            task=task, general="wikitext2", samples=samples, type="q8_0",
         )  # fmt: skip
         dense, record = ablate(
             recipe, [variant], list(range(seeds)), Path("ablations") / f"quality-{task}", Bars()

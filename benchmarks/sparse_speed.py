@@ -136,11 +136,11 @@ def _make(case: Case) -> None:
         )  # fmt: skip
         write_random_llama(case.path, sizes, case.zeros)
         return
-    from edgeprune import build
-    from edgeprune.recipe.schema import make
+    from edgeprune import Recipe, build
 
-    recipe = make({"task": "medqa", "type": case.kind.lower(), "sparsity": case.zeros})
-    case.path.symlink_to(build(recipe).artifact.resolve())
+    built = build(Recipe.of(task="medqa", type=case.kind.lower(), sparsity=case.zeros))
+    assert built
+    case.path.symlink_to(built.artifact.resolve())
 
 
 def child(path: Path, who: str, threads: int) -> dict[str, Any]:
@@ -222,7 +222,8 @@ def _bounds(threads: int) -> list[tuple[str, float, float, float]]:
                 best = min(best, time.perf_counter() - start)
             times.append(32e9 * best / weights.size)
             bits = 8 * matrix.packed.nbytes / weights.size
-        found.append((f"{kind} {zeros:.0%}", bits, *times))
+        dense, sparse = times
+        found.append((f"{kind} {zeros:.0%}", bits, dense, sparse))
     return found
 
 
@@ -254,7 +255,7 @@ def _agreement(path: Path) -> dict[str, Any]:
     settings.ftype, settings.allow_requantize = 0, True
     assert api.llama_model_quantize(str(path).encode(), str(widened).encode(), settings) == 0
     runners = {"sparse": LlamaCpp(path, 2)}
-    adapter.is_sparse = lambda _file: False  # from here on, files are loaded as they stand
+    adapter.is_sparse = lambda file: False  # from here on, files are loaded as they stand
     runners |= {"stock": LlamaCpp(path, 2), "float activations": LlamaCpp(widened, 2)}
     prompts = {}
     for name in ("boolq", "medqa"):

@@ -12,7 +12,7 @@ from edgeprune.support.files import sha256_json
 
 _PRUNE_VERSION = 6
 # Of what training does: what an older one has left is not gone on with.
-_TRAINING_VERSION = 8
+TRAINING_VERSION = 8
 
 
 def streams_key(job: Job) -> list[Any]:
@@ -51,7 +51,7 @@ def training_key(job: Job) -> list[Any] | None:
         return None
     grids = {} if training.rank else _grids(job)
     streams = [data.length, data.seed, data.answer_weight]
-    return [_TRAINING_VERSION, training.model_dump(), streams, grids]
+    return [TRAINING_VERSION, training.model_dump(), streams, grids]
 
 
 def sparse_key(job: Job) -> str:

@@ -33,7 +33,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
             code like any other.
         InputError: it is not a valid ONNX file, or its non-zeros take more than 2 GiB.
     """
-    from onnx import SparseTensorProto, TensorProto, numpy_helper
+    from onnx import TensorProto
 
     file = OnnxFile(source)
     chosen = [t for t in file.tensors if t.properties.get("edgeprune.pruned") and _is_listable(t)]
@@ -54,18 +54,9 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
                 own = {p.key: p.value for p in tensor.metadata_props}
                 array = file.array(tensor.name)
                 if tensor.name in names:
-                    flat = array.reshape(-1)
-                    places = np.flatnonzero(flat)
-                    listed = SparseTensorProto(
-                        values=numpy_helper.from_array(flat[places], tensor.name),
-                        indices=numpy_helper.from_array(places.astype(np.int64)),
-                        dims=array.shape,
-                    )
-                    for key, value in own.items():
-                        listed.values.metadata_props.add(key=key, value=value)
-                    model.graph.sparse_initializer.append(listed)
+                    model.graph.sparse_initializer.append(_listed(tensor.name, array, own))
                     before += array.nbytes
-                    after += places.size * (array.itemsize + 8)
+                    after += int(np.count_nonzero(array)) * (array.itemsize + 8)
                     if after > _MOST_BYTES:
                         raise InputError(
                             f"The non-zeros of {source} take more than 2 GiB, the limit of an "
@@ -85,6 +76,22 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "tensor_bytes": before,
         "packed_tensor_bytes": after,
     }
+
+
+def _listed(name: str, array: np.ndarray, properties: dict[str, str]) -> Any:
+    """A matrix as its non-zeros and their places."""
+    from onnx import SparseTensorProto, numpy_helper
+
+    flat = array.reshape(-1)
+    places = np.flatnonzero(flat)
+    listed = SparseTensorProto(
+        values=numpy_helper.from_array(flat[places], name),
+        indices=numpy_helper.from_array(places.astype(np.int64)),
+        dims=array.shape,
+    )
+    for key, value in properties.items():
+        listed.values.metadata_props.add(key=key, value=value)
+    return listed
 
 
 def _is_listable(tensor: Any) -> bool:

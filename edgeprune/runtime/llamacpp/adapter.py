@@ -20,7 +20,7 @@ from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load, need
 
 # Versions of llama-cpp-python whose inside is as llama_internals.h says; pyproject.toml's
-# extras `gguf` and `serve` ask for these alone (tests/test_extras.py).
+# extras `gguf` and `serve` ask for these alone (tests/unit/runtime/test_extras.py).
 CHECKED = ("0.3.36",)
 
 _EMBEDDING = "token_embd.weight"
