@@ -13,8 +13,8 @@ import click
 
 from edgeprune.manifest.results import Results
 from edgeprune.pipeline.build import build
+from edgeprune.recipe.pruning import FUSION_MODES
 from edgeprune.recipe.schema import Recipe
-from edgeprune.recipe.sections import FUSION_MODES
 from edgeprune.support.environment import sentence
 from edgeprune.support.progress import Bars
 

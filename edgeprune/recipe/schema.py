@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 import exporters
 from edgeprune.recipe import sections
 from edgeprune.recipe.checks import fixed_sparsity
+from edgeprune.recipe.pruning import Pruning
 from edgeprune.recipe.units import seconds
 from edgeprune.support.errors import UsageError, unknown
 
@@ -26,7 +27,7 @@ class Recipe(BaseModel):
         sections.Model(), description="the model to prune, and the device"
     )
     data: sections.Data = Field(description="the task and the calibration streams")
-    pruning: sections.Pruning = Field(sections.Pruning(), description="which weights become zero")
+    pruning: Pruning = Field(Pruning(), description="which weights become zero")
     training: sections.Training = Field(sections.Training(), description="training after pruning")
     artifact: sections.Artifact = Field(sections.Artifact(), description="the file to write")
     measurement: sections.Measurement = Field(

@@ -132,13 +132,9 @@ def measure(
     if baseline and (before := _still_there(baseline, manifest.results.own)):
         paths[_BASELINE] = before
     lengths = Lengths(
-        prefill=(asked.prefill_tokens,),
-        decode=(asked.decode_tokens,),
-        depth=_DEPTH,
-        threads=(used,),
-        rounds=rounds,
-        first_token=False,
-    )
+        (asked.prefill_tokens,), (asked.decode_tokens,), _DEPTH,
+        threads=(used,), rounds=rounds, first_token=False,
+    )  # fmt: skip
     found = bench(paths, lengths, progress.stage)
     tests = {(row["artifact"], row["test"]): row["samples"] for row in found["rows"]}
     speeds = {

@@ -10,7 +10,7 @@ from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.statistics import InputStatistics, mix
 from edgeprune.pruning.updates.least_squares import refit
-from edgeprune.recipe.sections import FUSION_MODES
+from edgeprune.recipe.pruning import FUSION_MODES
 
 WANDA = METHODS["wanda"].score
 
