@@ -73,7 +73,7 @@ def build(
         check_disk(recipe, folder)
         job = open_job(recipe, run, data)
         source = origin(job.checkpoint)  # a broken model card is said now, not after the pruning
-        record(folder, recipe)
+        run.begin(lambda: record(folder, recipe))
         job, found = max_loss.settle(job)
         plan = planner.plan(job)
         sparse = sparsify(job, plan)

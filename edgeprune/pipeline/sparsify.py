@@ -56,6 +56,7 @@ def sparsify(job: Job, plan: ModelPlan, dense_statistics: Path | None = None) ->
         dense_statistics: as in `edgeprune.engine.prune`; nothing is rounded then.
     """
     _refuse(job)
+    _note_what_fusion_does(job)
     trained: dict[str, Any] = {}
     rows, before = _NO_ROWS, None
     *early, last = _rounds(job)
@@ -85,6 +86,15 @@ def _refuse(job: Job) -> None:
         raise UsageError(
             f"training.batch is {training.batch}, fewer than the {size} processes.",
             f"Use at least one sequence per process: --set training.batch={size}",
+        )
+
+
+def _note_what_fusion_does(job: Job) -> None:
+    asked = job.recipe.pruning
+    if asked.sparsity and not job.sees_data:
+        job.run.progress.note(
+            f"{asked.method} uses no calibration data: fusion '{asked.fusion.mode}' and the "
+            "calibration streams do not change what is pruned."
         )
 
 

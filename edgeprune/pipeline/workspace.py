@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgeprune.support import distributed
 from edgeprune.support.errors import MachineError, UsageError
 from edgeprune.support.files import read_json, remove_leftovers, write_json
 from edgeprune.support.progress import Progress, Quiet
@@ -34,6 +35,16 @@ class Workspace:
     def inside(self, *names: str) -> "Workspace":
         """Make a workspace for a part of the build, below this one's ``work``."""
         return replace(self, folder=self.work.joinpath(*names))
+
+    def begin(self, record: Callable[[], None]) -> None:
+        """Say whose folder this is; other processes, which have waited for that, go on from here.
+
+        Args:
+            record: writes it, in the first process.
+        """
+        if self.first:
+            record()
+            distributed.wait()
 
     def reuse(
         self,
@@ -93,8 +104,6 @@ def open_workspace(
         MachineError: the first process of a launched build has stopped.
     """
     from filelock import FileLock, Timeout
-
-    from edgeprune.support import distributed
 
     if distributed.world()[0]:
         try:

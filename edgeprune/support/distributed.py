@@ -5,15 +5,20 @@ first one writes; each owns a part of what is trained (`edgeprune.recovery.maste
 group there is one process with everything.
 """
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def world() -> tuple[int, int]:
     """Return this process's rank and the number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
+    if "torch" in sys.modules:  # there is no group without it, and names cost no torch
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
@@ -22,33 +27,42 @@ def is_first() -> bool:
     return world()[0] == 0
 
 
-def share(tensor: Tensor) -> Tensor:
+def share(tensor: "Tensor") -> "Tensor":
     """Return this process's part of the sequences, (samples, ...)."""
     rank, size = world()
     return tensor.tensor_split(size)[rank]
 
 
-def add_up(tensors: list[Tensor]) -> None:
+def add_up(tensors: "list[Tensor]") -> None:
     """Sum tensors over all processes, in place."""
+    import torch.distributed as dist
+
     if world()[1] > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
 
 
-def add_up_at(tensor: Tensor, rank: int) -> None:
+def add_up_at(tensor: "Tensor", rank: int) -> None:
     """Sum a tensor over all processes, in place; only the process of this ``rank`` gets the sum."""
+    import torch.distributed as dist
+
     if world()[1] > 1:
         dist.reduce(tensor, rank)
 
 
-def broadcast(tensor: Tensor, rank: int) -> None:
+def broadcast(tensor: "Tensor", rank: int) -> None:
     """Overwrite a contiguous tensor with that of the process of this ``rank``."""
+    import torch
+    import torch.distributed as dist
+
     if world()[1] > 1:
         dist.broadcast(tensor.view(-1).view(torch.uint8), rank)  # gloo doesn't know all types
 
 
 def agree(number: int) -> int:
     """Return the number if every process has the same, else 0."""
+    import torch.distributed as dist
+
     numbers = [number] * world()[1]
     if len(numbers) > 1:
         dist.all_gather_object(numbers, number)
@@ -57,6 +71,8 @@ def agree(number: int) -> int:
 
 def least(number: int) -> int:
     """Return the smallest number of any process."""
+    import torch.distributed as dist
+
     numbers = [number] * world()[1]
     if len(numbers) > 1:
         dist.all_gather_object(numbers, number)
@@ -65,5 +81,7 @@ def least(number: int) -> int:
 
 def wait() -> None:
     """Wait until every process has reached this point."""
+    import torch.distributed as dist
+
     if world()[1] > 1:
         dist.barrier()
