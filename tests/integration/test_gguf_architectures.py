@@ -266,7 +266,7 @@ def test_other_token_ids_fail_the_export(real_checkpoint, tiny_folder, tmp_path,
     monkeypatch.setattr(tokenizer_module, "_pre_tokenizer_name", lambda *_: "llama-bpe")
     checkpoint = open_checkpoint(str(tiny_folder))
     plan_as("gguf", dense_model(checkpoint), StorageRequest("f32"))
-    with pytest.raises(CheckFailed, match="into other tokens than the checkpoint's tokenizer"):
+    with pytest.raises(CheckFailed, match="into different tokens than the checkpoint's tokenizer"):
         export_gguf(
             dense_model(checkpoint), StorageRequest("f32"), tmp_path / "m", None, "t", Counter()
         )

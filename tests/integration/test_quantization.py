@@ -20,7 +20,6 @@ from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.updates.least_squares import refit
 from edgeprune.quantization.gptq import round_to_grid, with_feedback
 from edgeprune.quantization.scales import codes, fit
-from edgeprune.recipe.schema import make
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
 from exporters.base import Model, StorageRequest
@@ -77,18 +76,20 @@ def test_every_lossy_type_names_one_that_keeps_zeros():
 
 def test_a_type_that_loses_zeros_is_refused_with_the_nearest_that_keeps_them():
     with pytest.raises(UsageError, match="'z4_m' is the nearest type that keeps them"):
-        make({"task": "medqa", "type": "Q4_K_M"})
+        Recipe.of(task="medqa", type="Q4_K_M")
     with pytest.raises(UsageError, match="'q4_0' is the nearest"):
-        make({"task": "medqa", "type_map": {"ffn_down": "q4_k"}})
-    assert make({"task": "medqa", "type": "q4_k_m", "sparsity": 0}).type == "q4_k_m"
-    assert make({"task": "medqa", "type": "q4_k_m", "allow_lossy_zeros": True}).sparsity == 0.5
+        Recipe.of({"artifact.type_map": {"ffn_down": "q4_k"}}, task="medqa")
+    dense = Recipe.of(task="medqa", type="q4_k_m", sparsity=0)
+    assert dense.artifact.type == "q4_k_m"
+    lossy = Recipe.of(task="medqa", type="q4_k_m", allow_lossy_zeros=True)
+    assert lossy.pruning.sparsity == 0.5
 
 
 def test_a_type_map_is_checked():
     with pytest.raises(UsageError, match="Unknown type 'q9'"):
-        make({"task": "medqa", "type_map": {"ffn": "q9"}})
+        Recipe.of({"artifact.type_map": {"ffn": "q9"}}, task="medqa")
     with pytest.raises(UsageError, match="not a regular expression"):
-        make({"task": "medqa", "type_map": {"(": "q8_0"}})
+        Recipe.of({"artifact.type_map": {"(": "q8_0"}}, task="medqa")
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
-from edgeprune.recipe.schema import make
 from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.base import Model, StorageRequest
@@ -103,7 +102,7 @@ def test_the_portable_flavour_has_standard_operators_only(pruned, exported, tmp_
     assert {node.domain for node in onnx.load(path).graph.node} == {""}
     found, fused = OnnxRuntime(path, 1)._run(IDS, 0), OnnxRuntime(exported["fp16"], 1)._run(IDS, 0)
     assert close(found, fused, 1e-5)
-    with pytest.raises(InputError, match="floats alone"):
+    with pytest.raises(InputError, match="only float weights"):
         plan_as("onnx", pruned, StorageRequest("int8", operators="portable"))
 
 
@@ -261,14 +260,14 @@ def test_packed_models_give_the_same_bits_in_stock_onnxruntime(
     assert {t["name"]: t["nonzeros"] for t in inspect(path)["tensors"]} == {
         t["name"]: t["nonzeros"] for t in inspect(packed)["tensors"]
     }
-    with pytest.raises(UsageError, match="packed already"):
+    with pytest.raises(UsageError, match="already packed"):
         onnx_packed.pack(packed, tmp_path / "again.onnx")
 
 
 def test_a_dense_model_is_not_worth_packing(tiny_folder, tmp_path):
     path = save(Model(tiny_folder, Weights([tiny_folder / "model.safetensors"])),
                 tmp_path / "model.onnx", type="fp16")  # fmt: skip
-    with pytest.raises(UsageError, match="smaller without its zeros"):
+    with pytest.raises(UsageError, match="too few zeros"):
         onnx_packed.pack(path, tmp_path / "model.packed.onnx")
 
 
@@ -350,40 +349,41 @@ def test_top_tokens_equal_transformers_on_real_prompts(real_checkpoint, tmp_path
 
 
 def test_a_whole_build_for_onnx(tiny_folder, rows_file, tmp_path):
-    recipe = Recipe(model=str(tiny_folder), task=str(rows_file), target="onnx", pack=True, **QUICK)
+    recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows_file), target="onnx", pack=True)
     assert recipe.artifact.type == "int8"
     found = build(recipe, tmp_path / "out")
-    results = found.manifest["results"]
+    manifest = found.manifest
+    pruned = manifest.results.artifacts["pruned"]
     assert found.artifact.name == "model.onnx"
-    assert results["artifacts"]["pruned"]["runtime"] == "onnxruntime"
+    assert pruned.runtime == "onnxruntime"
     data = (tmp_path / "out" / "model.onnx.data").stat().st_size
-    assert results["artifacts"]["pruned"]["file_bytes"] == data + found.artifact.stat().st_size
-    assert found.manifest["artifact"]["bytes"] == data + found.artifact.stat().st_size
-    assert sum(t["pruned"] for t in found.manifest["artifact"]["tensors"]) == 14
-    assert found.manifest["packed"]["file"] == "model.packed.onnx"
+    assert pruned.file_bytes == data + found.artifact.stat().st_size
+    assert manifest.artifact.bytes == data + found.artifact.stat().st_size
+    assert len(manifest.artifact.pruned_tensors) == 14
+    assert manifest.packed.file == "model.packed.onnx"
     report = (tmp_path / "out" / "report.html").read_text()
     assert "any onnxruntime opens it" in report
-    assert results["artifacts"]["pruned"]["sparse"]["tensors"] == 14
+    assert pruned.sparse.tensors == 14
     if not shutil.which("nvidia-smi"):
-        assert results["gpus"]["TensorRT"] == {"not_run": "no GPU"}
+        assert manifest.results.gpus["TensorRT"].not_run == "no GPU"
         assert "TensorRT was not run: no GPU" in report
     times = {p: p.stat().st_mtime_ns for p in found.folder.iterdir() if p.is_file()}
-    assert build(recipe, tmp_path / "out").manifest == found.manifest
+    assert build(recipe, tmp_path / "out").manifest == manifest
     assert {p: p.stat().st_mtime_ns for p in times} == times
     shown = run("inspect", str(found.artifact))
     assert shown.returncode == 0
     assert "DIFFERS" not in shown.stdout
     assert "model.layers.0.mlp.up_proj.weight" in shown.stdout
-    int4 = build(recipe.model_copy(update={"type": "int4"}), tmp_path / "out", replace=True)
-    assert int4.manifest["rounded_with_data"] == 14
+    int4 = build(recipe.changed({"artifact.type": "int4"}), tmp_path / "out", replace=True)
+    assert int4.manifest.rounded_with_data == 14
 
 
 def test_types_belong_to_their_target():
-    assert make({"task": "medqa", "target": "onnx"}).type == "int8"
-    assert make({"task": "medqa"}).type == "q8_0"
+    assert Recipe.of(task="medqa", target="onnx").artifact.type == "int8"
+    assert Recipe.of(task="medqa").artifact.type == "q8_0"
     for wrong in ({"target": "onnx", "type": "q8_0"}, {"type": "int8"}):
         with pytest.raises(UsageError, match="Unknown type"):
-            make({"task": "medqa"} | wrong)
+            Recipe.of(task="medqa", **wrong)
 
 
 def linear_model(tmp_path: Path, **tensor: object) -> Path:
@@ -419,14 +419,17 @@ def test_any_onnx_model_can_be_inspected(tmp_path):
 @pytest.mark.parametrize(
     ("tensor", "said"),
     [
-        ({"external": {"location": "../outside"}}, "outside of its folder"),
-        ({"external": {"location": "/etc/passwd"}}, "outside of its folder"),
-        ({"external": {"location": "gone.data"}}, "gone.data is not beside it"),
+        ({"external": {"location": "../outside"}}, "outside the model's folder"),
+        ({"external": {"location": "/etc/passwd"}}, "outside the model's folder"),
+        ({"external": {"location": "gone.data"}}, "gone.data is not in the same folder"),
         ({"external": {"location": "d", "offset": "0", "length": "999"}}, "truncated"),
         ({"external": {"location": "d", "offset": "-1"}}, "truncated"),
-        ({"external": {"location": "d", "offset": "x"}}, "no number"),
-        ({"external": {"location": "d", "length": "8"}}, "has 8 bytes for the shape"),
-        ({"dims": [4, -2]}, "has the shape"),
+        ({"external": {"location": "d", "offset": "x"}}, "not a number"),
+        (
+            {"external": {"location": "d", "length": "8"}},
+            "has 8 bytes, the wrong size for the shape",
+        ),
+        ({"dims": [4, -2]}, "has the invalid shape"),
         ({"dims": [4, 1 << 40]}, "damaged|reshape"),
     ],
 )
@@ -502,7 +505,7 @@ def test_places_that_no_file_can_have_are_refused(exported, tmp_path):
     """Found by benchmarks/fuzz.py."""
     data = exported["int8"].read_bytes().replace(b"model.onnx.data", b"model.onn\0.data")
     (tmp_path / "m.onnx").write_bytes(data)
-    with pytest.raises(InputError, match="lacks its weights"):
+    with pytest.raises(InputError, match="needs its weights file"):
         OnnxFile(tmp_path / "m.onnx")
 
 
@@ -510,8 +513,8 @@ def test_other_weights_under_the_same_graph_are_packed_anew(tiny_folder, rows_fi
     """The graph's file says nothing of the weights beside it: its hash alone is no key."""
     rows = tmp_path / "rows.jsonl"
     lines = rows_file.read_text().splitlines(keepends=True)
-    recipe = Recipe(model=str(tiny_folder), task=str(rows), target="onnx", type="fp16", pack=True,
-                    method="wanda", **QUICK)  # fmt: skip
+    recipe = Recipe.of(QUICK, model=str(tiny_folder), task=str(rows), target="onnx", type="fp16",
+                       pack=True, method="wanda")  # fmt: skip
     weights = []
     for kept in (lines, lines[40:]):
         rows.write_text("".join(kept))

@@ -43,7 +43,7 @@ def test_listed_weights_are_the_same_in_onnxruntime(kind, exported, monkeypatch)
 
 
 def test_what_cannot_be_listed_is_refused(exported, tmp_path):
-    with pytest.raises(UsageError, match="of floats to list"):
+    with pytest.raises(UsageError, match="no pruned float matrices"):
         onnx_coo.pack(exported["int8"], tmp_path / "x.onnx")
     assert run("pack", "model.gguf", "--storage", "coo").returncode == 2
     assert not list(tmp_path.iterdir())

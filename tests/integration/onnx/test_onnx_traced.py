@@ -40,7 +40,7 @@ def random_model(kind: str, real_checkpoint, folder, **changes) -> AutoModelForC
 def test_what_cannot_be_traced_is_refused_before_pruning(real_checkpoint, tmp_path, monkeypatch):
     random_model("gpt2", real_checkpoint, tmp_path / "hf", num_key_value_heads=4)
     source = dense_model(open_checkpoint(str(tmp_path / "hf")))
-    with pytest.raises(InputError, match="goes into a"):  # stored as (in, out)
+    with pytest.raises(InputError, match="is used by a"):  # stored as (in, out)
         plan_as("onnx", source, StorageRequest("int8"))
     known = importlib.util.find_spec
     monkeypatch.setattr(
