@@ -225,13 +225,17 @@ def _changed(model: Any, path: list[str], value: Any) -> Any:
 def _explain(mistake: Any) -> str:
     name = ".".join(str(part) for part in mistake["loc"]) or "recipe"
     if mistake["type"] == "extra_forbidden":
-        leaves = {path.rpartition(".")[2]: path for path in _paths()}
+        leaves = {section: section for section in Recipe.model_fields}
+        leaves |= {path.rpartition(".")[2]: path for path in _paths()}
         near = difflib.get_close_matches(name.rpartition(".")[2], leaves, n=3, cutoff=0.6)
         wanted = (
             " or ".join(leaves[leaf] for leaf in near)
             or "one of the options in 'edgeprune build --help'"
         )
         return f"  Unknown name '{name}': did you mean {wanted}?"
+    if mistake["type"] == "model_type":
+        inside = next(path for path in _paths() if path.startswith(f"{name}."))
+        return f"  '{name}' is a section of settings such as {inside}, given {mistake['input']!r}"
     if mistake["type"] == "missing":
         return f"  {name}: is missing" if name != "data" else "  data.task: is missing"
     if mistake["type"] == "value_error":  # our own words, which say what was given

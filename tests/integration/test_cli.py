@@ -55,7 +55,7 @@ def test_wrong_use_exits_with_two(tmp_path):
     fails(2, "did you mean medqa-demo", "build", "--recipe", "medqa-dmo")
     fails(2, "did you mean medqa", "build", "--task", "medqaa", "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    fails(2, "did you mean eval_rows", "build", "--task", "medqa", "--set", "eval_row=3")
+    fails(2, "did you mean measurement.eval_rows", "build", "--task", "medqa", "--set", "eval_row=3")
 
 
 def test_bad_input_exits_with_three(tmp_path):
@@ -183,10 +183,13 @@ def test_recipes_are_listed_copied_and_checked(tmp_path):
     assert "medqa-demo" in run("recipes", "ls").stdout
     assert run("recipes", "cp", "medqa-demo", "r.yaml", cwd=tmp_path).returncode == 0
     assert "valid" in run("recipes", "validate", "r.yaml", cwd=tmp_path).stdout
-    fails(2, "nothing was overwritten", "recipes", "cp", "dense", "r.yaml", cwd=tmp_path)
+    fails(2, "it was not overwritten", "recipes", "cp", "dense", "r.yaml", cwd=tmp_path)
     (tmp_path / "r.yaml").write_text("task: medqa\nsamples: many\nmodle: x\n")
     done = fails(2, "samples", "recipes", "validate", "r.yaml", cwd=tmp_path)
-    assert "did you mean model" in done.stderr
+    assert "Unknown name 'modle': did you mean pruning.fusion.mode or model" in done.stderr
+    (tmp_path / "r.yaml").write_text("data: medqa\n")
+    fails(2, "'data' is a section of settings such as data.task, given 'medqa'",
+          "recipes", "validate", "r.yaml", cwd=tmp_path)  # fmt: skip
 
 
 def test_chat_answers_in_its_own_template(dense_f32):

@@ -74,7 +74,7 @@ def test_a_bug_is_one_line_that_says_where_its_traceback_is(tmp_path):
 def test_debug_shows_the_traceback_of_every_error(tmp_path, arguments, environment):
     for error, code in (
         ("KeyError('blk.0')", EXIT_BUG),
-        ("__import__('edgeprune.support.errors').errors.InputError('no rows')", 3),
+        ("__import__('edgeprune.support.errors').support.errors.InputError('no rows')", 3),
         ("OSError(28, 'No space left on device', 'x')", 4),
     ):
         done = broken(error, *arguments, TMPDIR=str(tmp_path), **environment)

@@ -30,7 +30,7 @@ def test_a_build_finds_its_sparsity_within_the_bound(tiny_folder, rows_file, tmp
     assert search["sparsity"] in held
     assert search["sparsity"] == manifest["recipe"]["pruning"]["sparsity"]
     assert not beyond or min(beyond) == pytest.approx(search["sparsity"] + 0.02)
-    assert "How far it can be pruned" in (tmp_path / "out" / "report.html").read_text()
+    assert "Search for the highest sparsity" in (tmp_path / "out" / "report.html").read_text()
     trials = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "work").rglob("trial-*.json")}
     assert len(trials) == len(search["probes"]) + 1
     build(recipe, tmp_path / "out")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from edgeprune.runtime.library import LIBRARY
-from tests.support.paths import KERNELS, NATIVE_TESTS
+from tests.support.paths import KERNELS, LLAMA, NATIVE_TESTS
 from tests.support.programs import need
 
 
@@ -27,6 +27,7 @@ def failures(tmp_path_factory):
         "-Werror",
         "-rdynamic",
         f"-I{KERNELS}",
+        f"-I{LLAMA}",
     ]
     command += [NATIVE_TESTS / "check_failures.cpp", LIBRARY, "-pthread", "-ldl"]
     subprocess.run([*command, f"-Wl,-rpath,{LIBRARY.parent}", "-o", program], check=True)
