@@ -23,9 +23,9 @@ _WORKER = """
 import sys
 import torch
 from pathlib import Path
-from edgeprune.engine import Pruning, prune
+from edgeprune.engine import Pruning
 from edgeprune.models import open_checkpoint
-from edgeprune.support.progress import Quiet
+from tests.support.plans import prune_uniformly
 from tests.support.streams import streams_of
 
 model, folder, method, rank = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
