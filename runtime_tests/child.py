@@ -19,13 +19,10 @@ from typing import IO, Any
 
 from edgeprune.support.errors import (
     CheckFailed,
-    EdgepruneError,
     InputError,
     MachineError,
     UsageError,
-    out_of_memory,
 )
-from runtime_tests.runners import open_runner
 
 TIMEOUT_VARIABLE = "EDGEPRUNE_RUNTIME_TIMEOUT"
 # Before a child is taken to hang: the slowest disk loads a model in the first, and the slowest
@@ -133,7 +130,7 @@ def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
     """
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads), device],
+            [sys.executable, "-m", "runtime_tests", str(artifact), str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -146,40 +143,3 @@ def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
         finally:
             process.kill()
             process.wait()
-
-
-def _serve(artifact: Path, threads: int, device: str) -> None:
-    """The child's end."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
-    try:
-        runner = open_runner(artifact, threads, device)
-        failure = None
-    except Exception as error:
-        if not isinstance(error, OSError | ImportError) and not _refusal(error):
-            raise  # a bug: the parent says how the child ended
-        failure = _refusal(error) or {"error": str(error)}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = failure or {"value": getattr(runner, request["call"])(**request["args"])}
-        except Exception as error:
-            answer = _refusal(error)
-            if not answer:
-                raise
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _refusal(error: Exception) -> dict[str, Any]:
-    """Describe an error for the parent; empty if it is a bug."""
-    if isinstance(error, EdgepruneError):
-        return {"error": str(error), "hint": error.hint, "code": error.exit_code}
-    of_onnxruntime = type(error).__module__.startswith("onnxruntime")  # no kind of RuntimeError
-    if isinstance(error, RuntimeError) or of_onnxruntime or out_of_memory(error):
-        return {"error": str(error) or "out of memory"}
-    return {}
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

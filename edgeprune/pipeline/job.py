@@ -10,7 +10,7 @@ from edgeprune.models.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.patterns import Pattern, parse
 from edgeprune.pruning.methods import METHODS
-from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.schema import Recipe, make
 
 if TYPE_CHECKING:
     from edgeprune.data.streams import Stream
@@ -110,10 +110,12 @@ def open_job(recipe: Recipe, run: Workspace, data: Data | None = None) -> Job:
         data: the rows, if already loaded.
 
     Raises:
+        UsageError: the recipe has mistakes.
         EdgepruneError: naming the model, the architecture, the tokenizer or the feature.
     """
     import exporters
 
+    recipe = make(recipe.model_dump())  # `Recipe.changed` does not look at what it is given
     data = data or rows_for(recipe)
     checkpoint = open_checkpoint(recipe.model.name, run.progress)
     exporter = exporters.get(recipe.artifact.target)

@@ -55,7 +55,9 @@ def test_wrong_use_exits_with_two(tmp_path):
     fails(2, "did you mean medqa-demo", "build", "--recipe", "medqa-dmo")
     fails(2, "did you mean medqa", "build", "--task", "medqaa", "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    fails(2, "did you mean measurement.eval_rows", "build", "--task", "medqa", "--set", "eval_row=3")
+    fails(
+        2, "did you mean measurement.eval_rows", "build", "--task", "medqa", "--set", "eval_row=3"
+    )
 
 
 def test_bad_input_exits_with_three(tmp_path):

@@ -9,6 +9,7 @@ from edgeprune import build
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.weights import Weights
+from edgeprune.recipe.sections import Training
 from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.state import TrainState
 
@@ -51,10 +52,10 @@ def test_a_build_that_prunes_gradually(tiny_recipe, tmp_path):
     for tensor in made.manifest.pruned_tensors:
         assert tensor.sparsity == pytest.approx(0.7, abs=0.02)
     page = (tmp_path / "out/report.html").read_text()
-    assert "Zeros came in 3 rounds: the model was trained at 50%, 60%" in page
+    assert "pruned gradually, in 3 rounds: it was trained at 50%, 60% sparsity" in page
     assert "<h2>Recovery: finetune" in page
-    assert "The dense model beside it was not trained on the task" in page
-    assert "% of the sequences from the task" in page
+    assert "The dense baseline was not trained on the task" in page
+    assert "% of the sequences came from the task" in page
     first = made.artifact.read_bytes()
     made.artifact.unlink()
     assert build(recipe, tmp_path / "out").artifact.read_bytes() == first
@@ -90,7 +91,7 @@ def test_other_settings_leave_nothing_behind(tiny_recipe, tmp_path):
     work = tmp_path / "out" / "work"
     assert [place.name for place in work.glob("round-*")] == ["round-0.500"]
     assert list(work.glob("recover-*"))
-    build(recipe.changed({"training.enabled": False}), tmp_path / "out", replace=True)
+    build(recipe.changed({"training": Training()}), tmp_path / "out", replace=True)
     assert not [*work.glob("round-*"), *work.glob("recover-*"), *work.glob("trained")]
 
 
@@ -142,7 +143,7 @@ def test_a_build_that_recovers(tiny_recipe, tmp_path):
     )
     made = build(recipe, tmp_path / "out")
     assert made.manifest.training.distill.steps == 3
-    pruned_alone = build(recipe.changed({"training.enabled": False}), tmp_path / "plain")
+    pruned_alone = build(recipe.changed({"training": Training()}), tmp_path / "plain")
     zeros = [
         [t.nonzeros for t in one.manifest.artifact.tensors if t.pruned]
         for one in (made, pruned_alone)
@@ -152,8 +153,8 @@ def test_a_build_that_recovers(tiny_recipe, tmp_path):
     assert hashes[0] != hashes[1]
     page = (tmp_path / "out/report.html").read_text()
     assert "<h2>Recovery: distill" in page
-    assert "trained for 3 steps" in page
-    assert "4 submodules were reconstructed" in page
+    assert "the kept weights were trained for 3 steps" in page
+    assert "Reconstruction trained 4 submodules" in page
     assert pruned_alone.manifest.training is None
     used = set(made.manifest.data.task.calibration_rows)
     assert set(pruned_alone.manifest.data.task.calibration_rows) <= used

@@ -75,7 +75,7 @@ def test_builds_of_one_pruning_prune_once(sweep):
     assert blocks[0].stat().st_ino == blocks[1].stat().st_ino
     planned = run("sweep", sweep / "q8.yaml", sweep / "f16.yaml", "--dry-run")
     assert "f16: " in planned.stdout
-    assert planned.stdout.count("prunes as q8") == 1
+    assert planned.stdout.count("shares the pruning of q8") == 1
 
 
 def test_a_sweep_goes_on_where_it_stopped(sweep):

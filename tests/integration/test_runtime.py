@@ -164,7 +164,7 @@ def test_refused_and_crashed_artifacts_are_errors_of_the_machine(tmp_path: Path,
         pass
     with start(dense_f32, 1) as child:
         child._process.kill()
-        with pytest.raises(MachineError, match="stopped with code -9"):
+        with pytest.raises(MachineError, match="exited with code -9"):
             child.call("info")
 
 
@@ -227,7 +227,7 @@ def test_two_threads_that_enable_at_once_keep_llama_cpps_own_function(monkeypatc
 
     api = Api()
     monkeypatch.setattr(loading, "load", lambda _: SimpleNamespace(llama_cpp=api))
-    monkeypatch.setattr(loading.switch, "status", lambda: None)
+    monkeypatch.setattr(loading.availability, "status", lambda: None)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: loading.enable(), range(2)))
     assert getattr(api, loading._MARK) is api.stock

@@ -15,17 +15,28 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.safetensors import METADATA, read_folder
 from edgeprune.formats.weights import Weights, weight_files
 from edgeprune.models import open_checkpoint
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.matrix import Pruning
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.transformers import export as module
 from exporters.transformers.write import write_weights
 from tests.support.exporting import Counter, dense_model, export_as
 from tests.support.models import make_tiny
+from tests.support.plans import prune_uniformly
+from tests.support.streams import streams_of
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_folder):
     return open_checkpoint(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny, tmp_path_factory):
+    """With a tokenizer, which a folder that transformers opens has."""
+    mixed = Pruning("wanda", FusionRule("mix"))
+    return prune_uniformly(tiny, streams_of(2), mixed, tmp_path_factory.mktemp("pruned"))
 
 
 def about(pattern="unstructured"):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeprune.cli import build
+from edgeprune.cli import cli
 from edgeprune.recipe import load
 from edgeprune.recipe import schema as recipes
 from edgeprune.support.errors import InputError, UsageError
@@ -122,7 +122,7 @@ def test_unknown_shipped_recipe_names_the_nearest():
 
 
 def test_flags_have_the_recipes_names_and_defaults():
-    said = " ".join(CliRunner().invoke(build.command, ["--help"]).output.split())
+    said = " ".join(CliRunner().invoke(cli, ["build", "--help"]).output.split())
     options = list(recipes.command_line_options())
     assert {"--task", "--sparsity", "--recover-budget"} <= {f"--{one.name}" for one in options}
     assert len({one.name for one in options}) == len(options)
