@@ -1,4 +1,4 @@
-"""How cost grows with samples, length and model size: writes docs/cost.md and docs/cost.svg.
+"""How cost grows with samples, length and model size: writes docs/measured/cost.md and .svg.
 
     python benchmarks/cost.py
 
@@ -34,7 +34,7 @@ _LENGTHS = (128, 256, 512, 1024)
 @click.command()
 @click.option("--method", default="alps_fast")
 @click.option("--point", hidden=True, help="shape, samples, length: measure here")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/cost.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/cost.md"))
 def main(method: str, point: str | None, out: Path) -> None:
     if point:
         shape, samples, length = point.split("/")
@@ -70,6 +70,8 @@ def _measure(shape: str, samples: int, length: int, method: str) -> dict[str, An
     from edgeprune.data.streams import Stream
     from edgeprune.engine import Pruning, prune
     from edgeprune.models import open_checkpoint
+    from edgeprune.planning.patterns import UNSTRUCTURED
+    from edgeprune.planning.tensors import ModelPlan
     from edgeprune.pruning.fusion import FusionRule
     from edgeprune.support.progress import Quiet
 
@@ -85,9 +87,10 @@ def _measure(shape: str, samples: int, length: int, method: str) -> dict[str, An
         tokens = torch.randint(0, 1024, (samples, length))
         stream = Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))
         streams = {"general": stream, "task": Stream(tokens.flip(1), stream.answers)}
-        checkpoint = open_checkpoint(folder)
+        checkpoint, half = open_checkpoint(folder), ModelPlan({}, UNSTRUCTURED, 0.5)
+        pruning, work = Pruning(method, FusionRule("mix")), Path(folder) / "w"
         start = time.perf_counter()
-        prune(checkpoint, streams, Pruning(method, FusionRule("mix")), Path(folder) / "w", Quiet())
+        prune(checkpoint, streams, pruning, half, work, Quiet())
         seconds = (time.perf_counter() - start) / built
     return {
         "shape": shape, "samples": samples, "length": length, "blocks": whole, "built": built,

@@ -3,9 +3,8 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --budget 5m --minutes 90
 
 Every model, sparse or dense, gets the same training on the same rows for the same time: fine-tuning
-on the task's answers, with general text beside them. Writes docs/equal-bytes.md
-and docs/equal-bytes.svg with what was measured; rows that are known from an earlier run are only
-read.
+on the task's answers, with general text beside them. Writes docs/measured/equal-bytes.md
+and .svg with what was measured; rows that are known from an earlier run are only read.
 """
 
 import shutil
@@ -16,15 +15,16 @@ from typing import Any
 
 import click
 
-import exporters
-import runtime_tests
-from edgeprune.data.loading import Data, load_data
+from benchmarks.scoring import in_type, scored
+from edgeprune.engine import PrunedCheckpoint
 from edgeprune.formats.packers import packed_name, packer
-from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.pipeline.measure import measure_plan
-from edgeprune.pipeline.sparsify import sparse_stage
-from edgeprune.pipeline.stages import pruned_model, quantized_by, storage
-from edgeprune.recipe.schema import Recipe, make
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.export import pruned_model
+from edgeprune.pipeline.job import Job, open_job
+from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.sections import Training
 from edgeprune.report import plots
 from edgeprune.support.environment import cores, sentence
 from edgeprune.support.errors import EdgepruneError
@@ -32,6 +32,7 @@ from edgeprune.support.files import read_json, sha256_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests.bench import Lengths, bench
 
+_PAGE = Path("docs/measured/equal-bytes.md")
 _WORK = Path("ablations/equal-bytes")
 _HEADINGS = (
     "model", "type", "MB", "steps", "nats / answer token", "accuracy", "general perplexity",
@@ -57,16 +58,15 @@ _TRAININGS: list[tuple[float, str, list[str]]] = [
 @click.option("--budget", default="5m", help="of each training")
 @click.option("--rows", default=150, help="evaluation rows")
 @click.option("--rounds", default=5, help="of the timings")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/equal-bytes.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
 def main(task: str, minutes: float, budget: str, rows: int, rounds: int, out: Path) -> None:
     deadline = time.monotonic() + 60 * minutes
-    checkpoint = open_checkpoint("smollm2-135m", Bars())
     folder = _WORK / f"{task}-{budget}"
     records: list[dict[str, Any]] = []
     for amount, kind, types in _TRAININGS:
         if time.monotonic() > deadline:
             break
-        records += _trained(_recipe(task, amount, kind, budget, rows), checkpoint, types, folder)
+        records += _trained(_recipe(task, amount, kind, budget, rows), types, folder)
     speeds = _speeds([Path(record["path"]) for record in records], rounds)
     out.write_text(_page(records, speeds, task, budget, rows, rounds, out), encoding="utf-8")
     out.with_suffix(".svg").write_text(_plot(records), encoding="utf-8")
@@ -74,58 +74,52 @@ def main(task: str, minutes: float, budget: str, rows: int, rounds: int, out: Pa
 
 
 def _recipe(task: str, amount: float, kind: str, budget: str, rows: int) -> Recipe:
-    return make(
-        {"task": task, "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,
-         "sparsity": amount, "type": kind, "recover": True,
-         "rounding": "feedback" if kind == "q4_0" else "auto",
-         "recover_budget": budget}
+    return Recipe.of(
+        {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 6144,
+         "artifact.rounding": "gptq" if kind == "q4_0" else "auto"},
+        task=task, general="wikitext2", sparsity=amount, type=kind, recover=True,
+        recover_budget=budget,
     )  # fmt: skip
 
 
-def _trained(
-    recipe: Recipe, checkpoint: Checkpoint, types: list[str], folder: Path
-) -> list[dict[str, Any]]:
+def _trained(recipe: Recipe, types: list[str], folder: Path) -> list[dict[str, Any]]:
     """Train once, write each type, score it; what is known is only read."""
-    name = f"{recipe.sparsity:g}-{recipe.type}-{sha256_json(recipe.model_dump())[:8]}"
+    digest = sha256_json(recipe.model_dump())[:8]
+    name = f"{recipe.pruning.sparsity:g}-{recipe.artifact.type}-{digest}"
     known = {kind: read_json(folder / f"{name}-{kind}.json") for kind in types}
     if None not in known.values():
         return [record for record in known.values() if record]  # an empty one could not be written
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    work = folder / name
-    sparse = sparse_stage(recipe, checkpoint, data, work, Bars())
+    job = open_job(recipe, Workspace(folder / name, Bars()))
+    sparse = sparsify(job, planner.plan(job))
     assert sparse.checkpoint
     assert sparse.training
     steps = sparse.training["finetune"]["steps"]
     found = []
     for kind in types:
-        one = recipe.model_copy(update={"type": kind, "allow_lossy_zeros": not recipe.sparsity})
         try:
-            record = _written(one, sparse.checkpoint, data, folder / f"{name}-{kind}.gguf")
-            record["steps"] = steps
+            path = folder / f"{name}-{kind}.gguf"
+            record = _written(in_type(job, kind), sparse.checkpoint, path) | {"steps": steps}
         except EdgepruneError as error:
             click.echo(f"{name} {kind}: {error}", err=True)
             write_json(folder / f"{name}-{kind}.json", {})
             continue
         write_json(folder / f"{name}-{kind}.json", record)
         found.append(record)
-    shutil.rmtree(work)
+    shutil.rmtree(job.run.folder)
     return found
 
 
-def _written(recipe: Recipe, checkpoint: Any, data: Data, path: Path) -> dict[str, Any]:
-    model, metadata = pruned_model(recipe, checkpoint)
-    target = exporters.get("gguf")
-    with Bars().stage("export", target.steps(model)) as stage:
-        target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
-    quality = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
-    if recipe.sparsity:
+def _written(job: Job, checkpoint: PrunedCheckpoint, path: Path) -> dict[str, Any]:
+    sparsity, kind = job.recipe.pruning.sparsity, job.recipe.artifact.type
+    _, quality = scored(job, planner.plan(job), *pruned_model(job, checkpoint), path)
+    if sparsity:
         with Bars().stage("pack", path.stat().st_size) as stage:
             packer(path).pack(path, packed_name(path), stage.advance)
         path.unlink()
         path = packed_name(path)
     shown = ("nats_per_answer_token", "accuracy", "general_perplexity")
     return {
-        "sparsity": recipe.sparsity, "type": recipe.type, "path": str(path),
+        "sparsity": sparsity, "type": kind, "path": str(path),
         "bytes": path.stat().st_size, **{name: quality[name] for name in shown},
     }  # fmt: skip
 
@@ -149,10 +143,6 @@ def _on_front(record: dict[str, Any], records: list[dict[str, Any]], measure: st
     )
 
 
-def _default(setting: str) -> Any:
-    return Recipe.model_fields[setting].default
-
-
 def _label(record: dict[str, Any]) -> str:
     return f"{record['sparsity']:.0%}" if record["sparsity"] else "dense"
 
@@ -171,8 +161,8 @@ def _page(
         "",
         f"Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct on {task}; every model was "
         f"trained for {budget} on the same rows: fine-tuned on the task's answers, "
-        f"{_default('recover_task_share'):.0%} of the sequences the task's, "
-        f"{_default('recover_batch')} a step, general text learnt half from the dense "
+        f"{Training().task_share:.0%} of the sequences the task's, "
+        f"{Training().batch} a step, general text learnt half from the dense "
         "model's predictions and half from its own tokens. Sparse ones "
         "were pruned before it (alps_fast, mix) and are packed; Q4_0 files, "
         "sparse and dense, are trained on their grid in the last 40 % of "

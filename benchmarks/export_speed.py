@@ -1,6 +1,6 @@
 """Export and packing speed: ours beside llama.cpp's own quantiser and the disk's own speed.
 
-    python benchmarks/export_speed.py            # writes docs/export.md
+    python benchmarks/export_speed.py            # writes docs/measured/export.md
     python benchmarks/export_speed.py --shape 135m --out /dev/stdout
 
 llama.cpp quantises from file to file (`llama_model_quantize`); it is given the F32 file of the same
@@ -34,7 +34,7 @@ _NAMES = {"135m": "SmolLM2-135M", "1.5b": "A 1.5B Llama of random bfloat16 weigh
 @click.command()
 @click.option("--shape", "shapes", multiple=True, default=["135m", "1.5b"], show_default=True)
 @click.option("--rounds", default=5)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/export.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/export.md"))
 @click.option("--job", hidden=True)
 def main(shapes: tuple[str, ...], rounds: int, out: Path, job: str | None) -> None:
     if job:
@@ -77,13 +77,13 @@ def _table(shape: str, rounds: int) -> list[str]:
         f"| type | who | seconds (median of {rounds}, range) | MB/s written | peak MB |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for (kind, who), found in samples.items():
-        seconds = [f["seconds"] for f in found]
+    for (kind, who), times in samples.items():
+        seconds = [one["seconds"] for one in times]
         middle = statistics.median(seconds)
         lines.append(
             f"| {kind} | {who} | {middle:.2f} ({min(seconds):.2f}-{max(seconds):.2f}) "
-            f"| {found[0]['bytes'] / 1e6 / middle:.0f} "
-            f"| {max(f['memory'] for f in found) / 1e6:.0f} |"
+            f"| {times[0]['bytes'] / 1e6 / middle:.0f} "
+            f"| {max(one['memory'] for one in times) / 1e6:.0f} |"
         )
     return lines
 
@@ -109,16 +109,18 @@ def _ours(source: str, kind: str, target: Path) -> tuple[float, int]:
     import torch  # noqa: F401
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.pipeline.stages import dense_model
+    from edgeprune.pipeline.job import dense_model
+    from edgeprune.planning.tensors import table
     from edgeprune.support.progress import Quiet
-    from exporters.artifact import Storage
-    from exporters.gguf.export import export, steps
+    from exporters.base import StorageRequest
+    from exporters.gguf.export import plan
 
     model = dense_model(open_checkpoint(source))
     watch = _Peak()
     start = time.perf_counter()
-    with Quiet().stage("export", steps(model)) as stage:
-        export(model, Storage(kind), target, None, "benchmark", stage)
+    file = plan(model, StorageRequest(kind))
+    with Quiet().stage("export", file.steps) as stage:
+        file.export(model, table(file.tensors), target, None, "benchmark", stage)
     return time.perf_counter() - start, watch.stop()
 
 
@@ -127,18 +129,18 @@ def _unproven(source: str, kind: str, target: Path) -> tuple[float, int]:
     import torch  # noqa: F401
 
     from edgeprune.models import open_checkpoint
-    from edgeprune.pipeline.stages import dense_model
-    from exporters.artifact import Storage
+    from edgeprune.pipeline.job import dense_model
+    from exporters.base import StorageRequest
     from exporters.gguf.hyperparameters import read_config
     from exporters.gguf.plan import plan_tensors
     from exporters.gguf.write import write
 
-    model, storage = dense_model(open_checkpoint(source)), Storage(kind)
+    model, wanted = dense_model(open_checkpoint(source)), StorageRequest(kind)
     watch = _Peak()
     start = time.perf_counter()
-    config, architecture = read_config(model.folder)
-    tensors = plan_tensors(model, config, architecture, storage)
-    write(target, model, config, architecture, tensors, storage, None, "benchmark", lambda: None)
+    config, family = read_config(model.folder)
+    tensors = plan_tensors(model, config, family, wanted)
+    write(target, model, config, family, tensors, wanted, None, "benchmark", lambda: None)
     with target.open("rb") as file:
         os.fsync(file.fileno())
     return time.perf_counter() - start, watch.stop()

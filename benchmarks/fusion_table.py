@@ -1,4 +1,4 @@
-"""The four fusions side by side on the task metric: writes docs/fusion.md.
+"""The four fusions side by side on the task metric: writes docs/measured/fusion.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/fusion_table.py --seeds 0,1,2
 
@@ -8,12 +8,13 @@ run only measures what is missing.
 
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import click
 
+from edgeprune.manifest.results import Results
 from edgeprune.pipeline.build import build
-from edgeprune.recipe.schema import FUSION_MODES, make
+from edgeprune.recipe.pruning import FUSION_MODES
+from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import sentence
 from edgeprune.support.progress import Bars
 
@@ -24,7 +25,7 @@ _BUILDS = Path("builds/fusion-table")
 @click.option("--tasks", default="arc_easy,sciq")
 @click.option("--seeds", default="0,1,2")
 @click.option("--rows", default=445, help="evaluation rows of each task")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/fusion.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/fusion.md"))
 def main(tasks: str, seeds: str, rows: int, out: Path) -> None:
     results = {
         (task, fusion, int(seed)): _measure(task, fusion, int(seed), rows)
@@ -36,17 +37,18 @@ def main(tasks: str, seeds: str, rows: int, out: Path) -> None:
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _measure(task: str, fusion: str, seed: int, rows: int) -> dict[str, Any]:
-    recipe = make(
-        {
-            "task": task, "general": "wikitext2", "fusion": fusion, "seed": seed, "type": "q8_0",
-            "eval_rows": rows, "perplexity_tokens": 8192, "rounds": 1, "decode_tokens": 8,
-        }
+def _measure(task: str, fusion: str, seed: int, rows: int) -> Results:
+    measured = {"eval_rows": rows, "perplexity_tokens": 8192, "rounds": 1, "decode_tokens": 8}
+    recipe = Recipe.of(
+        {"measurement": measured}, task=task, general="wikitext2", fusion=fusion, seed=seed,
+        method="wanda", samples=32, type="q8_0",
     )  # fmt: skip
-    return build(recipe, _BUILDS / f"{task}-{fusion}-{seed}", Bars()).manifest["results"]
+    built = build(recipe, _BUILDS / f"{task}-{fusion}-{seed}", Bars())
+    assert built
+    return built.manifest.results
 
 
-def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str:
+def _page(results: dict[tuple[str, str, int], Results], rows: int) -> str:
     lines = [
         "# The four fusions, measured",
         "",
@@ -60,26 +62,26 @@ def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str
     ]
     for task in dict.fromkeys(task for task, _, _ in results):
         any_run = next(r for (t, _, _), r in results.items() if t == task)
-        dense = any_run["artifacts"]["dense"]
+        dense = any_run.dense
         lines += [
             "",
-            f"## {task} ({any_run['rows']} rows, guessing {any_run['guessing_line']:.3f})",
+            f"## {task} ({any_run.rows} rows, chance level {any_run.chance_level:.3f})",
             "",
             "| | nats / answer token | accuracy | general perplexity |",
             "| --- | --- | --- | --- |",
-            f"| dense | {dense['nats_per_answer_token']['value']:.3f} | "
-            f"{dense['accuracy']['value']:.3f} | {dense['general_perplexity']['value']:.1f} |",
+            f"| dense | {dense.nats_per_answer_token.value:.3f} | "
+            f"{dense.accuracy.value:.3f} | {dense.general_perplexity.value:.1f} |",
         ]
         for fusion in FUSION_MODES:
             runs = [
-                r["artifacts"]["pruned"]
+                r.artifacts["pruned"]
                 for (t, f, _), r in results.items()
                 if (t, f) == (task, fusion)
             ]
             cells = [
-                _spread([run["nats_per_answer_token"]["value"] for run in runs], 3),
-                _spread([run["accuracy"]["value"] for run in runs], 3),
-                _spread([run["general_perplexity"]["value"] for run in runs], 1),
+                _spread([run.nats_per_answer_token.value for run in runs], 3),
+                _spread([run.accuracy.value for run in runs], 3),
+                _spread([run.general_perplexity.value for run in runs], 1),
             ]
             lines.append(f"| {fusion} | {' | '.join(cells)} |")
         lines += [
@@ -89,10 +91,10 @@ def _page(results: dict[tuple[str, str, int], dict[str, Any]], rows: int) -> str
     return "\n".join(lines) + "\n"
 
 
-def _paired(results: dict[tuple[str, str, int], dict[str, Any]], task: str) -> str:
+def _paired(results: dict[tuple[str, str, int], Results], task: str) -> str:
     def nats(fusion: str, seed: int) -> float:
-        run = results[task, fusion, seed]["artifacts"]["pruned"]
-        return run["nats_per_answer_token"]["value"]
+        run = results[task, fusion, seed].artifacts["pruned"]
+        return run.nats_per_answer_token.value
 
     seeds = [seed for (t, f, seed) in results if (t, f) == (task, "mix")]
     return ", ".join(f"{nats('fused', seed) - nats('mix', seed):+.3f}" for seed in seeds)

@@ -30,7 +30,7 @@ from edgeprune.formats.onnx import coo as onnx_coo
 from edgeprune.formats.onnx import packed as onnx_packed
 from edgeprune.formats.onnx.data import ExternalData
 from edgeprune.formats.onnx.file import OnnxFile
-from edgeprune.formats.onnx.metadata import properties, read_onnx
+from edgeprune.formats.onnx.metadata import read_onnx
 from edgeprune.formats.onnx.packed import without_expansions
 from edgeprune.runtime.onnxruntime.sparse import replace_products
 from edgeprune.support.errors import EdgepruneError
@@ -127,7 +127,7 @@ def onnx_seeds(folder: Path) -> list[Path]:
         graph.output("y", TensorProto.FLOAT, ["n", 4])
     metadata = SparsityMetadata("unstructured", 0.5, "x", "x", "x", {}, "x", {"a.weight": 2048})
     model = graph.model("small", "fuzz")
-    helper.set_model_props(model, properties(metadata))
+    helper.set_model_props(model, metadata.properties())
     plain.write_bytes(model.SerializeToString())
     onnx_packed.pack(plain, packed)
     onnx_coo.pack(plain, listed)

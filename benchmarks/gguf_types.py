@@ -3,7 +3,7 @@
     EDGEPRUNE_DATA=../shared/data python benchmarks/gguf_types.py
 
 SmolLM2-135M, dense and pruned to 50 % by the default method, exported in every type; what was
-measured before is only read. Writes docs/gguf.md.
+measured before is only read. Writes docs/measured/gguf.md.
 """
 
 import time
@@ -15,95 +15,88 @@ import click
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-import runtime_tests
-from edgeprune.data.loading import Data, load_data
+from benchmarks.scoring import scored
+from edgeprune.data.loading import Data
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.formats.gguf import packed as packed_file
-from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
-from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.pipeline.measure import measure_plan
-from edgeprune.pipeline.stages import dense_model, prune_stage, pruned_model, storage
-from edgeprune.plan.types import TYPES
-from edgeprune.recipe.schema import Recipe, make
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.export import pruned_model
+from edgeprune.pipeline.job import Job, dense_model, open_job, rows_for
+from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars
-from exporters.artifact import Model
-from exporters.gguf.export import export, steps
 from exporters.gguf.ggml import quantize
 from exporters.gguf.mixes import fitting
+from exporters.gguf.types import TYPES
 
 _WORK = Path("ablations/gguf-types")
 # What is scored, the most telling first, so that a run cut short still gives a page.
 _ROWS = [
-    *(("q4_0", how) for how in ("dense", "dense, feedback", "50 %", "50 %, feedback")),
+    *(("q4_0", how) for how in ("dense", "dense, GPTQ", "50 %", "50 %, GPTQ")),
     *(("q8_0", how) for how in ("dense", "50 %")),
     *((name, how) for name in ("q4_k_m", "z4_m") for how in ("dense", "50 %")),
-    ("z4_m", "50 %, feedback"),
+    ("z4_m", "50 %, GPTQ"),
     ("q4_0", "50 %, importance"),
     *((name, "50 %") for name in ("q5_0", "q6_k", "q3_k_m", "z3_m", "mxfp4", "f16")),
     *((name, "dense") for name in ("q5_0", "q3_k_m", "z3_m", "mxfp4", "f16")),
-    *((name, "50 %, feedback") for name in ("q5_0", "q8_0")),
+    *((name, "50 %, GPTQ") for name in ("q5_0", "q8_0")),
 ]
 
 
 @click.command()
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/gguf.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/gguf.md"))
 def main(minutes: float, rows: int, out: Path) -> None:
-    base = make(
-        {"task": "arc_easy", "general": "wikitext2", "eval_rows": rows, "perplexity_tokens": 6144,
-         "allow_lossy_zeros": True, "rounding": "nearest"}
+    measured = {"eval_rows": rows, "perplexity_tokens": 6144}
+    base = Recipe.of(
+        {"measurement": measured, "artifact.rounding": "nearest"},
+        task="arc_easy", general="wikitext2", allow_lossy_zeros=True,
     )  # fmt: skip
-    checkpoint = open_checkpoint(base.model)
-    data = load_data(base.task, base.general, rows, base.perplexity_tokens)
+    data = rows_for(base)
     deadline = time.monotonic() + 60 * minutes
-    scored = {}
+    found = {}
     for name, what in _ROWS:
         record = read_json(_WORK / f"{name}-{what}.json")
         if record is None and time.monotonic() < deadline:
-            recipe = base.model_copy(
-                update={
-                    "type": name,
-                    "sparsity": 0.0 if what.startswith("dense") else 0.5,
-                    "rounding": "feedback" if what.endswith("feedback") else "nearest",
-                }
-            )
-            model, metadata = _model(recipe, what, checkpoint, data)
-            record = _score(recipe, model, metadata, data)
+            record = _score(_job(base, name, what, data), what)
             write_json(_WORK / f"{name}-{what}.json", record)
         if record:
-            scored[name, what] = record
-    zeros = _zeros(_prune(base, checkpoint, data))
-    out.write_text(_page(zeros, scored, rows), encoding="utf-8")
+            found[name, what] = record
+    plain = _job(base, base.artifact.type, "50 %", data)
+    pruned = sparsify(plain, planner.plan(plain)).checkpoint
+    assert pruned
+    out.write_text(_page(_zeros(pruned), found, rows), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _model(
-    recipe: Recipe, what: str, checkpoint: Checkpoint, data: Data
-) -> tuple[Model, SparsityMetadata | None]:
-    if what == "dense":
-        return dense_model(checkpoint), None
-    model, metadata = pruned_model(recipe, _prune(recipe, checkpoint, data))
-    return (replace(model, calibration=Weights([])) if what == "50 %" else model), metadata
+def _job(base: Recipe, kind: str, what: str, data: Data) -> Job:
+    """The build of a row; the pruning of those that round to nearest is shared."""
+    sparsity, fed = 0.0 if what.startswith("dense") else 0.5, what.endswith("GPTQ")
+    recipe = base.changed(
+        {
+            "artifact.type": kind,
+            "artifact.rounding": "gptq" if fed else "nearest",
+            "pruning.sparsity": sparsity,
+        }
+    )
+    folder = _WORK / (kind if fed else "plain") / str(sparsity)
+    return open_job(recipe, Workspace(folder, Bars()), data)
 
 
-def _prune(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> PrunedCheckpoint:
-    folder = _WORK / f"{recipe.type if recipe.rounding == 'feedback' else 'plain'}"
-    pruned, _ = prune_stage(recipe, checkpoint, data, folder / str(recipe.sparsity), Bars())
-    assert pruned
-    return pruned
-
-
-def _score(
-    recipe: Recipe, model: Model, metadata: SparsityMetadata | None, data: Data
-) -> dict[str, Any]:
+def _score(job: Job, what: str) -> dict[str, Any]:
+    plan = planner.plan(job)
+    model, metadata = dense_model(job.checkpoint), None
+    if pruned := sparsify(job, plan).checkpoint:
+        model, metadata = pruned_model(job, pruned)
+    if what == "50 %":  # each weight by itself
+        model = replace(model, calibration=Weights([]))
     path, packed = _WORK / "model.gguf", _WORK / "model.packed.gguf"
-    with Bars().stage(f"export {recipe.type}", steps(model)) as stage:
-        artifact = export(model, storage(recipe), path, metadata, "benchmark", stage)
-    found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+    artifact, found = scored(job, plan, model, metadata, path)
     found["bytes"] = path.stat().st_size
     matrices = [t for t in artifact.tensors if t.name.startswith("blk") and len(t.shape) == 2]
     found["matrix_bytes"] = sum(t.bytes for t in matrices)
@@ -170,7 +163,7 @@ def _page(zeros: dict[str, float], scored: dict[Any, dict[str, Any]], rows: int)
         "*50 %* alone: each weight is rounded by itself. *Packed* is the file that `edgeprune "
         "pack` makes, and in brackets its pruned matrices' bytes as a share of the dense ones'. "
         "*Importance*: ggml's scale search weighted by the "
-        "calibration data's mean squares. *Feedback*: scales fitted to kept weights and each "
+        "calibration data's mean squares. *GPTQ*: scales fitted to kept weights and each "
         "rounding error repaired by the weights to come, on the calibration data.",
         "",
         "| type | model | bits / weight | zeros | file MB | packed MB | general perplexity "

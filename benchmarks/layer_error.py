@@ -1,4 +1,6 @@
-"""Relative output error of solvers and roundings on the real model: writes docs/layer-error.md.
+"""Relative output error of solvers and roundings on the real model.
+
+Writes docs/measured/layer-error.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/layer_error.py
 
@@ -17,26 +19,27 @@ from gguf import GGMLQuantizationType, quants
 
 from edgeprune.data.loading import load_data
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.prune import relative_error
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.pruner import relative_error
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.engine.token_weights import stream_weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import weight_matrices
 from edgeprune.models.loading import load_model, load_tokenizer
-from edgeprune.pruning.fusion import FusionRule, TwoStreams
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget, Pattern
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
 from edgeprune.support.environment import cores, sentence
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS
 
+_PAGE = Path("docs/measured/layer-error.md")
 _METHODS = {
     "wanda": Pruning("wanda"),
-    "wanda + resolve": Pruning("wanda", resolve=True),
-    "wanda + swaps + resolve": Pruning("wanda", swaps=True, resolve=True),
+    "wanda + refit": Pruning("wanda", refit=True),
+    "wanda + swaps + refit": Pruning("wanda", swaps=True, refit=True),
     "sparsegpt": Pruning("sparsegpt"),
     "rose": Pruning("rose"),
     "alps_fast": Pruning("alps_fast"),
@@ -50,41 +53,41 @@ _RULE = FusionRule("mix")
 @click.option("--samples", default=24)
 @click.option("--every", default=5, help="measure every n-th block")
 @click.option("--sparsities", default="0.5,0.6,0.7")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/layer-error.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
 def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> None:
     torch.set_num_threads(cores())
     checkpoint = open_checkpoint("smollm2-135m")
     data = load_data(task, "wikitext2", 1, 512)
     streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
-    walk = Walk(load_model(checkpoint), streams, pick_device("auto"))
-    weights = stream_weights(walk, Pruning())
-    hidden = first_states(walk)
+    runner = BlockRunner(load_model(checkpoint), streams, pick_device("auto"))
+    weights = stream_weights(runner, Pruning())
+    hidden = first_states(runner)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     rounding: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for index in range(len(walk.blocks)):
-        block = walk.load(index)
+    for index in range(len(runner.blocks)):
+        block = runner.load(index)
         matrices = weight_matrices(block)
         seen = {
-            name: walk.statistics(index, block, matrices, states, weights[name], gram=True)
+            name: runner.statistics(index, block, matrices, states, weights[name], gram=True)
             for name, states in hidden.items()
         }
         for name, matrix in matrices.items():
-            dense = matrix.read(walk.blocks[index]).detach().float()
-            inputs = TwoStreams({s: of[name] for s, of in seen.items()}, _RULE)
-            half = Budget(Pattern(), dense.numel() // 2)
+            dense = matrix.read(runner.blocks[index]).detach().float()
+            inputs = FusedStatistics({s: of[name] for s, of in seen.items()}, _RULE)
+            half = Budget(UNSTRUCTURED, dense.numel() // 2)
             pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
             for what, weight in (("dense", dense), ("50 %", pruned)):
                 for (kind, how), error in _rounding_errors(weight, inputs.joint.gram).items():
                     rounding[kind, what, how].append(error)
             if index % every == 0:
                 for amount in sparsities.split(","):
-                    budget = Budget(Pattern(), round(float(amount) * dense.numel()))
+                    budget = Budget(UNSTRUCTURED, round(float(amount) * dense.numel()))
                     for label, pruning in _METHODS.items():
                         pruned = prune_matrix(dense, inputs, pruning, budget)
                         error = relative_error(dense, pruned, inputs.joint.gram.matrix)
                         errors[label, amount].append(error)
         for states in hidden.values():
-            walk.advance(index, block, states, states)
+            runner.advance(index, block, states, states)
         click.echo(f"block {index}", err=True)
     page = _page(errors, sparsities.split(","), every, samples, task) + _rounding_page(rounding)
     out.write_text(page, encoding="utf-8")
@@ -102,7 +105,7 @@ def _rounding_errors(weight: torch.Tensor, gram: Gram) -> dict[tuple[str, str], 
         ways = {
             "plain": torch.from_numpy(plain),
             "importance": torch.from_numpy(weighted),
-            "feedback": round_to_grid(weight, gram, grid)[0],
+            "GPTQ": round_to_grid(weight, gram, grid)[0],
         }
         for how, rounded in ways.items():
             found[kind, how] = relative_error(weight, rounded, gram.matrix)
@@ -115,16 +118,16 @@ def _rounding_page(rounding: dict[tuple[str, str, str], list[float]]) -> str:
         "## Rounding",
         "",
         "The same error, added by rounding alone: plainly by ggml, by ggml's scale search with the "
-        "calibration data's importances, and with fitted scales and error feedback. Mean over all "
-        "matrices; *lower* counts those where feedback is below plain.",
+        "calibration data's importances, and by GPTQ with fitted scales. Mean over all matrices; "
+        "*lower* counts those where GPTQ is below plain.",
         "",
-        "| type | weights | plain | importance | feedback | lower |",
+        "| type | weights | plain | importance | GPTQ | lower |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for kind in GRIDS:
         for what in ("dense", "50 %"):
             plain, weighted, fed = (
-                rounding[kind, what, how] for how in ("plain", "importance", "feedback")
+                rounding[kind, what, how] for how in ("plain", "importance", "GPTQ")
             )
             lower = sum(a < b for a, b in zip(fed, plain, strict=True))
             lines.append(

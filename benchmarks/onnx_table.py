@@ -1,4 +1,6 @@
-"""ONNX in every precision, plain and packed, beside onnxruntime-genai: writes docs/onnx.md.
+"""ONNX in every precision, plain and packed, beside onnxruntime-genai.
+
+Writes docs/measured/onnx.md.
 
     python benchmarks/onnx_table.py --task medqa --patterns unstructured,2:4
 
@@ -43,7 +45,7 @@ _PROSE = (
 @click.option("--types", default="fp32,fp16,int8,int4")
 @click.option("--rounds", default=5)
 @click.option("--rows", default=100)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/onnx.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/onnx.md"))
 @click.option("--job", hidden=True)
 def main(
     task: str, patterns: str, types: str, rounds: int, rows: int, out: Path, job: str | None
@@ -66,8 +68,7 @@ def main(
 
 
 def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) -> list[str]:
-    from edgeprune import build
-    from edgeprune.recipe.schema import make
+    from edgeprune import Recipe, build
     from edgeprune.support.progress import Bars
 
     lines = [
@@ -78,23 +79,18 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
     folder = Path("ablations/onnx") / pattern.replace(":", "of")
     shares = []
     for kind in types:
-        recipe = make(
-            {
-                "task": task,
-                "target": "onnx",
-                "type": kind,
-                "pattern": pattern,
-                "pack": True,
-                "eval_rows": rows,
-                "perplexity_tokens": 2048,
-                "rounds": 2,
-            }
-        )
-        manifest = build(recipe, folder, Bars(), replace=True).manifest
-        packed, sizes = folder / "model.packed.onnx", manifest["packed"]
-        shares.append(f"{kind} {sizes['packed_tensor_bytes'] / sizes['tensor_bytes']:.3f}")
+        recipe = Recipe.of(
+            {"measurement": {"eval_rows": rows, "perplexity_tokens": 2048, "rounds": 2}},
+            task=task, target="onnx", type=kind, pattern=pattern, pack=True,
+        )  # fmt: skip
+        built = build(recipe, folder, Bars(), replace=True)
+        assert built
+        manifest, packed = built.manifest, folder / "model.packed.onnx"
+        sizes = manifest.packed
+        assert sizes
+        shares.append(f"{kind} {sizes.packed_tensor_bytes / sizes.tensor_bytes:.3f}")
         models = {
-            "dense": ("stock", folder / manifest["dense_artifact"]["file"]),
+            "dense": ("stock", folder / manifest.dense_artifact.file),
             "pruned, stock": ("stock", folder / "model.onnx"),
             "pruned": ("sparse", folder / "model.onnx"),
             "packed, stock": ("stock", packed),
@@ -102,20 +98,17 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
             "packed": ("sparse", packed),
             "pruned, genai's loop": ("genai", folder),
         }
-        if built := _built_by_genai(kind, recipe.model):
-            models["dense, genai's graph"] = ("stock", built / "model.onnx")
+        if graph := _built_by_genai(kind, recipe.model.name):
+            models["dense, genai's graph"] = ("stock", graph / "model.onnx")
         samples = _samples(folder / f"{kind}-samples.json", models, rounds)
-        results = manifest["results"]["artifacts"]
-        tensors = [t for t in manifest["artifact"]["tensors"] if t["pruned"]]
-        total = sum(t["shape"][0] * t["shape"][1] for t in tensors)
-        zeros = 1 - sum(t["nonzeros"] for t in tensors) / total
+        results = manifest.results.artifacts
+        tensors = manifest.artifact.pruned_tensors
+        zeros = sum(t.zeros for t in tensors) / sum(t.size for t in tensors)
         for name, found in samples.items():
             quality = " | "
             if name in results:
-                accuracy, nats = (
-                    results[name][key]["value"] for key in ("accuracy", "nats_per_answer_token")
-                )
-                quality = f"{accuracy:.3f} | {nats:.3f}"
+                accuracy, nats = results[name].accuracy, results[name].nats_per_answer_token
+                quality = f"{accuracy.value:.3f} | {nats.value:.3f}"
             size = _bytes(models[name][1]) / 1e6
             lines.append(
                 f"| {kind} | {name} | {size:.0f} | {_middle(found, 'session', 2)} "
@@ -181,7 +174,7 @@ def _with_runner(path: Path, how: str) -> dict[str, float]:
     import onnxruntime
 
     from edgeprune.runtime.onnxruntime.loading import Opened
-    from runtime_tests import ort
+    from runtime_tests.runners import onnxruntime as ort
 
     if how == "stock":
         ort.open_session = lambda path, options: Opened(
@@ -203,7 +196,7 @@ def _with_genai(folder: Path) -> dict[str, Any]:
     """Its own generation loop, on our folder."""
     import onnxruntime_genai as genai
 
-    from runtime_tests.memory import peak_memory
+    from runtime_tests.counters import peak_memory
 
     start = time.perf_counter()
     config = genai.Config(str(folder))

@@ -1,4 +1,6 @@
-"""Our pruning beside llm-compressor's: time, memory, masks and quality; writes docs/peers.md.
+"""Our pruning beside llm-compressor's: time, memory, masks and quality.
+
+Writes docs/measured/peers.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/peer_table.py --peer /tmp/peer/.venv/bin/python
 
@@ -11,24 +13,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from safetensors.torch import load_file
 
-import runtime_tests
-from edgeprune.data.loading import Data, load_data
+from benchmarks.scoring import scored
 from edgeprune.formats.weights import Weights, save_tensors
-from edgeprune.models import Checkpoint, open_checkpoint
 from edgeprune.models.loading import load_tokenizer
-from edgeprune.pipeline.measure import measure_plan
-from edgeprune.recipe.schema import make
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.job import Job, dense_model, open_job
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Quiet
-from exporters.artifact import Model, Storage
-from exporters.gguf.export import export, steps
 
 _HERE = Path(__file__).parent / "peers"
 _WORK = Path("ablations/peers")
@@ -39,30 +40,33 @@ _SHAPES = (("0.5", "0:0"), ("0.5", "2:4"), ("0.6", "0:0"), ("0.7", "0:0"))
 @click.option("--peer", help="Python of llm-compressor's environment; without it, only known runs")
 @click.option("--samples", default=32)
 @click.option("--rows", default=150)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/peers.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/peers.md"))
 def main(peer: str | None, samples: int, rows: int, out: Path) -> None:
-    checkpoint = open_checkpoint("smollm2-135m")
-    data = load_data("arc_easy", "wikitext2", rows, 6144)
+    recipe = Recipe.of(
+        {"measurement": {"eval_rows": rows, "perplexity_tokens": 6144}},
+        task="arc_easy", general="wikitext2", type="q8_0", sparsity=0,
+    )  # fmt: skip
+    job = open_job(recipe, Workspace(_WORK, Quiet()))
     _WORK.mkdir(parents=True, exist_ok=True)
     tokens = _WORK / f"tokens-{samples}.safetensors"
-    streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
+    streams = job.data.streams(load_tokenizer(job.checkpoint), samples, 512, 0)
     save_tensors(tokens, {"general": streams["general"].tokens})
     results = []
     for who, method, sparsity, pattern, extra in _runs():
-        python = peer if who == "peer" else peer and sys.executable
+        python = sys.executable if peer and who != "peer" else peer
         name = f"{who}-{method}-{sparsity}-{pattern.replace(':', 'of')}{''.join(extra)}"
         folder = _WORK / f"{name}-{samples}"
         command = [
-            python, str(_HERE / f"{'llmcompressor' if who == 'peer' else 'edgeprune'}_prune.py"),
-            "--model", str(checkpoint.folder), "--tokens", str(tokens), "--method", method,
+            str(_HERE / f"{'llmcompressor' if who == 'peer' else 'edgeprune'}_prune.py"),
+            "--model", str(job.checkpoint.folder), "--tokens", str(tokens), "--method", method,
             "--sparsity", sparsity, "--pattern", pattern, "--out", str(folder), *extra,
         ]  # fmt: skip
         record = read_json(folder / "result.json")
         if record is None and python:
             click.echo(name, err=True)
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run([python, *command], check=True, stdout=subprocess.PIPE, text=True)
             record = json.loads(done.stdout.strip().splitlines()[-1])
-            record |= _quality(checkpoint, data, folder / "model.safetensors", folder, rows)
+            record |= _quality(job, folder)
             write_json(folder / "result.json", record)
         if record:
             results.append({"who": who, "extra": extra, "folder": folder} | record)
@@ -82,15 +86,11 @@ def _runs() -> Iterator[tuple[str, str, str, str, tuple[str, ...]]]:
         yield "ours", "alps_fast", sparsity, pattern, ()
 
 
-def _quality(
-    checkpoint: Checkpoint, data: Data, file: Path, folder: Path, rows: int
-) -> dict[str, Any]:
-    recipe = make({"task": "arc_easy", "general": "wikitext2", "perplexity_tokens": 6144})
-    model = Model(checkpoint.folder, Weights([file]), gguf=checkpoint.gguf)
-    path = folder / "model.gguf"
-    with Quiet().stage("export", steps(model)) as stage:
-        export(model, Storage("q8_0"), path, None, "benchmark", stage)
-    found = runtime_tests.quality(path, measure_plan(recipe, data), Quiet().stage)
+def _quality(job: Job, folder: Path) -> dict[str, Any]:
+    """Scores of the weights that a side left in ``folder``."""
+    weights, path = Weights([folder / "model.safetensors"]), folder / "model.gguf"
+    model = replace(dense_model(job.checkpoint), weights=weights)
+    _, found = scored(job, planner.plan(job), model, None, path)
     path.unlink()
     return {"quality": found}
 

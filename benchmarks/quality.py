@@ -1,4 +1,4 @@
-"""Methods, fusions and sparsities side by side: writes docs/quality.md.
+"""Methods, fusions and sparsities side by side: writes docs/measured/quality.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/quality.py --minutes 600
 
@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from edgeprune.experiments.ablation import Variant, ablate, markdown
-from edgeprune.recipe.schema import make
+from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import sentence
 from edgeprune.support.progress import Bars
 
@@ -28,18 +28,16 @@ _OTHERS = [(m, "mix") for m in ("ria", "isc", "wanda_pp", "fisher", "rose")] + [
 @click.option("--minutes", default=60.0, help="begin no new row after so many minutes")
 @click.option("--samples", default=24)
 @click.option("--rows", default=150, help="evaluation rows of each task")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/quality.md"))
 def main(minutes: float, samples: int, rows: int, out: Path) -> None:
     deadline = time.monotonic() + 60 * minutes
     found: dict[str, dict[Variant, dict[str, Any]]] = {"arc_easy": {}, "sciq": {}}
     for task, variant, seeds in _steps():
         if time.monotonic() > deadline:
             break
-        recipe = make(
-            {
-                "task": task, "general": "wikitext2", "samples": samples, "eval_rows": rows,
-                "perplexity_tokens": 6144, "type": "q8_0",
-            }
+        recipe = Recipe.of(
+            {"measurement": {"eval_rows": rows, "perplexity_tokens": 6144}},
+            task=task, general="wikitext2", samples=samples, type="q8_0",
         )  # fmt: skip
         dense, record = ablate(
             recipe, [variant], list(range(seeds)), Path("ablations") / f"quality-{task}", Bars()

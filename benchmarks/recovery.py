@@ -1,10 +1,10 @@
-"""What training the kept weights brings: writes docs/recovery.md.
+"""What training the kept weights brings: writes docs/measured/recovery.md.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/recovery.py --minutes 60 --budget 3m
 
 Every row is pruned, trained within the budget, exported and scored in llama.cpp. Rows are kept in
-docs/recovery.json: what a machine has measured it only reads. The most telling rows come first, and
-the page lists what was measured and nothing else.
+benchmarks/results/recovery.json: what a machine has measured it only reads. The most telling rows
+come first, and the page lists what was measured and nothing else.
 """
 
 import json
@@ -18,38 +18,38 @@ from typing import Any
 
 import click
 
-import exporters
-import runtime_tests
+from benchmarks.scoring import scored
 from edgeprune.data.jsonl import read_jsonl
-from edgeprune.data.loading import load_data
 from edgeprune.data.sources import DATA_VARIABLE
-from edgeprune.models import Checkpoint, open_checkpoint
-from edgeprune.pipeline.measure import measure_plan
-from edgeprune.pipeline.sparsify import VERSION, sparse_stage
-from edgeprune.pipeline.stages import dense_model, pruned_model, quantized_by, storage
-from edgeprune.recipe.schema import Recipe, make
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.export import pruned_model
+from edgeprune.pipeline.job import dense_model, open_job
+from edgeprune.pipeline.keys import TRAINING_VERSION
+from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.schema import Recipe, flat
 from edgeprune.support.environment import cores, sentence
 from edgeprune.support.files import sha256_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests import accuracy, child
 
-_WORK, _RECORDS = Path("ablations/recovery"), Path("docs/recovery.json")
+_WORK, _RECORDS = Path("ablations/recovery"), Path("benchmarks/results/recovery.json")
 _WAYS: dict[str, dict[str, Any]] = {
-    "dense": {"sparsity": 0},
+    "dense": {"pruning.sparsity": 0},
     "one-shot": {},
-    "reconstruct": {"recover_by": ["reconstruct"]},
-    "distill": {"recover_by": ["distill"]},
-    "distill, hidden states": {"recover_by": ["distill"], "recover_hidden_weight": 1.0},
+    "reconstruct": {"training.ways": ["reconstruct"]},
+    "distill": {"training.ways": ["distill"]},
+    "distill, hidden states": {"training.ways": ["distill"], "training.hidden_weight": 1.0},
     "finetune": {},
-    "dense, finetune": {"sparsity": 0},
-    "finetune, low-perplexity tokens": {"recover_max_perplexity": 2.5},
-    "finetune, selective": {"recover_selective": True},
+    "dense, finetune": {"pruning.sparsity": 0},
+    "finetune, low-perplexity tokens": {"training.max_perplexity": 2.5},
+    "finetune, selective": {"training.selective": True},
     "distill, adapters": {
-        "recover_by": ["distill"], "recover_rank": 32, "recover_learning_rate": 1e-3,
+        "training.ways": ["distill"], "training.rank": 32, "training.learning_rate": 1e-3,
     },
-    "finetune, more text": {"recover_text_share": 1.0, "recover_task_share": 0.125},
-    "finetune, gradual": {"recover_from": 0.4},
-    "all": {"recover_by": ["reconstruct", "distill", "finetune"]},
+    "finetune, more text": {"training.text_share": 1.0, "training.task_share": 0.125},
+    "finetune, gradual": {"training.start_sparsity": 0.4},
+    "all": {"training.ways": ["reconstruct", "distill", "finetune"]},
 }  # fmt: skip
 # Ways by task and zeros, the most telling first. One pruning serves all the ways of a line.
 _MAIN = ["dense", "one-shot", "finetune", "reconstruct", "distill", "all"]
@@ -80,7 +80,7 @@ _HEADINGS = (
 @click.option("--task", "tasks", multiple=True, help="only these tasks, such as sciq")
 @click.option("--way", "ways", multiple=True, help="only these ways, such as finetune")
 @click.option("--zeros", "amounts", multiple=True, help="only these amounts, such as 0.5 or 2:4")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/recovery.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/recovery.md"))
 def main(
     minutes: float,
     budget: str,
@@ -92,7 +92,6 @@ def main(
     out: Path,
 ) -> None:
     deadline = time.monotonic() + 60 * minutes
-    checkpoint = open_checkpoint("smollm2-135m", Bars())
     records: list[dict[str, Any]] = json.loads(_RECORDS.read_bytes()) if _RECORDS.exists() else []
     for task, zeros, line in _LINES:
         place = _WORK / f"{task}-{zeros.replace(':', 'of')}"
@@ -103,7 +102,7 @@ def main(
             choices = ((tasks, task), (ways, way), (amounts, zeros))
             wanted = all(not some or one in some for some, one in choices)
             if wanted and not known and time.monotonic() < deadline:
-                records.append(about | _measured(recipe, checkpoint, place))
+                records.append(about | _measured(recipe, place))
                 write_json(_RECORDS, records)
         shutil.rmtree(place, ignore_errors=True)
     out.write_text(_page(records), encoding="utf-8")
@@ -112,50 +111,51 @@ def main(
 
 def _recipe(task: str, zeros: str, way: str, budget: str, rows: int, general: str) -> Recipe:
     how = _WAYS[way]
-    amount = {"pattern": zeros} if ":" in zeros else {"sparsity": float(zeros)}
+    amount = {"pruning.pattern" if ":" in zeros else "pruning.sparsity": zeros}
     untrained = way in ("dense", "one-shot")
-    training = {} if untrained else {"recover": True, "recover_budget": budget}
-    return make(
-        {"task": task, "general": general, "eval_rows": rows, "perplexity_tokens": 6144}
-        | (amount if not way.startswith("dense") else {}) | training | how
-    )  # fmt: skip
+    training = {} if untrained else {"training.enabled": True, "training.budget": budget}
+    measured = {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 6144}
+    if way.startswith("dense"):
+        amount = {}
+    return Recipe.of(measured | amount | training | how, task=task, general=general)
 
 
 def _about(recipe: Recipe, zeros: str, way: str) -> dict[str, Any]:
     """What tells a row from others."""
-    idle = set() if recipe.recover else {n for n in Recipe.model_fields if "recover" in n}
-    settings = recipe.model_dump(exclude=idle)
+    training, version = recipe.training, TRAINING_VERSION if recipe.training.enabled else None
+    settings = flat(recipe)
+    if not training.enabled:
+        settings = {n: v for n, v in settings.items() if not n.startswith("training.")}
     return {
-        "task": recipe.task,
+        "task": recipe.data.task,
         "zeros": zeros,
         "way": way,
-        "general": recipe.general,
-        "budget": recipe.recover_budget if recipe.recover else None,
-        "task_share": recipe.recover_task_share if recipe.recover else None,
-        "batch": recipe.recover_batch if recipe.recover else None,
-        "rows": recipe.eval_rows,
-        "recipe": sha256_json([VERSION if recipe.recover else None, settings])[:16],
+        "general": recipe.data.general,
+        "budget": training.budget if training.enabled else None,
+        "task_share": training.task_share if training.enabled else None,
+        "batch": training.batch if training.enabled else None,
+        "rows": recipe.measurement.eval_rows,
+        "recipe": sha256_json([version, settings])[:16],
         "machine": sentence(),
     }
 
 
-def _measured(recipe: Recipe, checkpoint: Checkpoint, place: Path) -> dict[str, Any]:
+def _measured(recipe: Recipe, place: Path) -> dict[str, Any]:
     start = time.monotonic()
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    sparse = sparse_stage(recipe, checkpoint, data, place, Bars())
-    model, metadata = dense_model(checkpoint), None
+    job = open_job(recipe, Workspace(place, Bars()))
+    plan = planner.plan(job)
+    sparse = sparsify(job, plan)
+    model, metadata = dense_model(job.checkpoint), None
     if sparse.checkpoint:
-        model, metadata = pruned_model(recipe, sparse.checkpoint)
-    target, path = exporters.get("gguf"), place / "model.gguf"
-    with Bars().stage("export", target.steps(model)) as stage:
-        target.export(model, storage(recipe), path, metadata, quantized_by(), stage)
-    found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+        model, metadata = pruned_model(job, sparse.checkpoint)
+    path = place / "model.gguf"
+    _, found = scored(job, plan, model, metadata, path)
     trained = {n: t for n, t in (sparse.training or {}).items() if "steps" in t}
     measures = ("nats_per_answer_token", "accuracy", "general_perplexity")
     return {name: found[name] for name in measures} | {
-        "pages_perplexity": _pages_perplexity(path, recipe.perplexity_tokens),
+        "pages_perplexity": _pages_perplexity(path, recipe.measurement.perplexity_tokens),
         "minutes": (time.monotonic() - start) / 60,
-        "version": VERSION if recipe.recover else None,
+        "version": TRAINING_VERSION if recipe.training.enabled else None,
         "steps": {n: t["steps"] for n, t in trained.items()},
         "given_share": {n: t["task_share"] for n, t in trained.items()},
     }

@@ -2,7 +2,7 @@
 
     python benchmarks/screenshots.py builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0
 
-Writes docs/report.png (light), docs/report-dark.png, docs/report-phone.png and docs/terminal.svg.
+Writes report.png (light), report-dark.png, report-phone.png and terminal.svg to docs/images.
 Needs Debian's `chromium`.
 """
 
@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from edgeprune.cli.summary import print_summary
-from edgeprune.regression.measurement import read_build
+from edgeprune.manifest import read
 
 _PAGES = {
     "report.png": ((820, 1500), ()),
@@ -25,7 +25,7 @@ _PAGES = {
 
 @click.command()
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/images"))
 def main(build: Path, out: Path) -> None:
     for name, (size, options) in _PAGES.items():
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
@@ -34,11 +34,11 @@ def main(build: Path, out: Path) -> None:
         subprocess.run([*command, page], check=True, stderr=subprocess.DEVNULL)
         click.echo(out / name)
     console = Console(record=True, width=110, highlight=False, soft_wrap=False, file=sys.stderr)
-    manifest = read_build(build)
+    manifest = read(build)
     print_summary(manifest, build, console)
     console.save_svg(
         str(out / "terminal.svg"),
-        title=f"edgeprune build --task {manifest['data']['task']['name']}",
+        title=f"edgeprune build --task {manifest.data.task.name}",
     )
     click.echo(out / "terminal.svg")
 

@@ -1,4 +1,6 @@
-"""Sparse weights in llama.cpp beside stock llama.cpp, on the same file: writes docs/sparse.md.
+"""Sparse weights in llama.cpp beside stock llama.cpp, on the same file.
+
+Writes docs/measured/sparse.md.
 
     python benchmarks/sparse_speed.py                    # the page's models, about 40 minutes
     python benchmarks/sparse_speed.py --only "1B Q8_0 50 %"    # one anew, the rest as last measured
@@ -70,7 +72,7 @@ CASES = (
 @click.option("--rounds", default=7)
 @click.option("--threads", default=2)
 @click.option("--print", "only_print", is_flag=True, help="write no page")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/sparse.md"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/sparse.md"))
 @click.option("--job", hidden=True)
 @click.option("--agreement-of", hidden=True)
 def main(
@@ -134,11 +136,11 @@ def _make(case: Case) -> None:
         )  # fmt: skip
         write_random_llama(case.path, sizes, case.zeros)
         return
-    from edgeprune import build
-    from edgeprune.recipe.schema import make
+    from edgeprune import Recipe, build
 
-    recipe = make({"task": "medqa", "type": case.kind.lower(), "sparsity": case.zeros})
-    case.path.symlink_to(build(recipe).artifact.resolve())
+    built = build(Recipe.of(task="medqa", type=case.kind.lower(), sparsity=case.zeros))
+    assert built
+    case.path.symlink_to(built.artifact.resolve())
 
 
 def child(path: Path, who: str, threads: int) -> dict[str, Any]:
@@ -220,7 +222,8 @@ def _bounds(threads: int) -> list[tuple[str, float, float, float]]:
                 best = min(best, time.perf_counter() - start)
             times.append(32e9 * best / weights.size)
             bits = 8 * matrix.packed.nbytes / weights.size
-        found.append((f"{kind} {zeros:.0%}", bits, *times))
+        dense, sparse = times
+        found.append((f"{kind} {zeros:.0%}", bits, dense, sparse))
     return found
 
 
@@ -245,14 +248,14 @@ def _agreement(path: Path) -> dict[str, Any]:
     from edgeprune.data.sources import load_split
     from edgeprune.data.task import open_task
     from edgeprune.runtime.llamacpp import adapter
-    from runtime_tests.llamacpp import LlamaCpp
+    from runtime_tests.runners.llamacpp import LlamaCpp
 
     widened = _FOLDER / "f32.gguf"
     settings = api.llama_model_quantize_default_params()
     settings.ftype, settings.allow_requantize = 0, True
     assert api.llama_model_quantize(str(path).encode(), str(widened).encode(), settings) == 0
     runners = {"sparse": LlamaCpp(path, 2)}
-    adapter.is_sparse = lambda _file: False  # from here on, files are loaded as they stand
+    adapter.is_sparse = lambda file: False  # from here on, files are loaded as they stand
     runners |= {"stock": LlamaCpp(path, 2), "float activations": LlamaCpp(widened, 2)}
     prompts = {}
     for name in ("boolq", "medqa"):

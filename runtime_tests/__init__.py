@@ -1,4 +1,4 @@
-"""Proving an artifact in the runtime it is for: accuracy, likelihood, speed and memory."""
+"""Measure an artifact in its own runtime: accuracy, likelihood, speed and memory."""
 
 from runtime_tests.run import Plan, quality, run, run_on_gpus
 

@@ -1,4 +1,4 @@
-"""From scored answers to numbers with intervals, and to words where a number misleads."""
+"""Turn scored answers into figures with intervals."""
 
 import math
 import re
@@ -19,11 +19,11 @@ class Item:
 
     Attributes:
         id: row id.
-        prompt: what the model reads.
-        continuations: every choice, or the right answer alone, as it follows the prompt.
-        answer: index of the right continuation.
-        lengths: characters of each choice, for ``acc_norm``.
-        accepted: right answers of a short-answer row.
+        prompt: text that the model reads.
+        continuations: every choice, or only the correct answer, as it follows the prompt.
+        answer: index of the correct continuation.
+        lengths: number of characters of each choice, for ``acc_norm``.
+        accepted: correct answers of a short-answer row.
     """
 
     id: str
@@ -36,12 +36,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model made of one item.
+    """A model's result on one item.
 
     Attributes:
-        correct: whether it chose or wrote the right answer; None where nothing is chosen.
-        nats: negative log-likelihood of the right answer.
-        tokens: tokens of the right answer.
+        correct: whether it chose or wrote the correct answer; None if nothing is chosen.
+        nats: negative log-likelihood of the correct answer.
+        tokens: number of tokens of the correct answer.
     """
 
     correct: bool | None
@@ -50,7 +50,7 @@ class Answered:
 
 
 def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str | None) -> Answered:
-    """Compare a model's scores, or its written answer, with the right one.
+    """Compare a model's scores, or its written answer, with the correct one.
 
     ``acc`` takes the choice of the highest log-likelihood; ``acc_norm`` divides by the choice's
     characters first (both as in lm-evaluation-harness); ``exact_match`` compares the first line.
@@ -66,11 +66,11 @@ def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str 
     return Answered(correct, -right["logprob"], int(right["tokens"]))
 
 
-def guessing_line(items: list[Item]) -> float | None:
-    """Accuracy without any knowledge: chance, or always the most frequent answer; the higher.
+def chance_level(items: list[Item]) -> float | None:
+    """Accuracy of a random choice, or of always giving the most frequent answer; the higher one.
 
     Always giving the same answer is a strategy only where every row has the same choices, such as
-    yes and no; elsewhere the place of the right choice is nothing the model can see.
+    yes and no; elsewhere the model cannot see the position of the correct choice.
     """
     if not items or len(items[0].continuations) < 2:
         return None
@@ -82,7 +82,7 @@ def guessing_line(items: list[Item]) -> float | None:
 
 
 def accuracy_interval(answered: list[Answered]) -> dict[str, float] | None:
-    """Share of right answers with a Wilson interval; None where nothing is chosen."""
+    """Compute the share of correct answers with a Wilson interval; None if nothing is chosen."""
     from scipy.stats import binomtest
 
     if not answered or answered[0].correct is None:
@@ -99,13 +99,13 @@ def accuracy_interval(answered: list[Answered]) -> dict[str, float] | None:
 
 
 def nats_per_token(answered: list[Answered]) -> dict[str, float]:
-    """Negative log-likelihood per answer token, with a bootstrap interval over rows."""
+    """Compute negative log-likelihood per answer token, with a bootstrap interval over rows."""
     nats, tokens = _columns(answered)
     return _bootstrap(lambda i: nats[i].sum(-1) / tokens[i].sum(-1), len(answered))
 
 
 def nats_difference(before: list[Answered], after: list[Answered]) -> dict[str, float]:
-    """Increase in nats per answer token on the same rows, with a paired bootstrap interval."""
+    """Compute the increase in nats per answer token on the same rows, with a paired interval."""
     nats_b, tokens = _columns(before)
     nats_a, _ = _columns(after)
     delta = nats_a - nats_b
@@ -113,11 +113,11 @@ def nats_difference(before: list[Answered], after: list[Answered]) -> dict[str, 
 
 
 def perplexity(nats: list[float], tokens: int) -> dict[str, float]:
-    """Perplexity of text read in windows of equal length, with a bootstrap interval over them.
+    """Compute perplexity over windows of equal length, with a bootstrap interval over them.
 
     Args:
-        nats: of each window.
-        tokens: predicted in all of them.
+        nats: negative log-likelihood of each window.
+        tokens: number of tokens predicted in all windows.
     """
     windows = np.array(nats)
     each = tokens / len(nats)
@@ -125,8 +125,8 @@ def perplexity(nats: list[float], tokens: int) -> dict[str, float]:
     return {name: math.exp(value) for name, value in found.items()}
 
 
-def near_guessing(accuracy: dict[str, float] | None, line: float | None) -> bool:
-    """Whether an accuracy can't be told from guessing."""
+def near_chance(accuracy: dict[str, float] | None, line: float | None) -> bool:
+    """Whether an accuracy can't be told from chance level."""
     return accuracy is not None and line is not None and accuracy["low"] <= line
 
 

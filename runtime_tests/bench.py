@@ -1,4 +1,4 @@
-"""How fast artifacts are: each in a child process, all taking turns within every round."""
+"""Time artifacts, each in a child process, interleaved within every round."""
 
 import os
 import time
@@ -11,9 +11,9 @@ from typing import Any
 
 from edgeprune.support.errors import MachineError
 from runtime_tests.child import Child, start
-from runtime_tests.energy import joules
-from runtime_tests.gpus import gpus
+from runtime_tests.counters import joules
 from runtime_tests.run import Stage
+from runtime_tests.runners import entry_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Lengths:
 
     Attributes:
         prefill: prompt lengths, in tokens.
-        decode: tokens decoded one by one; behind a prompt of ``depth`` tokens.
-        depth: see ``decode``.
-        batch: sequences that are read or decoded side by side.
-        threads: numbers of threads; each artifact runs with each.
-        rounds: how often everything is timed.
-        first_token: whether the time to the first token is wanted, too.
+        decode: numbers of tokens decoded one by one, after a prompt of ``depth`` tokens.
+        depth: prompt length before decoding.
+        batch: batch sizes for reading and decoding.
+        threads: numbers of threads; each artifact runs with each number.
+        rounds: number of timing rounds.
+        first_token: whether to measure the time to the first token as well.
     """
 
     prefill: tuple[int, ...] = (256,)
@@ -55,12 +55,12 @@ def bench(
     progress: Callable[[str, int], AbstractContextManager[Stage]],
     on_gpus: bool = False,
 ) -> dict[str, Any]:
-    """Time artifacts beside each other.
+    """Time artifacts in interleaved rounds.
 
     Args:
-        artifacts: files or transformers folders, by the names they get in the result.
-        lengths: what to time.
-        progress: begins a stage of so many steps.
+        artifacts: files or transformers folders, by their names in the result.
+        lengths: lengths to time.
+        progress: begins a progress stage of so many steps.
         on_gpus: also on every GPU that can run an artifact here.
 
     Returns:
@@ -71,7 +71,7 @@ def bench(
         (``peak_memory``) or joules a token (``energy<n>``, where the processor counts them).
 
     Raises:
-        MachineError: the runtime refused an artifact or crashed on it.
+        MachineError: the runtime rejected an artifact or crashed on it.
     """
     rows: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
@@ -108,10 +108,10 @@ def bench(
 def _on_gpus(
     artifacts: dict[str, Path], lengths: Lengths, stack: ExitStack
 ) -> tuple[list[Contender], list[dict[str, str]]]:
-    """Artifacts on the GPUs that run them here, and those that don't, with the reason."""
+    """Find the GPUs that can run each artifact here, and reasons for those that cannot."""
     contenders, not_run = [], []
     for name, path in artifacts.items():
-        for gpu in gpus(path):
+        for gpu in entry_of(path).gpus:
             try:
                 if reason := gpu.why_not():
                     raise MachineError(reason)
@@ -124,7 +124,7 @@ def _on_gpus(
 
 
 def _warm_up(child: Child, lengths: Lengths) -> None:
-    """First calls allocate and page in."""
+    """Warm up: first calls allocate memory and load pages."""
     for batch in lengths.batch:
         child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=2, batch=batch)
 
@@ -153,7 +153,7 @@ def _name(test: str, tokens: int, batch: int) -> str:
 
 @contextmanager
 def _energy(device: str) -> Iterator[list[float]]:
-    """Fills in what the device used meanwhile, the prompt included; nothing if it can't tell."""
+    """Record the energy used, including the prompt, if the device can report it."""
     found: list[float] = []
     before = joules(device)
     yield found
@@ -163,7 +163,7 @@ def _energy(device: str) -> Iterator[list[float]]:
 
 
 def _cold_load(path: Path, threads: int) -> float | None:
-    """Seconds to load what is not in the page cache; None where pages can't be dropped."""
+    """Time loading without the page cache, in seconds; None if pages cannot be dropped."""
     if not hasattr(os, "posix_fadvise"):
         return None
     files = list(path.iterdir()) if path.is_dir() else sorted(path.parent.glob(f"{path.name}*"))

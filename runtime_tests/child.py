@@ -13,20 +13,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any
 
 from edgeprune.support.errors import (
     CheckFailed,
-    EdgepruneError,
     InputError,
     MachineError,
     UsageError,
-    out_of_memory,
 )
-from runtime_tests.gpus import kind
 
 TIMEOUT_VARIABLE = "EDGEPRUNE_RUNTIME_TIMEOUT"
 # Before a child is taken to hang: the slowest disk loads a model in the first, and the slowest
@@ -35,19 +31,12 @@ _SECONDS = 1800.0
 _SECONDS_A_TOKEN = 0.25
 _BY_CODE = {one.exit_code: one for one in (CheckFailed, UsageError, InputError, MachineError)}
 
-# What runs which kind of artifact: module and class; a folder is transformers'.
-_RUNNERS = {
-    ".gguf": ("runtime_tests.llamacpp", "LlamaCpp"),
-    ".onnx": ("runtime_tests.ort", "OnnxRuntime"),
-    "/": ("runtime_tests.hf", "Transformers"),
-}
-
 
 class Child:
     """The parent's end. Calls are the public methods of the runner.
 
     Attributes:
-        artifact: what it has loaded.
+        artifact: path of the loaded artifact.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", stderr: IO[str], artifact: Path):
@@ -57,7 +46,7 @@ class Child:
         """Call a method of the runner and wait for what it returns.
 
         Raises:
-            MachineError: the runtime refused, crashed, or gave no answer in time.
+            MachineError: the runtime rejected the call, crashed, or did not answer in time.
             EdgepruneError: as edgeprune raised it in the child.
         """
         limit, late = patience(arguments), Event()
@@ -77,27 +66,27 @@ class Child:
             code = self._process.wait()
             if late.is_set():
                 raise MachineError(
-                    f"The runtime gave no answer to '{name}' of {self.artifact} in {limit:.0f} "
+                    f"The runtime did not finish '{name}' of {self.artifact} within {limit:.0f} "
                     "seconds and was stopped.",
-                    f"Where it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
+                    f"If it is only slow, set {TIMEOUT_VARIABLE} to more seconds.",
                 )
             self._stderr.seek(0)
             tail = " ".join(self._stderr.read().split())[-300:]
             raise MachineError(
-                f"The runtime stopped with code {code} while it handled '{name}' of "
-                f"{self.artifact}: {tail or 'it left no message'}",
-                "edgeprune inspect shows whether the file is whole; out of memory is the usual "
-                "cause of code -9.",
+                f"The runtime exited with code {code} during '{name}' of {self.artifact}: "
+                f"{tail or 'it left no message'}",
+                "'edgeprune inspect' shows whether the file is damaged; code -9 usually means "
+                "out of memory.",
             )
         answer = json.loads(line)
         if "code" in answer:
             raise _BY_CODE[answer["code"]](answer["error"], answer["hint"])
         if "error" in answer:
-            raise MachineError(f"The runtime can't handle {self.artifact}: {answer['error']}")
+            raise MachineError(f"The runtime cannot run {self.artifact}: {answer['error']}")
         return answer["value"]
 
     def _answer(self, request: str) -> str:
-        """The child's next line; empty if it is gone."""
+        """Read the child's next line; empty if the child has exited."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
@@ -110,10 +99,10 @@ class Child:
 
 
 def patience(arguments: dict[str, Any]) -> float:
-    """Seconds after which a call with these arguments is taken to hang.
+    """Compute the seconds after which a call with these arguments counts as hanging.
 
     Raises:
-        UsageError: the environment sets them to something else than seconds.
+        UsageError: the environment variable is not a number of seconds.
     """
     if asked := os.environ.get(TIMEOUT_VARIABLE):
         try:
@@ -121,7 +110,7 @@ def patience(arguments: dict[str, Any]) -> float:
                 return min(seconds, TIMEOUT_MAX)
         except ValueError:
             pass
-        raise UsageError(f"{TIMEOUT_VARIABLE}={asked}: expected seconds, such as 3600.")
+        raise UsageError(f"{TIMEOUT_VARIABLE}={asked}: expected a number of seconds, such as 3600.")
     if "tokens" in arguments:
         tokens = arguments["tokens"] + arguments.get("prompt_tokens", 0)
         return _SECONDS + _SECONDS_A_TOKEN * tokens * arguments.get("batch", 1)
@@ -131,17 +120,17 @@ def patience(arguments: dict[str, Any]) -> float:
 
 
 @contextmanager
-def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child]:
+def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
     """Start a child process with ``artifact`` loaded; it ends with the context.
 
-    ``provider`` is ``CPU``, or one of `runtime_tests.gpus` by its name.
+    ``device`` is ``CPU``, or a GPU of the artifact's runner by its name.
 
     Raises:
-        MachineError: the runtime refused the artifact or crashed on it.
+        MachineError: the runtime rejected the artifact or crashed on it.
     """
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime_tests.child", str(artifact), str(threads), provider],
+            [sys.executable, "-m", "runtime_tests", str(artifact), str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -154,42 +143,3 @@ def start(artifact: Path, threads: int, provider: str = "CPU") -> Iterator[Child
         finally:
             process.kill()
             process.wait()
-
-
-def _serve(artifact: Path, threads: int, provider: str) -> None:
-    """The child's end."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
-    try:
-        module, name = _RUNNERS[kind(artifact)]
-        device = {} if provider == "CPU" else {"provider": provider}
-        runner = getattr(import_module(module), name)(artifact, threads, **device)
-        failure = None
-    except Exception as error:
-        if not isinstance(error, OSError | ImportError) and not _refusal(error):
-            raise  # a bug: the parent says how the child ended
-        failure = _refusal(error) or {"error": str(error)}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = failure or {"value": getattr(runner, request["call"])(**request["args"])}
-        except Exception as error:
-            answer = _refusal(error)
-            if not answer:
-                raise
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _refusal(error: Exception) -> dict[str, Any]:
-    """What the parent is told of an error; empty if it is a bug."""
-    if isinstance(error, EdgepruneError):
-        return {"error": str(error), "hint": error.hint, "code": error.exit_code}
-    of_onnxruntime = type(error).__module__.startswith("onnxruntime")  # no kind of RuntimeError
-    if isinstance(error, RuntimeError) or of_onnxruntime or out_of_memory(error):
-        return {"error": str(error) or "out of memory"}
-    return {}
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,4 +1,4 @@
-"""Two models on the same rows, or in the same rounds: how far apart, and how sure that is."""
+"""Paired differences of two models on the same rows or rounds, with intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Change:
-    """A change with the two-sided interval that holds it with the confidence asked for."""
+    """A change with its two-sided interval at the requested confidence."""
 
     value: float
     low: float
@@ -20,12 +20,12 @@ class Change:
 
 
 def one_sided(confidence: float) -> float:
-    """Confidence of the two-sided interval each of whose ends alone has ``confidence``."""
+    """Return the confidence of a two-sided interval whose ends each have ``confidence``."""
     return 2 * confidence - 1
 
 
 def accuracy_change(before: Sequence[bool], after: Sequence[bool], confidence: float) -> Change:
-    """Points of 100 that right answers to the same questions gained; below 0: lost.
+    """Compute the change in accuracy on the same questions, in percentage points.
 
     By Bonett and Price's adjusted Wald interval (J. Educ. Behav. Stat. 37, 2012), which counts one
     more answer lost and one more won: resampling rows on which nothing changed would be sure that
@@ -44,33 +44,33 @@ def accuracy_change(before: Sequence[bool], after: Sequence[bool], confidence: f
 
 
 def nats_rise(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
-    """Share by which nats rose, summed over the same rows; paired bootstrap over rows."""
+    """Compute the relative rise in nats, summed over the same rows; paired bootstrap over rows."""
     old, new = np.array(before, float), np.array(after, float)
     return bootstrap(lambda rows: new[rows].sum(-1) / old[rows].sum(-1) - 1, len(old), confidence)
 
 
 def speed_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
-    """Speed as a multiple of another's in the same rounds, their median; bootstrap over rounds.
+    """Compute the median ratio of two speeds in the same rounds; bootstrap over rounds.
 
-    Whatever made a round slow made both slow: their ratio does not know of it.
+    What slows a round slows both models, so the ratio is unaffected.
     """
     ratios = np.array(after, float) / np.array(before, float)
     return bootstrap(lambda rounds: np.median(ratios[rounds], -1), len(ratios), confidence)
 
 
 def rows_needed(value: float, worse: float, allowed: float, rows: int) -> int | None:
-    """About how many rows bring the worse end of an interval within what is allowed.
+    """Estimate how many rows would bring the worse end of an interval within the limit.
 
-    Intervals narrow by the root of the rows, if the next ones are like these.
+    Intervals narrow with the square root of the number of rows, if further rows are similar.
 
     Args:
-        value: the loss.
-        worse: the larger end of its interval.
-        allowed: the most that may be lost.
-        rows: how many there are.
+        value: measured loss.
+        worse: larger end of its interval.
+        allowed: largest loss allowed.
+        rows: number of rows measured.
 
     Returns:
-        None if the loss itself is not within what is allowed.
+        The number of rows; None if the loss itself exceeds the limit.
     """
     if not value < allowed:
         return None
@@ -80,12 +80,12 @@ def rows_needed(value: float, worse: float, allowed: float, rows: int) -> int | 
 
 
 def bootstrap(statistic: Callable[[Any], Any], count: int, confidence: float) -> Change:
-    """A percentile interval over resampled rows.
+    """Compute a percentile interval over resampled rows.
 
     Args:
         statistic: maps indices of rows to a value, over their last axis.
-        count: of rows.
-        confidence: of the two-sided interval.
+        count: number of rows.
+        confidence: confidence of the two-sided interval.
     """
     from scipy.stats import bootstrap
 

@@ -1,4 +1,4 @@
-"""The runtime test of a build: dense and pruned side by side, interleaved, each in a child."""
+"""The runtime test of a build: dense and pruned models, interleaved, each in a child process."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,32 +13,33 @@ from edgeprune.support.files import number
 from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
-from runtime_tests.providers import GPUS, Provider, why_not
+from runtime_tests.devices import Gpu
+from runtime_tests.runners import entry_of
 
 _ITEMS_PER_CALL = 16
 
 
 class Stage(Protocol):
-    """What progress is reported to."""
+    """A progress stage."""
 
     def advance(self, steps: int = 1) -> None:
-        """Say that some steps are done."""
+        """Report that some steps are done."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """Settings of a measurement.
 
     Attributes:
         items: evaluation rows of the task.
         metric: ``acc``, ``acc_norm``, ``exact_match`` or ``nats``.
-        max_answer_tokens: length of greedy answers for ``exact_match``.
+        max_answer_tokens: maximum length of greedy answers for ``exact_match``.
         general_text: text for general perplexity.
-        perplexity_tokens: how much of it to read, in tokens.
+        perplexity_tokens: number of its tokens to read.
         prefill_tokens: prompt length for timing.
-        decode_tokens: tokens decoded for timing.
-        rounds: timing rounds; artifacts take turns within each.
-        threads: threads of the runtime.
+        decode_tokens: number of tokens decoded for timing.
+        rounds: number of timing rounds, in each of which artifacts take turns.
+        threads: number of runtime threads.
     """
 
     items: list[Item]
@@ -60,17 +61,17 @@ def run(
     """Measure artifacts under equal conditions.
 
     Args:
-        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if
-            nothing was pruned.
-        plan: what to measure.
-        progress: begins a stage of so many steps.
+        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if nothing
+            was pruned.
+        plan: settings of the measurement.
+        progress: begins a progress stage of so many steps.
 
     Returns:
         A JSON-like record: one entry per artifact, and ``difference`` when there are two.
 
     Raises:
-        MachineError: the runtime refused an artifact or crashed on it.
-        CheckFailed: a likelihood is NaN or infinite; names the row or the window of text.
+        MachineError: the runtime rejected an artifact or crashed on it.
+        CheckFailed: a likelihood is NaN or infinite; the message names the row or text window.
     """
     with ExitStack() as stack:
         children = {
@@ -104,23 +105,26 @@ def run_on_gpus(
     artifact: Path,
     plan: Plan,
     progress: Callable[[str, int], AbstractContextManager[Stage]],
-    gpus: Sequence[Provider] = GPUS,
+    gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure an ONNX model with every GPU provider that runs here.
+    """Measure an artifact on every GPU that its runtime can use here.
 
     Args:
-        artifact: the ``.onnx`` file.
+        artifact: file or folder.
         plan: what to measure.
         progress: begins a stage of so many steps.
-        gpus: the providers.
+        gpus: by default those that a build measures on, which only some runtimes have.
 
     Returns:
-        For each provider its figures as `run` gives them, why it was ``not_run``, or how it
+        For each GPU its figures as `run` gives them, why it was ``not_run``, or how it
         ``failed``: what runs on the CPU may be too large for a GPU.
     """
+    entry = entry_of(artifact)
+    if gpus is None:
+        gpus = entry.gpus if entry.builds_on_gpus else ()
     found: dict[str, dict[str, Any]] = {}
     for gpu in gpus:
-        if reason := why_not(gpu):
+        if reason := gpu.why_not():
             found[gpu.name] = {"not_run": reason}
             continue
         try:
@@ -143,12 +147,12 @@ def quality(
 
     Args:
         artifact: the model file.
-        plan: what to measure; general text is skipped if ``perplexity_tokens`` is 0.
-        progress: begins a stage of so many steps.
+        plan: settings of the measurement; general text is skipped if ``perplexity_tokens`` is 0.
+        progress: begins a progress stage of so many steps.
 
     Returns:
         ``accuracy``, ``nats_per_answer_token``, ``general_perplexity``, ``answers`` row by row,
-        the guessing line, and whether the accuracy is near it; JSON-like.
+        the chance level, and whether the accuracy is near it; JSON-like.
     """
     with (
         start(artifact, plan.threads) as child,
@@ -159,9 +163,9 @@ def quality(
         if plan.perplexity_tokens:
             record["general_perplexity"] = _perplexity(child, plan)
             stage.advance()
-    line = accuracy.guessing_line(plan.items)
-    near = accuracy.near_guessing(record["accuracy"], line)
-    return record | {"guessing_line": line, "near_guessing": near}
+    line = accuracy.chance_level(plan.items)
+    near = accuracy.near_chance(record["accuracy"], line)
+    return record | {"chance_level": line, "near_chance": near}
 
 
 def _judged(answered: list[Answered]) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def _judged(answered: list[Answered]) -> dict[str, Any]:
 
 
 def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
-    """Row by row, so that another build can be compared on the same rows."""
+    """Record every row's result, so that another build can be compared on the same rows."""
     return {
         "rows": [item.id for item in plan.items],
         "correct": [one.correct for one in answered],
@@ -184,13 +188,13 @@ def _answers(plan: Plan, answered: list[Answered]) -> dict[str, list[Any]]:
 def _summary(
     records: dict[str, Any], answered: dict[str, list[Answered]], plan: Plan
 ) -> dict[str, Any]:
-    line = accuracy.guessing_line(plan.items)
+    line = accuracy.chance_level(plan.items)
     dense = records["dense"]
     result: dict[str, Any] = {
         "metric": plan.metric,
         "rows": len(plan.items),
-        "guessing_line": line,
-        "base_near_guessing": accuracy.near_guessing(dense["accuracy"], line),
+        "chance_level": line,
+        "base_near_chance": accuracy.near_chance(dense["accuracy"], line),
         "threads": plan.threads,
         "artifacts": records,
     }
@@ -238,8 +242,8 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
     found = child.call("perplexity", text=plan.general_text, tokens=plan.perplexity_tokens)
     if not found["tokens"]:
         raise InputError(
-            "The general text for perplexity is shorter than 512 tokens.",
-            "Give a longer general corpus with --general.",
+            "The general text for perplexity has fewer than 512 tokens.",
+            "Choose a longer general corpus with --general.",
         )
     for index, nats in enumerate(found["nats"], 1):
         _refuse_not_finite(child, f"Window {index} of the general text: its likelihood", [nats])
@@ -248,18 +252,18 @@ def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
 
 
 def _refuse_not_finite(child: Child, what: str, values: Iterable[float]) -> None:
-    """Raise if a model gave no figure: NaN would pass for an answer, and for one within bounds."""
+    """Raise an error for NaN or infinity, which would otherwise pass as a result."""
     for value in values:
         if not math.isfinite(value):
             raise CheckFailed(
                 f"{what} is {number(value)} in {child.call('info')['runtime']} ({child.artifact}).",
-                "Activations overflow, or weights are damaged: try --type f32 (onnx: fp32), and "
-                "look whether the dense model does it too.",
+                "Activations overflow, or weights are damaged. Try --type f32 (onnx: fp32), and "
+                "check the dense model.",
             )
 
 
 def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:
-    """Tokens per second; artifacts take turns, so that a slow minute hits all of them."""
+    """Measure tokens per second; artifacts take turns, so that noise affects all of them."""
     prefill: dict[str, list[float]] = {name: [] for name in children}
     decode: dict[str, list[float]] = {name: [] for name in children}
     for child in children.values():  # first calls allocate and page in

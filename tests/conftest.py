@@ -8,59 +8,25 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.support.paths import SHARED_DATA
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from edgeprune.models import Checkpoint, open_checkpoint
-from exporters.artifact import Model, Storage
-from exporters.gguf.export import export
-from tests.no_amx import refuse
+from tests.support.models import make_small, make_tiny
+from tests.support.streams import streams
 
 if TYPE_CHECKING:
-    from edgeprune.data.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
-
-refuse()  # before torch or llama.cpp asks for it
 
 hypothesis.settings.register_profile("shared-machine", deadline=None)  # time says nothing here
 hypothesis.settings.load_profile("shared-machine")
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def sparse_weights() -> None:
-    """llama.cpp looks for buffer types before its first model, whichever test loads that."""
-    from edgeprune.runtime import status
-
-    status()
 
 
 @pytest.fixture(scope="session")
 def real_checkpoint() -> Checkpoint:
     """SmolLM2-135M-Instruct, from the package."""
     return open_checkpoint("smollm2-135m")
-
-
-class Counter:
-    """A progress stage that counts."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
-
-
-def dense_model(checkpoint: Checkpoint) -> Model:
-    return Model(checkpoint.folder, checkpoint.weights(), gguf=checkpoint.gguf)
-
-
-@pytest.fixture(scope="session")
-def dense_f32(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real model exported without any loss."""
-    path = tmp_path_factory.mktemp("dense") / "dense-f32.gguf"
-    export(dense_model(real_checkpoint), Storage("f32"), path, None, "test", Counter())
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -77,31 +43,10 @@ def tiny_folder(real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
     return make_tiny(real_checkpoint, tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
-def make_tiny(tokenizer_from: Checkpoint, folder: Path, **changes: object) -> Path:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    options = {
-        "vocab_size": 49152,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**(options | changes)))
-    for parameter in model.parameters():  # large enough weights that logits differ clearly
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (folder / name).write_bytes((tokenizer_from.folder / name).read_bytes())
-    return folder
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-block Llama with few words and no tokenizer."""
+    return make_small(tmp_path_factory.mktemp("small") / "small-llama")
 
 
 @pytest.fixture(scope="session")
@@ -138,32 +83,14 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "compute_dtype", lambda _device: torch.float32)
 
 
-def streams(samples: int, length: int = 32) -> "dict[str, Stream]":
-    """Random tokens of both streams; every other one belongs to an answer."""
-    import torch
-
-    from edgeprune.data.streams import Stream
-
-    generator = torch.Generator().manual_seed(0)
-    found = {}
-    for name in ("general", "task"):
-        tokens = torch.randint(10, 512, (samples, length), generator=generator)
-        found[name] = Stream(tokens, tokens % 2 == 0)
-    return found
-
-
 @pytest.fixture(scope="session")
-def pruned(
-    real_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> "PrunedCheckpoint":
+def pruned(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "PrunedCheckpoint":
     """A tiny model with half its weights gone."""
-    from edgeprune.engine import prune
-    from edgeprune.pipeline.stages import pruning
-    from edgeprune.recipe.schema import Recipe
-    from edgeprune.support.progress import Quiet
+    from edgeprune.pruning.fusion import FusionRule
+    from edgeprune.pruning.matrix import Pruning
+    from tests.support.plans import prune_uniformly
 
-    recipe = Recipe(task="medqa", method="wanda")
     folder = tmp_path_factory.mktemp("pruned")
-    model = make_tiny(real_checkpoint, folder / "model", vocab_size=512)
-    checkpoint = open_checkpoint(str(model))
-    return prune(checkpoint, streams(2), pruning(recipe), folder / "work", Quiet(), "cpu")
+    checkpoint = open_checkpoint(str(small_folder))
+    mixed = Pruning("wanda", FusionRule("mix"))
+    return prune_uniformly(checkpoint, streams(2), mixed, folder, device="cpu")

@@ -20,11 +20,12 @@ from edgeprune.engine import Pruning, prune, runner
 from edgeprune.formats.weights import save_tensors
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.tensors import ModelPlan
 from edgeprune.pruning.fusion import FusionRule
-from edgeprune.pruning.masks import Pattern
 from edgeprune.support.environment import cores, describe
 from edgeprune.support.progress import Quiet
-from runtime_tests.memory import peak_memory
+from runtime_tests.counters import peak_memory
 
 
 def main() -> None:
@@ -39,15 +40,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(cores())
     if options.as_peer:
-        runner.compute_dtype = lambda _device: torch.float32
+        runner.compute_dtype = lambda device: torch.float32
     tokens = load_file(options.tokens)["general"]
-    pattern = Pattern() if options.pattern == "0:0" else Pattern.parse(options.pattern)
-    pruning = Pruning(options.method, FusionRule("general"), pattern, options.sparsity)
+    pattern = UNSTRUCTURED if options.pattern == "0:0" else parse(options.pattern)
+    pruning = Pruning(options.method, FusionRule("general"))
+    plan = ModelPlan({}, pattern, options.sparsity)
     streams = {"general": Stream(tokens, torch.ones_like(tokens, dtype=torch.bool))}
     checkpoint = open_checkpoint(options.model)
     load_model(checkpoint)  # once before, with all that is imported for it, as the peer's is loaded
     start = time.perf_counter()
-    pruned = prune(checkpoint, streams, pruning, options.out / "work", Quiet())
+    pruned = prune(checkpoint, streams, pruning, plan, options.out / "work", Quiet())
     seconds = time.perf_counter() - start
     peak = peak_memory()
     weights = pruned.weights()

@@ -103,7 +103,7 @@ def save(model: Any, source: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     state = model.state_dict()
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for file in source.glob("*.safetensors"):
         with safe_open(file, "pt") as stored:
             tensors |= {name: state[name].float().clone() for name in stored.keys()}  # noqa: SIM118

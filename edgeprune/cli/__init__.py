@@ -1,4 +1,4 @@
-"""The command line: one file a verb, imported when it is called."""
+"""The command line: one file per command, imported when it is called."""
 
 import importlib
 import os
@@ -14,23 +14,24 @@ from edgeprune.support.errors import EXIT_BUG, EXIT_INTERRUPTED, known
 # Set, and not 0: every error comes with its traceback.
 _DEBUG = "EDGEPRUNE_DEBUG"
 
+_HELP = ["-h", "--help"]
 # verb -> module; the short help stands here so that `--help` imports nothing.
 _VERBS = {
     "build": ("edgeprune.cli.build", "Prune a model for a task, export it and measure it."),
-    "plan": ("edgeprune.cli.plan", "Say what a build would need and give; does no work."),
+    "plan": ("edgeprune.cli.plan", "Show what a build would need and produce, without building."),
     "ablate": ("edgeprune.cli.ablate", "Compare methods, fusions and sparsities on one task."),
     "eval": ("edgeprune.cli.eval", "Score an artifact on a task and on general text."),
-    "bench": ("edgeprune.cli.bench", "Time artifacts beside each other, in turns."),
-    "check": ("edgeprune.cli.check", "Say whether a build got worse: exit code 0, 1 or 2."),
-    "baseline": ("edgeprune.cli.baseline", "Keep what a build measured, to check others by."),
+    "bench": ("edgeprune.cli.bench", "Time artifacts in interleaved rounds."),
+    "check": ("edgeprune.cli.check", "Check a build for regressions: exit code 0, 1 or 2."),
+    "baseline": ("edgeprune.cli.baseline", "Save a build's measurements as a baseline for check."),
     "sweep": ("edgeprune.cli.sweep", "Build many recipes and compare them."),
-    "report": ("edgeprune.cli.report", "Write a build's page again, or compare builds."),
+    "report": ("edgeprune.cli.report", "Write a build's report page again, or compare builds."),
     "inspect": ("edgeprune.cli.inspect", "Show an artifact's metadata and count its zeros."),
-    "pack": ("edgeprune.cli.pack", "Leave the zeros out of a GGUF file; it still runs."),
-    "unpack": ("edgeprune.cli.pack", "Restore the file that a packed one was made from."),
-    "chat": ("edgeprune.cli.chat", "Talk to a model on the terminal."),
-    "serve": ("edgeprune.cli.serve", "Serve a model by an OpenAI-compatible interface."),
-    "runtime": ("edgeprune.cli.runtime", "Show whether sparse weights run as such here."),
+    "pack": ("edgeprune.cli.pack", "Store a pruned file without its zeros; it still runs."),
+    "unpack": ("edgeprune.cli.pack", "Restore the original of a packed file."),
+    "chat": ("edgeprune.cli.chat", "Chat with a model on the terminal."),
+    "serve": ("edgeprune.cli.serve", "Serve a model over an OpenAI-compatible API."),
+    "runtime": ("edgeprune.cli.runtime", "Show whether sparse kernels are available here."),
     "tasks": ("edgeprune.cli.tasks", "List tasks, or show one."),
     "recipes": ("edgeprune.cli.recipes", "List, copy and check recipes."),
 }
@@ -45,7 +46,7 @@ Examples:
 
 
 class _Group(click.Group):
-    """Loads a verb's module only when that verb is used."""
+    """Loads a command's module only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -54,7 +55,10 @@ class _Group(click.Group):
         if cmd_name not in _VERBS:
             return None
         module = importlib.import_module(_VERBS[cmd_name][0])
-        return getattr(module, cmd_name, None) or module.command
+        command = getattr(module, cmd_name, None) or module.command
+        for one in (command, *getattr(command, "commands", {}).values()):
+            one.context_settings.setdefault("help_option_names", _HELP)
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in _VERBS:
@@ -73,11 +77,11 @@ def _set_debug(_context: click.Context, _option: click.Parameter, debug: bool) -
         os.environ[_DEBUG] = "1"  # processes that are started from here inherit it
 
 
-@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": _HELP})
 @click.version_option(package_name="edgeprune")
 @click.option(
     "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug,
-    help=f"Show the traceback of every error; {_DEBUG}=1 does, too.",
+    help=f"Show the traceback of every error; {_DEBUG}=1 does the same.",
 )  # fmt: skip
 def cli() -> None:
     """Compile a language model and a task into a sparse on-device assistant."""
@@ -99,12 +103,12 @@ def main() -> None:
 
 
 def _say(error: BaseException) -> int:
-    """Tell the user of an error; its exit code."""
+    """Report an error to the user, and return its exit code."""
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        click.echo("Interrupted. Run the same command again to resume.", err=True)
         return EXIT_INTERRUPTED
     told = known(error)
     if told is None:
@@ -121,7 +125,7 @@ def _say(error: BaseException) -> int:
 
 
 def _traceback(error: BaseException) -> str:
-    """Where a bug's traceback is to be found."""
+    """Save a bug's traceback, and say where to find it."""
     if _debugging():
         return "traceback above"
     try:

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edgeprune.regression.measurement import Timed
 
 _EPILOG = """\b
 Examples:
@@ -30,7 +33,7 @@ def command() -> None:
 @click.option("--rounds", type=click.IntRange(2), default=15, show_default=True)
 @folder_option
 def save(build: Path, name: str | None, rounds: int, folder: Path) -> None:
-    """Time a build beside its dense twin, and keep that with its answers."""
+    """Time a build beside its dense baseline, and keep that with its answers."""
     from edgeprune.regression import baselines
     from edgeprune.regression.measurement import measure
     from edgeprune.support.progress import Bars
@@ -62,15 +65,15 @@ def show(name: str, as_json: bool, folder: Path) -> None:
 
     found = baselines.load(name, folder)
     if as_json:
-        click.echo(json_text(found))
+        click.echo(json_text(found.to_json()))
         return
-    where = found["surroundings"]
-    click.echo(f"{found['build']} for {found['task']}, {found['threads']} threads")
-    click.echo(f"{where['processor']}, {where['cores']} cores, fingerprint {found['machine']}")
-    for artifact, one in found["artifacts"].items():
-        click.echo(f"{artifact:<7} {_speeds(one)}, {one['file_bytes'] / 1e6:.1f} MB")
+    where = found.surroundings
+    click.echo(f"{found.build} for {found.task}, {found.threads} threads")
+    click.echo(f"{where.processor}, {where.cores} cores, fingerprint {found.machine}")
+    for artifact, one in found.artifacts.items():
+        click.echo(f"{artifact:<7} {_speeds(one)}, {one.file_bytes / 1e6:.1f} MB")
 
 
-def _speeds(one: dict[str, Any]) -> str:
-    parts = [f"{kind} {median(one[kind]):.1f} tokens/s" for kind in ("prefill", "decode")]
+def _speeds(one: "Timed") -> str:
+    parts = [f"{kind} {median(one.of(kind)):.1f} tokens/s" for kind in ("prefill", "decode")]
     return ", ".join(parts)

@@ -32,19 +32,38 @@ class _Numbers(click.ParamType):
         except ValueError:
             found = (0,)
         if min(found) < 1:
-            self.fail(f"{value!r} is not a list of numbers from 1 on, such as 128,512.", param, ctx)
+            self.fail(f"{value!r} is not a list of positive integers, such as 128,512.", param, ctx)
         return found
 
 
 @click.command("bench", epilog=_EPILOG)
 @click.argument("artifacts", nargs=-1, required=True)
-@click.option("--prefill", type=_Numbers(), default=(256,), help="Prompt lengths. [256]")
-@click.option("--decode", type=_Numbers(), default=(64,), help="Tokens to decode. [64]")
-@click.option("--depth", type=click.IntRange(1), default=64, help="Prompt before them. [64]")
-@click.option("--batch", type=_Numbers(), default=(1,), help="Sequences side by side. [1]")
-@click.option("--threads", type=_Numbers(), help="Numbers of threads. [all cores]")
-@click.option("--gpu", is_flag=True, help="On GPUs as well; those that are not here are named.")
-@click.option("--rounds", type=click.IntRange(1), default=10, help="Rounds in turn. [10]")
+@click.option(
+    "--prefill",
+    type=_Numbers(),
+    default=(256,),
+    help="Prompt lengths in tokens, comma-separated. [256]",
+)
+@click.option(
+    "--decode",
+    type=_Numbers(),
+    default=(64,),
+    help="Numbers of tokens to decode, comma-separated. [64]",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    default=64,
+    help="Prompt length before the decoded tokens. [64]",
+)
+@click.option("--batch", type=_Numbers(), default=(1,), help="Batch sizes, comma-separated. [1]")
+@click.option("--threads", type=_Numbers(), help="Numbers of threads, comma-separated. [all cores]")
+@click.option(
+    "--gpu", is_flag=True, help="Also run on GPUs; those that are not available are listed."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=10, help="Number of interleaved rounds. [10]"
+)
 @click.option(
     "--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True
 )
@@ -56,9 +75,9 @@ def command(
     form: str,
     **lengths: Any,
 ) -> None:
-    """Time GGUF and ONNX files and transformers models beside each other, in turns."""
+    """Time GGUF and ONNX files and transformers models in interleaved rounds."""
     from edgeprune.models import artifact_path
-    from edgeprune.support.environment import cores, surroundings
+    from edgeprune.support.environment import conditions, cores
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
     from runtime_tests.bench import Lengths, bench
@@ -66,7 +85,7 @@ def command(
     paths = {}
     for text in dict.fromkeys(artifacts):
         paths[text] = artifact_path(text)
-    before = surroundings()
+    before = conditions()
     timed = Lengths(threads=threads or (cores(),), **lengths)
     found = bench(paths, timed, Bars().stage, on_gpus=gpu)
     record = {"surroundings": before} | found
@@ -94,7 +113,7 @@ def _csv(record: dict[str, Any]) -> str:
 
 
 def _markdown(record: dict[str, Any]) -> str:
-    """llama-bench's form."""
+    """Print a table in llama-bench's form."""
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     about = {r["artifact"]: r for r in record["rows"] if "runtime" in r}
     for row in record["rows"]:

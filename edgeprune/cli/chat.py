@@ -15,10 +15,14 @@ Examples:
 @click.command("chat", epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
-@click.option("--max-tokens", default=256, show_default=True, help="Longest answer in tokens.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option(
+    "--max-tokens", default=256, show_default=True, help="Maximum length of an answer in tokens."
+)
+@click.option(
+    "--temperature", default=0.0, show_default=True, help="Sampling temperature; 0 is greedy."
+)
 def command(model: Path, context: int, max_tokens: int, temperature: float) -> None:
-    """Talk to a GGUF model with its own chat template. An empty line or Ctrl-D ends."""
+    """Chat with a GGUF model, using its chat template. An empty line or Ctrl-D ends the chat."""
     from edgeprune.runtime.llamacpp.chat import Chat
 
     chat = Chat(model, context)

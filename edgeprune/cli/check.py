@@ -21,8 +21,8 @@ Examples:
   edgeprune check builds/new --baseline main --device laptop-cpu --junit check.xml
   edgeprune check builds/new --device phone-arm            # limits alone
 \b
-Exits with 0: held, 1: regressed, 2: could not tell (too noisy, too few rows, other questions,
-another machine).
+Exit codes: 0 held, 1 regressed, 2 unclear (too noisy, too few rows, other questions, another
+machine).
 """
 
 
@@ -45,14 +45,14 @@ def command(
     build: Path, baseline: str | None, device: str | None, rounds: int, threads: int | None,
     junit: Path | None, github: bool, as_json: bool, folder: Path, **thresholds: float | None,
 ) -> None:  # fmt: skip
-    """Hold a build against another one, or against a device's limits: did it get worse?
+    """Compare a build with a baseline or with a device's limits: did it get worse?
 
-    A change of speed counts when it passes its threshold and a test says it is real. If the
-    baseline's artifact is still where it was, both are timed in the same rounds (Wilcoxon's test).
-    Speeds as multiples of the dense twin's and tokens per second are held against the baseline's
-    own (Mann-Whitney's test), with wider thresholds, as shared machines wander: they show a slower
-    runtime or fewer threads. Answers are compared by McNemar's test and paired bootstrap. A measure
-    is held only if the worse end of its 95 % interval is within what is allowed.
+    A change of speed counts if it passes its threshold and a statistical test confirms it. If the
+    baseline's artifact still exists, both are timed in the same rounds (Wilcoxon's test). Tokens
+    per second, and speeds relative to the dense baseline, are also compared with those that were
+    saved (Mann-Whitney's test). Their thresholds are wider, because shared machines drift; they
+    show a slower runtime or fewer threads. Answers are compared by McNemar's test and a paired
+    bootstrap. A measure has held only if the worse end of its 95 % interval is within its limit.
     """
     from edgeprune.regression import baselines, limits
     from edgeprune.regression.compare import Thresholds, compare
@@ -62,10 +62,12 @@ def command(
     from edgeprune.support.progress import Bars
 
     if not baseline and not device:
-        raise UsageError("Nothing to hold the build against.", "Give --baseline or --device.")
+        raise UsageError(
+            "There is nothing to compare the build with.", "Give --baseline or --device."
+        )
     asked = limits.read_limits(device) if device else None
     before = baselines.load(baseline, folder) if baseline else None
-    used = threads or (before["threads"] if before else None)
+    used = threads or (before.threads if before else None)
     after = measure(build, rounds, used, Bars(), before)
     findings = []
     if before:
@@ -78,7 +80,7 @@ def command(
         write_text(junit, _junit(findings, build).decode())
     if as_json:
         found = [vars(finding) for finding in findings]
-        click.echo(json_text({"verdict": verdict, "findings": found, "measured": after}))
+        click.echo(json_text({"verdict": verdict, "findings": found, "measured": after.to_json()}))
     else:
         for finding in findings:
             click.echo(_annotation(finding) if github else _line(finding))
@@ -94,10 +96,11 @@ def worst(findings: "list[Finding]") -> str:
 
 def _said(verdict: str) -> str:
     return {
-        "held": "holds.",
-        "regressed": "got worse.",
-        "unclear": "could not be told apart. Speed asks for more --rounds or a quieter machine; "
-        "answers for more rows: build both with a larger eval_rows (or perplexity_tokens).",
+        "held": "is within every limit.",
+        "regressed": "is worse than allowed.",
+        "unclear": "can't be judged. For speed, use more --rounds or a quieter machine. For "
+        "answers, build both with a larger measurement.eval_rows (or "
+        "measurement.perplexity_tokens).",
     }[verdict]
 
 

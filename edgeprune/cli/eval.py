@@ -15,11 +15,15 @@ Examples:
 @click.command("eval", epilog=_EPILOG)
 @click.argument("artifact")
 @click.option("--task", required=True, help="Shipped task, or a .yaml or .jsonl file.")
-@click.option("--general", help="General text for perplexity [boolq_passages]")
-@click.option("--rows", type=click.IntRange(1), help="Evaluation rows of the task [200]")
-@click.option("--perplexity-tokens", type=click.IntRange(512), help="Of general text [8192]")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime [all cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, row by row.")
+@click.option("--general", help="General text for perplexity. [boolq_passages]")
+@click.option("--rows", type=click.IntRange(1), help="Number of evaluation rows of the task. [200]")
+@click.option(
+    "--perplexity-tokens", type=click.IntRange(512), help="Number of tokens of general text. [8192]"
+)
+@click.option("--threads", type=click.IntRange(1), help="Number of runtime threads. [all cores]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print everything as JSON, with every row's answer."
+)
 def command(artifact: str, task: str, rows: int | None, as_json: bool, **values: Any) -> None:
     """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
     import runtime_tests
@@ -30,10 +34,21 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
 
-    given = {"task": task, "eval_rows": rows} | values
+    given = {
+        "data.task": task,
+        "data.general": values["general"],
+        "measurement.eval_rows": rows,
+        "measurement.perplexity_tokens": values["perplexity_tokens"],
+        "measurement.threads": values["threads"],
+    }
     recipe = make({name: value for name, value in given.items() if value is not None})
     path = artifact_path(artifact)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = load_data(
+        recipe.data.task,
+        recipe.data.general,
+        recipe.measurement.eval_rows,
+        recipe.measurement.perplexity_tokens,
+    )
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     if as_json:
         click.echo(json_text({"artifact": artifact, "task": data.task.task.name} | found))
@@ -58,9 +73,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"general perplexity     {perplexity['value']:.2f} ({perplexity['low']:.2f}-"
             f"{perplexity['high']:.2f}) over {perplexity['tokens']} tokens"
         )
-    if found["near_guessing"]:
+    if found["near_chance"]:
         lines.append(
-            "The accuracy can't be told from guessing "
-            f"({found['guessing_line']:.3f}): go by the likelihood of the right answer."
+            f"The accuracy is not significantly above chance level ({found['chance_level']:.3f}): "
+            "compare nats per answer token instead."
         )
     return lines

@@ -17,7 +17,7 @@ Examples:
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(artifact: Path, as_json: bool) -> None:
-    """Show an artifact's metadata and count the zeros of every tensor in its bytes."""
+    """Show an artifact's metadata, and count the zeros of every tensor in its bytes."""
     from edgeprune.formats.inspection import inspect
     from edgeprune.support.files import json_text
 
@@ -51,7 +51,7 @@ def _print(found: dict[str, Any]) -> None:
             if declared is None
             else "matches"
             if declared == tensor["nonzeros"]
-            else f"DIFFERS: {declared} non-zeros",
+            else f"DIFFERS: metadata declares {declared} non-zeros",
         )
     console.print(rows)
     if not found["sparse"]:
@@ -59,5 +59,5 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> str:
-    """A value on one line, without the control characters a hostile file may hold."""
+    """Format a value on one line, without control characters, which a hostile file may contain."""
     return "".join(c if c.isprintable() else " " for c in str(value)[:100])

@@ -26,11 +26,11 @@ Examples:
     type=click.Choice(["bitmask", "coo"]),
     default="bitmask",
     show_default=True,
-    help="coo: ONNX's sparse_initializer, 8 bytes more for each weight that is left.",
+    help="coo: ONNX's sparse_initializer, which adds 8 bytes per kept weight.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
 def command(model: Path, out: Path | None, storage: str, as_json: bool) -> None:
-    """Leave the zeros out of a pruned GGUF or ONNX file: about two thirds of its size at 50 %."""
+    """Store a pruned GGUF or ONNX file without its zeros: about two thirds of its size at 50 %."""
     from edgeprune.formats.packers import packed_name, packer
     from edgeprune.report.words import size_text
     from edgeprune.support.progress import Bars
@@ -44,15 +44,16 @@ def command(model: Path, out: Path | None, storage: str, as_json: bool) -> None:
         return
     if storage == "coo":
         click.echo(
-            "onnxruntime makes such weights dense when it loads them: this file is for tools that "
-            "ask for ONNX's sparse tensors. `edgeprune pack` without --storage is smaller.",
+            "onnxruntime makes these weights dense when it loads them. This file is for tools "
+            "that need ONNX's sparse tensors; `edgeprune pack` without --storage makes a "
+            "smaller file.",
             err=True,
         )
     click.echo(
         f"{target}: {size_text(sizes['packed_bytes'])} of {size_text(sizes['bytes'])} "
         f"({sizes['packed_bytes'] / sizes['bytes']:.0%}); {sizes['tensors']} tensors at "
-        f"{sizes['packed_tensor_bytes'] / sizes['tensor_bytes']:.0%} of their size. It unpacks to "
-        "the same bytes: checked."
+        f"{sizes['packed_tensor_bytes'] / sizes['tensor_bytes']:.0%} of their size. Verified: it "
+        "unpacks to the same bytes."
     )
 
 
@@ -66,17 +67,17 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[<name>.gguf]")
 def unpack(model: Path, out: Path | None) -> None:
-    """Restore the file that a packed one was made from, bit for bit, for stock tools."""
+    """Restore the original of a packed file, bit for bit, for stock tools."""
     from edgeprune.formats.gguf import packed as packed_file
     from edgeprune.support.errors import UsageError
     from edgeprune.support.progress import Bars
 
     if model.suffix == ".onnx":
-        raise UsageError(f"{model} needs no unpacking: any onnxruntime opens it as it is.")
+        raise UsageError(f"{model} does not need unpacking: any onnxruntime opens it as it is.")
     target = out or model.with_name(model.name.removesuffix(_PACKED) + ".gguf")
     if target == model or (out is None and target.exists()):
-        raise UsageError(f"{target} is there already.", "Say where with --out.")
+        raise UsageError(f"{target} already exists.", "Choose another file with --out.")
     size = packed_file.PackedFile(model).size
     with Bars().stage("unpack", size) as stage:
         packed_file.unpack(model, target, stage.advance)
-    click.echo(f"{target}: the bytes that were packed, by their SHA-256.")
+    click.echo(f"{target}: restored; the SHA-256 matches the original.")

@@ -1,13 +1,15 @@
 """`edgeprune plan`, and `edgeprune build --dry-run`."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.cli.options import recipe_options, take_recipe
+
+if TYPE_CHECKING:
+    from edgeprune.data.loading import Data
+    from edgeprune.pipeline.estimate import Estimate
 
 _EPILOG = """\b
 Examples:
@@ -18,53 +20,87 @@ Examples:
 
 @click.command("plan", epilog=_EPILOG)
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path), help="Build folder [builds/<name>]")
+@click.option("--out", type=click.Path(path_type=Path), help="Build folder. [builds/<name>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(out: Path | None, as_json: bool, **values: Any) -> None:
-    """Say what a build would need and give. Opens headers only; writes nothing."""
+    """Show the plan of every tensor, and what a build would need and produce.
+
+    This reads headers only and writes nothing. If the allocation measures the model, zeros are
+    shown as uniform. --json has a row for every tensor.
+    """
     show(take_recipe(values), out, as_json)
 
 
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     """Print a plan."""
-    from edgeprune.data.loading import load_data
     from edgeprune.pipeline.estimate import plan
     from edgeprune.pipeline.folders import default_folder
-    from edgeprune.report.words import size_text
+    from edgeprune.pipeline.job import rows_for
+    from edgeprune.pipeline.record import plan_rows
+    from edgeprune.support.files import json_text
 
     folder = out or default_folder(recipe)
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    figures = plan(recipe)
-    sources = {
-        "task": f"{data.task.task.name} from {data.task.split.origin}: "
-        f"{len(data.task.split.calibration)} rows to calibrate on, "
-        f"{len(data.evaluation)} to measure",
-        "general": f"{data.general.task.name} from {data.general.split.origin}: "
-        f"{len(data.general.split.calibration)} rows",
-    }
+    data, figures = rows_for(recipe), plan(recipe)
+    sources = _sources(data)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"recipe": recipe.model_dump(), "out": str(folder), "plan": asdict(figures)}
-                | {"data": sources}
-            )
-        )
+        numbers = {k: v for k, v in vars(figures).items() if k != "plan"}
+        numbers["tensors"] = [row.to_json() for row in plan_rows(figures.plan)]
+        values = {"recipe": recipe.model_dump(), "out": str(folder), "plan": numbers}
+        click.echo(json_text(values | {"data": sources}))
         return
-    rows = {
-        "model": f"{recipe.model}, {figures.parameters:,} weights",
+    _print_table(figures)
+    for name, text in _lines(recipe, figures, sources, folder).items():
+        click.echo(f"{name:<10}{text}")
+
+
+def _sources(data: "Data") -> dict[str, str]:
+    task, general = data.task, data.general
+    return {
+        "task": (
+            f"{task.task.name} from {task.split.origin}: {len(task.split.calibration)} rows for "
+            f"calibration, {len(data.evaluation)} for evaluation"
+        ),
+        "general": f"{general.task.name} from {general.split.origin}: "
+        f"{len(general.split.calibration)} rows",
+    }
+
+
+def _print_table(figures: "Estimate") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeprune.pipeline.record import plan_rows
+    from edgeprune.report.tensors import HEADINGS, by_kind, cells
+
+    table = Table(*HEADINGS, box=None, pad_edge=False)
+    for rows in by_kind(plan_rows(figures.plan)):
+        table.add_row(*cells(rows))
+    Console(soft_wrap=True, highlight=False).print(table)
+    click.echo()
+
+
+def _lines(
+    recipe: Any, figures: "Estimate", sources: dict[str, str], folder: Path
+) -> dict[str, str]:
+    import exporters
+    from edgeprune.report.words import size_text
+
+    asked = recipe.pruning
+    zeros_cost = exporters.get(recipe.artifact.target).zeros_cost
+    lines = {
+        "model": f"{recipe.model.name}, {figures.parameters:,} weights",
         "pruned": f"{figures.zeros:,} zeros in {figures.prunable:,} weights of the decoder blocks "
-        f"({recipe.method}, {recipe.fusion}, {recipe.pattern})",
+        f"({asked.method}, {asked.fusion.mode}, {asked.pattern})",
         **sources,
-        "artifact": f"{size_text(figures.artifact_bytes)} of weights as {recipe.type}, no smaller "
-        f"than dense: {recipe.target.upper()} stores zeros in full",
+        "artifact": f"{size_text(figures.artifact_bytes)} of weights as {recipe.artifact.type}: "
+        f"{zeros_cost}",
         "disk": size_text(figures.disk_bytes),
         "memory": f"about {size_text(figures.memory_bytes)}",
         "time": f"about {max(1, round(figures.seconds / 60))} min on this machine",
         "out": str(folder),
     }
-    if recipe.recover:
-        steps = recipe.recover_steps
-        length = f"{steps} steps" if steps else recipe.recover_budget
-        rows["training"] = f"{', '.join(recipe.recover_by)}: {length}"
-    for name, text in rows.items():
-        click.echo(f"{name:<10}{text}")
+    if recipe.training.enabled:
+        steps = recipe.training.steps
+        length = f"{steps} steps" if steps else recipe.training.budget
+        lines["training"] = f"{', '.join(recipe.training.ways)}: {length}"
+    return lines

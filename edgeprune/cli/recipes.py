@@ -31,7 +31,7 @@ def list_recipes() -> None:
 @click.argument("name")
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 def copy(name: str, target: Path | None) -> None:
-    """Copy a shipped recipe to a file of your own."""
+    """Copy a shipped recipe to a file to edit."""
     from edgeprune.support.errors import UsageError, unknown
     from edgeprune.support.files import write_text
     from edgeprune.support.resources import shipped
@@ -41,15 +41,17 @@ def copy(name: str, target: Path | None) -> None:
         raise unknown("recipe", name, known)
     target = target or Path(f"{name}.yaml")
     if target.exists():
-        raise UsageError(f"{target} exists; nothing was overwritten.", "Give another name.")
+        raise UsageError(
+            f"{target} already exists; it was not overwritten.", "Choose another name."
+        )
     write_text(target, known[name].read_text(encoding="utf-8"))
-    click.echo(f"{target}: edit it, then edgeprune build --recipe {target}")
+    click.echo(f"{target}: edit it, then run: edgeprune build --recipe {target}")
 
 
 @command.command("validate")
 @click.argument("files", nargs=-1, required=True)
 def validate(files: tuple[str, ...]) -> None:
-    """Check recipe files; all mistakes are listed at once."""
+    """Check recipe files, and list all mistakes at once."""
     from edgeprune.recipe.load import load
 
     for file in files:

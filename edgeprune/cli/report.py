@@ -1,10 +1,12 @@
 """`edgeprune report`."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edgeprune.manifest import Manifest
 
 _EPILOG = """\b
 Examples:
@@ -28,11 +30,11 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     from edgeprune.support.extras import need
     from edgeprune.support.files import json_text, write_text
 
-    need("matplotlib", "adjustText", "huggingface_hub")
+    need("matplotlib", "huggingface_hub", *(["adjustText"] if compare else []))
     from edgeprune.report import comparison
 
     if (out or as_json) and not compare:
-        raise UsageError("--out and --json belong to --compare: a build's page has its place.")
+        raise UsageError("--out and --json need --compare: a build's page is always report.html.")
     out = out or Path("comparison.html")
     manifests = _manifests(builds)
     if not compare:
@@ -43,7 +45,7 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     found = comparison.entries(manifests)
     write_text(out, comparison.render(found))
     if as_json:
-        click.echo(json_text([asdict(entry) for entry in found]))
+        click.echo(json_text(comparison.as_json(found)))
         return
     from rich.console import Console
     from rich.table import Table
@@ -55,28 +57,15 @@ def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: 
     click.echo(out)
 
 
-def _manifests(folders: tuple[Path, ...]) -> dict[Path, dict[str, Any]]:
+def _manifests(folders: tuple[Path, ...]) -> "dict[Path, Manifest]":
     """Manifests by folder; a folder of builds stands for those in it, the oldest first."""
-    from edgeprune.regression.measurement import read_build
-    from edgeprune.support.errors import InputError
+    from edgeprune.manifest import read
 
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, Manifest] = {}
     for folder in folders:
         inside = sorted(folder.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         if inside and not (folder / "manifest.json").exists():
-            found |= {path.parent: read_build(path.parent) for path in inside}
+            found |= {path.parent: read(path.parent) for path in inside}
         else:
-            found[folder] = read_build(folder)
-    for folder, manifest in found.items():
-        trained = [t for t in (manifest["recovery"] or {}).values() if "curve" in t]
-        known = all("task_share" in training for training in trained)
-        if "license" not in manifest["model"] or "low" not in _perplexity(manifest) or not known:
-            raise InputError(
-                f"{folder} was made by an older edgeprune: its manifest lacks what reports need.",
-                "Run the same edgeprune build again: finished stages are kept.",
-            )
+            found[folder] = read(folder)
     return found
-
-
-def _perplexity(manifest: dict[str, Any]) -> dict[str, Any]:
-    return manifest["results"]["artifacts"]["dense"]["general_perplexity"]

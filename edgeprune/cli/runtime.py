@@ -16,7 +16,7 @@ Examples:
 @click.command("runtime", epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(as_json: bool) -> None:
-    """Show whether sparse weights are on here, with which kernels, and if not, why."""
+    """Show whether sparse weights are on here and with which kernels, or why they are off."""
     from dataclasses import asdict
     from importlib.metadata import version
 
@@ -33,8 +33,8 @@ def command(as_json: bool) -> None:
     others = [name for name in found.kernels if name != found.kernel]
     for name, text in (
         ("sparse weights", f"{'on' if found.on else 'off'}: {found.reason}"),
-        ("kernels", f"{found.kernel or 'none'} ({', '.join(others) or 'no others'} could run)"),
+        ("kernels", f"{found.kernel or 'none'} ({', '.join(others) or 'none'} also available)"),
         ("processor", f"{machine['processor']}, {machine['cores']} cores"),
-        ("llama-cpp-python", f"{version('llama-cpp-python')} (checked: {', '.join(CHECKED)})"),
+        ("llama-cpp-python", f"{version('llama-cpp-python')} (tested: {', '.join(CHECKED)})"),
     ):
         click.echo(f"{name:<18}{text}")

@@ -21,12 +21,12 @@ Examples:
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="Port to listen on; 0: a free one.",
+    help="Port to listen on; 0 chooses a free one.",
 )
 @click.option("--api-key", envvar="EDGEPRUNE_API_KEY", help="Key that requests must carry.")
 @click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
 def command(model: Path, host: str, port: int, api_key: str | None, context: int) -> None:
-    """Serve a GGUF model, packed or not, by llama-cpp-python's OpenAI-compatible server."""
+    """Serve a GGUF model, packed or not, with llama-cpp-python's OpenAI-compatible server."""
     from edgeprune.runtime.llamacpp.serve import serve
 
     serve(model, host, port, api_key, context)

@@ -1,36 +1,37 @@
 """What a finished build says on the terminal."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from edgeprune.report.words import caveats, table, verdict
+import exporters
+from edgeprune.manifest import Manifest
+from edgeprune.report.caveats import caveats
+from edgeprune.report.words import table, verdict
 
 
-def print_summary(manifest: dict[str, Any], folder: Path, console: Console | None = None) -> None:
+def print_summary(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
     """The results beside the dense model, what to make of them, and the next command."""
     console = console or Console(highlight=False, soft_wrap=True)
-    recipe, results = manifest["recipe"], manifest["results"]
+    recipe, results, pruning = manifest.recipe, manifest.results, manifest.recipe.pruning
     console.print(
-        f"\n[bold]{manifest['model']['name']}[/] for [bold]{manifest['data']['task']['name']}[/]: "
-        f"{recipe['method']}, {recipe['fusion']}, {recipe['pattern']}, "
-        f"sparsity {recipe['sparsity']:g}, {recipe['type']}"
+        f"\n[bold]{manifest.model.name}[/] for [bold]{manifest.data.task.name}[/]: "
+        f"{pruning.method}, {pruning.fusion.mode}, {pruning.pattern}, "
+        f"sparsity {pruning.sparsity:g}, {recipe.artifact.type}"
     )
     rows = Table(box=None, pad_edge=False, header_style="bold")
     rows.add_column("")
-    for name in results["artifacts"]:
+    for name in results.artifacts:
         rows.add_column(name)
     for row in table(manifest):
         rows.add_row(*row)
     console.print(rows)
-    if results["guessing_line"] is not None:
-        console.print(f"guessing line {results['guessing_line']:.3f}; {results['rows']} rows")
-    tensors = [tensor for tensor in manifest["artifact"]["tensors"] if tensor["pruned"]]
-    if tensors:
-        total = sum(tensor["shape"][0] * tensor["shape"][1] for tensor in tensors)
-        zeros = total - sum(tensor["nonzeros"] for tensor in tensors)
+    if results.chance_level is not None:
+        console.print(f"chance level {results.chance_level:.3f}; {results.rows} rows")
+    if tensors := manifest.artifact.pruned_tensors:
+        total = sum(tensor.size for tensor in tensors)
+        zeros = sum(tensor.zeros for tensor in tensors)
         console.print(
             f"{zeros:,} of {total:,} weights in {len(tensors)} tensors are zero in the file's "
             f"bytes ({zeros / total:.1%})"
@@ -40,5 +41,5 @@ def print_summary(manifest: dict[str, Any], folder: Path, console: Console | Non
     word, sentence = verdict(manifest)
     console.print(f"[bold]{word}[/]: {sentence}")
     console.print(f"report  {folder / 'report.html'}", markup=False)
-    verb = "chat" if recipe["target"] == "gguf" else "inspect"
-    console.print(f"next    edgeprune {verb} {folder / manifest['artifact']['file']}", markup=False)
+    verb = exporters.get(recipe.artifact.target).next_verb
+    console.print(f"next    edgeprune {verb} {folder / manifest.artifact.file}", markup=False)

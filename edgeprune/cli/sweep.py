@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   edgeprune sweep configs/recipes/*.yaml
-  edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set task=arc_easy --out builds/arc
+  edgeprune sweep q8.yaml q4.yaml 2of4.yaml --set data.task=arc_easy --out builds/arc
   edgeprune sweep medqa-demo medqa-2of4 --dry-run        # shipped recipes by name
   edgeprune sweep recipes/*.yaml --ray 10.0.0.1:6379     # needs edgeprune[ray] on every machine,
-                                                         # and a folder that all of them see
+                                                         # and a folder shared by all of them
 
 \b
-Builds of the same pruning (other types or targets) prune once. The same command again goes on
-where it stopped. The folder gets pareto.html, which compares the builds.
-Exit code: 0, or the highest of the builds' own.
+Builds that differ only in type or target share one pruning. Run the same command again to
+resume. The folder gets pareto.html, which compares the builds.
+Exit code: 0, or the highest exit code of the builds.
 """
 
 
@@ -28,16 +28,20 @@ Exit code: 0, or the highest of the builds' own.
 @click.argument("recipes", nargs=-1, required=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("builds/sweep"), show_default=True,
-    help="Gets one folder a build.",
+    help="Folder for the builds, one folder each.",
 )  # fmt: skip
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
-    help="In every recipe, such as eval_rows=500; may be repeated.",
+    help="Setting for every recipe, such as measurement.eval_rows=500. May be repeated.",
 )  # fmt: skip
-@click.option("--ray", "cluster", metavar="ADDRESS", help="On a Ray cluster; 'local' starts one.")
-@click.option("--replace", is_flag=True, help="Overwrite other recipes' builds in these folders.")
-@click.option("--dry-run", is_flag=True, help="List the builds and what they share, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each as JSON.")
+@click.option(
+    "--ray", "cluster", metavar="ADDRESS", help="Address of a Ray cluster; 'local' starts one."
+)
+@click.option("--replace", is_flag=True, help="Overwrite builds of other recipes in these folders.")
+@click.option(
+    "--dry-run", is_flag=True, help="List the builds and the pruning they share, and stop."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each build's outcome as JSON.")
 def command(
     recipes: tuple[str, ...], out: Path, settings: tuple[str, ...], cluster: str | None,
     replace: bool, dry_run: bool, as_json: bool,
@@ -62,7 +66,7 @@ def command(
         for outcome in outcomes:
             said = f": {outcome.message}" if outcome.message else ""
             click.echo(f"{outcome.state:<7} {outcome.folder}{said}")
-        click.echo(page or "No build to compare.")
+        click.echo(page or "There are no builds to compare.")
     sys.exit(max(outcome.exit_code for outcome in outcomes))
 
 
@@ -74,7 +78,7 @@ def _recipes(files: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any
     for file in files:
         name = Path(file).stem
         if name in found:
-            raise UsageError(f"Two recipes are called '{name}'.", "Give one another file name.")
+            raise UsageError(f"Two recipes are named '{name}'.", "Rename one of the files.")
         try:
             found[name] = resolve(file, settings, {})
         except UsageError as error:
@@ -86,19 +90,19 @@ def _list(planned: "list[Group]", out: Path) -> None:
     for group in planned:
         first: str | None = None
         for name, recipe in group.recipes.items():
-            shared = f", prunes as {first}" if first and recipe.sparsity else ""
-            click.echo(f"{out / name}: {recipe.task}, {recipe.type}{shared}")
+            shared = f", shares the pruning of {first}" if first and recipe.pruning.sparsity else ""
+            click.echo(f"{out / name}: {recipe.data.task}, {recipe.artifact.type}{shared}")
             first = first or name
 
 
 def _compare(outcomes: "list[Outcome]", out: Path) -> Path | None:
-    from edgeprune.regression.measurement import read_build
+    from edgeprune.manifest import read
     from edgeprune.report import comparison
     from edgeprune.support.files import write_text
 
     whole = [outcome.folder for outcome in outcomes if outcome.state != "error"]
     if not whole:
         return None
-    found = comparison.entries({folder: read_build(folder) for folder in whole})
+    found = comparison.entries({folder: read(folder) for folder in whole})
     write_text(out / "pareto.html", comparison.render(found))
     return out / "pareto.html"

@@ -15,7 +15,7 @@ Examples:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(name: str | None, as_json: bool) -> None:
-    """List the shipped tasks, or print one as YAML to start your own from."""
+    """List the shipped tasks, or print one as YAML to start your own."""
     from edgeprune.data.task import open_task
     from edgeprune.support.errors import unknown
     from edgeprune.support.resources import shipped

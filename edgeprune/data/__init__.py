@@ -1,1 +1,1 @@
-"""From a task and a general corpus to two token streams, knowing which rows were used."""
+"""Turn a task and a general corpus into two token streams, and record which rows were used."""

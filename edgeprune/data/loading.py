@@ -1,4 +1,4 @@
-"""The rows of a build: what may be calibrated on, what is measured on."""
+"""The rows of a build: those for calibration and those for evaluation."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -33,16 +33,17 @@ class Source:
 
     @cached_property
     def calibration_hash(self) -> str:
-        """Hash of everything a token stream is made from, besides the tokenizer.
+        """Hash everything a token stream is made from, except the tokenizer.
 
-        Every row is rendered for it, once: the rows never change, and a build asks three times.
+        This renders every row, so the result is cached: the rows never change, and a build asks
+        three times.
         """
         renderer = Renderer(self.task)
         rows = self.split.calibration
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
 
     def with_calibration(self, rows: list[Row]) -> "Source":
-        """The same source with other rows to calibrate on."""
+        """Return the same source with other calibration rows."""
         return replace(self, split=replace(self.split, calibration=rows))
 
 
@@ -53,10 +54,10 @@ class Data:
     Attributes:
         task: the task's rows.
         general: the general corpus' rows.
-        evaluation: the task rows that are measured on.
-        general_text: the text of general perplexity.
+        evaluation: the task rows used for measurement.
+        general_text: the text used to measure general perplexity.
         general_evaluation: the rows that text comes from.
-        held_out: task rows that were taken out of calibration to judge on.
+        held_out: task rows removed from calibration to compare candidates on.
     """
 
     task: Source
@@ -74,16 +75,16 @@ class Data:
         }
 
     def hold_out(self) -> tuple["Data", list[Row]]:
-        """Take every fifth task row out of calibration, to judge on while the build is chosen.
+        """Hold out every fifth task row from calibration, to compare candidate builds on.
 
         Rows of one text of the task's ``split_by`` stay together, and nothing that holds a question
         or passage of them is left to calibrate on, in either source.
 
         Returns:
-            The data without them, and them.
+            The data without the held-out rows, and the held-out rows.
 
         Raises:
-            InputError: so few rows that nothing would be left to judge on.
+            InputError: there are too few rows to hold any out.
         """
         task, split_by = self.task, self.task.task.split_by
         rows = sorted(task.split.calibration, key=lambda row: row.id)
@@ -95,10 +96,10 @@ class Data:
         held_out = [row for group in some for row in group][:_HELD_OUT_MOST]
         if len(held_out) < _HELD_OUT_LEAST:
             raise InputError(
-                f"'{task.task.name}' has {len(rows)} calibration rows of {len(groups)} different "
-                f"{split_by}s; one in {_HELD_OUT_EVERY} is held out, and {_HELD_OUT_LEAST} of "
-                "those rows are needed.",
-                "Give more rows, or a --sparsity instead of --max-loss.",
+                f"'{task.task.name}' has {len(rows)} calibration rows with {len(groups)} "
+                f"different values of '{split_by}'. --max-loss holds out one in "
+                f"{_HELD_OUT_EVERY} of them and needs at least {_HELD_OUT_LEAST} held-out rows.",
+                "Give more rows, or set --sparsity instead of --max-loss.",
             )
         taken = {_group(row, split_by) for row in held_out}
         apart = [row for row in task.split.calibration if _group(row, split_by) not in taken]
@@ -112,7 +113,7 @@ class Data:
         ), held_out
 
     def refuse_overlap(self, used: dict[str, list[str]]) -> None:
-        """Raise if rows that were calibrated on are measured or judged on.
+        """Raise an error if calibration rows are also used for evaluation.
 
         Args:
             used: ids of the rows in each stream.
@@ -128,11 +129,11 @@ class Data:
 
 
 def load_data(task: str, general: str, eval_rows: int, perplexity_tokens: int) -> Data:
-    """Open a task and a general corpus, and choose what is measured on.
+    """Open a task and a general corpus, and choose the evaluation rows.
 
     Raises:
         UsageError: unknown names.
-        InputError: rows that can't be had or make no sense.
+        InputError: rows that are unavailable or invalid.
     """
     opened, corpus = open_task(task), open_corpus(general)
     task_source = Source(opened, load_split(opened))

@@ -1,4 +1,4 @@
-"""The split guard: nothing that is measured on may have been calibrated on."""
+"""The split guard: evaluation rows must not appear in the calibration data."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ def texts_of(row: Row) -> set[str]:
 
 
 def refuse_overlap(calibration: Iterable[Row], evaluation: Iterable[Row], what: str) -> None:
-    """Raise if a calibration row and an evaluation row hold the same text.
+    """Raise an error if a calibration row and an evaluation row hold the same text.
 
     Compares normalised questions and passages, not only ids.
 
@@ -37,8 +37,8 @@ def refuse_overlap(calibration: Iterable[Row], evaluation: Iterable[Row], what: 
     if hits:
         first, second = hits[0]
         raise InputError(
-            f"{what}: {len(hits)} calibration texts stand in the evaluation rows too, first "
-            f"'{first}' (evaluated as '{second}').",
-            "Measure on other rows, or calibrate on another split; a result on seen rows means "
-            "nothing.",
+            f"{what}: {len(hits)} calibration texts also appear in the evaluation rows; the "
+            f"first is '{first}' (evaluated as '{second}').",
+            "Evaluate on other rows, or calibrate on another split: scores on rows seen in "
+            "calibration are not valid.",
         )

@@ -1,4 +1,4 @@
-"""From rows to text: one template for calibration and for evaluation."""
+"""Render rows as text, with the same template for calibration and evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +30,11 @@ class Renderer:
         self._answer = self._guard(environment.from_string, task.answer)
 
     def prompt(self, row: Row) -> str:
-        """What the model reads before the answer."""
+        """Render what the model reads before the answer."""
         return self._guard(self._prompt.render, row.fields)
 
     def answer(self, row: Row, index: int) -> str:
-        """One choice, or one right answer of a short-answer row, as it follows the prompt."""
+        """Render one choice, or one correct answer, as it follows the prompt."""
         texts = row.choices or row.answers
         letter = chr(ord("A") + index)
         return self._guard(
@@ -42,7 +42,7 @@ class Renderer:
         )
 
     def calibration_text(self, row: Row) -> str:
-        """A row with its right answer, as the model should see it."""
+        """Render a row with its correct answer, as the model should see it."""
         if self._task.kind == "text":
             return self.prompt(row) + ROW_END
         return self.prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
@@ -57,6 +57,7 @@ class Renderer:
             return function(*arguments)
         except Exception as error:  # a template may divide by zero as well as be misspelt
             raise InputError(
-                f"A template of task '{self._task.name}' fails: {error}.",
-                "Templates see the fields of a row, and 'choice' and 'letter' in answers.",
+                f"A template of the task '{self._task.name}' failed: {error}.",
+                "Templates can use the fields of a row; answer templates can also use 'choice' "
+                "and 'letter'.",
             ) from None

@@ -1,4 +1,4 @@
-"""Rows in one form, whatever columns their source uses."""
+"""Rows in one common form, whatever columns their source uses."""
 
 import hashlib
 import json
@@ -18,11 +18,12 @@ class Row:
     """One question or one text.
 
     Attributes:
-        id: stable name of the row.
-        fields: what templates see: ``question``, ``context``, ``text``, ``choices``, ...
+        id: the row's stable name.
+        fields: the values that templates can use: ``question``, ``context``, ``text``, ``choices``,
+            ...
         choices: texts to choose from; empty for short answers and text.
-        answer: index of the right choice; -1 if there are none.
-        answers: right answers as text.
+        answer: index of the correct choice; -1 if there are no choices.
+        answers: correct answers as text.
     """
 
     id: str
@@ -33,31 +34,29 @@ class Row:
 
 
 def normalised(text: str) -> str:
-    """Text without case, punctuation and spacing, for comparing rows of different sources."""
+    """Strip case, punctuation and spacing, to compare rows of different sources."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", plain))
 
 
 def share_of(text: str) -> float:
-    """A stable number in [0, 1) from a text; the same on every machine and in every source."""
+    """Map a text to a stable number in [0, 1), the same on every machine and in every source."""
     digest = hashlib.sha256(normalised(text).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: str) -> Row:
-    """Bring a source's row into one form; see `_make_row`.
+    """Convert a source's row to a `Row`; see `_make_row`.
 
     Raises:
-        InputError: a column is missing, holds something else than text, or an answer is not among
+        InputError: a column is missing, a column is not text, or an answer is not among
             the choices.
     """
     try:
         row = _make_row(raw, task, mapping, origin)
         json.dumps([row.id, row.fields], ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"{origin}: a column holds what can't be read as text: {error!r}."
-        ) from None
+        raise InputError(f"{origin}: a column holds a value that is not text: {error!r}.") from None
     return row
 
 
@@ -82,7 +81,7 @@ def _make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: 
     if task.kind == "short_answer":
         answers = _answers(get.required("answers"))
         if not answers:
-            raise InputError(f"{origin}: expected at least one right answer.")
+            raise InputError(f"{origin}: expected at least one correct answer.")
         fields["rationale"] = get.optional("rationale") or ""
         return Row(_id(get, identity + str(answers)), fields, answers=answers)
     given = get.optional("choices")  # a row's own choices win: its answer counts among them
@@ -114,7 +113,7 @@ class _Getter:
             raise InputError(
                 f"{self._origin}: expected the column '{self._mapping.get(name, name)}' for "
                 f"'{name}', found {', '.join(sorted(self._raw))}.",
-                "Name the right columns under 'fields' in the task's YAML file.",
+                "Map the columns under 'fields' in the task's YAML file.",
             )
         return value
 
@@ -147,7 +146,10 @@ def _choices(raw: Any, origin: str) -> tuple[list[str], list[str]]:
     parts = _LETTERED.split(str(raw))
     labels, texts = parts[1::2], [text.strip() for text in parts[2::2]]
     if len(texts) < 2:
-        raise InputError(f"{origin}: can't read choices from {str(raw)[:80]!r}.")
+        raise InputError(
+            f"{origin}: cannot read choices from {str(raw)[:80]!r}; expected a list or a mapping "
+            "of texts."
+        )
     return labels, texts
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: local files, the `datasets` hub or cache, files inside a package."""
+"""Sources of rows: local files, the `datasets` hub or cache, and files inside packages."""
 
 import importlib.util
 import os
@@ -13,6 +13,7 @@ from edgeprune.data.rows import Row, make_row, share_of
 from edgeprune.data.task import Source, Task
 from edgeprune.models.hub import hub_reachable
 from edgeprune.support.errors import InputError
+from edgeprune.support.resources import data_file
 
 DATA_VARIABLE = "EDGEPRUNE_DATA"
 
@@ -26,9 +27,9 @@ class Split:
     """Rows of a task and where they came from.
 
     Attributes:
-        origin: the source in words.
-        calibration: rows that may be calibrated on.
-        evaluation: rows that may be measured on.
+        origin: a readable description of the source.
+        calibration: rows available for calibration.
+        evaluation: rows available for evaluation.
     """
 
     origin: str
@@ -37,10 +38,10 @@ class Split:
 
 
 def load_split(task: Task) -> Split:
-    """Rows of a task from the first of its sources that is to be had.
+    """Read a task's rows from the first of its sources that is available.
 
     Raises:
-        InputError: no source is to be had, or the one that is makes no sense.
+        InputError: no source is available, or the first available one is invalid.
     """
     reasons = []
     for source in task.sources:
@@ -51,17 +52,17 @@ def load_split(task: Task) -> Split:
             continue
         for side in ("calibration", "evaluation"):
             if not getattr(split, side):
-                raise InputError(f"{task.name}: {split.origin} gives no rows for {side}.")
+                raise InputError(f"{task.name}: {split.origin} has no rows for {side}.")
         return split
     raise InputError(
-        f"No source of '{task.name}' is to be had here:\n" + "\n".join(reasons),
-        f"Put its files into a folder and set {DATA_VARIABLE}, go online, or give your own rows: "
-        "--task rows.jsonl",
+        f"No source of the task '{task.name}' is available on this machine:\n" + "\n".join(reasons),
+        f"Put its files in a folder and set {DATA_VARIABLE} to that folder, connect to the "
+        "network, or use your own rows: --task rows.jsonl",
     )
 
 
 def _load(task: Task, source: Source) -> Split:
-    reader = {"local": _local, "hub": _hub, "package": _package}[source.kind]
+    reader = {"local": _local, "hub": _hub, "shipped": _shipped, "package": _package}[source.kind]
 
     def rows(names: list[str]) -> list[Row]:
         return [make_row(raw, task, source.fields, origin) for origin, raw in reader(source, names)]
@@ -81,7 +82,8 @@ def _divide(rows: list[Row], task: Task, evaluation_share: float) -> tuple[list[
     for row in rows:
         if task.split_by not in row.fields:
             raise InputError(
-                f"{task.name}: split_by names '{task.split_by}', rows have {', '.join(row.fields)}."
+                f"{task.name}: split_by names '{task.split_by}', but the rows have the fields "
+                f"{', '.join(row.fields)}."
             )
         sides[share_of(str(row.fields[task.split_by])) < evaluation_share].append(row)
     return sides
@@ -108,17 +110,17 @@ def _local(source: Source, names: list[str]) -> _Raw:
         if not path.is_absolute() and not path.exists():
             folder = os.environ.get(DATA_VARIABLE)
             if not folder:
-                raise _Absent(f"{name} is not here and {DATA_VARIABLE} is not set")
+                raise _Absent(f"{name} was not found, and {DATA_VARIABLE} is not set")
             path = Path(folder) / name
             if not path.exists():
-                raise _Absent(f"no {path}")
+                raise _Absent(f"{path} does not exist")
         for number, raw in enumerate(read_jsonl(path), 1):
             yield f"{path.name}, row {number}", raw
 
 
 def _hub(source: Source, names: list[str]) -> _Raw:
     if importlib.util.find_spec("datasets") is None:
-        raise _Absent(f"{source.name} needs pip install 'edgeprune[eval]'")
+        raise _Absent(f"{source.name} needs an extra: pip install 'edgeprune[hub]'")
     if not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = (
             "1"  # the cache still serves; retries would take half a minute
@@ -137,16 +139,22 @@ def _hub(source: Source, names: list[str]) -> _Raw:
                 yield f"{source.name} {name}, row {number}", dict(raw)
 
 
+def _shipped(source: Source, names: list[str]) -> _Raw:
+    for name in names:
+        for number, raw in enumerate(read_jsonl(data_file(name)), 1):
+            yield f"{name}, row {number}", raw
+
+
 def _package(source: Source, names: list[str]) -> _Raw:
     try:
         found = distribution(source.name)
     except PackageNotFoundError:
-        raise _Absent(f"the package {source.name} is not installed") from None
+        raise _Absent(f"{source.name} is not installed (pip install {source.name})") from None
     listed = found.files or []
     for name in names:
         matches = sorted(str(f) for f in listed if PurePosixPath(str(f)).match(name))
         if not matches:
-            raise _Absent(f"{source.name} {found.version} holds no {name}")
+            raise _Absent(f"{source.name} {found.version} does not contain {name}")
         for match in matches:
             path = Path(str(found.locate_file(match)))
             for number, raw in enumerate(read_jsonl(path), 1):

@@ -1,4 +1,4 @@
-"""Token streams: rows in a seeded order, packed into sequences of one length."""
+"""Token streams: rows in a seeded order, packed into sequences of equal length."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ class Stream:
     rows: list[Row] = field(default_factory=list)
 
     def part(self, which: "Tensor | slice") -> Self:
-        """Some of the sequences; of which rows they are is not kept apart."""
+        """Select some of the sequences; `rows` still lists the rows of all of them."""
         return replace(self, tokens=self.tokens[which], answers=self.answers[which])
 
 
@@ -40,10 +40,10 @@ def pack(
 
     Each begins with the tokenizer's BOS, if it adds one: it counts towards ``length``.
 
-    A set that is too small gives fewer sequences, never repeated ones.
+    A set that is too small gives fewer sequences; no row is repeated.
 
     Raises:
-        InputError: not even one sequence can be filled.
+        InputError: the rows do not fill even one sequence.
     """
     import torch
 
@@ -68,7 +68,7 @@ def pack(
         raise InputError(
             f"The calibration rows of '{task.name}' hold {len(tokens)} tokens, fewer than one "
             f"sequence of {length}.",
-            "Give more rows or a smaller --length.",
+            "Give more rows, or a smaller --length.",
         )
     filled = torch.tensor(tokens[: full * room]).view(full, room)
     wanted = torch.tensor(answers[: full * room]).view(full, room)

@@ -1,4 +1,4 @@
-"""A task as data: what a YAML file of `configs/tasks` or `configs/corpora` says."""
+"""A task as data: the schema of the YAML files in `configs/tasks` and `configs/corpora`."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,13 +16,13 @@ YES_NO = ["no", "yes"]
 class Source(BaseModel):
     """One place rows may come from.
 
-    ``calibration`` and ``evaluation`` name files (local, package) or hub splits. Where both are
-    the same, rows are split by a stable hash of `Task.split_by`.
+    ``calibration`` and ``evaluation`` name files (local, shipped with edgeprune, in a package) or
+    hub splits. Where both are the same, rows are split by a stable hash of `Task.split_by`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["local", "hub", "package"]
+    kind: Literal["local", "hub", "shipped", "package"]
     name: str = Field("", description="hub data set or Python distribution")
     config: list[str] = Field(default_factory=list, description="hub configurations, all joined")
     calibration: list[str]
@@ -37,10 +37,10 @@ class Source(BaseModel):
 
 
 class Task(BaseModel):
-    """What to calibrate on and how to score it.
+    """A data set for calibration and evaluation, and how it is scored.
 
     Attributes:
-        prompt: Jinja2 template over a row's fields; what the model reads before the answer.
+        prompt: Jinja2 template over a row's fields, for what the model reads before the answer.
         answer: Jinja2 template of one answer; it follows the prompt directly.
         metric: ``acc`` takes the choice with the highest log-likelihood, ``acc_norm`` divides
             it by the answer's characters first, ``exact_match`` compares a greedy answer.
@@ -91,17 +91,17 @@ class Task(BaseModel):
 
 
 def open_task(name: str) -> Task:
-    """A shipped task by name, or the user's own ``.yaml``, ``.jsonl`` or ``.jsonl.gz`` file.
+    """Open a shipped task by name, or the user's ``.yaml`` or ``.jsonl`` file (``.gz``, ``.xz``).
 
     Raises:
         UsageError: no shipped task of that name.
-        InputError: the file is missing or makes no sense.
+        InputError: the file is missing or invalid.
     """
     return _open(name, "tasks", "task")
 
 
 def open_corpus(name: str) -> Task:
-    """A shipped general corpus by name, or the user's own file; it is a task of kind text."""
+    """Open a shipped general corpus by name, or the user's own file: a task of kind ``text``."""
     corpus = _open(name, "corpora", "general corpus")
     if corpus.kind != "text":
         raise InputError(
@@ -113,7 +113,7 @@ def open_corpus(name: str) -> Task:
 
 def _open(name: str, folder: str, kind: str) -> Task:
     path = Path(name).expanduser()
-    if name.endswith((".jsonl", ".jsonl.gz", ".json")):
+    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz", ".json")):
         return _task_of_rows(path)
     if path.suffix in (".yaml", ".yml"):
         return _parse(path)
@@ -130,8 +130,8 @@ def _parse(path: Path) -> Task:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'task'}: {e['msg']}" for e in error.errors()]
         raise InputError(
-            f"{path} is not a usable task:\n" + "\n".join(lines),
-            "edgeprune tasks medqa prints a working one.",
+            f"{path} is not a valid task:\n" + "\n".join(lines),
+            "'edgeprune tasks medqa' prints a working example.",
         ) from None
     return _beside(task, path.parent)
 
@@ -160,7 +160,7 @@ def _task_of_rows(path: Path) -> Task:
     """A task around a bare file of rows: its kind follows from the fields of the first row."""
     first = next(iter(read_jsonl(path)), None)
     if first is None:
-        raise InputError(f"{path} holds no rows.")
+        raise InputError(f"{path} has no rows. Expected one JSON object per line.")
     kind = (
         "multiple_choice"
         if "choices" in first

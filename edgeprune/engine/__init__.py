@@ -1,4 +1,4 @@
-"""The sequential engine: block by block, both streams through the pruned prefix, restartable."""
+"""The sequential engine: prunes block by block on both streams, and can be restarted."""
 
 from edgeprune.engine.prune import PrunedCheckpoint, finished, prune
 from edgeprune.pruning.matrix import Pruning

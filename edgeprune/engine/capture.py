@@ -1,6 +1,6 @@
-"""How a model calls its blocks, recorded whole: no argument is named by hand.
+"""Record how a model calls its blocks, with all arguments and without naming any by hand.
 
-Research pruners name the arguments of a block and break with each new one (DESIGN.md). Here each
+Research pruners name the arguments of a block and break with each new one. Here each
 block's forward is replaced for one pass by a stub that records the call and hands its input on,
 so that masks, rotary tables and whatever comes next are kept as the model made them.
 """
@@ -22,7 +22,7 @@ class BlockCall:
     kwargs: dict[str, Any]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "BlockCall":
-        """The same call with tensors on a device; floating ones in the compute type."""
+        """Return the same call with its tensors on a device, floats in the compute type."""
         return BlockCall(_moved(self.args, device, dtype), _moved(self.kwargs, device, dtype))
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
@@ -32,14 +32,14 @@ class BlockCall:
 
 
 class _Stop(Exception):
-    """The pass has seen what it was for."""
+    """Raised to end a pass that has recorded what it needs."""
 
 
 @torch.no_grad()
 def record_calls(
     model: nn.Module, blocks: nn.ModuleList, tokens: Tensor
 ) -> tuple[Tensor, list[BlockCall]]:
-    """Run the model up to its last block without computing any.
+    """Run the model up to its last block without computing any block.
 
     Args:
         model: a causal language model.
@@ -68,13 +68,13 @@ def record_calls(
 
 @torch.no_grad()
 def head_input(model: nn.Module, blocks: nn.ModuleList, tokens: Tensor, hidden: Tensor) -> Tensor:
-    """The input of the output head, given the last block's output: the final norm applied.
+    """Compute the output head's input from the last block's output, by the final norm.
 
     Args:
         model: a causal language model.
         blocks: its decoder blocks.
         tokens: (batch, length); only their shape matters.
-        hidden: (batch, length, width), output of the last block.
+        hidden: (batch, length, width), the last block's output.
 
     Returns:
         (batch, length, width).
@@ -106,16 +106,16 @@ def head_logits(
     hidden: Tensor,
     head: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The model's logits, given the last block's output and what stands in for the output head.
+    """Compute the model's logits from the last block's output and a replacement for the head.
 
-    What a model does to logits after its head (scaling, soft capping) is thus its own doing.
+    The model's own code still applies what follows the head, such as scaling or soft capping.
 
     Args:
         model: a causal language model.
         blocks: its decoder blocks.
         tokens: (batch, length); only their shape matters.
-        hidden: (batch, length, width), output of the last block.
-        head: logits from (batch, length, width); it may leave positions out.
+        hidden: (batch, length, width), the last block's output.
+        head: maps (batch, length, width) to logits; it may leave positions out.
     """
     own_head = model.get_output_embeddings()  # type: ignore[operator]
     with (

@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and in which type."""
+"""The device and the type that the arithmetic uses."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from edgeprune.support.errors import MachineError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA when present, else the CPU.
+    """Choose a device: ``auto`` is CUDA when present, else the CPU.
 
     Raises:
-        MachineError: CUDA was asked for and is not there.
+        MachineError: CUDA was asked for and is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MachineError(f"--device {name}: torch sees no CUDA device.", "Use --device cpu.")
+        raise MachineError(f"--device {name}: torch finds no CUDA device.", "Use --device cpu.")
     return torch.device(name)
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where matrix products in it are faster than in float32, else float32."""
+    """Choose bfloat16 where its matrix products are faster than float32's, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     capabilities = torch.cpu.get_capabilities()
@@ -33,9 +33,10 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def on_device(model: Any, device: torch.device) -> Iterator[None]:
-    """Have a whole model on a device for a while: its memory must hold all weights at once.
+    """Move a whole model to a device for a while; the device's memory must hold all weights.
 
-    Where the weights were they stay, so nothing is copied back; changes on the device are lost.
+    The original weights stay in place, so nothing is copied back; changes made on the device are
+    lost.
     """
     home = {tensor: tensor.data for tensor in (*model.parameters(), *model.buffers())}
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from edgeprune.models.blocks import Matrix, watch
+from edgeprune.models.blocks import WeightView, watch
 from edgeprune.pruning.statistics import Accumulator, InputStatistics
 from edgeprune.support.distributed import add_up
 from edgeprune.support.errors import InputError
@@ -16,24 +16,25 @@ EXPERT_FLOOR = 256
 
 
 class _Seen(Exception):
-    """All inputs of the block have been seen."""
+    """Raised when all inputs of the block have been seen."""
 
 
-class Gatherer:
-    """Watches one block while one stream runs through it.
+class StatisticsHooks:
+    """Statistics hooks on one block while one stream runs through it.
 
-    Matrices that are given the very same tensor (q, k, v; gate, up) share one accumulator, and
+    Matrices that read the same tensor (q, k, v; gate, up) share one accumulator, and
     later one `InputStatistics` with one set of factorisations.
 
     Args:
         block: the block.
-        matrices: its matrices.
-        gram: whether whole Gram matrices are wanted.
-        as_routed: whether an expert is given the tokens routed to it; else it is given all.
+        matrices: the block's matrices.
+        gram: whether to gather whole Gram matrices.
+        as_routed: whether an expert gets only the tokens routed to it; otherwise it gets all
+            tokens.
     """
 
     def __init__(
-        self, block: nn.Module, matrices: dict[str, Matrix], gram: bool, as_routed: bool = True
+        self, block: nn.Module, matrices: dict[str, WeightView], gram: bool, as_routed: bool = True
     ):
         self._gram = gram
         self._matrices = matrices
@@ -47,7 +48,7 @@ class Gatherer:
         self._weights = torch.empty(0)
         self._handles = watch(block, matrices, self._see, as_routed)
 
-    def __enter__(self) -> "Gatherer":
+    def __enter__(self) -> "StatisticsHooks":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,14 +70,14 @@ class Gatherer:
         self._first_batch = False
 
     def statistics(self) -> dict[str, InputStatistics]:
-        """Of every matrix, over all processes.
+        """Return the statistics of every matrix, summed over all processes.
 
         Raises:
             InputError: a matrix is never used.
         """
         if unused := [name for name in self._matrices if name not in self._reads]:
             raise InputError(
-                f"The model never uses its weight {unused[0]}, so nothing can be said of it."
+                f"The weight {unused[0]} received no calibration input: the model never uses it."
             )
         for accumulator in self._sums.values():
             add_up(accumulator.sums())
@@ -84,11 +85,11 @@ class Gatherer:
         return {name: known[first] for name, first in self._reads.items()}
 
     def starved(self) -> list[str]:
-        """Matrices of experts that were sent too few tokens, over all processes.
+        """List matrices of experts that were routed too few tokens, over all processes.
 
         An expert's statistics come from the tokens routed to it, unless these are fewer than
-        `EXPERT_FLOOR`, or than there are where even all are fewer. Such an expert must be given
-        all tokens in place of its own. Tokens of weight 0 don't count.
+        `EXPERT_FLOOR`, or than there are where even all are fewer. Such an expert must be run on
+        all tokens instead. Tokens of weight 0 don't count.
         """
         if not self._counts:
             return []
@@ -121,23 +122,24 @@ class Gatherer:
             self._counts[name] = self._counts.get(name, 0) + weights.count_nonzero()
         elif len(rows) != len(weights):
             raise InputError(
-                f"The model gives its weight {name} {len(rows)} of {len(weights)} tokens, and "
-                "edgeprune doesn't know which.",
-                "Experts are supported where they are stacked as Mixtral's are.",
+                f"The model routes {len(rows)} of {len(weights)} tokens to its weight {name}, "
+                "and edgeprune cannot tell which tokens.",
+                "edgeprune supports experts that are stacked as in Mixtral.",
             )
         self._sums[name].add(rows, weights)
 
 
 def block_gradients(
-    block: nn.Module, matrices: dict[str, Matrix], outputs: Iterable[Tensor], samples: int
+    block: nn.Module, matrices: dict[str, WeightView], outputs: Iterable[Tensor], samples: int
 ) -> dict[str, Tensor]:
-    """Mean squared gradient of ``‖block(x)‖₂`` over single samples, per token (Wanda++).
+    """Compute the mean squared gradient of ``‖block(x)‖₂`` over samples, per token (Wanda++).
 
     Args:
-        block: with parameters that take gradients.
-        matrices: its matrices.
-        outputs: (1, length, width) each, computed lazily so that one graph lives at a time.
-        samples: how many outputs there are, over all processes.
+        block: a block whose parameters take gradients.
+        matrices: the block's matrices.
+        outputs: block outputs, (1, length, width) each, computed lazily so that one graph lives at
+            a time.
+        samples: number of outputs over all processes.
 
     Returns:
         (out, in) float32 for every matrix.

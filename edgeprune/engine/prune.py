@@ -1,52 +1,39 @@
 """The sequential loop: gather statistics of a block, prune it, push both streams through it."""
 
 import contextlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeprune.data.streams import Stream
-from edgeprune.engine.allocate import allocate
 from edgeprune.engine.device import pick_device
-from edgeprune.engine.runner import Walk
-from edgeprune.engine.sensitivity.dense import DenseStatistics, gather_dense
-from edgeprune.engine.sensitivity.fisher import Fisher, gather_fisher
-from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
-from edgeprune.engine.token_weights import stream_weights
+from edgeprune.engine.pruner import BlockPruner
+from edgeprune.engine.runner import BlockRunner
+from edgeprune.engine.store import BlockStore, TensorRecord
 from edgeprune.formats.weights import Weights
-from edgeprune.models.blocks import Matrix, weight_matrices
 from edgeprune.models.checkpoint import Checkpoint
-from edgeprune.models.feed_forward import feed_forwards
-from edgeprune.models.loading import load_model, stored_names
+from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
-from edgeprune.plan.grid import Grid
-from edgeprune.pruning.fusion import TwoStreams
-from edgeprune.pruning.gram import DAMPING
-from edgeprune.pruning.masks import Budget
-from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
-from edgeprune.pruning.statistics import InputStatistics
-from edgeprune.pruning.updates.permute import channel_order
-from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.planning.tensors import ModelPlan
+from edgeprune.pruning.matrix import Pruning
 from edgeprune.support import distributed
-from edgeprune.support.errors import CheckFailed, InputError, UsageError
+from edgeprune.support.errors import InputError, UsageError
 from edgeprune.support.files import read_json, write_json
-from edgeprune.support.progress import Progress
+from edgeprune.support.progress import Progress, Stage
 
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """A base checkpoint and the pruned tensors that stand in for its own.
+    """A base checkpoint and the pruned tensors that replace its own.
 
     Attributes:
-        base: what was pruned.
+        base: the checkpoint that was pruned.
         files: safetensors files with the pruned tensors.
-        records: one for each pruned tensor.
-        calibration: safetensors files with what calibration left for the export:
+        records: one record for each pruned tensor.
+        calibration: safetensors files with calibration results for the export:
             ``<tensor>.importance``, (in,), mean squares of the input, and ``<tensor>.scales``,
             (out, blocks), where weights were rounded to a grid.
     """
@@ -57,7 +44,7 @@ class PrunedCheckpoint:
     calibration: list[Path]
 
     def weights(self) -> Weights:
-        """All weights, pruned ones in place of the base's."""
+        """Return all weights, with pruned tensors instead of the base's."""
         return Weights([*self.base.weight_files, *self.files])
 
 
@@ -65,11 +52,11 @@ def prune(
     checkpoint: Checkpoint,
     streams: dict[str, Stream],
     pruning: Pruning,
+    plan: ModelPlan,
     folder: Path,
     progress: Progress,
     device: str = "auto",
     dense_statistics: Path | None = None,
-    grids: Mapping[str, Grid] | None = None,
 ) -> PrunedCheckpoint:
     """Prune a model, one block at a time.
 
@@ -79,65 +66,43 @@ def prune(
     Args:
         checkpoint: the dense model.
         streams: ``general`` and ``task`` tokens.
-        pruning: how.
-        folder: keeps finished blocks; a run that was killed goes on from the last one, so the
-            folder must belong to this model, these streams and this ``pruning`` alone.
-        progress: told of every block.
+        pruning: how to prune.
+        plan: how many weights of each matrix are pruned, under which pattern, and the grid of the
+            kept ones; later blocks see rounded weights. Rounding excludes ``dense_statistics``.
+        folder: keeps finished blocks; a killed run resumes after the last one, so the folder must
+            belong to this model, these streams, ``pruning`` and ``plan`` alone.
+        progress: receives progress by blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
-        dense_statistics: a file that keeps the dense model's statistics, gathered if it isn't
-            there. With it every block is pruned by what it sees in the dense model, not behind
+        dense_statistics: a file for the dense model's statistics, gathered if the file is not
+            there. With it, every block is pruned on its inputs in the dense model, not those after
             pruned blocks: a little worse, and no pass over the streams is needed for the next
-            sparsity. For methods that see moments alone (`Pruning.sees_moments_alone`).
-        grids: what to round the kept weights to, by the tensor's name in the checkpoint; blocks
-            behind see rounded weights. Not together with ``dense_statistics``.
+            sparsity. Only for methods that need moments alone (`Pruning.sees_moments_alone`).
 
     Raises:
         UsageError: there are more processes than sequences.
-        InputError: the architecture is unknown, a weight is not finite, or a row does not divide
-            into groups of the pattern.
+        InputError: the architecture is unknown, a weight is NaN or infinite, or a row does not
+            divide into groups of the pattern.
     """
     if result := finished(checkpoint, folder):
         return result
     store = BlockStore(folder)
     model = load_model(checkpoint)
-    _check_streams(model, streams)
-    walk = Walk(model, {name: streams[name] for name in pruning.streams}, pick_device(device))
+    runner = _runner(model, streams, pruning, device)
     stored = frozenset(checkpoint.weights().names())
-    zeros = allocate(walk, streams, pruning, stored, folder, progress)
-    run = _Run(walk, pruning, zeros, stored, folder, progress, dense_statistics, grids or {})
-    start, hidden = store.resume(walk.shapes)
-    if distributed.agree(start) != start:
-        start, hidden = 0, {}
-    total = len(walk.blocks) + pruning.head
-    first = distributed.world()[0] == 0
+    run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
+    start, hidden = _resumed(runner, store)
+    total = len(runner.blocks) + pruning.head
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
         if not hidden and not dense_statistics:
-            hidden = store.new_hidden(0, walk.shapes)
-            for stream, states in hidden.items():
-                walk.embed(stream, states)
-            store.keep_hidden(0, walk.shapes)
-        with ThreadPoolExecutor(1) as beside:  # the disk works while the next states are computed
-            for index in range(start, len(walk.blocks)):
-                block, pruned = run.prune_block(index, hidden)
-                saved = beside.submit(store.save_block, index, pruned) if first else None
-                following = {}
-                if hidden and index + 1 < total:  # nothing reads what the last one makes
-                    following = store.new_hidden(index + 1, walk.shapes)
-                    for stream, states in hidden.items():
-                        walk.advance(index, block, states, following[stream])
-                if saved:
-                    saved.result()
-                if following:  # only now: a run that was killed goes on behind a saved block
-                    store.keep_hidden(index + 1, walk.shapes)
-                    hidden = following
-                stage.advance()
+            hidden = _embedded(runner, store)
+        hidden = _through_blocks(run, runner, store, start, total, hidden, stage)
         if pruning.head:
             pruned = run.prune_head(_head_name(model, stored), hidden)
-            if first:
-                store.save_block(len(walk.blocks), pruned)
+            if distributed.is_first():
+                store.save_block(len(runner.blocks), pruned)
             stage.advance()
-    if first:
+    if distributed.is_first():
         write_json(folder / "done.json", {"files": total})
     distributed.wait()
     run.clean_up()
@@ -145,8 +110,57 @@ def prune(
     return _collect(checkpoint, store, total)
 
 
+def _resumed(runner: BlockRunner, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
+    """The next block to prune, and the states before it: where every process can go on."""
+    start, hidden = store.resume(runner.shapes)
+    return (start, hidden) if distributed.agree(start) == start else (0, {})
+
+
+def _embedded(runner: BlockRunner, store: BlockStore) -> dict[str, Tensor]:
+    """Hidden states before the first block."""
+    hidden = store.new_hidden(0, runner.shapes)
+    for stream, states in hidden.items():
+        runner.embed(stream, states)
+    store.keep_hidden(0, runner.shapes)
+    return hidden
+
+
+def _through_blocks(
+    run: BlockPruner,
+    runner: BlockRunner,
+    store: BlockStore,
+    start: int,
+    total: int,
+    hidden: dict[str, Tensor],
+    stage: Stage,
+) -> dict[str, Tensor]:
+    """Prune blocks from ``start`` on, and run both streams through each pruned block.
+
+    Returns:
+        The hidden states after the last block, or before it if nothing reads them.
+    """
+    with ThreadPoolExecutor(1) as beside:  # the disk works while the next states are computed
+        for index in range(start, len(runner.blocks)):
+            block, pruned = run.prune_block(index, hidden)
+            saved = None
+            if distributed.is_first():
+                saved = beside.submit(store.save_block, index, pruned)
+            following = {}
+            if hidden and index + 1 < total:  # nothing reads what the last one makes
+                following = store.new_hidden(index + 1, runner.shapes)
+                for stream, states in hidden.items():
+                    runner.advance(index, block, states, following[stream])
+            if saved:
+                saved.result()
+            if following:  # only now: a run that was killed goes on behind a saved block
+                store.keep_hidden(index + 1, runner.shapes)
+                hidden = following
+            stage.advance()
+    return hidden
+
+
 def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
-    """What a run in ``folder`` left, if it came to its end and every block is still whole."""
+    """Read the result in ``folder``, if the run finished and every block is still whole."""
     done = read_json(folder / "done.json")
     store = BlockStore(folder)
     if done is None or not store.complete(done["files"]):
@@ -154,20 +168,24 @@ def finished(checkpoint: Checkpoint, folder: Path) -> PrunedCheckpoint | None:
     return _collect(checkpoint, store, done["files"])
 
 
-def _check_streams(model: Any, streams: dict[str, Stream]) -> None:
+def _runner(model: Any, streams: dict[str, Stream], pruning: Pruning, device: str) -> BlockRunner:
+    """Run the streams that the fusion mode looks at, if the model can take them."""
     fewest, processes = min(len(s.tokens) for s in streams.values()), distributed.world()[1]
     if fewest < processes:
         raise UsageError(
-            f"{processes} processes share streams of {fewest} sequences.",
-            "Launch fewer, or give more rows or --samples.",
+            f"{processes} processes cannot share streams of {fewest} sequences: each process "
+            "needs one.",
+            "Launch fewer processes, or give more rows or a larger --samples.",
         )
     length = next(iter(streams.values())).tokens.shape[1]
     limit = getattr(model.config, "max_position_embeddings", length)
     if length > limit:
         raise InputError(
-            f"Sequences of {length} tokens do not fit the model's context of {limit}.",
+            f"Sequences of {length} tokens do not fit into the model's context of {limit} tokens.",
             f"Use --length {limit} or less.",
         )
+    used = {name: streams[name] for name in pruning.streams}
+    return BlockRunner(model, used, pick_device(device))
 
 
 def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedCheckpoint:
@@ -181,233 +199,13 @@ def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedChe
 
 
 def _head_name(model: Any, stored: frozenset[str]) -> str:
-    """The head's name in the checkpoint: a tied head is stored as the embedding, which is first."""
+    """Find the head's name in the checkpoint; a tied head is stored as the embedding, the first."""
     weight = model.get_output_embeddings().weight
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter is weight:
             with contextlib.suppress(InputError):
                 return next(iter(stored_tensors(model, {name: weight}, stored)))
     raise InputError(
-        "The output head is stored under a name that edgeprune doesn't know.",
-        "Leave prune_head out.",
+        "The checkpoint stores the output head under an unknown name.",
+        "Remove pruning.head from the recipe.",
     )
-
-
-class _Run:
-    """Prunes the blocks of one walk.
-
-    ``zeros`` are those of each matrix, ``stored`` the names of the checkpoint's tensors.
-    """
-
-    def __init__(
-        self,
-        walk: Walk,
-        pruning: Pruning,
-        zeros: dict[str, int],
-        stored: frozenset[str],
-        folder: Path,
-        progress: Progress,
-        dense_statistics: Path | None,
-        grids: Mapping[str, Grid],
-    ):
-        self._walk = walk
-        self._pruning = pruning
-        self._zeros = zeros
-        self._stored = stored
-        self._progress = progress
-        self._grids = grids
-        self._needs_gram = pruning.needs_gram or bool(grids)
-        self._fisher_file = folder / "fisher.safetensors"
-        self._fisher: Fisher | None = None
-        if pruning.how.gradient == "model":
-            self._fisher = gather_fisher(
-                walk.model, walk.blocks, walk.streams, walk.device, walk.dtype,
-                self._fisher_file, progress,
-            )  # fmt: skip
-        self._weights = stream_weights(walk, pruning)
-        self._dense: DenseStatistics | None = None
-        if dense_statistics:
-            self._dense = gather_dense(walk, self._weights, dense_statistics, progress)
-
-    def clean_up(self) -> None:
-        """Remove what is only needed to go on."""
-        self._fisher_file.unlink(missing_ok=True)
-
-    @torch.no_grad()
-    def prune_block(self, index: int, hidden: dict[str, Tensor]) -> tuple[nn.Module, PrunedTensors]:
-        """Prune one block: the block to go on with, and what to keep."""
-        source, block = self._walk.blocks[index], self._walk.load(index)
-        model, prefix = self._walk.model, f"{self._walk.prefix}.{index}."
-        matrices = weight_matrices(source)
-        names = stored_names(model, prefix, source, matrices, self._stored)
-        inputs = self._inputs(index, block, matrices, hidden)
-        moved: list[str] = []
-        if self._pruning.permute:
-            inputs, moved = self._permute(source, block, matrices, inputs)
-        records: list[TensorRecord] = []
-        calibration: dict[str, Tensor] = {}
-        for name, matrix in matrices.items():
-            pruned, record, left = self._prune_matrix(
-                names[name], matrix.read(source), inputs[name]
-            )
-            matrix.write(source, pruned)
-            matrix.write(block, pruned)
-            records.append(record)
-            calibration |= left
-        parameters = sorted({matrix.parameter for matrix in matrices.values()} | set(moved))
-        tensors = {prefix + name: source.get_parameter(name).data for name in parameters}
-        kept = stored_tensors(model, tensors, self._stored)
-        return block, PrunedTensors(kept, records, calibration)
-
-    @torch.no_grad()
-    def prune_head(self, name: str, hidden: dict[str, Tensor]) -> PrunedTensors:
-        """Prune the output head by the statistics of its input."""
-        if self._pruning.how.gradient:
-            raise InputError(
-                f"Method '{self._pruning.method}' has no gradients of the output head.",
-                "Leave prune_head out, or choose another --method.",
-            )
-        seen = {
-            stream: self._walk.head_statistics(
-                stream, states, self._weights[stream], self._needs_gram
-            )
-            for stream, states in hidden.items()
-        }
-        inputs = self._join(seen)
-        weight = self._walk.model.get_output_embeddings().weight
-        pruned, record, left = self._prune_matrix(name, weight, inputs)
-        return PrunedTensors({name: pruned}, [record], left)
-
-    def _inputs(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], hidden: dict[str, Tensor]
-    ) -> dict[str, TwoStreams]:
-        """What both streams put into each matrix; matrices that read one input share it."""
-        if self._dense:
-            seen = self._dense.read(index, list(self._walk.streams))
-        else:
-            seen = {
-                stream: self._walk.statistics(
-                    index, block, matrices, states, self._weights[stream], self._needs_gram
-                )
-                for stream, states in hidden.items()
-            }
-        shared: dict[tuple[int, ...], TwoStreams] = {}
-        inputs = {}
-        for name in matrices:
-            own = {stream: statistics[name] for stream, statistics in seen.items()}
-            key = tuple(map(id, own.values()))
-            inputs[name] = shared.setdefault(key, self._join(own))
-        if self._pruning.how.gradient is None:
-            return inputs
-        gradients = {
-            stream: self._gradients(index, block, matrices, stream, states)
-            for stream, states in hidden.items()
-        }
-        return {
-            name: two.with_gradients({s: of[name] for s, of in gradients.items()})
-            for name, two in inputs.items()
-        }
-
-    def _join(self, seen: dict[str, InputStatistics]) -> TwoStreams:
-        return TwoStreams(seen, self._pruning.fusion)
-
-    def _gradients(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
-    ) -> dict[str, Tensor]:
-        if self._fisher is None:
-            with torch.enable_grad():
-                return self._walk.gradients(index, block, matrices, stream, states)
-        prefix = f"{self._walk.prefix}.{index}."
-        return {
-            name: matrix.view(self._fisher.read(stream, prefix + matrix.parameter)).to(
-                self._walk.device
-            )
-            for name, matrix in matrices.items()
-        }
-
-    def _permute(
-        self,
-        source: nn.Module,
-        block: nn.Module,
-        matrices: dict[str, Matrix],
-        inputs: dict[str, TwoStreams],
-    ) -> tuple[dict[str, TwoStreams], list[str]]:
-        """Reorder the channels inside feed-forward networks, in both copies of the block.
-
-        Returns:
-            The inputs in the new order, and the names of biases that moved with the channels.
-        """
-        inputs, moved = dict(inputs), []
-        for network in feed_forwards(matrices):
-            reader = matrices[network.reader].read(source).to(self._walk.device).float()
-            importance = scores(reader, inputs[network.reader], self._pruning.how)
-            order = channel_order(importance, self._pruning.pattern)
-            network.reorder(source, matrices, order.cpu())
-            network.reorder(block, matrices, order)
-            inputs[network.reader] = inputs[network.reader].reordered(order)
-            if self._pruning.how.gradient:
-                for maker in network.makers:
-                    seen = inputs[maker].seen
-                    rows = {stream: s.gradient[order] for stream, s in seen.items()}
-                    inputs[maker] = inputs[maker].with_gradients(rows)
-            moved += network.biases(source, matrices)
-        return inputs, moved
-
-    def _prune_matrix(
-        self, name: str, weight: Tensor, inputs: TwoStreams
-    ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
-        if not torch.isfinite(weight).all():
-            raise InputError(f"The weight {name} holds NaN or infinite values.", "Check the model.")
-        if not torch.isfinite(inputs.joint.second_moment).all():
-            raise InputError(
-                f"The inputs of {name} hold NaN or infinite values.",
-                "Check the model: an earlier layer overflows, or its weights are damaged.",
-            )
-        pruning = self._pruning
-        if not pruning.pattern.fits(weight.shape[1]):
-            raise InputError(
-                f"{name} has {weight.shape[1]} inputs, which do not divide into groups of "
-                f"{pruning.pattern.group}.",
-                "Choose another --pattern.",
-            )
-        dense = weight.to(self._walk.device).float().contiguous()  # a transposed view may come in
-        uniform = round(pruning.sparsity * weight.numel())  # what the output head gets
-        budget = Budget(pruning.pattern, self._zeros.get(name, uniform))
-        pruned = prune_matrix(dense, inputs, pruning, budget)
-        if not torch.isfinite(pruned).all():
-            raise CheckFailed(
-                f"Pruning {name} by {pruning.method} gave NaN or infinite values.",
-                "Try another --method, or more calibration tokens.",
-            )
-        nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
-        left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
-        if grid := self._grids.get(name):
-            pruned, scales = round_to_grid(pruned, inputs.joint.gram, grid)
-            left[f"{name}.scales"] = scales.half().cpu()
-            rounded_to_zero = nonzeros - int(torch.count_nonzero(pruned))
-        error = None
-        if inputs.joint.gram is not None:
-            error = relative_error(dense, pruned, inputs.joint.gram.matrix)
-            if (damping := inputs.damping()) > DAMPING:
-                self._progress.note(
-                    f"{name}: the Gram matrix of its input could only be inverted with damping "
-                    f"{damping:g} instead of {DAMPING:g}; more calibration tokens would help."
-                )
-        pruned = pruned.to(weight.dtype).cpu()
-        rows, columns = weight.shape
-        record = TensorRecord(
-            name=name,
-            shape=(rows, columns),
-            nonzeros=nonzeros,
-            exclusive=inputs.exclusive_shares(),
-            error=error,
-            rounded_to_zero=rounded_to_zero,
-        )
-        return pruned, record, left
-
-
-def relative_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:
-    """``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)``: share of a layer's output power that pruning changed."""
-    change = dense - pruned
-    lost = ((change @ gram) * change).sum()
-    return (lost / ((dense @ gram) * dense).sum().clamp_min(1e-30)).item()

@@ -1,4 +1,4 @@
-"""One model with both streams on their way through its blocks."""
+"""The block runner: one model, and both streams on their way through its blocks."""
 
 import copy
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from edgeprune.data.streams import Stream
 from edgeprune.engine.capture import BlockCall, head_input, record_calls
 from edgeprune.engine.device import compute_dtype
-from edgeprune.engine.hooks import Gatherer, block_gradients
+from edgeprune.engine.hooks import StatisticsHooks, block_gradients
 from edgeprune.engine.store import HiddenShape
-from edgeprune.models.blocks import Matrix, decoder_blocks
+from edgeprune.models.blocks import WeightView, decoder_blocks
 from edgeprune.pruning.statistics import Accumulator, InputStatistics
 from edgeprune.support import distributed
 
@@ -21,20 +21,20 @@ from edgeprune.support import distributed
 _TOKENS_PER_BATCH = 4096
 
 
-class Walk:
+class BlockRunner:
     """Runs blocks one at a time on the hidden states of both streams.
 
     Args:
         model: a causal language model, in whatever type it is stored.
-        streams: ``general`` and ``task``; in a process group, each process takes its share.
-        device: where blocks run; the model and the hidden states stay on the CPU.
-        alone: whether this process sees all sequences though there are others.
+        streams: ``general`` and ``task`` tokens; in a process group, each process takes its share.
+        device: device that runs the blocks; the model and the hidden states stay on the CPU.
+        alone: whether this process sees all sequences even in a process group.
 
     Attributes:
         prefix: name of the list of blocks in the model.
         blocks: the decoder blocks.
         streams: this process's sequences.
-        shapes: what each stream's hidden states look like.
+        shapes: shape and type of each stream's hidden states.
     """
 
     def __init__(
@@ -59,39 +59,40 @@ class Walk:
         }
 
     def embed(self, stream: str, into: Tensor) -> None:
-        """Write what the first block reads, (samples, length, width), into ``into``."""
+        """Write the first block's input, (samples, length, width), into ``into``."""
         tokens = self.streams[stream].tokens.split(self._batch)
         for ids, place in zip(tokens, into.split(self._batch), strict=True):
             place.copy_(record_calls(self.model, self.blocks, ids)[0])
 
     def load(self, index: int) -> nn.Module:
-        """A copy of a block on the device, in the compute type."""
+        """Copy a block to the device, in the compute type."""
         return copy.deepcopy(self.blocks[index]).to(self.device, self.dtype)
 
     def statistics(
         self,
         index: int,
         block: nn.Module,
-        matrices: dict[str, Matrix],
+        matrices: dict[str, WeightView],
         states: Tensor,
         weights: Tensor,
         gram: bool,
     ) -> dict[str, InputStatistics]:
-        """What a stream puts into each matrix of a block; equal inputs share one object.
+        """Gather a stream's statistics of each matrix of a block; equal inputs share one object.
 
-        Experts that were sent too few tokens (`Gatherer.starved`) are given all in a second pass.
+        Experts that were routed too few tokens (`StatisticsHooks.starved`) get all in a second
+        pass.
 
         Args:
-            index: of the block.
-            block: as `load` gave it.
-            matrices: its matrices.
-            states: (samples, length, width) hidden states before it.
-            weights: (samples, length) of the tokens.
-            gram: whether Gram matrices are wanted.
+            index: the block's index.
+            block: the block from `load`.
+            matrices: the block's matrices.
+            states: (samples, length, width) hidden states before the block.
+            weights: (samples, length) weights of the tokens.
+            gram: whether to gather Gram matrices.
         """
 
-        def gather(some: dict[str, Matrix], as_routed: bool) -> Gatherer:
-            with Gatherer(block, some, gram, as_routed) as gatherer, torch.no_grad():
+        def gather(some: dict[str, WeightView], as_routed: bool) -> StatisticsHooks:
+            with StatisticsHooks(block, some, gram, as_routed) as gatherer, torch.no_grad():
                 for part, weight in zip(
                     self._on_device(states), weights.split(self._batch), strict=True
                 ):
@@ -106,9 +107,14 @@ class Walk:
         return statistics
 
     def gradients(
-        self, index: int, block: nn.Module, matrices: dict[str, Matrix], stream: str, states: Tensor
+        self,
+        index: int,
+        block: nn.Module,
+        matrices: dict[str, WeightView],
+        stream: str,
+        states: Tensor,
     ) -> dict[str, Tensor]:
-        """Mean squared gradients of the norm of the block's output, per matrix."""
+        """Compute mean squared gradients of the norm of the block's output, per matrix."""
         block.requires_grad_(True)
         call = self.call(index, 1)
         outputs = (call.run(block, part.to(self.device)) for part in states.split(1))
@@ -118,13 +124,13 @@ class Walk:
 
     @torch.no_grad()
     def advance(self, index: int, block: nn.Module, states: Tensor, into: Tensor) -> None:
-        """Write what the block makes of ``states`` into ``into``; the two may be the same."""
+        """Write the block's output for ``states`` into ``into``; the two may be the same."""
         for part, place in zip(self._on_device(states), into.split(self._batch), strict=True):
             place.copy_(self.call(index, len(part)).run(block, part))
 
     @torch.no_grad()
     def head_inputs(self, stream: str, states: Tensor) -> Iterator[Tensor]:
-        """Inputs of the output head, batch by batch, (batch, length, width)."""
+        """Yield inputs of the output head, batch by batch, (batch, length, width)."""
         tokens = self.streams[stream].tokens
         dtype = self.model.get_output_embeddings().weight.dtype
         for ids, part in zip(tokens.split(self._batch), states.split(self._batch), strict=True):
@@ -133,7 +139,7 @@ class Walk:
     def head_statistics(
         self, stream: str, states: Tensor, weights: Tensor, gram: bool
     ) -> InputStatistics:
-        """What a stream puts into the output head."""
+        """Gather a stream's statistics of the output head's input."""
         accumulator = Accumulator(states.shape[2], self.device, gram)
         batches = zip(self.head_inputs(stream, states), weights.split(self._batch), strict=True)
         for inputs, weight in batches:
@@ -142,7 +148,7 @@ class Walk:
         return accumulator.statistics()
 
     def _on_device(self, states: Tensor) -> Iterator[Tensor]:
-        """Batches on the device; on a GPU the next one is on its way while one is worked on."""
+        """Yield batches on the device; on a GPU the next batch is copied while one is in use."""
         parts = states.split(self._batch)
         if self.device.type == "cpu":
             yield from parts
@@ -163,7 +169,7 @@ class Walk:
             yield here
 
     def call(self, index: int, size: int) -> BlockCall:
-        """How the model calls a block, for a batch of so many sequences."""
+        """Find how the model calls a block, for a batch of so many sequences."""
         if size not in self._calls:  # calls depend on a batch's shape, not on its tokens
             ids = next(iter(self.streams.values())).tokens[:1].expand(size, -1)
             _, calls = record_calls(self.model, self.blocks, ids)

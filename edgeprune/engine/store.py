@@ -1,4 +1,4 @@
-"""Finished blocks and the streams' hidden states on disk, so that a killed run goes on.
+"""Finished blocks and the streams' hidden states on disk, so that a killed run can resume.
 
 Order of writing per block: its weights and records, then the hidden states after it. A set of
 hidden states under its final name therefore means that every block before it is complete.
@@ -27,14 +27,14 @@ class TensorRecord:
     """What pruning did to one weight matrix.
 
     Attributes:
-        name: as in the checkpoint.
+        name: the matrix's name in the checkpoint.
         shape: (out, in).
-        nonzeros: weights that pruning left.
+        nonzeros: number of weights that pruning kept.
         exclusive: shares of input channels that the general and the task stream use more; None if
             only one stream was looked at.
         error: relative output error ``tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`` on the joined streams; None if
             the method gathers no Gram matrix.
-        rounded_to_zero: of the weights left, those that rounding with the calibration data made
+        rounded_to_zero: number of kept weights that calibrated rounding made
             zero; None if it did not round them.
     """
 
@@ -47,18 +47,18 @@ class TensorRecord:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros that pruning made."""
+        """Return the share of zeros that pruning made."""
         return 1 - self.nonzeros / (self.shape[0] * self.shape[1])
 
 
 @dataclass(frozen=True)
 class PrunedTensors:
-    """What pruning made of a block, or of the head; all named as in the checkpoint.
+    """The result of pruning a block or the head; names are the checkpoint's.
 
     Attributes:
-        tensors: what stands in for the checkpoint's own.
-        records: one for each weight matrix.
-        calibration: what the export wants to know, see `edgeprune.engine.PrunedCheckpoint`.
+        tensors: tensors that replace the checkpoint's own.
+        records: one record for each weight matrix.
+        calibration: tensors for the export, see `edgeprune.engine.PrunedCheckpoint`.
     """
 
     tensors: dict[str, Tensor]
@@ -71,11 +71,11 @@ _RECORDS = TypeAdapter(list[TensorRecord])
 
 @dataclass(frozen=True)
 class HiddenShape:
-    """What a stream's hidden states look like; files of another size are not its.
+    """Shape and type of a stream's hidden states; files of another size do not belong to it.
 
     Attributes:
         shape: (samples, length, width).
-        dtype: of the states.
+        dtype: type of the states.
     """
 
     shape: tuple[int, int, int]
@@ -83,7 +83,7 @@ class HiddenShape:
 
     @property
     def bytes(self) -> int:
-        """Size of the file."""
+        """Return the size of the file in bytes."""
         samples, length, width = self.shape
         return samples * length * width * self.dtype.itemsize
 
@@ -96,15 +96,15 @@ class BlockStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def block_file(self, index: int) -> Path:
-        """Pruned weights of a block."""
+        """Path of a block's pruned weights."""
         return self._folder / f"block-{index:04d}.safetensors"
 
     def calibration_file(self, index: int) -> Path:
-        """What calibration left for the export of a block's tensors."""
+        """Path of the calibration tensors that a block's export needs."""
         return self._folder / f"calibration-{index:04d}.safetensors"
 
     def complete(self, blocks: int) -> bool:
-        """Whether every block of a finished run is still there and whole."""
+        """Tell whether every block of a finished run is still there and whole."""
         try:
             for index in range(blocks):
                 self.records(index)
@@ -115,12 +115,12 @@ class BlockStore:
             return False
 
     def records(self, index: int) -> list[TensorRecord]:
-        """What was done to a finished block's tensors."""
+        """Read the records of a finished block's tensors."""
         with safe_open(self.block_file(index), framework="pt") as file:
             return _RECORDS.validate_json(file.metadata()["records"])
 
     def save_block(self, index: int, pruned: PrunedTensors) -> None:
-        """Keep a pruned block; the file with its weights comes last, and says that all is there."""
+        """Keep a pruned block; its weights are written last and mark it as complete."""
         metadata = {"records": json.dumps([asdict(record) for record in pruned.records])}
         with atomic_path(self.calibration_file(index)) as path:
             save_tensors(path, pruned.calibration)
@@ -128,10 +128,10 @@ class BlockStore:
             save_tensors(path, pruned.tensors, metadata)
 
     def new_hidden(self, index: int, shapes: dict[str, HiddenShape]) -> dict[str, Tensor]:
-        """Room for the hidden states that block ``index`` will read.
+        """Allocate the hidden states that block ``index`` will read.
 
         Raises:
-            OSError: the disk can't hold them.
+            OSError: the disk cannot hold them.
         """
         hidden = {}
         for stream, shape in shapes.items():
@@ -162,7 +162,7 @@ class BlockStore:
             path.unlink()
 
     def resume(self, shapes: dict[str, HiddenShape]) -> tuple[int, dict[str, Tensor]]:
-        """Index of the next block to prune and the hidden states it reads, if they are there."""
+        """Find the next block to prune and the hidden states it reads, if they exist."""
         done = 0
         while self.block_file(done).is_file():
             done += 1

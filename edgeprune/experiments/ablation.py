@@ -1,17 +1,17 @@
-"""Which method, which fusion, how sparse: the same task and rows, one trial each, side by side."""
+"""Ablations: compare methods, fusions and sparsities on the same task and rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edgeprune.data.loading import load_data
-from edgeprune.models import open_checkpoint
-from edgeprune.pipeline.stages import check_stage
+import exporters
+from edgeprune.pipeline.job import open_job, rows_for
 from edgeprune.pipeline.trial import trial
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe, make
 from edgeprune.support.errors import UsageError
@@ -27,9 +27,9 @@ class Variant:
     """One row of the table, over all its seeds.
 
     Attributes:
-        method: how zeros are chosen; ``dense`` for the model as it is.
-        fusion: how streams are joined; empty where the method sees no data.
-        amount: a sparsity such as ``0.5``, or a pattern such as ``2:4``.
+        method: pruning method; ``dense`` for the unpruned model.
+        fusion: fusion mode; empty if the method uses no data.
+        amount: sparsity such as ``0.5``, or a pattern such as ``2:4``.
     """
 
     method: str
@@ -38,19 +38,20 @@ class Variant:
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
         """The base recipe with this variant's settings."""
-        values = base.model_dump(exclude={"sparsity", "pattern"}) | {"seed": seed}
+        values = base.model_dump()
+        del values["pruning"]["sparsity"], values["pruning"]["pattern"]
         if self.method == DENSE:
-            values = {name: value for name, value in values.items() if "recover" not in name}
+            del values["training"]
         else:
-            values["method"] = self.method
+            values["pruning"]["method"] = self.method
         if self.fusion:
-            values["fusion"] = self.fusion
-        values |= {"pattern": self.amount} if ":" in self.amount else {"sparsity": self.amount}
-        return make(values)
+            values["pruning"]["fusion"]["mode"] = self.fusion
+        values["pruning"]["pattern" if ":" in self.amount else "sparsity"] = self.amount
+        return make(values | {"data.seed": seed})
 
 
 def variants(methods: list[str], fusions: list[str], amounts: list[str]) -> Iterator[Variant]:
-    """Every combination that differs: methods that see no data have no fusion."""
+    """List all distinct combinations; methods that use no data have no fusion."""
     for amount in amounts:
         for method in methods:
             sees_data = method not in METHODS or METHODS[method].sees != "nothing"
@@ -65,30 +66,30 @@ def ablate(
     folder: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Try every variant with every calibration seed; what was tried before is only read.
+    """Try every variant with every calibration seed; earlier trials are reused.
 
     Args:
-        recipe: everything that the variants do not set.
-        rows: what to compare; the dense model is added in front.
-        seeds: orders of the calibration rows; evaluation rows are always the same.
-        folder: keeps the trials and, after each of them, ``ablation.json`` with what there is.
-        progress: told of every trial and its stages.
+        recipe: base recipe for everything that the variants do not set.
+        rows: variants to compare; the dense model is added in front.
+        seeds: random seeds of the calibration rows' order; evaluation rows are always the same.
+        folder: keeps the trials and, after each of them, ``ablation.json`` with the results so far.
+        progress: receives progress of every trial and its stages.
 
     Returns:
-        One record a variant: its settings, ``trials`` by seed, as `edgeprune.pipeline.trial` gives
-        them, and a ``summary`` of each metric.
+        One record per variant: its settings, ``trials`` by seed, as `edgeprune.pipeline.trial`
+        returns them, and a ``summary`` of each metric.
 
     Raises:
-        EdgepruneError: as `edgeprune.pipeline.build.build`; what was tried so far is kept.
+        EdgepruneError: as `edgeprune.pipeline.build.build`; finished trials are kept.
     """
-    need("torch", "transformers", "accelerate", "llama_cpp", "scipy", "matplotlib")
+    exporter = exporters.get(recipe.artifact.target)
+    need("torch", "transformers", "accelerate", "scipy", "matplotlib", *exporter.requirements)
     recipes = {row: [row.recipe(recipe, seed) for seed in seeds] for row in rows}  # all checked now
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
+    data = rows_for(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            checkpoint = open_checkpoint(recipe.model, progress)
-            check_stage(recipe, checkpoint)
+            job = open_job(recipe, Workspace(folder, progress), data)
             dense = Variant(DENSE)
             recipes = {dense: [dense.recipe(recipe, 0)], **recipes}
             records: list[dict[str, Any]] = []
@@ -96,18 +97,21 @@ def ablate(
                 for row, tries in recipes.items():
                     trials = {}
                     for tried in tries:
-                        trials[tried.seed] = trial(tried, checkpoint, data, folder, progress)
+                        trials[tried.data.seed] = trial(replace(job, recipe=tried))
                         stage.advance()
                     settings = {"method": row.method, "fusion": row.fusion, "amount": row.amount}
                     records.append(settings | {"trials": trials, "summary": _summary(trials)})
                     write_json(folder / "ablation.json", records)
             return records
     except Timeout:
-        raise UsageError(f"Another ablation is at work in {folder}.", "Use --out.") from None
+        raise UsageError(
+            f"Another ablation is running in {folder}.",
+            "Wait until it ends, or choose another --out.",
+        ) from None
 
 
 def _summary(trials: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread of each metric.
+    """Compute mean and spread of each metric.
 
     With several seeds the spread is their standard deviation; with one it is half the 95 %
     interval over evaluation rows.
@@ -128,7 +132,7 @@ def _summary(trials: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def cells(record: dict[str, Any]) -> list[str]:
-    """A record as the cells of one table row; see `HEADINGS`."""
+    """Format a record as the cells of one table row; see `HEADINGS`."""
     summary, name = record["summary"], record["method"]
     texts = [name, record["fusion"] or "–", "–" if name == DENSE else record["amount"]]
     for metric, digits in (
@@ -153,7 +157,7 @@ HEADINGS = (
 
 
 def markdown(records: list[dict[str, Any]]) -> str:
-    """The table in Markdown."""
+    """Format the table in Markdown."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
     lines += ["| " + " | ".join(cells(record)) + " |" for record in records]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Many builds in one go, sharing what they have in common.
+"""Sweeps: many builds that share common work.
 
 Builds whose pruned weights are made from the same inputs (another type, target or packing of the
 same pruning) prune once: the later ones begin with hard links to the finished blocks. Such builds
@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.data.loading import load_data
-from edgeprune.models import open_checkpoint
 from edgeprune.pipeline.build import build
 from edgeprune.pipeline.folders import claim
-from edgeprune.pipeline.stages import check_stage, prune_folder, prune_key
+from edgeprune.pipeline.job import open_job
+from edgeprune.pipeline.keys import prune_key
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support import environment
 from edgeprune.support.errors import EdgepruneError, GateFailed, MachineError, known
@@ -31,11 +31,11 @@ class Outcome:
     """What became of one build.
 
     Attributes:
-        name: of the recipe.
-        folder: of the build.
-        state: ``done``, ``failed`` (a gate did not hold; the build is whole) or ``error``.
-        message: what went wrong, empty if nothing did.
-        exit_code: as `edgeprune build` would have given it.
+        name: name of the recipe.
+        folder: folder of the build.
+        state: ``done``, ``failed`` (a gate failed; the build is complete) or ``error``.
+        message: what went wrong; empty if nothing did.
+        exit_code: exit code that `edgeprune build` would have given.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Builds that prune alike.
+    """Builds that share their pruning.
 
     Attributes:
-        key: hash of what the pruned weights are made from.
+        key: hash of the pruned weights' inputs.
         recipes: by name.
     """
 
@@ -59,11 +59,11 @@ class Group:
 
 
 def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
-    """Put builds together that share their pruning. Every mistake of a recipe is said here.
+    """Group builds that share their pruning; mistakes in recipes are reported here.
 
     Args:
         recipes: by name.
-        progress: told about conversions.
+        progress: receives conversion progress.
 
     Raises:
         EdgepruneError: naming the recipe; nothing has been built yet.
@@ -71,16 +71,11 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
     found: dict[str, dict[str, Recipe]] = {}
     for name, recipe in recipes.items():
         try:
-            data = load_data(
-                recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens
-            )
-            checkpoint = open_checkpoint(recipe.model, progress)
-            check_stage(recipe, checkpoint)
-            key = prune_key(recipe, checkpoint, data)
+            key = prune_key(open_job(recipe, Workspace(folder=Path(), progress=progress)))
         except EdgepruneError as error:
             error.args = (f"{name}: {error}",)
             raise
-        if recipe.max_loss:  # its sparsity is not known yet
+        if recipe.pruning.max_loss:  # its sparsity is not known yet
             key = sha256_json([key, recipe.model_dump()])
         found.setdefault(key, {})[name] = recipe
     return [Group(key, alike) for key, alike in found.items()]
@@ -93,21 +88,21 @@ def sweep(
     cluster: str | None = None,
     replace: bool = False,
 ) -> list[Outcome]:
-    """Build everything; a build that fails does not stop the others.
+    """Run all builds; a build that fails does not stop the others.
 
     Args:
-        planned: as `groups` gives them.
-        folder: gets one folder a build. What is finished there is not done again.
-        progress: told of every stage, or with a cluster of every finished group.
+        planned: groups from `groups`.
+        folder: folder for one folder per build. Finished work there is reused.
+        progress: receives progress of every stage, or with a cluster of every group.
         cluster: address of a Ray cluster whose machines see ``folder`` and the working folder under
             the same paths; ``local`` is this machine. None: one after the other, in this process.
-        replace: overwrite builds of other recipes that stand in the folders of these.
+        replace: overwrite builds of other recipes in these folders.
 
     Returns:
-        What became of each build, in the order of the groups.
+        The outcome of each build, in the order of the groups.
 
     Raises:
-        MachineError: a cluster is asked for and Ray is not installed.
+        MachineError: a cluster is requested but Ray is not installed.
     """
     folder = folder.resolve()
     if cluster:
@@ -121,7 +116,7 @@ def sweep(
 def build_group(
     group: Group, folder: Path, progress: Progress, replace: bool = False
 ) -> list[Outcome]:
-    """Build recipes that share a pruning, one after the other."""
+    """Run builds that share a pruning, one after another."""
     outcomes: list[Outcome] = []
     for name, recipe in group.recipes.items():
         target = folder / name
@@ -129,7 +124,7 @@ def build_group(
         try:
             claim(target, recipe, replace)
             for done in outcomes:
-                _share(prune_folder(done.folder, group.key), prune_folder(target, group.key))
+                _share(*(_pruning(place, group.key) for place in (done.folder, target)))
             build(recipe, target, progress, replace)
             outcomes.append(Outcome(name, target, "done"))
         except Exception as error:
@@ -142,8 +137,13 @@ def build_group(
     return outcomes
 
 
+def _pruning(folder: Path, key: str) -> Path:
+    """Return the folder of a build's pruning."""
+    return folder / "work" / f"prune-{key[:16]}"
+
+
 def _share(source: Path, target: Path) -> None:
-    """Hard links to a finished pruning, whose files are replaced and never written into."""
+    """Hard-link a finished pruning, whose files are replaced but never modified."""
     if not (source / "done.json").is_file() or target.exists():
         return
     with atomic_folder(target) as temporary:
@@ -160,7 +160,7 @@ def _link(source: str, target: str) -> None:
 def _on_ray(
     planned: list[Group], folder: Path, progress: Progress, address: str, replace: bool
 ) -> list[Outcome]:
-    """One build a machine at a time: a build uses all cores, and times what it made."""
+    """Run one build per machine at a time: a build uses all cores, and measures speed."""
     ray = load("ray")
     ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
@@ -194,7 +194,7 @@ def _only_on(node: str) -> Any:
 
 
 def _remotely(group: Group, folder: Path, place: Path, replace: bool) -> list[Outcome]:
-    """On a machine of the cluster; recipes may name files from where the sweep was begun."""
+    """Run builds on a machine of the cluster, in the sweep's working folder."""
     import torch
 
     # Ray lets a task that claims no processor have one thread, and sums would come out otherwise.
@@ -205,11 +205,14 @@ def _remotely(group: Group, folder: Path, place: Path, replace: bool) -> list[Ou
 
 
 def _lost(group: Group, folder: Path, error: Exception) -> list[Outcome]:
-    message = f"The machine or its worker was lost: {str(error).strip().splitlines()[-1]}"
+    message = (
+        "The connection to the machine or its worker was lost: "
+        f"{str(error).strip().splitlines()[-1]}"
+    )
     code = MachineError.exit_code
     return [Outcome(name, folder / name, "error", message, code) for name in group.recipes]
 
 
 def as_json(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Outcomes for a script."""
+    """Convert outcomes for JSON output."""
     return [asdict(outcome) | {"folder": str(outcome.folder)} for outcome in outcomes]

@@ -1,1 +1,1 @@
-"""File formats: metadata about zeros, packing, readers of GGUF and ONNX."""
+"""File formats: sparsity metadata, packing, and readers of GGUF and ONNX."""

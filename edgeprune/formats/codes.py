@@ -1,7 +1,7 @@
-"""The weights of quantised blocks apart from their scales, for types that hold an exact zero.
+"""Split quantised blocks into codes and scales, for types that hold an exact zero.
 
-A block of such a type is some bytes that serve all its weights (scales) and one whole number per
-weight, of which one value stands for zero. Layouts: ggml-common.h; order within a block is that of
+A block of such a type is some bytes shared by all its weights (scales) and one integer code per
+weight, of which one value means zero. Layouts: ggml-common.h; order within a block is that of
 the weights.
 """
 
@@ -16,13 +16,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Codes:
-    """How one type's blocks come apart.
+    """How to split the blocks of one type.
 
     Attributes:
-        bits: of a code.
+        bits: bits per code.
         zero: the code of a weight that is exactly zero.
-        split: (blocks, bytes) to the bytes of scales, (blocks, n), and codes, (blocks, weights).
-        join: the inverse.
+        split: maps (blocks, bytes) to the bytes of scales, (blocks, n), and codes, (blocks,
+            weights).
+        join: the inverse of ``split``.
     """
 
     bits: int
@@ -32,7 +33,7 @@ class Codes:
 
 
 def _plain(dtype: str, bits: int) -> Codes:
-    """One number per weight and no scales."""
+    """Split plain numbers: one code per weight and no scales."""
     return Codes(
         bits,
         0,
@@ -42,7 +43,7 @@ def _plain(dtype: str, bits: int) -> Codes:
 
 
 def _halves(nibbles: Array) -> Array:
-    """Low nibbles are the first half of the weights, high nibbles the second."""
+    """Split nibbles: the low ones are the first half of the weights, the high ones the second."""
     return np.concatenate([nibbles & 15, nibbles >> 4], axis=1)
 
 
@@ -71,7 +72,7 @@ def _join_q5_0(side: Array, codes: Array) -> Array:
 
 
 def _pairs(packed: Array) -> Array:
-    """(n, 2 · 32) bytes, each four two-bit numbers 32 weights apart, to (n, 2 · 128)."""
+    """Unpack (n, 2 · 32) bytes, each four two-bit numbers 32 weights apart, to (n, 2 · 128)."""
     parts = packed.reshape(len(packed), 2, 1, 32) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None] & 3
     return parts.reshape(len(packed), 256)
 
@@ -126,29 +127,29 @@ _EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 
 
 def nonzero(kind: str, data: Array) -> Array | None:
-    """Which weights of a tensor are not zero, by its bytes alone, without dequantising.
+    """Find the non-zero weights of a tensor from its bytes, without dequantising.
 
     Args:
         kind: ggml's name of its type.
-        data: its bytes, flat.
+        data: the tensor's bytes, flat.
 
     Returns:
-        (weights,) bool; None for types of which no short look at the bytes tells.
+        (weights,) boolean; None for types whose bytes do not show zeros directly.
 
     Raises:
-        ValueError: some of its weights are not finite.
+        ValueError: some weights are NaN or infinite.
     """
     if kind in _EXPONENTS:
         bits, exponent = data.view(f"<u{CODES[kind].bits // 8}"), _EXPONENTS[kind]
         if (bits & exponent == exponent).any():
-            raise ValueError("values are not finite")
+            raise ValueError("values are NaN or infinite")
         return bits << 1 != 0  # but for the sign
     if kind not in ("Q8_0", "Q4_0"):
         return None
     blocks = data.reshape(-1, block_bytes(kind)[1])
     scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16)
     if not np.isfinite(scales).all():
-        raise ValueError("scales are not finite")
+        raise ValueError("scales are NaN or infinite")
     found = np.empty((len(blocks), 32), bool)
     if kind == "Q8_0":
         np.not_equal(blocks[:, 2:], 0, out=found)
@@ -162,5 +163,5 @@ def nonzero(kind: str, data: Array) -> Array | None:
 
 
 def block_bytes(kind: str) -> tuple[int, int]:
-    """Weights and bytes of a block of a type, one weight for plain numbers."""
+    """Return weights and bytes per block of a type; one weight for plain numbers."""
     return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

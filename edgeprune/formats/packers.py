@@ -1,4 +1,4 @@
-"""Which module packs which kind of file."""
+"""The packing module of each kind of file."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,18 +14,20 @@ _MODULES = {
 
 
 def packer(path: Path, storage: str = "bitmask") -> ModuleType:
-    """The module whose ``pack`` leaves the zeros out of a file: ONNX by its name, else GGUF.
+    """Find the module that packs a file: ONNX by the file's name, else GGUF.
 
     Raises:
-        UsageError: there is no such storage of such files.
+        UsageError: files of this kind have no such storage.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: only GGUF and ONNX files are packed.")
     if (module := _MODULES.get((_ending(path), storage))) is None:
-        raise UsageError(f"--storage {storage} is for ONNX files; {path} is none.")
+        raise UsageError(f"--storage {storage} is for ONNX files; {path} is not one.")
     return import_module(f"edgeprune.formats.{module}")
 
 
 def packed_name(path: Path, storage: str = "bitmask") -> Path:
-    """What the packed file is called: ``model.packed.gguf`` beside ``model.gguf``."""
+    """Name the packed file: ``model.packed.gguf`` beside ``model.gguf``."""
     word = "packed" if storage == "bitmask" else storage
     return path.with_name(f"{path.name.removesuffix(_ending(path))}.{word}{_ending(path)}")
 

@@ -1,7 +1,7 @@
-"""One tensor without its zeros: scales, a bitmask, and the codes of the weights that are kept.
+"""One tensor without its zeros: scales, a bit mask, and the codes of the kept weights.
 
 At 50 % zeros an 8-bit tensor takes 5.5 bits a weight instead of 8.5, a 4-bit one 3.5 instead
-of 4.5. The bytes come back exactly as they were.
+of 4.5. Unpacking restores the exact bytes.
 """
 
 import numpy as np
@@ -10,17 +10,17 @@ from edgeprune.formats.codes import CODES, block_bytes
 
 
 def packable(kind: str) -> bool:
-    """Whether tensors of a type can be packed: those whose type can hold an exact zero."""
+    """Tell whether tensors of a type can be packed: the type must hold an exact zero."""
     return kind in CODES
 
 
 def packed_size(kind: str, weights: int, kept: int) -> int:
-    """Bytes of a packed tensor.
+    """Compute the bytes of a packed tensor.
 
     Args:
         kind: ggml's name of its type.
-        weights: how many there are.
-        kept: how many of them have another code than zero's.
+        weights: number of weights.
+        kept: number of weights whose code is not zero's.
     """
     per_block, size = block_bytes(kind)
     bits = CODES[kind].bits
@@ -29,13 +29,13 @@ def packed_size(kind: str, weights: int, kept: int) -> int:
 
 
 def count_kept(kind: str, data: np.ndarray) -> int:
-    """Codes other than zero's in the bytes of a tensor."""
+    """Count codes other than zero's in the bytes of a tensor."""
     codes = CODES[kind]
     return int(np.count_nonzero(codes.split(_blocks(kind, data))[1] != codes.zero))
 
 
 def pack(kind: str, data: np.ndarray) -> np.ndarray:
-    """The bytes of a tensor as scales, then the mask (one bit a weight, lowest first), then codes.
+    """Pack a tensor: scales, then the mask (one bit per weight, lowest first), then codes.
 
     Codes of whole bytes stand one after another, others as one bit plane after another.
 
@@ -59,15 +59,15 @@ def pack(kind: str, data: np.ndarray) -> np.ndarray:
 
 
 def unpack(kind: str, packed: np.ndarray, weights: int) -> np.ndarray:
-    """The bytes of a tensor again.
+    """Restore the bytes of a tensor.
 
     Args:
         kind: ggml's name of its type.
-        packed: what `pack` gave.
-        weights: how many there are.
+        packed: the bytes from `pack`.
+        weights: number of weights.
 
     Raises:
-        ValueError: the sizes don't fit each other.
+        ValueError: the sizes do not match.
     """
     codes = CODES[kind]
     per_block, size = block_bytes(kind)
@@ -76,11 +76,13 @@ def unpack(kind: str, packed: np.ndarray, weights: int) -> np.ndarray:
     mask_start = blocks * side_bytes
     mask_end = mask_start + -(-weights // 8)
     if len(packed) < mask_end:
-        raise ValueError(f"{len(packed)} packed bytes can't hold {weights} weights")
+        raise ValueError(f"{len(packed)} packed bytes cannot hold {weights} weights")
     mask = np.unpackbits(packed[mask_start:mask_end], count=weights, bitorder="little").view(bool)
     kept = int(np.count_nonzero(mask))
     if len(packed) != mask_end + _codes_size(codes.bits, kept):
-        raise ValueError(f"{len(packed)} packed bytes don't hold {kept} of {weights} weights")
+        raise ValueError(
+            f"{len(packed)} packed bytes do not match {kept} kept of {weights} weights"
+        )
     if codes.bits % 8 == 0:
         values = packed[mask_end:].view(f"<u{codes.bits // 8}")
     else:

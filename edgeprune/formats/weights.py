@@ -1,5 +1,6 @@
 """Weights of a checkpoint, read tensor by tensor from safetensors files."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ def save_tensors(
     """Write a safetensors file.
 
     Raises:
-        OSError: as the operating system says; safetensors hides it in an error of its own.
+        OSError: the error of the operating system, which safetensors wraps in its own.
     """
     from safetensors.torch import save_file
 
@@ -35,12 +36,29 @@ def save_tensors(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a safetensors file is there and as long as it says."""
+    """Tell whether a safetensors file exists and has the size it declares."""
     try:
         with safe_open(path, framework="numpy"):
             return True
     except (SafetensorError, OSError):
         return False
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files transformers would read: those of the index, if there is one.
+
+    Raises:
+        InputError: the index is not one.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(folder / Path(name).name for name in names)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{index} is not a shard index.") from None
 
 
 class Weights:
@@ -64,29 +82,29 @@ class Weights:
                 handle = safe_open(path, framework="numpy")  # headers need no torch
             except (SafetensorError, OSError) as error:
                 raise InputError(
-                    f"{path} is not a usable safetensors file: {error}.",
-                    "Fetch it again; a partial download is the usual cause.",
+                    f"{path} is not a valid safetensors file: {error}.",
+                    "Download it again; the usual cause is an incomplete download.",
                 ) from None
             self._handles[path] = handle
             self._file_of |= dict.fromkeys(handle.keys(), path)
 
     def names(self) -> list[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
         return list(self._file_of)
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it."""
+        """Return the shape of a tensor, without reading it."""
         return tuple(self._slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """Type of a tensor as safetensors spells it, without reading it."""
+        """Return the type of a tensor in safetensors' spelling, without reading it."""
         return self._slice(name).get_dtype()
 
     def read(self, name: str) -> "Tensor":
-        """One tensor, in the type it is stored in."""
+        """Read one tensor in its stored type."""
         with safe_open(self._file_of[name], framework="pt") as file:
             return file.get_tensor(name)
 

@@ -1,4 +1,4 @@
-"""Opening checkpoints, and finding the blocks and linear layers to prune."""
+"""Open checkpoints, and find the blocks and linear layers to prune."""
 
 from edgeprune.models.checkpoint import Checkpoint, artifact_path, open_checkpoint
 

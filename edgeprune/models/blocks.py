@@ -11,15 +11,16 @@ from edgeprune.support.errors import InputError
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightView:
     """One weight matrix of a block, wherever the block keeps it.
 
     Attributes:
-        module: name of the module that holds it.
+        module: name of the module that holds the matrix.
         parameter: name of the parameter inside the block.
         transposed: whether the parameter is (in, out).
-        expert: which of the parameter's experts it belongs to, if the parameter holds several.
-        rows: first row and the one after the last, if the parameter (or its expert) holds more.
+        expert: index of the expert, if the parameter stacks several.
+        rows: first row and the one after the last, if the parameter (or its expert) has other rows
+            too.
     """
 
     module: str
@@ -29,7 +30,7 @@ class Matrix:
     rows: tuple[int, int] | None = None
 
     def read(self, block: nn.Module) -> Tensor:
-        """The matrix as (out, in); a view of the block's own."""
+        """Return the matrix as (out, in), a view of the block's own memory."""
         return self.view(block.get_parameter(self.parameter))
 
     def write(self, block: nn.Module, values: Tensor) -> None:
@@ -37,14 +38,14 @@ class Matrix:
         self.read(block).data.copy_(values)
 
     def view(self, parameter: Tensor) -> Tensor:
-        """This matrix, (out, in), inside a tensor of the parameter's shape."""
+        """Return this matrix, (out, in), inside a tensor of the parameter's shape."""
         matrix = parameter if self.expert is None else parameter[self.expert]
         matrix = matrix.T if self.transposed else matrix
         return matrix if self.rows is None else matrix[slice(*self.rows)]
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks and its name.
+    """Find the list of decoder blocks and its name.
 
     Raises:
         InputError: not exactly one list of the length that the configuration names.
@@ -57,20 +58,20 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     ]
     if len(found) != 1:
         raise InputError(
-            f"{type(model).__name__} keeps its blocks in a way edgeprune doesn't know: expected "
-            f"one list of {depth} blocks, found {len(found)}.",
-            "Decoder-only transformers models such as Llama are supported.",
+            f"{type(model).__name__} has an unknown layout: expected one list of {depth} decoder "
+            f"blocks, found {len(found)}.",
+            "edgeprune supports decoder-only transformers models such as Llama.",
         )
     return found[0]
 
 
-def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
-    """The weight matrices of a block that can be pruned, by a name of their own.
+def weight_matrices(block: nn.Module) -> dict[str, WeightView]:
+    """Collect the prunable weight matrices of a block, by name.
 
     Routers of experts stay dense.
 
     Raises:
-        InputError: the block holds matrices in other layers, which would stay dense unseen.
+        InputError: the block has matrices in other layers, which would silently stay dense.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -81,10 +82,10 @@ def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
             continue
         if isinstance(module, nn.Linear | Conv1D):
             transposed = isinstance(module, Conv1D)
-            matrices[f"{name}.weight"] = Matrix(name, f"{name}.weight", transposed)
+            matrices[f"{name}.weight"] = WeightView(name, f"{name}.weight", transposed)
         elif experts.holds_experts(module):
             for part, parameter, expert, rows in experts.expert_parts(module):
-                place = Matrix(name, f"{name}.{parameter}", expert=expert, rows=rows)
+                place = WeightView(name, f"{name}.{parameter}", expert=expert, rows=rows)
                 matrices[f"{name}.{part}"] = place
     known = {matrix.parameter for matrix in matrices.values()}
     spared = {id(parameter) for module in dense for parameter in module.parameters()}
@@ -95,13 +96,13 @@ def weight_matrices(block: nn.Module) -> dict[str, Matrix]:
     ]
     if others or not matrices:
         what = (
-            f"weight matrices in layers that edgeprune doesn't know ({', '.join(others[:3])})"
+            f"weight matrices in layers of unknown type ({', '.join(others[:3])})"
             if others
             else "no linear layers"
         )
         raise InputError(
-            f"A block of type {type(block).__name__} holds {what}.",
-            "Linear and Conv1D layers are supported, and experts stacked as Mixtral's are.",
+            f"A block of type {type(block).__name__} has {what}.",
+            "edgeprune supports Linear and Conv1D layers, and experts stacked as in Mixtral.",
         )
     return matrices
 
@@ -112,21 +113,22 @@ Watcher = Callable[[str, Tensor, Tensor | None], None]
 
 
 def watch(
-    block: nn.Module, matrices: dict[str, Matrix], watcher: Watcher, as_routed: bool = True
+    block: nn.Module, matrices: dict[str, WeightView], watcher: Watcher, as_routed: bool = True
 ) -> list[Any]:
-    """Tell ``watcher`` of every input of the matrices while the block runs.
+    """Report every input of the matrices to ``watcher`` while the block runs.
 
     Experts are all told of in every pass and in one order, those without a token with none, so
     that nothing depends on where a batch's tokens are sent.
 
     Args:
         block: the block.
-        matrices: those to watch.
-        watcher: what to tell.
-        as_routed: whether an expert is given the tokens routed to it; else it is given all.
+        matrices: the matrices to watch.
+        watcher: called with each input.
+        as_routed: whether an expert gets only the tokens routed to it; otherwise it gets all
+            tokens.
 
     Returns:
-        Handles; call ``remove()`` on each when done.
+        Hook handles; call ``remove()`` on each when done.
     """
 
     def linear_hook(name: str) -> Any:

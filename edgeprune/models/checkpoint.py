@@ -1,17 +1,16 @@
-"""Opening a checkpoint, wherever it comes from, as a local transformers folder."""
+"""Open a checkpoint, wherever it comes from, as a local transformers folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
-from edgeprune.formats.weights import Weights
+from edgeprune.formats.weights import Weights, weight_files
 from edgeprune.models import packaged
 from edgeprune.models.hub import download
 from edgeprune.support.errors import InputError, unknown
-from edgeprune.support.files import cache_folder, sha256_file, sha256_json, sweep
+from edgeprune.support.files import cache_folder, remove_leftovers, sha256_file, sha256_json
 from edgeprune.support.progress import Progress, Quiet
 
 # Raised whenever a GGUF file would be converted to another folder than before.
@@ -25,11 +24,11 @@ class Checkpoint:
     """A causal language model in a local folder, in transformers' layout.
 
     Attributes:
-        name: short name for people and file names.
+        name: short name for messages and file names.
         source: what the user asked for.
-        folder: holds ``config.json``, tokenizer files and safetensors.
-        sha256: hash of all the files the model is read from.
-        gguf: the GGUF file it was converted from, if it was.
+        folder: transformers folder with ``config.json``, tokenizer files and safetensors.
+        sha256: hash over all files the model is read from.
+        gguf: the GGUF file the folder was converted from, if any.
     """
 
     name: str
@@ -51,19 +50,19 @@ class Checkpoint:
 def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
     """Open a model by hub id, local folder, GGUF file or packaged name.
 
-    Never runs code of the checkpoint and never reads pickles.
+    This never runs code from the checkpoint and never reads pickles.
 
     Args:
         model: what to open.
-        progress: told about conversions.
+        progress: receives conversion progress.
 
     Raises:
         UsageError: nothing of that name is known.
-        InputError: it is there and cannot be used.
+        InputError: the model exists but cannot be used.
         MachineError: its package is not installed.
     """
     kind, place = locate(model)
-    if kind == "gguf":
+    if kind == "file":
         return _from_gguf(Path(place), model, progress or Quiet())
     if kind == "folder":
         return _from_folder(Path(place), Path(place).resolve().name, model)
@@ -71,7 +70,7 @@ def open_checkpoint(model: str, progress: Progress | None = None) -> Checkpoint:
 
 
 def artifact_path(text: str) -> Path:
-    """What a runtime opens: a GGUF or ONNX file as it is, or a checkpoint's transformers folder.
+    """Find what a runtime opens: a GGUF or ONNX file, or a transformers folder.
 
     Raises:
         InputError: there is no such file, folder or model.
@@ -81,12 +80,14 @@ def artifact_path(text: str) -> Path:
     if path.suffix not in {".gguf", ".onnx"}:
         return open_checkpoint(text).folder
     if not path.is_file():
-        raise InputError(f"No such file: {path}.", "edgeprune build makes one.")
+        raise InputError(f"No such file: {path}.", "'edgeprune build' creates one.")
     return path
 
 
-def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
-    """What kind of model a name means, and its path or hub id. Nothing is opened.
+def locate(model: str) -> tuple[Literal["file", "folder", "hub"], str]:
+    """Find what kind of model a name refers to, and its path or hub id, without opening it.
+
+    A file is a GGUF one.
 
     Raises:
         UsageError: nothing of that name is known.
@@ -94,12 +95,12 @@ def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
         MachineError: the package of a packaged model is not installed.
     """
     if model in packaged.PACKAGED:
-        return "gguf", str(packaged.find(model))
+        return "file", str(packaged.find(model))
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"No such GGUF file: {path}.")
-        return "gguf", str(path)
+        return "file", str(path)
     if path.is_dir():
         return "folder", str(path)
     if path.exists():
@@ -119,41 +120,24 @@ def locate(model: str) -> tuple[Literal["gguf", "folder", "hub"], str]:
 
 def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no config.json, expected a transformers checkpoint.")
+        raise InputError(f"{folder} has no config.json; expected a transformers checkpoint.")
     files = weight_files(folder)
     if not files:
         unsafe = [p.name for p in sorted(folder.iterdir()) if p.suffix in _UNSAFE_SUFFIXES]
-        found = f"only {', '.join(unsafe)}, which can run code when loaded" if unsafe else "none"
+        found = f"only {', '.join(unsafe)}, which can run code" if unsafe else "none"
         raise InputError(
             f"{folder}: expected weights as .safetensors, found {found}.",
-            "Convert it once with a tool you trust: save_pretrained(..., safe_serialization=True).",
+            "Convert it with a tool you trust: save_pretrained(..., safe_serialization=True).",
         )
     if missing := [path.name for path in files if not path.is_file()]:
         raise InputError(
             f"{folder} lacks {len(missing)} of {len(files)} weight files: "
             f"{', '.join(missing[:3])}.",
-            "Fetch the checkpoint again.",
+            "Download the checkpoint again.",
         )
     Weights(files)  # headers are read and checked here, before any work
     hashed = {path.name: sha256_file(path) for path in _identity_files(folder)}
     return Checkpoint(name, source, folder, sha256_json(hashed))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files transformers would read: those of the index, if there is one.
-
-    Raises:
-        InputError: the index is not one.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        whole = folder / "model.safetensors"
-        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(folder / Path(name).name for name in names)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{index} is not a shard index.") from None
 
 
 def _identity_files(folder: Path) -> list[Path]:
@@ -170,7 +154,7 @@ def _from_gguf(path: Path, source: str, progress: Progress) -> Checkpoint:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            sweep(folder.parent, f".{folder.name}.*")  # what a killed conversion left
+            remove_leftovers(folder.parent, f".{folder.name}.*")  # what a killed conversion left
             open_gguf(path)
             convert(path, folder, progress)
     name = source if source in packaged.PACKAGED else path.stem

@@ -19,7 +19,7 @@ _ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
 def holds_experts(module: nn.Module) -> bool:
-    """Whether a module keeps experts in the layout above."""
+    """Tell whether a module stacks its experts in the layout above."""
     if any(getattr(module, mark, None) is not value for mark, value in _LAYOUT.items()):
         return False
     up, down = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
@@ -30,7 +30,7 @@ def holds_experts(module: nn.Module) -> bool:
 
 
 def expert_parts(module: nn.Module) -> Iterator[tuple[str, str, int, tuple[int, int] | None]]:
-    """Every matrix of every expert: its name, its parameter, its expert, its rows if not all.
+    """List every expert's matrices: name, parameter, expert, and rows if not all of them.
 
     Names are those that most checkpoints use, ``3.gate_proj.weight``.
     """
@@ -42,7 +42,7 @@ def expert_parts(module: nn.Module) -> Iterator[tuple[str, str, int, tuple[int, 
 
 
 def routers(block: nn.Module) -> list[nn.Module]:
-    """Modules that choose or scale experts, which stay dense."""
+    """List the modules that choose or scale experts; they stay dense."""
     beside = [
         block.get_submodule(name.rpartition(".")[0])
         for name, module in block.named_modules()
@@ -64,5 +64,5 @@ def routed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tenso
 
 
 def inner_states(module: Any, expert: int, inputs: Tensor) -> Tensor:
-    """What one expert's ``down_proj`` multiplies, given the expert's inputs, (n, width)."""
+    """Compute the input of one expert's ``down_proj`` from the expert's input, (n, width)."""
     return module._apply_gate(nn.functional.linear(inputs, module.gate_up_proj[expert]))

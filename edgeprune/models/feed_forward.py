@@ -1,10 +1,10 @@
-"""The hidden channels of a feed-forward network, whose order is free."""
+"""Reorder the hidden channels of feed-forward networks."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgeprune.models.blocks import Matrix
+from edgeprune.models.blocks import WeightView
 from edgeprune.models.families import FAMILIES
 
 # Every layout once. Names decide, not the family of the model: many more use them than are listed.
@@ -17,19 +17,19 @@ class FeedForward:
 
     Attributes:
         makers: names of the matrices whose rows are the hidden channels.
-        reader: name of the matrix whose columns they are.
+        reader: name of the matrix whose columns are the hidden channels.
     """
 
     makers: tuple[str, ...]
     reader: str
 
-    def reorder(self, block: nn.Module, matrices: dict[str, Matrix], order: Tensor) -> None:
-        """Reorder the hidden channels in place; what the network computes stays the same.
+    def reorder(self, block: nn.Module, matrices: dict[str, WeightView], order: Tensor) -> None:
+        """Reorder the hidden channels in place; the network's output stays the same.
 
         Args:
-            block: holds the matrices.
-            matrices: of the block, by name.
-            order: (hidden,) new place to old channel.
+            block: the block that holds the matrices.
+            matrices: the block's matrices by name.
+            order: (hidden,) old channel for each new position.
         """
         for name in self.makers:
             matrix = matrices[name]
@@ -40,15 +40,15 @@ class FeedForward:
         reader = matrices[self.reader]
         reader.write(block, reader.read(block).data[:, order])
 
-    def biases(self, block: nn.Module, matrices: dict[str, Matrix]) -> list[str]:
-        """Names of the parameters besides the matrices that `reorder` changes."""
+    def biases(self, block: nn.Module, matrices: dict[str, WeightView]) -> list[str]:
+        """Name the parameters, besides the matrices, that `reorder` changes."""
         names = [f"{matrices[name].module}.bias" for name in self.makers]
         known = dict(block.named_parameters())
         return [name for name in names if name in known]
 
 
-def feed_forwards(matrices: dict[str, Matrix]) -> list[FeedForward]:
-    """The feed-forward networks of a block whose layout is known; experts are left alone."""
+def feed_forwards(matrices: dict[str, WeightView]) -> list[FeedForward]:
+    """Find the feed-forward networks of a block whose layout is known; experts are left out."""
     found = []
     by_module = {m.module: name for name, m in matrices.items() if m.expert is None}
     for module_name, name in by_module.items():

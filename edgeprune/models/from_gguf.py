@@ -1,4 +1,4 @@
-"""A GGUF file as a transformers folder, through transformers' own GGUF loader."""
+"""Convert a GGUF file to a transformers folder with transformers' own GGUF loader."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     Float32 because dequantised values need it: a Q4_1 weight is exact in no shorter type.
 
     Raises:
-        InputError: transformers doesn't know the architecture, or the file misleads it.
+        InputError: transformers does not support the architecture, or misreads the file.
     """
     need("torch", "transformers", "accelerate")
     import torch
@@ -47,9 +47,9 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
         except _FAILURES as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise InputError(
-                f"transformers can't read {path}: {reason}",
-                "It may be of an architecture that transformers' GGUF loader doesn't know; "
-                "give the original transformers folder instead.",
+                f"transformers cannot read {path}: {reason}",
+                "transformers' GGUF loader may not support the architecture. Give the original "
+                "transformers folder instead.",
             ) from None
         del model.config.quantization_config  # the weights are plain float32 from here on
         with atomic_folder(folder) as temporary:
@@ -93,6 +93,6 @@ def _refuse_rope_scaling(path: Path) -> None:
     factors = [tensor.name for tensor in file.tensors if tensor.name.startswith("rope_")]
     if scaling != "none" or factors:
         raise InputError(
-            f"{path} uses rope scaling ({scaling}), which is lost when a GGUF is opened.",
+            f"{path} uses rope scaling ({scaling}), which transformers' GGUF loader drops.",
             "Give the original transformers folder instead.",
         )

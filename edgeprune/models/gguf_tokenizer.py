@@ -1,4 +1,4 @@
-"""What transformers' GGUF loader leaves out of a tokenizer: text is cut as llama.cpp cuts it."""
+"""Correct the tokenizer of transformers' GGUF loader, so that it splits text as llama.cpp does."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ def mend(tokenizer: Any, file: "GgufFile") -> None:
     """Make a tokenizer that transformers read from a GGUF file give llama.cpp's token ids.
 
     Args:
-        tokenizer: changed in place.
-        file: what it was read from.
+        tokenizer: the tokenizer, changed in place.
+        file: the GGUF file it was read from.
     """
     from tokenizers import normalizers
     from tokenizers import pre_tokenizers as steps

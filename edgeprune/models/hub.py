@@ -1,4 +1,4 @@
-"""The model and data hub: whether it can be reached at all, and fetching a model from it."""
+"""The model and data hub: check that it can be reached, and download models from it."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "README.md"]
 
 
 def hub_reachable() -> bool:
-    """Ask once, briefly; the hub's own client retries for half a minute before it gives up."""
+    """Test the connection once, briefly; the hub's own client retries for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
     if getproxies():
@@ -29,7 +29,7 @@ def hub_reachable() -> bool:
 
 
 def cached_folder(model: str) -> Path | None:
-    """The local folder of a hub model that was fetched before; asks no network."""
+    """Find the local folder of a hub model downloaded earlier, without using the network."""
     hub = load("huggingface_hub")
     try:
         return Path(hub.snapshot_download(model, local_files_only=True))
@@ -38,7 +38,7 @@ def cached_folder(model: str) -> Path | None:
 
 
 def download(model: str) -> Path:
-    """The local folder of a hub model, from the cache if it is there.
+    """Find the local folder of a hub model, and download it if it is not in the cache.
 
     Raises:
         UsageError: not a hub id.
@@ -50,11 +50,11 @@ def download(model: str) -> Path:
             model, allow_patterns=_PATTERNS, local_files_only=not hub_reachable()
         )
     except hub.errors.HFValidationError as error:
-        raise UsageError(f"'{model}' is not a hub id: {error}") from None
+        raise UsageError(f"'{model}' is not a valid hub id: {error}") from None
     except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise InputError(
-            f"The hub model '{model}' can't be fetched: {reason}",
-            "Check the name and the network, or give a local folder or a .gguf file.",
+            f"The hub model '{model}' could not be downloaded: {reason}",
+            "Check the name and the network connection, or give a local folder or a .gguf file.",
         ) from None
     return Path(folder)

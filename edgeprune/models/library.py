@@ -1,4 +1,4 @@
-"""The transformers library, quiet."""
+"""Import the transformers library quietly."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from edgeprune.support.extras import load
 
 
 def transformers() -> ModuleType:
-    """The transformers library without bars and warnings of its own: edgeprune shows progress."""
+    """Import transformers with its own progress bars and warnings off: edgeprune shows progress."""
     library = load("transformers")
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()

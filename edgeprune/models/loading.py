@@ -1,4 +1,4 @@
-"""transformers, quiet, never running code of a checkpoint; and what matrices are called there."""
+"""Load models and tokenizers with transformers, without running code from checkpoints."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeprune.formats.weights import Weights
-    from edgeprune.models.blocks import Matrix
+    from edgeprune.models.blocks import WeightView
     from edgeprune.models.checkpoint import Checkpoint
 
 
 def load_model(
     checkpoint: "Checkpoint", dtype: Any = "auto", weights: "Weights | None" = None
 ) -> Any:
-    """The whole model in evaluation mode, in its stored type unless told otherwise.
+    """Load the whole model in evaluation mode, in its stored type unless ``dtype`` is given.
 
     Args:
-        checkpoint: what to open.
-        dtype: of all weights; each is turned into it by itself, as it is read.
-        weights: what to read in place of the checkpoint's own, under the same names.
+        checkpoint: the checkpoint to open.
+        dtype: type of all weights; each is converted on its own, as it is read.
+        weights: weights to read instead of the checkpoint's own, under the same names.
 
     Raises:
-        InputError: not an architecture of transformers, or damaged files.
+        InputError: transformers does not support the architecture, or files are damaged.
     """
     if weights is None:
         return _open("AutoModelForCausalLM", checkpoint, dtype=dtype, use_safetensors=True).eval()
@@ -43,7 +43,7 @@ def load_model(
 
 
 def load_tokenizer(checkpoint: "Checkpoint") -> Any:
-    """The checkpoint's tokenizer."""
+    """Load the checkpoint's tokenizer."""
     return _open("AutoTokenizer", checkpoint)
 
 
@@ -51,18 +51,18 @@ def stored_names(
     model: Any,
     prefix: str,
     block: "nn.Module",
-    matrices: "dict[str, Matrix]",
+    matrices: "dict[str, WeightView]",
     stored: Collection[str],
 ) -> dict[str, str]:
-    """What a block's matrices are called in the checkpoint.
+    """Map a block's matrices to their names in the checkpoint.
 
-    A matrix that is no tensor of its own there, but a part of one, gets a name of the same kind.
+    A matrix that is only part of a tensor in the checkpoint gets a name of the same form.
 
     Args:
-        model: as `load_model` gave it.
-        prefix: of the block's parameters in the model.
+        model: the model from `load_model`.
+        prefix: prefix of the block's parameters in the model.
         block: the block.
-        matrices: its matrices.
+        matrices: the block's matrices.
         stored: the names in the checkpoint.
 
     Raises:
@@ -96,7 +96,7 @@ def _open(kind: str, checkpoint: "Checkpoint", **options: Any) -> Any:
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise InputError(
-            f"transformers can't open {checkpoint.source}: {reason}",
-            "Only architectures inside transformers are supported; code of a checkpoint is never "
-            "run.",
+            f"transformers cannot open {checkpoint.source}: {reason}",
+            "edgeprune supports only architectures that are part of transformers; it never runs "
+            "code from a checkpoint.",
         ) from None

@@ -1,4 +1,4 @@
-"""What a tokenizer puts before a text: one rule for calibration, measurement and export."""
+"""The tokens before every text: one rule for calibration, measurement and export."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,13 +6,14 @@ _PROBE = "a"
 
 
 def opening(tokenize: Callable[[str, bool], Sequence[int]]) -> list[int]:
-    """The ids that a tokenizer begins every text with: its BOS, or nothing.
+    """Find the ids that a tokenizer puts before every text: its BOS, or nothing.
 
     Asked of the tokenizer itself, since what files beside it say of a BOS is not what every
-    library obeys. Models that know a BOS read text without one as they read no other.
+    library obeys. Text without the BOS is out of distribution for a model that was trained with
+    one.
 
     Args:
-        tokenize: ids of a text; with special tokens if the second argument is True.
+        tokenize: maps a text to ids, with special tokens if the second argument is True.
     """
     plain, whole = list(tokenize(_PROBE, False)), list(tokenize(_PROBE, True))
     places = range(len(whole) - len(plain) + 1)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: where it comes from, its license, its languages."""
+"""A checkpoint's origin, license and languages, as it states them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ _HUB = "https://huggingface.co/"
 
 @dataclass(frozen=True)
 class Origin:
-    """What has to be passed on with a model made from another.
+    """Facts that must be passed on with a derived model.
 
     Attributes:
-        hub_id: of the model; empty where it is not known to be on the hub.
+        hub_id: the model's hub id; empty if it is not known to be on the hub.
         license: identifier in the hub's terms; empty where none is stated.
-        license_name: of a license that the hub has no identifier for.
-        license_link: where to read it.
-        languages: codes.
+        license_name: name of a license that has no identifier on the hub.
+        license_link: URL of the license text.
+        languages: language codes.
     """
 
     hub_id: str = ""
@@ -32,7 +32,7 @@ class Origin:
 
 
 def origin(checkpoint: Checkpoint) -> Origin:
-    """Read it from the GGUF file's ``general.*`` keys, or from the folder's model card.
+    """Read the origin from the GGUF file's ``general.*`` keys, or from the folder's model card.
 
     Raises:
         InputError: the model card's header is not YAML.
@@ -78,7 +78,7 @@ def _of_folder(checkpoint: Checkpoint) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InputError(
             f"The header of {checkpoint.folder / 'README.md'}, the model card, is not YAML.",
-            "Mend it or take the file away: the license is read from it.",
+            "Fix the header or remove the file: edgeprune reads the license from it.",
         ) from None
     return {
         "url": None,

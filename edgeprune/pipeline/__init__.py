@@ -1,1 +1,1 @@
-"""From a recipe to a measured artifact: `build.py` is the page to begin with."""
+"""From a recipe to a measured artifact; start reading at `build.py`."""

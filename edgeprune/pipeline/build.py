@@ -1,40 +1,29 @@
-"""The pipeline: model and task in, verified sparse artifact and honest report out."""
+"""A build from top to bottom: model and task in, verified artifact and report out."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from edgeprune.data.loading import Data, load_data
-from edgeprune.data.task import Task
-from edgeprune.models import Checkpoint, open_checkpoint
+import exporters
+from edgeprune import report
+from edgeprune.manifest import Manifest
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.origin import origin
+from edgeprune.pipeline import max_loss, planner
 from edgeprune.pipeline.estimate import check_disk
+from edgeprune.pipeline.export import export, pack
 from edgeprune.pipeline.folders import claim, default_folder, record
-from edgeprune.pipeline.gates import failures
-from edgeprune.pipeline.max_loss import Search, search
-from edgeprune.pipeline.sparsify import sparse_stage
-from edgeprune.pipeline.stages import (
-    artifact_name,
-    check_stage,
-    export_stage,
-    measure_stage,
-    pack_stage,
-)
-from edgeprune.pruning.methods import METHODS
+from edgeprune.pipeline.job import Job, open_job, rows_for
+from edgeprune.pipeline.measure import measure
+from edgeprune.pipeline.record import describe
+from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.workspace import open_workspace
 from edgeprune.recipe.schema import Recipe
-from edgeprune.support import environment
-from edgeprune.support.errors import GateFailed, MachineError, UsageError
+from edgeprune.support.errors import GateFailed
 from edgeprune.support.extras import need
-from edgeprune.support.files import json_text, read_json, sweep, write_json
-from edgeprune.support.progress import Progress, Quiet
+from edgeprune.support.files import read_json, write_json
+from edgeprune.support.progress import Progress
 
-if TYPE_CHECKING:
-    from edgeprune.engine import PrunedCheckpoint
-
-# What a target needs besides the libraries of every build.
-_NEEDED = {"gguf": ("llama_cpp",), "onnx": ("onnx", "onnxruntime", "tokenizers")}
+_REQUIRED = ("torch", "transformers", "accelerate", "scipy", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -42,14 +31,14 @@ class Build:
     """A finished build.
 
     Attributes:
-        folder: holds everything.
-        artifact: the model file.
-        manifest: what went in, what came out, every result.
+        folder: the build folder.
+        artifact: the model file or folder.
+        manifest: inputs, outputs and all results.
     """
 
     folder: Path
     artifact: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def build(
@@ -57,166 +46,56 @@ def build(
     out: Path | None = None,
     progress: Progress | None = None,
     replace: bool = False,
-) -> Build:
-    """Run a recipe. Stages whose inputs have not changed are reused.
+) -> Build | None:
+    """Run a recipe. Results of stages whose inputs have not changed are reused.
 
     Args:
         recipe: what to build.
         out: the build folder; by default ``builds/`` and a name from the recipe.
-        progress: told of every stage; nothing is printed by default.
+        progress: receives progress of every stage; nothing is printed by default.
         replace: overwrite the build of another recipe in that folder. Recipes that differ only in
-            what is measured, where it runs or which gates it has to pass are no others.
+            measurement, device or gates count as the same.
+
+    Returns:
+        The build; None in all but the first process of a launched build.
 
     Raises:
         EdgepruneError: with an exit code and a hint; see `edgeprune.support.errors`. `GateFailed`
-            comes after everything has been written, so that the report shows what did not hold.
+            is raised after everything has been written, so that the report shows what failed.
     """
-    from filelock import FileLock, Timeout
-
-    need("torch", "transformers", "accelerate", "scipy", "matplotlib", *_NEEDED[recipe.target])
-    progress = progress or Quiet()
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    locate(recipe.model)  # a wrong name is said before a folder is made for it
+    exporter = exporters.get(recipe.artifact.target)
+    need(*_REQUIRED, *exporter.requirements)
+    data = rows_for(recipe)
+    locate(recipe.model.name)  # a wrong name is said before a folder is made for it
     folder = Path(out or default_folder(recipe)).expanduser()
-    claim(folder, recipe, replace)
-    try:
-        with FileLock(folder / "work" / "lock", timeout=0):
-            return _build(recipe, data, folder, progress)
-    except Timeout:
-        raise UsageError(f"Another build is at work in {folder}.", "Wait, or use --out.") from None
+    outputs = (exporter.artifact, "manifest.json", *report.FILES)
+    with open_workspace(folder, progress, lambda: claim(folder, recipe, replace), outputs) as run:
+        check_disk(recipe, folder)
+        job = open_job(recipe, run, data)
+        source = origin(job.checkpoint)  # a broken model card is said now, not after the pruning
+        run.begin(lambda: record(folder, recipe))
+        job, found = max_loss.settle(job)
+        plan = planner.plan(job)
+        sparse = sparsify(job, plan)
+        if not run.first:
+            return None
+        artifacts = export(job, plan, sparse)
+        packed = pack(job, artifacts.get("pruned", artifacts["dense"]))
+        results = measure(job, artifacts)
+        manifest = describe(job, source, plan, sparse, artifacts, packed, results, found)
+        return _finish(job, manifest)
 
 
-def take_part(recipe: Recipe, folder: Path) -> None:
-    """What the processes beside the first do of a build: their share of pruning and training.
-
-    Raises:
-        EdgepruneError: as `build`; the first process says the same.
-    """
-    from edgeprune.support import distributed
-
-    data = load_data(recipe.task, recipe.general, recipe.eval_rows, recipe.perplexity_tokens)
-    try:
-        distributed.wait()  # until the folder is the first one's
-    except RuntimeError:  # torch's, of a process that is gone
-        raise MachineError("The first process of this build has stopped; it says why.") from None
-    sparse_stage(recipe, open_checkpoint(recipe.model), data, folder, Quiet())
-
-
-def _build(recipe: Recipe, data: Data, folder: Path, progress: Progress) -> Build:
-    from edgeprune import report
-    from edgeprune.support import distributed
-
-    outputs = ("model", "manifest.json", *report.FILES)
-    for leftover in (*(f".{name}.*" for name in outputs), "work/**/.*.*"):
-        sweep(folder, leftover)
-    check_disk(recipe, folder)
-    checkpoint = open_checkpoint(recipe.model, progress)
-    check_stage(recipe, checkpoint)
-    origin(checkpoint)  # a broken model card is said now, not after the pruning
-    if recipe.max_loss and distributed.world()[1] > 1:
-        raise UsageError("max_loss tries sparsities in one process alone.", "Launch it by itself.")
-    record(folder, recipe)
-    distributed.wait()  # `take_part` goes on from here
-    _say_what_fusion_does(recipe, progress)
-    found = None
-    if recipe.max_loss:
-        found, data = search(recipe, checkpoint, data, folder / "work" / "search", progress)
-        recipe = recipe.model_copy(update={"sparsity": found.sparsity})
-    sparse = sparse_stage(recipe, checkpoint, data, folder, progress)
-    pruned = sparse.checkpoint
-    artifacts = export_stage(recipe, checkpoint, pruned, sparse.key, folder, progress)
-    packed = pack_stage(recipe, artifacts.get("pruned", artifacts["dense"]), folder, progress)
-    results = measure_stage(recipe, data, artifacts, folder, progress)
-    manifest = _manifest(recipe, checkpoint, data, sparse.rows, pruned, artifacts, results, found)
-    manifest["packed"] = packed
-    manifest["recovery"] = sparse.training
-    manifest["rounded_with_data"] = sum(
-        record.rounded_to_zero is not None for record in (pruned.records if pruned else [])
-    )
+def _finish(job: Job, manifest: Manifest) -> Build:
+    """Write report and manifest, unless they exist from an earlier run, and check the gates."""
+    folder, progress = job.run.folder, job.run.progress
+    written = folder / "manifest.json"
     said = [folder / name for name in report.FILES]
-    if read_json(folder / "manifest.json") != manifest or not all(map(Path.exists, said)):
+    if read_json(written) != manifest.to_json() or not all(map(Path.exists, said)):
         with progress.stage("report", 1) as stage:
             report.write(folder, manifest)
             stage.advance()
-        write_json(folder / "manifest.json", manifest)  # last: it says that the rest is there
-    if manifest["gates"]:
-        raise GateFailed("\n".join(manifest["gates"]), f"See {folder / 'report.html'}.", manifest)
-    return Build(folder, folder / artifact_name(recipe), manifest)
-
-
-def _manifest(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    data: Data,
-    rows_used: dict[str, list[str]],
-    pruned: "PrunedCheckpoint | None",
-    artifacts: dict[str, dict[str, Any]],
-    results: dict[str, Any],
-    found: Search | None,
-) -> dict[str, Any]:
-    """Everything about a build, as JSON gives it back: what is returned is what is in the file."""
-    this_machine = environment.describe()
-    manifest = {
-        "edgeprune": this_machine["versions"]["edgeprune"],
-        "recipe": recipe.model_dump(),
-        "machine": this_machine,
-        "model": {
-            "name": checkpoint.name,
-            "source": checkpoint.source,
-            "sha256": checkpoint.sha256,
-            **asdict(origin(checkpoint)),
-        },
-        "data": _describe_data(data, rows_used),
-        "artifact": artifacts.get("pruned", artifacts["dense"]),
-        "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},
-        "pruned_tensors": [
-            asdict(record) | {"sparsity": record.sparsity}
-            for record in (pruned.records if pruned and recipe.sparsity else [])
-        ],
-        "search": asdict(found) if found else None,
-        "results": results,
-        "gates": failures(recipe, results),
-    }
-    return json.loads(json_text(manifest))
-
-
-def _say_what_fusion_does(recipe: Recipe, progress: Progress) -> None:
-    if METHODS[recipe.method].sees == "nothing" and recipe.sparsity:
-        progress.note(
-            f"{recipe.method} sees no data: fusion '{recipe.fusion}' and the calibration streams "
-            "make no difference to what is pruned."
-        )
-
-
-def _describe_data(data: Data, used: dict[str, list[str]]) -> dict[str, Any]:
-    task, general = data.task, data.general
-    return {
-        "task": {
-            "name": task.task.name,
-            "version": task.task.version,
-            "description": task.task.description,
-            "hub_id": _hub_id(task.task),
-            "kind": task.task.kind,
-            "license": task.task.license,
-            "warning": task.task.warning,
-            "source": task.split.origin,
-            "sha256": task.calibration_hash,
-            "calibration_rows": used["task"],
-            "evaluation_rows": [row.id for row in data.evaluation],
-        },
-        "general": {
-            "name": general.task.name,
-            "version": general.task.version,
-            "hub_id": _hub_id(general.task),
-            "license": general.task.license,
-            "source": general.split.origin,
-            "sha256": general.calibration_hash,
-            "calibration_rows": used["general"],
-            "evaluation_rows": [row.id for row in data.general_evaluation],
-        },
-    }
-
-
-def _hub_id(task: Task) -> str:
-    """Where the data set of a task stands on the hub, whichever copy of it was read."""
-    return next((source.name for source in task.sources if source.kind == "hub"), "")
+        write_json(written, manifest.to_json())  # last: it says that the rest is there
+    if manifest.gates:
+        raise GateFailed("\n".join(manifest.gates), f"See {folder / 'report.html'}.", manifest)
+    return Build(folder, folder / job.exporter.artifact, manifest)

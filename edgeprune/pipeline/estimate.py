@@ -1,4 +1,4 @@
-"""What a build will need and give, before any work is done."""
+"""Estimate what a build needs and produces, before any work is done."""
 
 import shutil
 import time
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+import exporters
 from edgeprune.models.checkpoint import locate
-from edgeprune.models.inventory import TensorShape, inventory
-from edgeprune.plan.types import TYPES_OF, WeightType
+from edgeprune.models.inventory import inventory
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.job import wanted
+from edgeprune.planning.tensors import ModelPlan, Role
 from edgeprune.pruning.methods import METHODS
-from edgeprune.recipe.schema import Recipe, budget_seconds, rounds
+from edgeprune.recipe.schema import Recipe, training_rounds, training_seconds
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES
 from edgeprune.support.errors import MachineError
 
@@ -26,20 +29,21 @@ _SOLVER_PRODUCTS = 20
 
 
 @dataclass(frozen=True)
-class BuildPlan:
+class Estimate:
     """Figures known or estimated in advance.
 
     Attributes:
-        parameters: weights of the model.
-        prunable: weights in the decoder blocks' matrices.
-        zeros: weights that will be zero.
-        artifact_bytes: the model file, without its tokenizer; zeros take as many bytes as any
-            weight in GGUF.
-        disk_bytes: free space the build needs.
+        plan: the plan of all tensors; with uniform zeros if the allocation must be measured.
+        parameters: number of weights of the model.
+        prunable: number of weights in the decoder blocks' matrices.
+        zeros: number of weights that will be zero.
+        artifact_bytes: size of the model file without its tokenizer.
+        disk_bytes: free disk space the build needs.
         memory_bytes: estimated peak memory.
         seconds: estimated time on this machine, by the measured matrix throughput of its CPU.
     """
 
+    plan: ModelPlan
     parameters: int
     prunable: int
     zeros: int
@@ -49,182 +53,150 @@ class BuildPlan:
     seconds: float
 
 
-def plan(recipe: Recipe) -> BuildPlan:
-    """Plan a build from headers alone.
+def plan(recipe: Recipe) -> Estimate:
+    """Plan every tensor and estimate what a build needs, from headers alone.
 
     Raises:
         EdgepruneError: as `edgeprune.models.inventory.inventory`.
     """
-    tensors = inventory(recipe.model)
-    return BuildPlan(
-        parameters=sum(t.elements for t in tensors),
-        prunable=sum(t.elements for t in tensors if t.prunable),
-        zeros=round(_pruned(recipe, tensors) * recipe.sparsity),
-        artifact_bytes=_artifact_bytes(recipe, tensors),
-        disk_bytes=_disk_bytes(recipe, tensors),
-        memory_bytes=_memory_bytes(recipe, tensors),
-        seconds=_seconds(recipe, tensors),
+    needs = _Needs(recipe)
+    return Estimate(
+        plan=needs.plan,
+        parameters=needs.parameters,
+        prunable=needs.prunable,
+        zeros=needs.plan.zeros,
+        artifact_bytes=needs.plan.bytes,
+        disk_bytes=needs.disk_bytes(),
+        memory_bytes=needs.memory_bytes(),
+        seconds=needs.seconds(),
     )
 
 
-def _pruned(recipe: Recipe, tensors: list[TensorShape]) -> int:
-    """Weights of the matrices that a build prunes."""
-    return sum(t.elements for t in tensors if t.prunable or (recipe.prune_head and t.embedding))
-
-
-def _artifact_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
-    kind = TYPES_OF[recipe.target][recipe.type]
-    if recipe.target == "onnx":
-        return sum(_onnx_bytes(tensor, kind.base, recipe.block_size) for tensor in tensors)
-    return sum(_stored_bytes(tensor, kind) for tensor in tensors)
-
-
-def _weight_bytes(recipe: Recipe) -> int:
-    """Of a weight as the build has it at hand: dequantised ones are kept as float32."""
-    return 4 if locate(recipe.model)[0] == "gguf" else 2
-
-
-def _hidden_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
-    """Hidden states of both streams at one place of the model, twice."""
-    width = next((t.shape[1] for t in tensors if t.embedding), 0)
-    return 2 * (2 * recipe.samples * recipe.length * width * 2)
-
-
-def _disk_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
-    _, kept = _recovery_bytes(recipe, tensors)
-    own = _weight_bytes(recipe) * _pruned(recipe, tensors) + _hidden_bytes(recipe, tensors)
-    return 2 * _artifact_bytes(recipe, tensors) + own + kept
-
-
-def _memory_bytes(recipe: Recipe, tensors: list[TensorShape]) -> int:
-    dense = _weight_bytes(recipe) * sum(t.elements for t in tensors)
-    gram = 0
-    if _sees_gram(recipe):
-        gram = 4 * 8 * max((t.shape[1] for t in tensors if t.prunable), default=0) ** 2
-    held, _ = _recovery_bytes(recipe, tensors)
-    return round(_BASE_MEMORY + max(dense + _hidden_bytes(recipe, tensors) + gram, held))
-
-
-def _recovery_bytes(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
-    """Bytes that recovery takes in memory and on disk."""
-    if not recipe.recover:
-        return 0, 0
-    if recipe.recover_by == ["reconstruct"]:
-        dense = _weight_bytes(recipe) * sum(t.elements for t in tensors)
-        return _reconstruction(recipe, tensors, dense)
-    return _training(recipe, tensors)
-
-
-def _sees_gram(recipe: Recipe) -> bool:
-    return METHODS[recipe.method].sees == "gram" or bool(recipe.swaps or recipe.resolve)
-
-
-def _seconds(recipe: Recipe, tensors: list[TensorShape]) -> float:
-    """Counts products, and measures how fast this machine does them: takes a moment."""
-    matrices = [t for t in tensors if t.prunable]
-    tokens = 2 * recipe.samples * recipe.length
-    # Every block runs twice: to be seen, and once pruned.
-    flops = 2.0 * tokens * 2 * sum(t.elements for t in matrices)
-    if _sees_gram(recipe):
-        flops += tokens * sum(t.shape[1] ** 2 for t in matrices) / _READERS  # half a Gram matrix
-        flops += sum(_SOLVER_PRODUCTS * 2 * t.shape[0] * t.shape[1] ** 2 for t in matrices)
-    builds = 1 + _TRIALS * bool(recipe.max_loss)
-    evaluated = 2 * (recipe.eval_rows * _TOKENS_PER_ROW + recipe.perplexity_tokens)
-    flops = builds * flops + evaluated * 2 * sum(t.elements for t in tensors)
-    recovery = budget_seconds(recipe) if recipe.recover else 0
-    return flops / _flops_per_second() + builds * recovery
-
-
-def _training(recipe: Recipe, tensors: list[TensorShape]) -> tuple[int, int]:
-    """Bytes that training takes in memory and on disk.
-
-    In memory: float32 weights, gradients and two moments, both models and the gradients in what
-    they compute in, a step's logits and activations; with adapters what is trained is small, and at
-    the end the matrices stand there in float32. On disk: the best weights, the run as it is kept
-    (weights and moments) while it is written anew, between rounds the whole model, and what each
-    way and round has trained.
-    """
-    parameters = sum(t.elements for t in tensors)
-    prunable = sum(t.elements for t in tensors if t.prunable)
-    trained = prunable
-    if recipe.recover_rank:
-        trained = sum(recipe.recover_rank * sum(t.shape) for t in tensors if t.prunable)
-    both = 4 * (parameters + prunable) if recipe.recover_rank else 6 * parameters
-    logits = 6 * max((t.shape[0] for t in tensors if t.embedding), default=0)
-    if recipe.recover_save_memory:
-        tokens = recipe.length * logits
-    else:
-        inner = 2 * sum(sum(t.shape) for t in tensors if t.prunable)
-        tokens = recipe.recover_batch * recipe.length * (logits + inner)
-    kept = 4 * (8 if recipe.recover_selective else 7) * trained + 4 * _written(recipe, parameters)
-    kept += 4 * prunable * (len(rounds(recipe)) * (len(recipe.recover_by) + 1) - 1)
-    return (6 if recipe.recover_selective else 4) * 4 * trained + both + tokens, kept
-
-
-def _reconstruction(recipe: Recipe, tensors: list[TensorShape], dense: int) -> tuple[int, int]:
-    """Bytes that reconstruction takes in memory and on disk, beside a ``dense`` model of so many.
-
-    In memory: the pruned model in float32, of one block weights, gradients and two moments, and the
-    hidden states of both models before and after it, and what it is to give. On disk: what each
-    round has pruned and reconstructed, between rounds the whole model, and later the hidden
-    states.
-    """
-    parameters = sum(t.elements for t in tensors)
-    prunable = [t for t in tensors if t.prunable]
-    blocks = 4 * sum(t.elements for t in prunable)
-    width = next((t.shape[1] for t in tensors if t.embedding), 0)
-    states = 2 * RECONSTRUCTION_SEQUENCES * recipe.length * width * 2
-    block = 4 * blocks // max(1, len({t.block for t in prunable}))
-    kept = blocks * (2 * len(rounds(recipe)) - 1) + 4 * max(_written(recipe, parameters), states)
-    return dense + 4 * parameters + block + 5 * states, kept
-
-
-def _written(recipe: Recipe, parameters: int) -> int:
-    """Weights that stand on the disk as a round has left them, while the next one prunes."""
-    return parameters if len(rounds(recipe)) > 1 else 0
-
-
 def check_disk(recipe: Recipe, folder: Path) -> None:
-    """Refuse a build that the disk cannot hold, before it starts.
+    """Reject a build that the disk cannot hold, before it starts.
 
     Raises:
-        MachineError: too little free space for what is not there yet.
+        MachineError: too little free space for files not yet written.
     """
-    needed = _disk_bytes(recipe, inventory(recipe.model))
+    needed = _Needs(recipe).disk_bytes()
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free + there < needed:
         raise MachineError(
-            f"{folder} has {free / _GIB:.1f} GiB free, the build needs {needed / _GIB:.1f} GiB.",
+            f"{folder} has {free / _GIB:.1f} GiB of free space, but the build needs "
+            f"{needed / _GIB:.1f} GiB.",
             "Free some space, or choose a folder on another disk with --out.",
         )
 
 
-def _stored_bytes(tensor: TensorShape, kind: WeightType) -> int:
-    """By the type of most matrices; a mix is a little larger."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+class _Needs:
+    """Estimate bytes and operations of one recipe."""
 
-    from exporters.gguf.mixes import fitting, storage_type
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        exporter = exporters.get(recipe.artifact.target)
+        rows = exporter.estimate(inventory(recipe.model.name), wanted(recipe))
+        self.plan = planner.by_rule(recipe, rows)
+        self.rows = list(self.plan.tensors.values())
+        self.matrices = [row for row in self.rows if row.prunable]
+        self.parameters = sum(row.size for row in self.rows)
+        self.prunable = sum(row.size for row in self.matrices)
+        embedding = next((row for row in self.rows if row.role == Role.EMBEDDING), None)
+        self.vocabulary, self.width = embedding.shape if embedding else (0, 0)
+        # Of a weight as the build has it at hand: dequantised ones are kept as float32.
+        self.weight_bytes = 4 if locate(recipe.model.name)[0] == "file" else 2
+        data = recipe.data
+        # Hidden states of both streams at one place of the model, twice.
+        self.hidden = 2 * (2 * data.samples * data.length * self.width * 2)
 
-    if len(tensor.shape) < 2:
-        return 4 * tensor.elements
-    stored = fitting(GGMLQuantizationType[kind.base], tensor.shape[1])
-    if tensor.embedding:
-        stored = storage_type(kind, "token_embd.weight", tensor.shape[1], 0, tied=True)
-    block, block_bytes = GGML_QUANT_SIZES[stored]
-    return tensor.elements // block * block_bytes
+    def disk_bytes(self) -> int:
+        """Estimate disk: two artifacts, pruned weights, hidden states, and recovery's files."""
+        changed = self.weight_bytes * sum(row.size for row in self.rows if row.zeros)
+        return 2 * self.plan.bytes + changed + self.hidden + self._recovery()[1]
 
+    def memory_bytes(self) -> int:
+        """Estimate peak memory: the larger of pruning's and recovery's."""
+        gram = 0
+        if self._sees_gram():
+            gram = 4 * 8 * max((row.shape[1] for row in self.matrices), default=0) ** 2
+        pruning = self.weight_bytes * self.parameters + self.hidden + gram
+        return round(_BASE_MEMORY + max(pruning, self._recovery()[0]))
 
-def _onnx_bytes(tensor: TensorShape, kind: str, block: int) -> int:
-    """Integers have a scale of 4 bytes a block; embedding and head have at least 8 bits."""
-    bits = {"FP32": 32, "FP16": 16, "INT8": 8, "INT4": 8 if tensor.embedding else 4}[kind]
-    if len(tensor.shape) < 2:
-        return 4 * tensor.elements
-    return tensor.elements * bits // 8 + (4 * tensor.elements // block if bits <= 8 else 0)
+    def seconds(self) -> float:
+        """Estimate time from the number of products and this machine's measured speed."""
+        recipe = self.recipe
+        tokens = 2 * recipe.data.samples * recipe.data.length
+        flops = 2.0 * tokens * 2 * self.prunable  # every block runs twice: seen, and once pruned
+        if self._sees_gram():
+            flops += tokens * sum(r.shape[1] ** 2 for r in self.matrices) / _READERS  # half a Gram
+            flops += sum(_SOLVER_PRODUCTS * 2 * r.size * r.shape[1] for r in self.matrices)
+        builds = 1 + _TRIALS * bool(recipe.pruning.max_loss)
+        asked = recipe.measurement
+        evaluated = 2 * (asked.eval_rows * _TOKENS_PER_ROW + asked.perplexity_tokens)
+        flops = builds * flops + evaluated * 2 * self.parameters
+        recovery = training_seconds(recipe) if recipe.training.enabled else 0
+        return flops / _flops_per_second() + builds * recovery
+
+    def _sees_gram(self) -> bool:
+        asked = self.recipe.pruning
+        return METHODS[asked.method].sees == "gram" or asked.swaps or asked.refit
+
+    def _recovery(self) -> tuple[int, int]:
+        """Estimate recovery's bytes in memory and on disk."""
+        if not self.recipe.training.enabled:
+            return 0, 0
+        if self.recipe.training.ways == ["reconstruct"]:
+            return self._reconstruction()
+        return self._training()
+
+    def _training(self) -> tuple[int, int]:
+        """Estimate training's bytes in memory and on disk.
+
+        In memory: float32 weights, gradients and two moments, both models and the gradients in what
+        they compute in, a step's logits and activations; with adapters what is trained is small,
+        and at the end the matrices stand there in float32. On disk: the best weights, the run as it
+        is kept (weights and moments) while it is written anew, between rounds the whole model, and
+        what each way and round has trained.
+        """
+        asked, length = self.recipe.training, self.recipe.data.length
+        trained, both = self.prunable, 6 * self.parameters
+        if asked.rank:
+            trained = sum(asked.rank * sum(row.shape) for row in self.matrices)
+            both = 4 * (self.parameters + self.prunable)
+        logits = 6 * self.vocabulary
+        if asked.save_memory:
+            tokens = length * logits
+        else:
+            inner = 2 * sum(sum(row.shape) for row in self.matrices)
+            tokens = asked.batch * length * (logits + inner)
+        rounds = len(training_rounds(self.recipe))
+        kept = 4 * (8 if asked.selective else 7) * trained + 4 * self._written()
+        kept += 4 * self.prunable * (rounds * (len(asked.ways) + 1) - 1)
+        return (6 if asked.selective else 4) * 4 * trained + both + tokens, kept
+
+    def _reconstruction(self) -> tuple[int, int]:
+        """Estimate reconstruction's bytes in memory and on disk.
+
+        In memory: the dense model, the pruned one in float32, of one block weights, gradients and
+        two moments, and the hidden states of both models before and after it, and what it is to
+        give. On disk: what each round has pruned and reconstructed, between rounds the whole model,
+        and later the hidden states.
+        """
+        changed = 4 * self.prunable
+        states = 2 * RECONSTRUCTION_SEQUENCES * self.recipe.data.length * self.width * 2
+        block = 4 * changed // max(1, len({row.block for row in self.matrices}))
+        rounds = len(training_rounds(self.recipe))
+        kept = changed * (2 * rounds - 1) + 4 * max(self._written(), states)
+        dense = self.weight_bytes * self.parameters
+        return dense + 4 * self.parameters + block + 5 * states, kept
+
+    def _written(self) -> int:
+        """Estimate the weights that a round keeps on disk while the next one prunes."""
+        return self.parameters if len(training_rounds(self.recipe)) > 1 else 0
 
 
 def _flops_per_second() -> float:
-    """Float32 matrix throughput, measured for a moment; bfloat16 makes up for what else is done."""
+    """Measure float32 matrix throughput for a moment; bfloat16's gain covers other work."""
     a = np.ones((1024, 1024), np.float32)
     a @ a
     rounds, start = 0, time.perf_counter()

@@ -1,7 +1,7 @@
-"""Where builds stand: a folder's name, and whose it is.
+"""Build folders: their names, and the recipe each belongs to.
 
-A folder belongs to the recipe that was built in it first, as far as the recipe makes the artifact;
-``work/recipe.json`` says which.
+A folder belongs to the recipe that was first built in it, compared by the settings that affect the
+artifact; ``work/recipe.json`` holds it.
 """
 
 import json
@@ -11,36 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.models.packaged import PACKAGED
-from edgeprune.recipe.schema import UNSTRUCTURED, Recipe
+from edgeprune.planning.patterns import parse
+from edgeprune.recipe.schema import Recipe, defaults, flat
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json
 
-_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|gguf)$")
+_FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|jsonl\.xz|gguf)$")
 _BUILDS = Path("builds")
 _RECIPE = Path("work", "recipe.json")
 # Settings that leave the artifact as it is: where it is made, what is measured, what is a failure.
-_BESIDE_THE_ARTIFACT = {
-    "device", "threads", "pack", "eval_rows", "perplexity_tokens", "prefill_tokens",
-    "decode_tokens", "rounds", "max_accuracy_loss", "max_nats_increase", "min_decode_speed",
-}  # fmt: skip
+_BESIDE_THE_ARTIFACT = re.compile(
+    r"model\.device|artifact\.pack|measurement\..*|gates\.max_.*|gates\.min_.*"
+)
 # Settings that the readable part of a name always tells; a type is of one target alone.
-_ALWAYS_TOLD = {"method", "fusion", "pattern", "max_loss", "target", "type", "recover"}
+_ALWAYS_TOLD = {
+    "pruning.method", "pruning.fusion.mode", "pruning.pattern", "pruning.max_loss",
+    "artifact.target", "artifact.type", "training.enabled",
+}  # fmt: skip
+_NAMED = {"model": "model.name", "task": "data.task", "general": "data.general"}
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """``builds/`` and a name that says what is in it.
+    """Return ``builds/`` and a name that describes the build.
 
-    What it can't say in words, such as a seed or where a task's file stands, goes into a short hash
-    at its end; where everything is said, there is none.
+    Settings that it does not spell out, such as a seed or the path of a task's file, go into a
+    short hash at the end; without any there is no hash.
     """
-    pattern = recipe.pattern.replace(":", "of")
-    if recipe.max_loss:
-        pattern = f"loss{recipe.max_loss.replace('%', 'pct')}"
-    elif recipe.pattern == UNSTRUCTURED:
-        pattern = f"{round(100 * recipe.sparsity)}pct"
-    task, model = short_name(recipe.task), short_name(recipe.model)
-    parts = [task, model, recipe.method, recipe.fusion, pattern, recipe.type]
-    if recipe.recover:
+    asked = recipe.pruning
+    zeros = parse(asked.pattern).label(asked.sparsity)
+    if asked.max_loss:
+        zeros = f"loss{asked.max_loss.replace('%', 'pct')}"
+    task, model = short_name(recipe.data.task), short_name(recipe.model.name)
+    parts = [task, model, asked.method, asked.fusion.mode, zeros, recipe.artifact.type]
+    if recipe.training.enabled:
         parts.append("recovered")
     if untold := _untold(recipe):
         parts.append(sha256_json(untold)[:8])
@@ -48,57 +51,53 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def short_name(source: str) -> str:
-    """A task or model as part of a file name."""
+    """Return a task or model as part of a file name."""
     return _FILE_ENDING.sub("", Path(source).name)
 
 
 def claim(folder: Path, recipe: Recipe, replace: bool = False) -> None:
-    """Make a folder, or one that is empty or a build's of this recipe already, a build's.
+    """Claim a new or empty folder, or one of this recipe's builds, for a build.
 
     Args:
         folder: the build folder.
-        recipe: what is to be built in it.
-        replace: it may hold the build of another recipe.
+        recipe: the recipe to be built in it.
+        replace: whether it may hold the build of another recipe.
 
     Raises:
-        UsageError: it holds something else; nothing was touched.
+        UsageError: it holds something else; nothing was changed.
     """
     if folder.is_file():
-        raise UsageError(f"--out {folder} is a file, expected a folder.")
+        raise UsageError(f"--out {folder} is a file; expected a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "work").is_dir():
         raise UsageError(
-            f"{folder} is not empty and is not a build of edgeprune; nothing was touched.",
+            f"{folder} is not empty and is not a build folder of edgeprune. Nothing was changed.",
             "Choose another --out.",
         )
     if not replace and (differences := _differences(folder, recipe)):
         raise UsageError(
-            f"{folder} holds the build of another recipe: {'; '.join(differences)}. Nothing was "
-            "touched.",
+            f"{folder} contains the build of another recipe: {'; '.join(differences)}. Nothing "
+            "was changed.",
             "Choose another --out, or add --replace (in Python replace=True) to overwrite it.",
         )
     (folder / "work").mkdir(parents=True, exist_ok=True)
 
 
 def record(folder: Path, recipe: Recipe) -> None:
-    """Say in a build folder whose it is, before its work begins."""
-    mine = _made_of(recipe.model_dump())
+    """Record a build folder's recipe, before the work begins."""
+    mine = _made_of(recipe)
     if read_json(folder / _RECIPE) != mine:
         write_json(folder / _RECIPE, mine)
 
 
 def _differences(folder: Path, recipe: Recipe) -> list[str]:
-    """In which settings the build in a folder is another one; none if there is no build."""
+    """List the settings in which a folder's build differs; empty if there is no build."""
     theirs = read_json(folder / _RECIPE)
     if theirs is None:
-        manifest = read_json(folder / "manifest.json")  # of a version that kept no recipe.json
-        if manifest is None:
-            return []
-        theirs = _made_of(manifest["recipe"])
-    mine = _made_of(recipe.model_dump())
+        return []
     return [
-        f"{name} {_text(theirs.get(name, _default(name)))} there, {_text(value)} here"
-        for name, value in mine.items()
-        if theirs.get(name, _default(name)) != value
+        f"{name} {_text(theirs.get(name, defaults().get(name)))} there, {_text(value)} here"
+        for name, value in _made_of(recipe).items()
+        if theirs.get(name, defaults().get(name)) != value
     ]
 
 
@@ -106,50 +105,39 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _made_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe that make its artifact, with files by their whole paths."""
-    found = {name: _plain(value) for name, value in values.items()}
-    for name in _BESIDE_THE_ARTIFACT:
-        found.pop(name, None)
+def _made_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that affect a recipe's artifact, with full paths of files."""
+    values = flat(recipe)
+    found = {n: v for n, v in values.items() if not _BESIDE_THE_ARTIFACT.fullmatch(n)}
     found |= {name: str(path) for name, path in _files(values).items()}
-    if found["max_loss"]:  # the sparsity is looked for
-        del found["sparsity"]
+    if found["pruning.max_loss"]:  # the sparsity is looked for
+        del found["pruning.sparsity"]
     return found
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back; the order of a map counts, as the first expression that fits does."""
-    return [list(item) for item in value.items()] if isinstance(value, dict) else value
-
-
 def _files(values: dict[str, Any]) -> dict[str, Path]:
-    """The files and folders that a model, a task and a corpus are read from; no other names."""
-    paths = {name: Path(values[name]).expanduser() for name in ("model", "task", "general")}
+    """Resolve files and folders that a model, a task and a corpus are read from."""
+    paths = {name: Path(values[name]).expanduser() for name in _NAMED.values()}
     return {
         name: path.resolve()
         for name, path in paths.items()
         if _FILE_ENDING.search(path.name)
-        or (name == "model" and values[name] not in PACKAGED and path.is_dir())
+        or (name == _NAMED["model"] and values[name] not in PACKAGED and path.is_dir())
     }
 
 
 def _untold(recipe: Recipe) -> dict[str, Any]:
-    """Settings away from their defaults that the readable part of a folder's name does not tell."""
-    told = set(_ALWAYS_TOLD)
-    values = recipe.model_dump()
-    told |= {name for name in ("task", "model") if short_name(values[name]) == values[name]}
-    percent = 100 * recipe.sparsity
-    if recipe.pattern != UNSTRUCTURED or abs(percent - round(percent)) < 1e-9:
-        told.add("sparsity")
-    made_of = _made_of(values)  # a copy of the files beside another builds/ has the same names
+    """Return non-default settings that the readable part of a folder's name omits."""
+    values = flat(recipe)
+    named = (_NAMED["task"], _NAMED["model"])
+    told = _ALWAYS_TOLD | {name for name in named if short_name(values[name]) == values[name]}
+    percent = 100 * recipe.pruning.sparsity
+    if parse(recipe.pruning.pattern).fixed or abs(percent - round(percent)) < 1e-9:
+        told.add("pruning.sparsity")
+    made_of = _made_of(recipe)  # a copy of the files beside another builds/ has the same names
     made_of |= {name: os.path.relpath(path) for name, path in _files(values).items()}
     return {
         name: value
         for name, value in made_of.items()
-        if name not in told and value != _default(name)
+        if name not in told and value != defaults().get(name)
     }
-
-
-def _default(name: str) -> Any:
-    field = Recipe.model_fields[name]
-    return None if field.is_required() else _plain(field.get_default(call_default_factory=True))

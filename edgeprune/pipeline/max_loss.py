@@ -1,17 +1,17 @@
-"""How far can a model be pruned for a task? Bisection on a held-out slice (arXiv 2505.18350)."""
+"""Find how far a model can be pruned, by bisection on held-out rows (arXiv 2505.18350)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.data.loading import Data
-from edgeprune.models import Checkpoint
-from edgeprune.pipeline.stages import prune_key, pruning
+from edgeprune.data.rows import Row
+from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.keys import prune_key
 from edgeprune.pipeline.trial import trial
-from edgeprune.recipe.schema import Recipe
-from edgeprune.support.errors import CheckFailed
-from edgeprune.support.progress import Progress
+from edgeprune.recipe.units import share
+from edgeprune.support import distributed
+from edgeprune.support.errors import CheckFailed, UsageError
 
 # Sparsities are tried on a grid of 2 %, up to 90 %.
 _STEPS = 46
@@ -23,10 +23,10 @@ class Probe:
     """One sparsity that was tried.
 
     Attributes:
-        sparsity: as asked for.
-        value: the metric on the held-out rows.
-        worst: the worse end of its interval, with the search's confidence.
-        holds: whether that is within the bound.
+        sparsity: requested sparsity.
+        value: metric on the held-out rows.
+        worst: worse end of the metric's interval, with the search's confidence.
+        holds: whether ``worst`` is within the bound.
     """
 
     sparsity: float
@@ -40,14 +40,14 @@ class Search:
     """The outcome of a search.
 
     Attributes:
-        sparsity: the highest that held.
-        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near guessing or there
-            is none.
-        dense: the dense model's value.
+            sparsity: the highest that held.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level
+            or there is none.
+            dense: the dense model's value.
         bound: the worst value allowed.
-        confidence: one-sided, that a sparsity that held is within the bound on other rows.
-        rows: how many held-out rows it was judged on.
-        probes: what was tried, in order.
+        confidence: one-sided confidence that a tried sparsity is within the bound on other rows.
+        rows: number of held-out rows.
+        probes: sparsities tried, in order.
     """
 
     sparsity: float
@@ -59,57 +59,65 @@ class Search:
     probes: list[Probe]
 
 
-def search(
-    recipe: Recipe, checkpoint: Checkpoint, data: Data, folder: Path, progress: Progress
-) -> tuple[Search, Data]:
-    """Find the highest sparsity whose task metric stays within ``recipe.max_loss``.
+def settle(job: Job) -> tuple[Job, Search | None]:
+    """Find the highest sparsity whose task metric stays within ``pruning.max_loss``.
 
     Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
     worse end of the change's interval over the held-out rows, the same for both models, must be
-    within it, with ``recipe.confidence`` for each sparsity tried. The metric is taken to fall with
-    sparsity, as bisection must. Methods that see moments alone are
-    tried on statistics gathered once, from the dense model; the others, and the outcome, are pruned
-    block by block as a build does.
+    within it, with ``gates.confidence`` for each sparsity tried. The metric is taken to fall with
+    sparsity, as bisection must. Methods that need moments alone are tried on statistics gathered
+    once from the dense model; other methods, and the result, are pruned block by block as in a
+    build.
 
     Args:
-        recipe: with ``max_loss`` set; its own sparsity is not looked at.
-        checkpoint: the dense model.
-        data: the rows of the build.
-        folder: keeps every trial, so that a killed search goes on.
-        progress: told of every stage.
+        job: the build; its own sparsity is ignored if ``max_loss`` is set. Without it, nothing is
+            done.
 
     Returns:
-        What was found, and the data without the held-out rows, to calibrate on.
+        The job to build, calibrating on the rows that were not held out, and the record of the
+        search.
 
     Raises:
         CheckFailed: not even the lowest sparsity is within the bound.
+        UsageError: several processes were launched.
     """
-    rest, held_out = data.hold_out()
-    quick = {"perplexity_tokens": 512, "max_loss": None}
+    if not job.recipe.pruning.max_loss:
+        return job, None
+    if distributed.world()[1] > 1:
+        raise UsageError(
+            "--max-loss does not support several processes.", "Run it without a launcher."
+        )
+    rest, held_out = job.data.hold_out()
+    job = replace(job, data=rest)
+    found = _search(replace(job, run=replace(job.run, folder=job.run.work / "search")), held_out)
+    return job.changed({"pruning.sparsity": found.sparsity}), found
 
+
+def _search(job: Job, held_out: list[Row]) -> Search:
+    asked, confidence = job.recipe.pruning, job.recipe.gates.confidence
+    quick = {"measurement.perplexity_tokens": 512, "pruning.max_loss": None}
     once = None
-    if pruning(recipe).sees_moments_alone and recipe.allocation == "uniform":
-        once = folder / f"dense-{prune_key(recipe, checkpoint, rest)[:16]}.safetensors"
+    if job.pruning.sees_moments_alone and asked.allocation.kind == "uniform":
+        once = job.run.folder / f"dense-{prune_key(job)[:16]}.safetensors"
 
     def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
-        recover = recipe.recover and sparsity > 0  # the bound is the dense model's, as it is
-        tried = recipe.model_copy(update={**quick, "sparsity": sparsity, "recover": recover})
-        return trial(tried, checkpoint, rest, folder, progress, held_out, dense_statistics)
+        trains = job.recipe.training.enabled and sparsity > 0  # the bound is the dense model's
+        tried = {**quick, "pruning.sparsity": sparsity, "training.enabled": trains}
+        return trial(job.changed(tried), held_out, dense_statistics)
 
     dense = measure(0.0, None)
-    by_accuracy = dense["accuracy"] is not None and not dense["near_guessing"]
+    by_accuracy = dense["accuracy"] is not None and not dense["near_chance"]
     metric = "accuracy" if by_accuracy else "nats_per_answer_token"
-    start = dense[metric]["value"]
-    loss = float(str(recipe.max_loss).rstrip("%")) / 100
+    start, loss = dense[metric]["value"], share(str(asked.max_loss))
     bound = start * (1 - loss) if by_accuracy else start * (1 + loss)
 
     def probe(step: int, dense_statistics: Path | None = once) -> Probe:
         sparsity = round(step * _STEP, 2)
         tried = measure(sparsity, dense_statistics)
         value = tried[metric]["value"]
-        worst = _worst(metric, dense, tried, recipe.confidence)
+        worst = _worst(metric, dense, tried, confidence)
         found = Probe(sparsity, value, worst, worst >= bound if by_accuracy else worst <= bound)
-        progress.note(
+        job.run.progress.note(
             f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
             f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
         )
@@ -123,19 +131,17 @@ def search(
         best -= 1
     if best == 0:
         raise CheckFailed(
-            f"No sparsity from {_STEP:.0%} up keeps {metric.replace('_', ' ')} within "
+            f"No sparsity of {_STEP:.0%} or more keeps {metric.replace('_', ' ')} within "
             f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
-            f"{recipe.confidence:.0%} confidence.",
-            "Allow a larger --max-loss, give more calibration rows, or ask for less: --set "
-            "confidence=0.8.",
+            f"{confidence:.0%} confidence.",
+            "Allow a larger --max-loss, give more task rows, or lower the confidence: --set "
+            "gates.confidence=0.8",
         )
-    return Search(
-        round(best * _STEP, 2), metric, start, bound, recipe.confidence, len(held_out), probes
-    ), rest
+    return Search(round(best * _STEP, 2), metric, start, bound, confidence, len(held_out), probes)
 
 
 def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:
-    """The worse end of a metric, from both models' answers to the same rows."""
+    """Compute the worse end of a metric's interval from both models' answers to the same rows."""
     from runtime_tests import paired
 
     both, start = paired.one_sided(confidence), dense[metric]["value"]
@@ -146,7 +152,7 @@ def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence
 
 
 def bisect(probe: Callable[[int], Probe], steps: int) -> tuple[int, list[Probe]]:
-    """The largest step below ``steps`` that holds, 0 if none does, and everything tried."""
+    """Find the largest step below ``steps`` that holds, 0 if none does, and all probes."""
     low, high = 0, steps
     probes = []
     while high - low > 1:

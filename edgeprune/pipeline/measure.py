@@ -1,20 +1,50 @@
-"""What the runtime tests of a task measure, in words that know nothing of tasks."""
+"""Convert a task to the plain items that the runtime tests measure."""
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.data.loading import Data
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
+from edgeprune.pipeline.job import Job
 from edgeprune.recipe.schema import Recipe
+from edgeprune.runtime.llamacpp import availability
 from edgeprune.support import environment
+from edgeprune.support.files import sha256_json
 
 if TYPE_CHECKING:
     import runtime_tests
     from runtime_tests.accuracy import Item
 
 
+_VERSION = 8
+
+
+def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Measure the artifact beside the dense baseline, and on GPUs where the runtime finds some."""
+    import runtime_tests
+
+    folder, progress = job.run.folder, job.run.progress
+    asked = measure_plan(job.recipe, job.data)
+    hashes = {name: facts["files"] for name, facts in artifacts.items()}
+    surroundings = [environment.describe(), availability.fingerprint()]
+    key = sha256_json([_VERSION, asdict(asked), hashes, surroundings])
+    paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
+    results = job.run.reuse(
+        "runtime-test", key, lambda: runtime_tests.run(paths, asked, progress.stage)
+    )
+    newest = paths.get("pruned", paths["dense"])
+    gpus = job.run.reuse(  # a record of its own: whatever happens there, the CPU's figures are kept
+        "runtime-test-gpus",
+        key,
+        lambda: runtime_tests.run_on_gpus(newest, asked, progress.stage),
+        still_good=lambda found: not any("failed" in one for one in found.values()),
+    )
+    return results | ({"gpus": gpus} if gpus else {})
+
+
 def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "runtime_tests.Plan":
-    """What to measure on the evaluation rows, or on others of the same task."""
+    """Make the measurement plan for the evaluation rows, or for others of the same task."""
     import runtime_tests
 
     return runtime_tests.Plan(
@@ -22,16 +52,16 @@ def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "
         metric=data.task.task.metric,
         max_answer_tokens=data.task.task.max_answer_tokens,
         general_text=data.general_text,
-        perplexity_tokens=recipe.perplexity_tokens,
-        prefill_tokens=recipe.prefill_tokens,
-        decode_tokens=recipe.decode_tokens,
-        rounds=recipe.rounds,
-        threads=recipe.threads or environment.cores(),
+        perplexity_tokens=recipe.measurement.perplexity_tokens,
+        prefill_tokens=recipe.measurement.prefill_tokens,
+        decode_tokens=recipe.measurement.decode_tokens,
+        rounds=recipe.measurement.rounds,
+        threads=recipe.measurement.threads or environment.cores(),
     )
 
 
 def _items(data: Data, rows: list[Row]) -> list["Item"]:
-    """Rows as plain text: all that `runtime_tests` knows of a task."""
+    """Render rows as plain text, which is all that `runtime_tests` needs of a task."""
     from runtime_tests.accuracy import Item
 
     renderer = Renderer(data.task.task)

@@ -1,160 +1,178 @@
-"""Pruning and the recovery after it: a recipe in their terms, their results in a manifest's."""
+"""Prune and train, in one round or in several of growing sparsity."""
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.data.loading import Data
-from edgeprune.models import Checkpoint
-from edgeprune.models.loading import load_tokenizer
-from edgeprune.pipeline.stages import prune_folder, prune_key, prune_stage, rounding_grids
-from edgeprune.recipe.schema import Recipe, budget_seconds, rounds
+from edgeprune.models.checkpoint import Checkpoint
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.keys import prune_key, training_key
+from edgeprune.planning.tensors import ModelPlan
+from edgeprune.recipe.schema import training_rounds, training_seconds
 from edgeprune.support.errors import UsageError
 from edgeprune.support.extras import need
 from edgeprune.support.files import read_json, sha256_json, write_json
-from edgeprune.support.progress import Progress
 
 if TYPE_CHECKING:
     from edgeprune.data.streams import Stream
     from edgeprune.engine import PrunedCheckpoint
-    from edgeprune.plan.grid import Grid
     from edgeprune.recovery.settings import Reconstruction, Training
 
-# Of what training does: what an older one has left is not gone on with.
-VERSION = 8
-# Sequences of each stream, fewer if its rows are used up.
+# Sequences of each stream that are trained on, fewer if its rows are used up.
 _TRAINED_ON = 2048
+_NO_ROWS: Mapping[str, list[str]] = {"general": [], "task": []}
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """What pruning and training gave.
+    """The result of pruning and training.
 
     Attributes:
-        checkpoint: the pruned weights, trained if the recipe asks for it; None if there was nothing
-            to do.
+        checkpoint: the pruned weights, trained if the recipe asks for it; None if nothing was done.
         rows: ids of the rows of each stream that were used.
-        key: hash of what the weights are made from, and of how training went: a time budget does
-            not give the same weights twice.
-        training: facts for the manifest, by the way of training; None if nothing was trained.
+        key: hash of the weights' inputs and of the training curve, since a time budget does not
+            give the same weights twice.
+        training: facts for the manifest by way of training; None if nothing was trained.
     """
 
     checkpoint: "PrunedCheckpoint | None"
-    rows: dict[str, list[str]]
+    rows: Mapping[str, list[str]]
     key: str
     training: dict[str, Any] | None = None
 
 
-def sparse_stage(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    data: Data,
-    folder: Path,
-    progress: Progress,
-    dense_statistics: Path | None = None,
-) -> Sparse:
-    """Prune, then train the kept weights if the recipe asks for it.
+def sparsify(job: Job, plan: ModelPlan, dense_statistics: Path | None = None) -> Sparse:
+    """Prune as planned, then train the kept weights if the recipe asks for it.
 
-    With ``recover_from`` this goes in rounds: each prunes a little more of what the round before
-    has trained (gradual pruning, as in arXiv 2310.06927).
+    With ``training.start_sparsity`` this takes rounds: each prunes a little more of the previous
+    round's result (gradual pruning, as in arXiv 2310.06927).
+
+    Args:
+        job: the build.
+        plan: plan of every tensor, for the last round.
+        dense_statistics: as in `edgeprune.engine.prune`; nothing is rounded then.
     """
-    if recipe.recover and recipe.recover_rank:
-        need("peft")
-    _refuse_idle_processes(recipe)
+    _refuse(job)
+    _note_what_fusion_does(job)
     trained: dict[str, Any] = {}
-    rows: dict[str, list[str]] = {"general": [], "task": []}
-    before: Sparse | None = None
-    *early, last = _rounds(recipe)
+    rows, before = _NO_ROWS, None
+    *early, last = _rounds(job)
     for part in early:
-        place = folder / "work" / f"round-{part.sparsity:.3f}"
-        before = _round(part, checkpoint, before, data, place, progress)
-        trained[f"{part.sparsity:g}"] = before.training
+        before = _round(part, planner.plan(part), before)
+        trained[f"{part.recipe.pruning.sparsity:g}"] = before.training
         rows = _joined(rows, before.rows)
-    found = _round(last, checkpoint, before, data, folder, progress, dense_statistics)
+    found = _round(last, plan, before, dense_statistics)
     training = found.training
     if training is not None and trained:
         training = training | {"rounds": trained}
-    _drop_stale(folder / "work", recipe.recover, {f"round-{p.sparsity:.3f}" for p in early})
+    job.run.drop("round-*", {part.run.folder.name for part in early})
+    job.run.drop("trained")
+    if not job.recipe.training.enabled:
+        job.run.drop("recover-*")
     return Sparse(found.checkpoint, _joined(rows, found.rows), found.key, training)
 
 
-def _refuse_idle_processes(recipe: Recipe) -> None:
+def _refuse(job: Job) -> None:
     from edgeprune.support.distributed import world
 
-    size = world()[1]
-    trains = recipe.recover and recipe.recover_by != ["reconstruct"]  # the first process's alone
-    if trains and recipe.recover_batch < size:
+    training, size = job.recipe.training, world()[1]
+    if training.enabled and training.rank:
+        need("peft")
+    trains = training.enabled and training.ways != ["reconstruct"]  # the first process's alone
+    if trains and training.batch < size:
         raise UsageError(
-            f"Training steps of {recipe.recover_batch} sequences for {size} processes.",
-            f"Give each at least one: --set recover_batch={size}",
+            f"training.batch is {training.batch}, fewer than the {size} processes.",
+            f"Use at least one sequence per process: --set training.batch={size}",
         )
 
 
-def _drop_stale(work: Path, trains: bool, used: set[str]) -> None:
-    """Remove what earlier recipes left in a build folder; unfinished work of this one is over."""
-    for place in work.glob("round-*"):
-        if place.name not in used:
-            shutil.rmtree(place, ignore_errors=True)
-    for place in work.glob("recover-*") if not trains else ():
-        shutil.rmtree(place, ignore_errors=True)
-    shutil.rmtree(work / "trained", ignore_errors=True)
+def _note_what_fusion_does(job: Job) -> None:
+    asked = job.recipe.pruning
+    if asked.sparsity and not job.sees_data:
+        job.run.progress.note(
+            f"{asked.method} uses no calibration data: fusion '{asked.fusion.mode}' and the "
+            "calibration streams do not change what is pruned."
+        )
 
 
-def sparse_key(recipe: Recipe, checkpoint: Checkpoint, data: Data) -> str:
-    """Hash of every setting and input that pruned and trained weights depend on."""
-    return sha256_json([prune_key(recipe, checkpoint, data), _training_key(recipe, checkpoint)])
-
-
-def _rounds(recipe: Recipe) -> list[Recipe]:
-    """The recipe of each round, the last for the sparsity that was asked for."""
-    *early, _ = amounts = rounds(recipe)
+def _rounds(job: Job) -> list[Job]:
+    """Make the job of each round; the last has the requested sparsity."""
+    *early, _ = amounts = training_rounds(job.recipe)
     if not early:
-        return [recipe]
-    shared = {"recover_budget": f"{budget_seconds(recipe) / len(amounts):.3f}s"}
-    before_last = shared | {"rounding": "nearest", "recover_from": None}
+        return [job]
+    shared = {"training.budget": f"{training_seconds(job.recipe) / len(amounts):.3f}s"}
+    before_last = shared | {"artifact.rounding": "nearest", "training.start_sparsity": None}
     return [
-        *(recipe.model_copy(update=before_last | {"sparsity": amount}) for amount in early),
-        recipe.model_copy(update=shared),
+        *(
+            job.changed(
+                before_last | {"pruning.sparsity": amount},
+                run=job.run.inside(f"round-{amount:.3f}"),
+            )
+            for amount in early
+        ),
+        job.changed(shared),
     ]
 
 
 def _round(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    before: Sparse | None,
-    data: Data,
-    folder: Path,
-    progress: Progress,
-    dense_statistics: Path | None = None,
+    job: Job, plan: ModelPlan, before: Sparse | None, dense_statistics: Path | None = None
 ) -> Sparse:
-    """One pruning and its training; ``before`` is what it starts from, if not the dense model."""
-    source, start = checkpoint, before.checkpoint if before else None
+    """Prune and train once; ``before`` is the starting point, if not the dense model."""
+    source, start = job, before.checkpoint if before else None
     if before and start:
-        source = _written(recipe, start, before.key, data, folder)
+        source = _trained_so_far(job, start, before.key)
         dense_statistics = None  # they would be a trained model's
-    pruned, rows = prune_stage(recipe, source, data, folder, progress, dense_statistics)
+    pruned, rows = _prune(source, plan, dense_statistics)
     if start and pruned:
-        shutil.rmtree(source.folder, ignore_errors=True)
-        pruned = replace(pruned, base=checkpoint, files=[*start.files, *pruned.files])
-    key = sha256_json([prune_key(recipe, source, data), _training_key(recipe, checkpoint)])
-    if not (recipe.recover and pruned):
-        return Sparse(pruned, rows, key)
-    return _recover(recipe, checkpoint, Sparse(pruned, rows, key), data, folder, progress)
+        shutil.rmtree(source.checkpoint.folder, ignore_errors=True)
+        pruned = replace(pruned, base=job.checkpoint, files=[*start.files, *pruned.files])
+    found = Sparse(pruned, rows, sha256_json([prune_key(source), training_key(job)]))
+    return _train(job, plan, found) if job.recipe.training.enabled and pruned else found
 
 
-def _written(
-    recipe: Recipe, before: "PrunedCheckpoint", key: str, data: Data, folder: Path
-) -> Checkpoint:
-    """What a round has trained, as a checkpoint that the next one prunes."""
+def _prune(
+    job: Job, plan: ModelPlan, dense_statistics: Path | None
+) -> "tuple[PrunedCheckpoint | None, dict[str, list[str]]]":
+    """Prune, and return the pruned checkpoint and the ids of the rows of each stream.
+
+    A dense model that is only rounded with calibration or trained is returned as pruned with no
+    zeros.
+    """
+    from edgeprune.engine import finished, prune
+
+    if dense_statistics or job.recipe.training.enabled:
+        plan = plan.without_grids()  # trained weights are rounded afterwards
+    if not (plan.sparsity or job.recipe.training.enabled or plan.grids):
+        return None, dict(_NO_ROWS)
+    work = job.run.keyed("prune", prune_key(job))
+    used: dict[str, list[str]] = read_json(work / "rows.json") or {}
+    pruned = finished(job.checkpoint, work) if used else None
+    if pruned is None:
+        streams = job.streams()
+        used = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
+        write_json(work / "rows.json", used)
+    job.data.refuse_overlap(used)
+    if pruned is None:
+        pruned = prune(
+            job.checkpoint, streams, job.pruning, plan, work, job.run.progress,
+            job.recipe.model.device, dense_statistics,
+        )  # fmt: skip
+    return pruned, used
+
+
+def _trained_so_far(job: Job, before: "PrunedCheckpoint", key: str) -> Job:
+    """Make the next round's job, with the trained model as its checkpoint."""
     from edgeprune.engine import finished
     from edgeprune.recovery.student import write_checkpoint
     from edgeprune.support import distributed
 
-    place = folder / "work" / "trained"
-    found = Checkpoint(before.base.name, before.base.source, place, key)
-    prunes = not finished(found, prune_folder(folder, prune_key(recipe, found, data)))
-    if prunes and distributed.world()[0] == 0:
+    place = job.run.work / "trained"
+    found = replace(job, checkpoint=Checkpoint(before.base.name, before.base.source, place, key))
+    prunes = not finished(found.checkpoint, job.run.work / f"prune-{prune_key(found)[:16]}")
+    if prunes and job.run.first:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         write_checkpoint(before, place)
@@ -162,77 +180,58 @@ def _written(
     return found
 
 
-def _recover(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    pruned: Sparse,
-    data: Data,
-    folder: Path,
-    progress: Progress,
-) -> Sparse:
-    """Train in every way the recipe names; finished ones are only read."""
+def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
+    """Train in every way the recipe names; finished results are only read."""
     from edgeprune.recovery import run
 
-    work = folder / "work" / f"recover-{pruned.key[:16]}"
-    for stale in (folder / "work").glob("recover-*"):
-        if stale != work:
-            shutil.rmtree(stale, ignore_errors=True)
-    trained = pruned.checkpoint
-    assert trained
+    assert pruned.checkpoint
+    training, work = job.recipe.training, job.run.keyed("recover", pruned.key)
+    ways = {way: _settings(job, way) for way in training.ways}
     rows = read_json(work / "rows.json")
     streams: dict[str, Stream] = {}
-    ways = {way: _settings(recipe, way) for way in recipe.recover_by}
-    if rows is None or not run.finished(trained, ways, work):
-        tokenizer = load_tokenizer(checkpoint)
-        streams = data.streams(tokenizer, _TRAINED_ON, recipe.length, recipe.seed)
+    if rows is None or not run.finished(pruned.checkpoint, ways, work):
+        streams = job.streams(_TRAINED_ON)
         rows = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", rows)
-    data.refuse_overlap(rows)
-    grids = _training_grids(recipe, checkpoint)
-    trained, facts = run.recover(trained, streams, ways, work, progress, recipe.device, grids)
-    key = sha256_json([pruned.key, facts])
-    return Sparse(trained, _joined(pruned.rows, rows), key, facts)
+    job.data.refuse_overlap(rows)
+    grids = {} if training.rank else plan.grids  # adapters are too coarse to hit a grid
+    trained, facts = run.recover(
+        pruned.checkpoint,
+        streams,
+        ways,
+        work,
+        job.run.progress,
+        job.recipe.model.device,
+        grids,
+    )
+    return Sparse(trained, _joined(pruned.rows, rows), sha256_json([pruned.key, facts]), facts)
 
 
-def _training_key(recipe: Recipe, checkpoint: Checkpoint) -> list[Any] | None:
-    """What trained weights depend on besides the pruned ones; None if nothing is trained."""
-    if not recipe.recover:
-        return None
-    grids = {name: asdict(grid) for name, grid in _training_grids(recipe, checkpoint).items()}
-    settings = recipe.model_dump(include={n for n in Recipe.model_fields if "recover" in n})
-    streams = [recipe.length, recipe.seed, recipe.answer_weight]
-    return [VERSION, settings, streams, grids]
-
-
-def _training_grids(recipe: Recipe, checkpoint: Checkpoint) -> "dict[str, Grid]":
-    """What the last steps round to: adapters are too coarse to hit a grid."""
-    return {} if recipe.recover_rank else rounding_grids(recipe, checkpoint)
-
-
-def _settings(recipe: Recipe, way: str) -> "Training | Reconstruction":
-    """The recipe's settings of one way to train."""
+def _settings(job: Job, way: str) -> "Training | Reconstruction":
+    """Return the settings of one way of training."""
     from edgeprune.recovery.settings import Reconstruction, Training
 
-    seconds = budget_seconds(recipe) / len(recipe.recover_by)
+    asked = job.recipe.training
+    seconds = training_seconds(job.recipe) / len(asked.ways)
     if way == "reconstruct":
-        return Reconstruction(seconds=seconds, steps=recipe.recover_steps)
+        return Reconstruction(seconds=seconds, steps=asked.steps)
     return Training(
         answers=way == "finetune",
-        max_perplexity=recipe.recover_max_perplexity,
+        max_perplexity=asked.max_perplexity,
         seconds=seconds,
-        steps=recipe.recover_steps,
-        batch=recipe.recover_batch,
-        learning_rate=recipe.recover_learning_rate,
-        task_share=recipe.recover_task_share,
-        text_share=recipe.recover_text_share,
-        answer_weight=recipe.answer_weight,
-        hidden_weight=recipe.recover_hidden_weight,
-        selective=recipe.recover_selective,
-        rank=recipe.recover_rank,
-        save_memory=recipe.recover_save_memory,
-        seed=recipe.seed,
+        steps=asked.steps,
+        batch=asked.batch,
+        learning_rate=asked.learning_rate,
+        task_share=asked.task_share,
+        text_share=asked.text_share,
+        answer_weight=job.recipe.data.answer_weight,
+        hidden_weight=asked.hidden_weight,
+        selective=asked.selective,
+        rank=asked.rank,
+        save_memory=asked.save_memory,
+        seed=job.recipe.data.seed,
     )
 
 
-def _joined(one: dict[str, list[str]], other: dict[str, list[str]]) -> dict[str, list[str]]:
+def _joined(one: Mapping[str, list[str]], other: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys([*one[name], *other[name]])) for name in one}

@@ -2,7 +2,8 @@
 
 Follows the published description of task-aware pruning (arXiv 2510.22489): separate scores on
 general and task data, channels split into shared and exclusive ones by activation norms, scores
-fused per group. The paper's threshold and operators are not public; ours are those of DESIGN.md.
+fused per group. The paper's threshold and operators are not public; ours stand in
+docs/design.md.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class FusionRule:
         task_weight: w_T, weight of the task score in exclusive channels.
         hessian: what ``fused`` means for methods that solve for weights: ``scaled``, they run on
             the fused Gram matrix; ``masked``, the mask comes from fused scores and the weights are
-            repaired on the mix.
+            updated on the mix.
     """
 
     mode: str = "fused"
@@ -44,7 +45,7 @@ class FusionRule:
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """Which stream each input channel matters to. All (in,) boolean, a partition.
+    """Which stream each input channel matters to: (in,) booleans that partition the channels.
 
     Attributes:
         shared: both streams use the channel alike.
@@ -58,13 +59,13 @@ class ChannelGroups:
 
 
 @dataclass(frozen=True)
-class TwoStreams:
-    """One layer input as both streams see it; what is joined once serves every layer that reads it.
+class FusedStatistics:
+    """One layer input in both streams; fused statistics are shared by every layer that reads it.
 
     Attributes:
-        seen: statistics on the ``general`` and the ``task`` stream, or on the only one that the
-            rule's mode looks at.
-        rule: how to join them.
+        seen: statistics on the ``general`` and the ``task`` stream, or on the only one that
+            the rule's mode uses.
+        rule: how to join the streams.
     """
 
     seen: dict[str, InputStatistics]
@@ -72,27 +73,29 @@ class TwoStreams:
 
     @property
     def general(self) -> InputStatistics:
-        """Statistics on the general stream."""
+        """Return the statistics on the general stream."""
         return self.seen["general"]
 
     @property
     def task(self) -> InputStatistics:
-        """Statistics on the task stream."""
+        """Return the statistics on the task stream."""
         return self.seen["task"]
 
-    def with_gradients(self, gradients: dict[str, Tensor]) -> "TwoStreams":
-        """The same input, seen by one matrix whose mean squared gradients are given by stream."""
-        return TwoStreams(
+    def with_gradients(self, gradients: dict[str, Tensor]) -> "FusedStatistics":
+        """Return the same input with one matrix's mean squared gradients, given by stream."""
+        return FusedStatistics(
             {name: replace(s, gradient=gradients[name]) for name, s in self.seen.items()}, self.rule
         )
 
-    def reordered(self, order: Tensor) -> "TwoStreams":
-        """The same input with its channels in another order, (in,) new place to old channel."""
-        return TwoStreams({name: s.reordered(order) for name, s in self.seen.items()}, self.rule)
+    def reordered(self, order: Tensor) -> "FusedStatistics":
+        """Return the input with its channels reordered, (in,) old channel for each new position."""
+        return FusedStatistics(
+            {name: s.reordered(order) for name, s in self.seen.items()}, self.rule
+        )
 
     @cached_property
     def joint(self) -> InputStatistics:
-        """What repair minimises: one stream alone, or ``(1-λ) G + λ T`` for ``mix`` and ``fused``.
+        """Return what weight updates minimise: one stream, or ``(1-λ) G + λ T`` for both.
 
         That is the exact minimiser of a weighted sum of both streams' losses.
         """
@@ -117,7 +120,7 @@ class TwoStreams:
         return ChannelGroups(shared, ~shared & (general > task), ~shared & (general <= task))
 
     def exclusive_shares(self) -> tuple[float, float] | None:
-        """Shares of channels that the general and the task stream use more, if there are both."""
+        """Return the shares of channels that each stream uses more, if there are two streams."""
         if len(self.seen) == 1:
             return None
         groups = self.groups
@@ -146,7 +149,7 @@ class TwoStreams:
 
     @cached_property
     def hessian(self) -> Gram:
-        """The Gram matrix that solvers run on.
+        """Return the Gram matrix for methods that solve for weights.
 
         For ``fused`` it is ``C H_mix C`` with ``C`` such that its diagonal is the fused score of
         the channels themselves: positive semidefinite, and mask and weights are found together.
@@ -159,7 +162,7 @@ class TwoStreams:
         return self.joint.gram.scaled((fused / self.joint.second_moment.clamp_min(_TINY)).sqrt())
 
     def damping(self) -> float:
-        """The highest damping that any Gram matrix of this input needed to be inverted."""
+        """Return the highest damping that any Gram matrix of this input needed for its inverse."""
         grams = [self.joint.gram, self.hessian, *(s.gram for s in self.seen.values())]
         return max(gram.damping for gram in grams)
 

@@ -29,22 +29,22 @@ class Gram:
 
     @cached_property
     def damped(self) -> Tensor:
-        """(in, in) ``H + δ mean(diag H) I``."""
+        """Return ``H + δ mean(diag H) I``, (in, in)."""
         return self._damped(DAMPING)
 
     @cached_property
     def norms(self) -> Tensor:
-        """(in,) roots of the damped diagonal."""
+        """Return the roots of the damped diagonal, (in,)."""
         return self.damped.diagonal().sqrt()
 
     @cached_property
     def normalised(self) -> Tensor:
-        """(in, in) the damped matrix on channels scaled to norm 1: its diagonal is 1."""
+        """Return the damped matrix, (in, in), on channels scaled to norm 1: its diagonal is 1."""
         return self.damped / self.norms / self.norms[:, None]
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (in,), none negative, and eigenvectors (in, in) of `normalised`."""
+        """Return eigenvalues (in,), none negative, and eigenvectors (in, in) of `normalised`."""
         try:
             values, vectors = torch.linalg.eigh(self.normalised)
         except torch.linalg.LinAlgError:
@@ -53,12 +53,12 @@ class Gram:
 
     @cached_property
     def inverse_factor(self) -> Tensor:
-        """(in, in) upper Cholesky factor ``U`` of `inverse`, ``inverse = Uᵀ U``.
+        """Return the upper Cholesky factor ``U``, (in, in), of `inverse`, ``inverse = Uᵀ U``.
 
         Found without the inverse: read from its end, the damped matrix is ``L Lᵀ``, and ``L⁻¹``
         read from its end is ``U``.
 
-        The damping rises tenfold while the factorisation fails; `damping` tells where it ended.
+        The damping rises tenfold while the factorisation fails; `damping` holds the final value.
 
         Raises:
             InputError: no damping up to ten times the mean diagonal makes the matrix positive.
@@ -71,17 +71,18 @@ class Gram:
                 return upper.flip(0, 1).contiguous()
             self.damping *= 10
         raise InputError(
-            "The inputs of a layer give no positive definite Gram matrix, whatever the damping.",
-            "Check the model for NaN or huge activations.",
+            "The Gram matrix of a layer's inputs is not positive definite, even with the "
+            "largest damping.",
+            "Check the model for NaN or very large activations.",
         )
 
     @cached_property
     def inverse(self) -> Tensor:
-        """(in, in) inverse of the damped matrix, with the damping that `inverse_factor` needs."""
+        """Return the damped matrix' inverse, (in, in), with the damping of `inverse_factor`."""
         return self.inverse_factor.T @ self.inverse_factor
 
     def scaled(self, factors: Tensor) -> "Gram":
-        """``C H C`` for a diagonal ``C``; stays positive semidefinite."""
+        """Return ``C H C`` for a diagonal ``C``; it stays positive semidefinite."""
         return Gram(factors[:, None] * self.matrix * factors)
 
     def _damped(self, damping: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the calibration data says about the input of one linear layer."""
+"""Statistics of the input of one linear layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class InputStatistics:
 
     Attributes:
         second_moment: (in,) float32, weighted mean over tokens of ``x_j²``.
-        tokens: sum of the tokens' weights; their number, if all weigh 1.
-        gram: ``E[x xᵀ]``, where a method asks for it.
-        gradient: (out, in) float32, mean squared gradient of the weight, where a method asks for
+        tokens: sum of the tokens' weights; the number of tokens if all weights are 1.
+        gram: ``E[x xᵀ]``, if a method needs it.
+        gradient: (out, in) float32, mean squared gradient of the weight, if a method needs
             it; unlike the rest it belongs to one matrix, not to every layer that reads the input.
     """
 
@@ -32,11 +32,11 @@ class InputStatistics:
 
     @property
     def rms(self) -> Tensor:
-        """(in,) root mean square of each channel, ``a[j]`` in DESIGN.md."""
+        """Return the root mean square of each channel, (in,); ``a[j]`` in docs/design.md."""
         return self.second_moment.sqrt()
 
     def reordered(self, order: Tensor) -> "InputStatistics":
-        """Of the same input with its channels in another order, (in,) new place to old channel."""
+        """Return statistics with channels reordered, (in,) old channel for each new position."""
         return InputStatistics(
             self.second_moment[order],
             self.tokens,
@@ -48,13 +48,13 @@ class InputStatistics:
 class Accumulator:
     """Running sums of a layer's input.
 
-    On the CPU sums are float64, so that their order (batches, processes) can't be seen in the
-    float32 result; on a GPU they are float32.
+    On the CPU sums are float64, so that the order of summation (batches, processes) does not change
+    the float32 result; on a GPU they are float32.
 
     Args:
         channels: width of the layer's input.
-        device: where the sums live.
-        gram: whether to sum ``x xᵀ`` too.
+        device: device that holds the sums.
+        gram: whether to sum ``x xᵀ`` as well.
     """
 
     def __init__(self, channels: int, device: torch.device, gram: bool = False):
@@ -68,7 +68,7 @@ class Accumulator:
 
         Args:
             inputs: (tokens, channels).
-            weights: (tokens,) how much each counts.
+            weights: (tokens,) weight of each token.
         """
         self._tokens += weights.sum()
         if self._sum.dim() == 1:
@@ -80,11 +80,11 @@ class Accumulator:
             self._sum[strip, start:] += rows[:, strip].T @ rows[:, start:]
 
     def sums(self) -> list[Tensor]:
-        """The sums, to be added up over processes in place."""
+        """Return the sums, to be added up over processes in place."""
         return [self._sum, self._tokens]
 
     def statistics(self) -> InputStatistics:
-        """The moments so far."""
+        """Return the moments so far."""
         mean = (self._sum / self._tokens.clamp_min(1e-12)).float()
         tokens = self._tokens.item()
         if mean.dim() == 2:
@@ -94,9 +94,9 @@ class Accumulator:
 
 
 def mix(general: InputStatistics, task: InputStatistics, task_share: float) -> InputStatistics:
-    """One set of moments for both streams: ``(1-λ) G/tr(G) + λ T/tr(T)``.
+    """Join the moments of both streams: ``(1-λ) G/tr(G) + λ T/tr(T)``.
 
-    Dividing by the trace first keeps a louder stream from winning by its scale (DESIGN.md).
+    Dividing by the trace keeps the stream with larger activations from dominating (docs/design.md).
     """
     shares = [
         (share / s.second_moment.sum().clamp_min(torch.finfo(torch.float32).tiny), s)

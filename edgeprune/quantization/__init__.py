@@ -1,1 +1,1 @@
-"""Rounding to an exporter's grid with the calibration statistics in view, zeros left alone."""
+"""Calibrated rounding to an exporter's grid; zeros stay zero."""

@@ -1,13 +1,13 @@
-"""GPTQ (arXiv 2210.17323) under a mask: each rounding error moves on to weights still to come."""
+"""GPTQ (arXiv 2210.17323) under a mask: rounding errors are compensated in later weights."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.updates.column_loop import sweep
+from edgeprune.pruning.updates.column_loop import column_loop
 from edgeprune.quantization.scales import codes, fit, one_by_one
 
 _WIDTH = 128
@@ -16,17 +16,17 @@ _WIDTH = 128
 def round_to_grid(weight: Tensor, gram: Gram, grid: Grid) -> tuple[Tensor, Tensor]:
     """Round a pruned matrix so that its output changes least.
 
-    Columns are rounded in order, and each error is pushed onto the columns to come, so that
+    Columns are rounded in order, and each error is compensated in later columns, so that
     ``tr (ΔW H ΔWᵀ)`` stays small rather than ``‖ΔW‖``. A zero of the matrix is a weight whose only
     grid point is 0: what the columns before push onto it goes on to the kept ones behind. Scales
     are fitted when their block is reached, to the kept weights as they are by then.
 
-    Rounding each weight by itself is kept for rows where it happens to be better.
+    Rows where rounding to nearest happens to be better keep that result.
 
     Args:
         weight: (out, in) float32; zeros stay zero.
-        gram: of this layer's input.
-        grid: what to round to; its blocks divide a row.
+        gram: Gram matrix of this layer's input.
+        grid: grid to round to; its blocks divide a row.
 
     Returns:
         (out, in) on the grid, and the scales, (out, in / block).
@@ -46,7 +46,7 @@ def _losses(weight: Tensor, rounded: Tensor, gram: Gram) -> Tensor:
 def with_feedback(
     weight: Tensor, factor: Tensor, importance: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """Round column by column, each error pushed on by `edgeprune.pruning.updates.column_loop`."""
+    """Round column by column, compensating by `edgeprune.pruning.updates.column_loop`."""
     kept = importance > 0
     scales = torch.empty(weight.shape[1] // grid.block, len(weight), device=weight.device)
 
@@ -61,4 +61,4 @@ def with_feedback(
         return value
 
     width = max(_WIDTH // grid.block, 1) * grid.block
-    return sweep(weight, factor, width, grid.block, decide), scales.T.contiguous()
+    return column_loop(weight, factor, width, grid.block, decide), scales.T.contiguous()

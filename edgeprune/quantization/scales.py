@@ -1,9 +1,9 @@
-"""The scales that fit kept weights best."""
+"""Scales that fit kept weights best."""
 
 import torch
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 
 # Scales tried, as shares of the range that the largest weight needs: above 1 it is clipped. By
 # measurement on SmolLM2's layers a finer or wider list wins less than 0.5 % of the error.
@@ -13,13 +13,13 @@ _LEAST_HALF = 2.0**-24  # float16's smallest subnormal, which ggml stores too
 
 
 def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
-    """Scales with the least ``Σ h (w - d q)²`` among some that clip more or less.
+    """Find scales with the least ``Σ h (w - d q)²`` among candidates that clip more or less.
 
     Both signs are tried where the grid reaches further down than up. The best one's codes then give
     the closed-form ``d = Σ h w q / Σ h q²``, taken where it is better still.
 
     Args:
-        grid: what to round to.
+        grid: grid to round to.
         weight: (block, rows): one scale is found for every row.
         importance: (block, rows) or (block, 1), weight ``h`` of each squared error; 0 where a
             weight is pruned, so that no scale serves a zero.
@@ -45,7 +45,7 @@ def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
 
 
 def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Fit scales and round each weight by itself; ``importance`` is (in, out)."""
+    """Fit scales and round each weight to nearest; ``importance`` is (in, out)."""
     columns, scales = [], []
     blocks = zip(weight.T.split(grid.block), importance.split(grid.block), strict=True)
     for block, own in blocks:
@@ -55,19 +55,19 @@ def one_by_one(weight: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, 
 
 
 def codes(grid: Grid, weight: Tensor, scale: Tensor) -> Tensor:
-    """``q`` as float32, nearest to ``weight / scale``; 0 where the scale is 0."""
+    """Compute ``q`` as float32, nearest to ``weight / scale``; 0 where the scale is 0."""
     inverse = torch.where(scale == 0, 0, 1 / scale)
     return (weight * inverse).round_().clamp_(grid.low, grid.high)
 
 
 def _errors(grid: Grid, weight: Tensor, importance: Tensor, scales: Tensor) -> Tensor:
-    """(scales, rows) weighted squared errors."""
+    """Compute weighted squared errors, (scales, rows)."""
     scales = scales[:, None]
     difference = codes(grid, weight, scales).mul_(scales).sub_(weight)
     return difference.square_().mul_(importance).sum(dim=1)
 
 
 def _half(scales: Tensor) -> Tensor:
-    """Rounded to float16, as files hold them, but never to 0 or infinity."""
+    """Round scales to float16, as files store them, but never to 0 or infinity."""
     size = scales.abs().clamp(_LEAST_HALF, torch.finfo(torch.float16).max)
     return torch.where(scales == 0, 0, scales.sign() * size).half().float()

@@ -1,1 +1,5 @@
-"""What a build is made from: its schema, and how files and flags are read."""
+"""Recipes: their schema, and how they are read from files and flags."""
+
+from edgeprune.recipe.schema import Recipe
+
+__all__ = ["Recipe"]

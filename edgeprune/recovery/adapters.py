@@ -1,4 +1,4 @@
-"""Low-rank adapters that are merged under the mask: for models too large to train whole."""
+"""Low-rank adapters, merged under the mask, for models too large to train whole."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,35 +17,35 @@ _ADAPTER = "default"  # peft's name of the only one
 
 
 class _MaskedLinear(Linear):
-    """peft's layer, but zeros of the weight are zeros of the sum: what is trained is what is kept.
+    """A peft LoRA layer whose product is masked: zeros of the weight stay zeros of the sum.
 
-    peft adds the product of the adapters to the layer's output, as if it filled the zeros too.
+    peft itself adds the adapters' product to the layer's output, which would fill the zeros.
     """
 
     def forward(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        """The layer with the weight it will have."""
+        """Run the layer with its merged weight."""
         base = self.get_base_layer()
         return nn.functional.linear(x, base.weight + self.change(), base.bias)
 
     def change(self) -> Tensor:
-        """The adapters' product where the weight is not zero, (out, in)."""
+        """Compute the adapters' product where the weight is not zero, (out, in)."""
         product = self.lora_B[_ADAPTER].weight @ self.lora_A[_ADAPTER].weight
         return self.scaling[_ADAPTER] * product * (self.get_base_layer().weight != 0)
 
 
 class Adapters:
-    """A student whose matrices get adapters of a low rank ``r``, scaled by 2 (LoRA, 2106.09685).
+    """A student whose matrices get adapters of low rank ``r``, scaled by 2 (LoRA, 2106.09685).
 
     Args:
         model: the student; it is changed in place.
-        rank: of the adapters.
-        seed: of their first values.
+        rank: rank of the adapters.
+        seed: random seed of the adapters' initial values.
 
     Attributes:
-        parameters: what is trained, by name.
+        parameters: trained parameters by name.
 
     Raises:
-        InputError: the blocks keep matrices in other layers than linear ones.
+        InputError: the blocks have matrices in layers other than linear ones.
     """
 
     def __init__(self, model: Any, rank: int, seed: int):
@@ -57,8 +57,8 @@ class Adapters:
         ]
         if not all(isinstance(model.get_submodule(name), nn.Linear) for name, _ in places):
             raise InputError(
-                f"{type(model).__name__} keeps matrices in layers that adapters don't fit.",
-                "Leave recover_rank out: all kept weights are trained then.",
+                f"{type(model).__name__} has matrices in layers that do not support adapters.",
+                "Remove training.rank from the recipe, to train all kept weights.",
             )
         config = LoraConfig(
             r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=[n for n, _ in places]
@@ -75,7 +75,7 @@ class Adapters:
 
     @torch.no_grad()
     def changes(self, values: "Weights") -> dict[str, Tensor]:
-        """What adapters of these ``values`` add to the matrices, by their names in the model."""
+        """Compute what adapters of these ``values`` add to the matrices, by names in the model."""
         for name, parameter in self.parameters.items():
             parameter.data = values.read(name).to(parameter.device)
         return {name: layer.change().cpu() for name, layer in self._layers.items()}

@@ -1,4 +1,4 @@
-"""Which sequences a training step sees: a function of the step alone, so that a run can go on."""
+"""The sequences of each training step: a function of the step alone, so that a run can resume."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,8 @@ class Sample(NamedTuple):
     Attributes:
         stream: ``general`` or ``task``.
         tokens: (length,).
-        weights: of predicting the next token from each position but the last, (length - 1,).
+        weights: loss weights of predicting the next token from each position but the last, (length
+            - 1,).
     """
 
     stream: str
@@ -30,14 +31,16 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches:
-    """Sequences of both streams and how much their tokens count.
+    """Sequences of both streams and the loss weights of their tokens.
 
     Attributes:
         tokens: (sequences, length) by stream.
-        weights: of predicting the next token from each position, (sequences, length - 1).
-        shares: of each stream in the loss that judges; of the task's in training, at most.
-        seed: of the order.
-        factor: of the weights of a sequence of the task, which is asked when the sequence's turn
+        weights: loss weights of predicting the next token from each position, (sequences, length -
+            1).
+        shares: each stream's share in the held-out loss; in training, an upper limit for the
+            task's.
+        seed: random seed of the order.
+        factor: gives a factor on the weights of a task sequence, called when the sequence's turn
             comes; None: 1.
     """
 
@@ -48,9 +51,9 @@ class Batches:
     factor: Callable[[Tensor], Tensor] | None = None
 
     def task_share(self, sequences: int) -> float:
-        """The task's among so many sequences: its own, or as much as two epochs of it are.
+        """Return the task's share of so many sequences, at most what two epochs of it allow.
 
-        A task that is all there is comes as often as it must.
+        A task without general text is repeated as often as needed.
         """
         share = self.shares["task"]
         if share in (0, 1):
@@ -58,15 +61,15 @@ class Batches:
         return min(share, _TASK_EPOCHS * len(self.tokens["task"]) / sequences)
 
     def step(self, number: int, batch: int, task_share: float) -> list[Sample]:
-        """Sequences of one step with their tokens' weights, which sum to 1 over the step.
+        """Return the sequences of one step; their tokens' weights sum to 1 over the step.
 
-        As many sequences are of the task as its share says, across steps; every sequence of a
+        Over all steps, the task's share of the sequences is kept; every sequence of a
         stream is seen once before any is seen again.
 
         Args:
-            number: of the step, from 0.
-            batch: sequences in all.
-            task_share: of them, the same in all steps.
+            number: the step's number, from 0.
+            batch: total number of sequences.
+            task_share: the task's share of the sequences, the same in all steps.
         """
 
         def of_the_task(sequences: int) -> int:
@@ -83,7 +86,7 @@ class Batches:
         return found
 
     def all(self) -> list[Sample]:
-        """Every sequence once; weights sum to 1 over all."""
+        """Return every sequence once; weights sum to 1 over all."""
         found: list[Sample] = []
         for name, tokens in self.tokens.items():
             found += self._weighted(name, list(range(len(tokens))), self.shares[name])
@@ -106,7 +109,7 @@ class Batches:
 
 
 def is_held_out(sequences: int) -> Tensor:
-    """Which sequences of a stream no training sees, (sequences,) boolean."""
+    """Choose the held-out sequences of a stream, (sequences,) boolean."""
     places = torch.arange(sequences)
     return (places % _HELD_OUT_EVERY == 0) & (places < _HELD_OUT_EVERY * _HELD_OUT_MOST)
 
@@ -118,17 +121,17 @@ def split(
     seed: int,
     factor: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Batches, Batches]:
-    """What is trained on, and a held-out slice to judge by.
+    """Split sequences into a training and a held-out part.
 
     Args:
-        tokens: of ``general`` and ``task``, (sequences, length).
-        weights: of predicting each token but the first, (sequences, length - 1).
-        task_share: the task stream's share; a stream with none is left out.
-        seed: of the order.
+        tokens: tokens of ``general`` and ``task``, (sequences, length).
+        weights: loss weights of each token but the first, (sequences, length - 1).
+        task_share: the task stream's share; a stream with share 0 is left out.
+        seed: random seed of the order.
         factor: as `Batches.factor`.
 
     Returns:
-        Training and held-out sequences; the same ones if a stream has but one.
+        Training and held-out sequences; the same ones if a stream has only one.
     """
     shares = {"general": 1 - task_share, "task": task_share}
     sides: list[Batches] = []

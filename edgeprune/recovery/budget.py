@@ -1,4 +1,4 @@
-"""How many steps a run has: those that were asked for, or those that fit into its time."""
+"""The number of steps of a run: as set, or as many as fit into its time."""
 
 import time
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _COMPILED_FROM = 240  # seconds: compiling takes up to a minute of them, and sav
 
 @dataclass(frozen=True)
 class Budget:
-    """Plans a run.
+    """Plans the steps of a run.
 
     Attributes:
-        settings: of the training: its seconds, or its steps.
-        held_out: sequences that each point of the curve judges by.
-        begun: when the seconds began, by `time.perf_counter`.
+        settings: settings of the training, with its seconds or its steps.
+        held_out: number of held-out sequences evaluated at each point of the curve.
+        begun: start of the time budget, by `time.perf_counter`.
     """
 
     settings: Training
@@ -31,11 +31,11 @@ class Budget:
 
     @property
     def timed(self) -> bool:
-        """Whether the clock says how many steps there are."""
+        """Tell whether a time budget sets the number of steps."""
         return not self.settings.steps
 
     def plan(self, step: TrainStep) -> TrainState:
-        """A new run: its steps, the points of its curve, and whether blocks are compiled."""
+        """Start a new run: its steps, the points of its curve, and whether blocks are compiled."""
         if steps := self.settings.steps:
             return TrainState(steps=steps, points=min(_POINTS, max(2, steps // _APART)))
         seconds, left = step.timed(), self.left()
@@ -49,15 +49,15 @@ class Budget:
         return TrainState(steps=least(max(1, steps)), points=least(points), compiled=compiled)
 
     def plan_again(self, state: TrainState, seconds: float) -> None:
-        """Steps by the ``seconds`` that each of the first interval took: one says little."""
+        """Plan the steps again, from the ``seconds`` per step over the first interval."""
         more = self.left() / seconds - state.points * self._point_cost
         state.steps = state.step + least(max(1, int(more)))
 
     def left(self) -> float:
-        """Seconds of the budget."""
+        """Return the seconds of the budget."""
         return self.settings.seconds - (time.perf_counter() - self.begun)
 
     @property
     def _point_cost(self) -> float:
-        """Of a point of the curve, in steps: there is no backward pass."""
+        """Return the cost of a point of the curve in steps; it has no backward pass."""
         return self.held_out / self.settings.batch / 2

@@ -1,4 +1,4 @@
-"""A model's blocks, compiled by torch: elementwise work is fused, on CPUs by a C++ compiler."""
+"""Compile a model's blocks with torch, which fuses elementwise work; CPUs need a C++ compiler."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from edgeprune.recovery.step import TrainStep
 
 
 def compile_if_faster(step: TrainStep, seconds: float) -> bool:
-    """Compile both models, and undo it unless a step takes less than these ``seconds`` then."""
+    """Compile both models, and undo it unless a step then takes less than these ``seconds``."""
     compile_blocks(*step.models)
     faster = _timed(step) < seconds
     if not faster:
@@ -17,7 +17,7 @@ def compile_if_faster(step: TrainStep, seconds: float) -> bool:
 
 
 def compile_blocks(*models: Any) -> None:
-    """Compile every block at its next call; blocks of one kind share the result."""
+    """Compile every block at its next call; blocks of the same kind share the result."""
     for model in models:
         for block in decoder_blocks(model)[1]:
             block.compile()
@@ -30,7 +30,7 @@ def _run_plainly(*models: Any) -> None:
 
 
 def _timed(step: TrainStep) -> float:
-    """Seconds of a step, infinity if torch can't compile the models."""
+    """Return the seconds of a step, or infinity if torch cannot compile the models."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:

@@ -1,4 +1,4 @@
-"""The loss curve: held-out sequences judge a run, keep its best weights, and end it early."""
+"""The held-out loss curve, which selects the best weights and stops a run early."""
 
 import math
 from pathlib import Path
@@ -18,14 +18,14 @@ _PATIENCE = 3  # points without a better one, and training stops
 
 
 class Curve:
-    """Judges a run by sequences that it does not learn from.
+    """Evaluates a run on held-out sequences.
 
     Args:
-        held_out: those sequences.
-        objective: gives their loss.
-        masters: what is trained.
-        quantizer: rounds what the student computes with.
-        best: the file of the best weights.
+        held_out: the held-out sequences.
+        objective: computes their loss.
+        masters: the trained weights.
+        quantizer: rounds the student's weights.
+        best: file for the best weights.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Curve:
         """Add a point to the curve, and keep the weights if they are the best so far.
 
         Args:
-            state: the run's.
-            train: loss since the last point; None at the beginning.
+            state: state of the run.
+            train: training loss since the last point; None at the beginning.
         """
         held_out = self._objective.evaluate(self._held_out)  # of all: processes end together
         if not math.isfinite(held_out):
             raise CheckFailed(
-                f"The held-out loss of recovery is {number(held_out)} at step {state.step} of "
+                f"The held-out loss of training is {number(held_out)} at step {state.step} of "
                 f"{state.steps}.",
-                "Check the model, or try a lower learning rate: --set recover_learning_rate=3e-5",
+                "Check the model, or try a lower learning rate: --set training.learning_rate=3e-5",
             )
         rounded = bool(self._quantizer.scales)
         state.curve.append(
@@ -62,7 +62,7 @@ class Curve:
             self._keep()
 
     def stops(self, state: TrainState) -> bool:
-        """Whether training on would only make it worse."""
+        """Tell whether more training would only make the model worse."""
         if self._quantizer.pending:
             return False  # what is best so far is not what a file would hold
         return has_risen(state.curve, state.best)
@@ -76,11 +76,11 @@ class Curve:
 
 
 def has_risen(curve: list[dict[str, Any]], best: float | None) -> bool:
-    """Whether the last three held-out losses are all above ``best``.
+    """Tell whether the last three held-out losses are all above ``best``.
 
     Args:
-        curve: as `TrainState.curve`; points before weights were rounded do not count afterwards.
-        best: the lowest loss that counts; None: there is none yet.
+        curve: points as in `TrainState.curve`; points before rounding began do not count after it.
+        best: the lowest loss that counts; None before the first.
     """
     now = [point for point in curve if point["rounded"] == curve[-1]["rounded"]]
     last = now[-_PATIENCE:]

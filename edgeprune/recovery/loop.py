@@ -19,12 +19,12 @@ def run(
     """Train to the end, or until the held-out loss has not fallen for three points.
 
     Args:
-        step: takes the steps.
-        curve: judges the run and keeps its best weights.
-        budget: says how many steps there are.
-        folder: keeps the run at every point of the curve; one that was killed goes on from there.
-        progress: told of every step.
-        name: of the stage that it shows.
+        step: runs one training step.
+        curve: evaluates the run and keeps its best weights.
+        budget: plans the number of steps.
+        folder: keeps the run at every point of the curve; a killed run resumes from there.
+        progress: receives progress by steps.
+        name: name of the progress stage.
     """
     state = _begin_or_resume(step, curve, budget, folder)
     losses: list[float] = []
@@ -62,7 +62,7 @@ def _begin_or_resume(
 
 
 def _begin_rounding(state: TrainState, step: TrainStep, curve: Curve) -> None:
-    """From here on, weights on a grid are trained; those before were not what a file holds."""
+    """Begin fake quantisation: earlier weights were not on the file's grid and do not count."""
     step.quantizer.fit(step.masters)
     step.show()
     state.best = None

@@ -1,4 +1,4 @@
-"""What recovery minimises: the losses of tokens and hidden states, and a step's sum of them."""
+"""The losses of training: of tokens, of hidden states, and their sum over a step."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ _ROWS = 128  # at a time: vocabularies are long, and float32 of all tokens would
 
 
 class _Divergence(torch.autograd.Function):
-    """The loss and its gradient ``w (q - target)`` in one pass, in pieces, of what weighs."""
+    """The loss and its gradient ``w (q - target)`` in one chunked pass over weighted tokens."""
 
     @staticmethod
     def forward(
@@ -53,21 +53,22 @@ class _Divergence(torch.autograd.Function):
 def distillation(
     student: Tensor, teacher: Tensor | None, following: Tensor, share: float, weights: Tensor
 ) -> Tensor:
-    """Weighted sum of ``(1 - a) KL(teacher ‖ student) - a log p(following)`` over tokens.
+    """Compute the weighted sum of ``(1 - a) KL(teacher ‖ student) - a log p(following)``.
 
     Distillation (Hinton et al., 1503.02531, T = 1) with a share ``a`` of the text itself, as sparse
     fine-tuning has it (arXiv 2310.06927).
 
     Args:
-        student: logits, (tokens, vocabulary).
-        teacher: logits of the dense model, the same shape; they get no gradient. None, where the
-            text alone is learnt.
+        student: the student's logits, (tokens, vocabulary).
+        teacher: the dense model's logits, the same shape, without gradients; None to learn from the
+            text alone.
         following: the tokens that follow, (tokens,).
         share: ``a``, from 0 to 1; 1 without a teacher.
-        weights: of the tokens, (tokens,); if they sum to 1, the result is in nats per token.
+        weights: weights of the tokens, (tokens,); if they sum to 1, the result is in nats per
+            token.
 
     Returns:
-        A number in float32, differentiable in ``student``.
+        A float32 scalar, differentiable in ``student``.
     """
     found: Tensor = _Divergence.apply(student, teacher, following, share, weights)
     return found
@@ -76,17 +77,17 @@ def distillation(
 def hidden_distance(
     student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], weights: Tensor
 ) -> Tensor:
-    """Squared distance of hidden states relative to the teacher's power, mean over layers.
+    """Compute the squared distance of hidden states relative to the teacher's power, averaged.
 
     SquareHead of sparse fine-tuning (arXiv 2310.06927).
 
     Args:
         student: hidden states of each layer, (samples, length, width).
         teacher: the dense model's.
-        weights: of the samples in the sum over them, (samples,).
+        weights: weights of the samples in the sum, (samples,).
 
     Returns:
-        A number, differentiable in ``student``.
+        A scalar, differentiable in ``student``.
     """
     distances = [
         _power(s.float() - t.float()) / _power(t.float()).clamp_min(1e-20)
@@ -100,16 +101,16 @@ def _power(states: Tensor) -> Tensor:
 
 
 class Objective:
-    """The loss of a training's sequences, each weighed as its `Sample` says.
+    """The training loss of sequences, weighted as each `Sample` says.
 
     General text is learnt from the dense model's predictions and from itself, the task from the
     dense model or from its answers alone.
 
     Args:
-        student: transformers' model that is trained.
-        teacher: the dense one; it is only asked where its predictions are learnt.
-        settings: of the training.
-        device: where both are.
+        student: the transformers model that is trained.
+        teacher: the dense model; it only runs where its predictions are learnt.
+        settings: settings of the training.
+        device: device of both models.
     """
 
     def __init__(self, student: Any, teacher: Any, settings: Training, device: torch.device):
@@ -117,7 +118,7 @@ class Objective:
         self._settings, self._device = settings, device
 
     def backward(self, samples: list[Sample]) -> float:
-        """The loss of the sequences, over all processes; adds this process's gradients."""
+        """Compute the loss of sequences over all processes; add this process's gradients."""
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
         for together in self._passes(samples):
             loss = self._loss(together)
@@ -128,7 +129,7 @@ class Objective:
 
     @torch.no_grad()
     def evaluate(self, samples: list[Sample]) -> float:
-        """The loss of the sequences, over all processes, and nothing else."""
+        """Compute the loss of the sequences over all processes, without gradients."""
         total = torch.zeros(1, dtype=torch.float64, device=self._device)
         for together in self._passes(samples):
             total += self._loss(together)
@@ -136,7 +137,7 @@ class Objective:
         return float(total)
 
     def _passes(self, samples: list[Sample]) -> Iterator[list[Sample]]:
-        """This process's sequences, as they go through together; each alone to save memory."""
+        """Group this process's sequences into passes; one sequence per pass to save memory."""
         rank, size = world()
         own = samples[rank::size]
         most = 1 if self._settings.save_memory else -(-self._settings.batch // size)
@@ -144,7 +145,7 @@ class Objective:
             yield own[start : start + most]
 
     def _loss(self, samples: list[Sample]) -> Tensor:
-        """Of sequences in one pass; the dense model sees one at a time, and only where it must."""
+        """Compute the loss of one pass; the dense model runs one sequence at a time."""
         options = {"use_cache": False, "output_hidden_states": self._settings.hidden_weight > 0}
         ids = torch.stack([sample.tokens for sample in samples]).to(self._device)
         student = self._student(input_ids=ids, **options)
@@ -166,7 +167,7 @@ class Objective:
         return torch.stack(losses).sum()
 
     def _text_share(self, sample: Sample) -> float:
-        """Of a sequence's own tokens in its loss; the rest is the dense model's."""
+        """Return the share of a sequence's own tokens in its loss; the rest is distillation."""
         if self._teaches_answers(sample):
             return 1.0
         return self._settings.text_share if sample.stream == "general" else 0.0

@@ -1,4 +1,4 @@
-"""What is trained, in float32, of a model that computes in a shorter type."""
+"""Float32 master weights of a model that computes in a shorter type."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from edgeprune.support.distributed import add_up_at, broadcast, world
 
 
 class Masters:
-    """float32 copies of a model's weights: the optimizer moves them, the model sees them rounded.
+    """Float32 copies of a model's weights: the optimizer updates them, the model uses rounded ones.
 
     Mixed-precision training (Micikevicius et al., 1710.03740), with bfloat16 there is no need to
     scale the loss. Every weight is cast once a step, however many sequences it sees. In a
@@ -17,10 +17,10 @@ class Masters:
     kept for each in float32: copy, gradient and moments, 16 bytes of 20 (ZeRO, 1910.02054).
 
     Args:
-        working: the model's own parameters, by name, with all their digits; they may be cast later.
+        working: the model's own parameters by name, in full precision; they may be cast later.
 
     Attributes:
-        names: of all that is trained.
+        names: names of all trained weights.
         parameters: this process's copies, by the same names.
     """
 
@@ -36,7 +36,7 @@ class Masters:
 
     @torch.no_grad()
     def show(self, seen: Callable[[str, Tensor], Tensor]) -> None:
-        """Put ``seen(name, master)`` into the model: the masters, or what a file rounds them to."""
+        """Copy ``seen(name, master)`` into the model: the masters, or what the file rounds to."""
         for name, parameter in self._working.items():
             if name in self.parameters:
                 parameter.copy_(seen(name, self.parameters[name].data))
@@ -60,10 +60,10 @@ class Masters:
 
     @torch.no_grad()
     def gathered(self, own: Callable[[str], Tensor]) -> dict[str, Tensor]:
-        """What processes have for their own weights, on the first one's CPU; nothing elsewhere.
+        """Gather what processes have for their own weights on the first one's CPU; empty elsewhere.
 
         Args:
-            own: gives a float32 tensor for each of `parameters`, of its shape.
+            own: gives a float32 tensor for each of `parameters`, in its shape.
         """
         found = {}
         for name, parameter in self._working.items():
@@ -77,12 +77,12 @@ class Masters:
         return found
 
     def from_owner(self, name: str, tensor: Tensor) -> None:
-        """Overwrite a contiguous tensor with that of the process which owns a weight."""
+        """Overwrite a contiguous tensor with that of the process that owns the weight."""
         broadcast(tensor, self._owners[name])
 
 
 def _owners(working: dict[str, nn.Parameter]) -> dict[str, int]:
-    """Ranks by name: the largest first, to whoever has least."""
+    """Assign weights to ranks: the largest first, to the rank with the least."""
     loads = [0] * world()[1]
     owners = {}
     for name in sorted(working, key=lambda name: -working[name].numel()):

@@ -1,4 +1,4 @@
-"""AdamW that leaves zeros alone, and the learning rate's schedule."""
+"""AdamW that keeps zeros, and the learning-rate schedule."""
 
 import math
 
@@ -12,20 +12,20 @@ _LARGEST_GRADIENT = 1.0
 
 
 class MaskedAdamW:
-    """AdamW that keeps the zeros of matrices exactly zero at every step.
+    """AdamW that keeps zeros of matrices exactly zero at every step.
 
-    Their gradients are zeroed before the optimizer sees them. Its moments stay zero there, there is
-    no weight decay, and so nothing ever moves.
+    Gradients of zeros are zeroed before the optimizer's step. Its moments stay zero there, and
+    there is no weight decay, so zeros never change.
 
     Args:
-        parameters: what is trained, by name; zeros of those with two dimensions or more stay.
-        learning_rate: at its highest.
-        masked: whether they hold zeros that stay; adapters start at zeros that are none.
-        shared: whether other processes have the rest of the model: gradients are clipped by the
-            norm of all.
+        parameters: trained parameters by name; zeros of those with two or more dimensions stay.
+        learning_rate: the highest learning rate.
+        masked: whether zeros must stay; adapters start at zeros that may change.
+        shared: whether other processes hold the rest of the model: gradients are clipped by the
+            norm over all.
 
     Attributes:
-        masks: of the parameters that hold zeros; True where a weight may move.
+        masks: masks of the parameters that hold zeros; True where a weight may change.
         inner: torch's optimizer.
     """
 
@@ -47,7 +47,7 @@ class MaskedAdamW:
         )
 
     def step(self, share: float) -> None:
-        """Take a step with a share of the learning rate, and clear the gradients."""
+        """Take a step with a fraction of the learning rate, and clear the gradients."""
         gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
         for name, mask in self.masks.items():
             if name in gradients:
@@ -65,7 +65,7 @@ class MaskedAdamW:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of the highest learning rate: a linear rise, then a cosine down to a tenth."""
+    """Return the fraction of the highest learning rate: linear warm-up, then cosine to a tenth."""
     warm = max(1, round(_WARM_UP * steps))
     if step < warm:
         return (step + 1) / warm

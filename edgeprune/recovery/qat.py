@@ -1,7 +1,7 @@
-"""Quantization-aware training: the forward pass sees weights as the file will hold them.
+"""Quantization-aware training: the forward pass uses weights as the file will store them.
 
-The gradient of a rounded weight is taken for that of the weight itself (straight-through estimator,
-Bengio et al., 1308.3432).
+The gradient of a rounded weight is used for the weight itself (straight-through estimator, Bengio
+et al., 1308.3432).
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from torch import Tensor
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.loading import stored_names
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.quantization.scales import codes, one_by_one
 from edgeprune.recovery.masters import Masters
 
 
 @dataclass(frozen=True)
 class _OnGrid:
-    """A weight matrix that a whole parameter holds, (out, in), and what it is rounded to."""
+    """A weight matrix that is a whole parameter, (out, in), and its grid."""
 
     stored: str  # its name in the checkpoint
     grid: Grid
@@ -29,18 +29,18 @@ class _OnGrid:
 
 
 class FakeQuantizer:
-    """Fake quantization of the matrices that a file holds on integer grids.
+    """Fake quantization of the matrices that a file stores on integer grids.
 
     Args:
         model: the student.
         stored: names of the checkpoint's tensors.
-        grids: by those names. Matrices that are only a part of a parameter are left to the
+        grids: grids by those names. Matrices that are only part of a parameter are left to the
             exporter.
-        calibration: holds ``<name>.importance``, (in,), mean squares of the input.
+        calibration: tensors ``<name>.importance``, (in,), mean squares of the input.
 
     Attributes:
-        scales: by name in the checkpoint, (out, in / block), fixed by `fit` for the rest of the
-            training; empty before.
+        scales: scales by name in the checkpoint, (out, in / block), fixed by `fit` for the rest of
+            the training; empty before.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class FakeQuantizer:
 
     @property
     def pending(self) -> bool:
-        """Whether there are matrices on a grid, and `fit` has not fixed their scales yet."""
+        """Tell whether there are matrices on a grid whose scales `fit` has not fixed yet."""
         return bool(self._matrices) and not self.scales
 
     @torch.no_grad()
     def fit(self, masters: Masters) -> None:
-        """Fix the scales that suit the weights as they are now, the same in every process."""
+        """Fix the scales that fit the present weights, the same in every process."""
         for name, one in self._matrices.items():
             rows, columns = self._model.get_parameter(name).shape
             scale = one.importance.new_empty(rows, columns // one.grid.block)
@@ -87,7 +87,7 @@ class FakeQuantizer:
 
     @torch.no_grad()
     def fake_quantize(self, name: str, weight: Tensor) -> Tensor:
-        """What the file holds of a weight, by its name in the model; before `fit`, the weight."""
+        """Return a weight as the file will store it, by its name in the model."""
         one = self._matrices.get(name)
         if one is None or not self.scales:
             return weight

@@ -1,4 +1,4 @@
-"""Reconstruction: each attention and each MLP learns to give what the dense one gives.
+"""Reconstruction: each attention and each MLP learns to reproduce the dense one's output.
 
 Windows with a non-linearity inside are reconstructed one after the other (arXiv 2510.14444): inputs
 come through the blocks already reconstructed, targets from the dense model's own stream. One block
@@ -22,7 +22,7 @@ from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
 from edgeprune.recovery.settings import Reconstruction
 from edgeprune.recovery.student import open_student
-from edgeprune.recovery.submodules import BATCH, Block, Walks
+from edgeprune.recovery.submodules import BATCH, Block, BlockRunners
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Progress
 
@@ -31,11 +31,11 @@ _LEAST_STEPS = 4
 
 @dataclass(frozen=True)
 class ReconstructResult:
-    """What reconstruction gave.
+    """The result of a reconstruction.
 
     Attributes:
-        checkpoint: with the reconstructed weights.
-        errors: by submodule, relative squared error of its output before and after, mean over
+        checkpoint: checkpoint with the reconstructed weights.
+        errors: relative squared error of each submodule's output before and after, mean over
             tokens.
     """
 
@@ -44,7 +44,7 @@ class ReconstructResult:
 
 
 def finished(pruned: PrunedCheckpoint, folder: Path) -> ReconstructResult | None:
-    """What a run in ``folder`` left, if it came to its end."""
+    """Read the result in ``folder``, if the run finished."""
     done = read_json(folder / "reconstructed.json")
     if done is None:
         return None
@@ -68,10 +68,10 @@ def reconstruct(
     Args:
         pruned: the pruned model.
         streams: ``general`` and ``task`` tokens, of equal length; every sequence counts the same.
-        settings: of the reconstruction.
-        folder: keeps finished blocks; a run that was killed goes on from the last one. It must
+        settings: settings of the reconstruction.
+        folder: keeps finished blocks; a killed run resumes after the last one. It must
             belong to this model, these streams and ``settings`` alone.
-        progress: told of every block.
+        progress: receives progress by blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
@@ -84,7 +84,7 @@ def reconstruct(
     models = {"dense": load_model(pruned.base), "sparse": open_student(pruned, torch.float32)}
     place = pick_device(device)
     plan = read_json(folder / "plan.json") or _plan(models, streams, settings, place, begun)
-    both = Walks(models, _first(streams, plan["sequences"]), place)
+    both = BlockRunners(models, _first(streams, plan["sequences"]), place)
     start, hidden = _resume(both, store)
     stored = frozenset(pruned.base.weights().names())
     with progress.stage("reconstruct blocks", both.blocks) as stage:
@@ -111,8 +111,8 @@ def reconstruct(
     return found
 
 
-def _resume(both: Walks, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
-    """The first block that is not finished, and the hidden states before it."""
+def _resume(both: BlockRunners, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
+    """Find the first unfinished block and the hidden states before it."""
     start, hidden = store.resume(both.shapes)
     if not hidden:
         hidden = store.new_hidden(0, both.shapes)
@@ -122,7 +122,7 @@ def _resume(both: Walks, store: BlockStore) -> tuple[int, dict[str, Tensor]]:
 
 
 def _clean_up(folder: Path, store: BlockStore) -> None:
-    """Drop what only an unfinished run needs."""
+    """Remove files that only an unfinished run needs."""
     store.drop_hidden()
     (folder / "plan.json").unlink(missing_ok=True)
 
@@ -134,15 +134,15 @@ def _plan(
     device: torch.device,
     begun: float,
 ) -> dict[str, Any]:
-    """Steps of each submodule, how many sequences to take, and errors, of which there are none yet.
+    """Plan a run: steps of each submodule, number of sequences, and an empty record of errors.
 
-    All are taken, unless reading them would take more than half of what is left of the budget;
-    its clock started at ``begun``, seconds.
+    All sequences are used, unless reading them would take more than half of the remaining budget,
+    which started at ``begun``, seconds.
     """
     count = sum(len(stream.tokens) for stream in streams.values())
     if settings.steps:
         return {"steps": settings.steps, "sequences": count, "errors": {}}
-    both = Walks(models, _first(streams, BATCH), device)
+    both = BlockRunners(models, _first(streams, BATCH), device)
     hidden = {key: torch.empty(shape.shape, dtype=shape.dtype)
               for key, shape in both.shapes.items()}  # fmt: skip
     both.embed(hidden)
@@ -154,7 +154,7 @@ def _plan(
 
 
 def _first(streams: dict[str, Stream], count: int) -> dict[str, Stream]:
-    """So many sequences, in the streams' proportions, rounded up."""
+    """Choose so many sequences, in the streams' proportions, rounded up."""
     total = sum(len(stream.tokens) for stream in streams.values())
     return {
         name: stream.part(slice(-(-len(stream.tokens) * count // total)))

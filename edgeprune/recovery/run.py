@@ -1,4 +1,4 @@
-"""Recovery, one way after the other: reconstruct, distill, finetune."""
+"""Recovery, one stage after another: reconstruct, distill, finetune."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine import PrunedCheckpoint
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import reconstruct, train
 from edgeprune.recovery.batches import is_held_out
 from edgeprune.recovery.settings import RECONSTRUCTION_SEQUENCES, Reconstruction, Training
@@ -19,7 +19,7 @@ Ways = Mapping[str, Training | Reconstruction]
 
 
 def finished(pruned: PrunedCheckpoint, ways: Ways, folder: Path) -> bool:
-    """Whether every way has left its result in ``folder``: `recover` only reads them then."""
+    """Tell whether every stage has its result in ``folder``; `recover` then only reads them."""
     return all(
         (reconstruct if isinstance(how, Reconstruction) else train).finished(pruned, folder / way)
         for way, how in ways.items()
@@ -35,25 +35,25 @@ def recover(
     device: str,
     grids: Mapping[str, Grid],
 ) -> tuple[PrunedCheckpoint, dict[str, dict[str, Any]]]:
-    """Train the kept weights in every way; each goes on from what the one before has left.
+    """Train the kept weights in every way, each on the result of the one before.
 
     Args:
         pruned: the pruned model.
-        streams: ``general`` and ``task`` tokens; not needed where every way is `finished`.
-        ways: how to train.
-        folder: keeps the runs; one that was killed goes on. It must belong to this model, these
+        streams: ``general`` and ``task`` tokens; not needed if every way is `finished`.
+        ways: settings of each way of training, in order.
+        folder: keeps the runs; a killed run resumes. It must belong to this model, these
             streams and ``ways`` alone.
-        progress: told of every step and block.
+        progress: receives progress by steps and blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
-        grids: what the file rounds tensors to, by their names in the checkpoint. Only the last way
-            trains on them: weights stay on a grid only if nothing moves them afterwards.
+        grids: the file's grids by tensor names in the checkpoint. Only the last way
+            trains on them, since later training would move weights off the grid.
 
     Returns:
         The trained model, and facts about each way for the manifest.
 
     Raises:
         CheckFailed: a loss is NaN or infinite.
-        InputError: there is no token of an answer to learn or to judge by.
+        InputError: there is no answer token to train or to evaluate on.
     """
     facts: dict[str, dict[str, Any]] = {}
     *_, last = ways
@@ -86,7 +86,7 @@ def _reconstruct(
     progress: Progress,
     device: str,
 ) -> tuple[PrunedCheckpoint, dict[str, Any]]:
-    """Blocks are reconstructed by the first process alone; the others read its result."""
+    """Reconstruct blocks in the first process alone; the others read its result."""
     some = {name: _trained_on(stream) for name, stream in streams.items()}
     if distributed.world()[0]:
         distributed.wait()
@@ -98,6 +98,6 @@ def _reconstruct(
 
 
 def _trained_on(stream: Stream) -> Stream:
-    """The first sequences of those that training does not judge by."""
+    """Choose the first sequences that are not held out."""
     kept = ~is_held_out(len(stream.tokens)) if len(stream.tokens) > 1 else slice(None)
     return stream.part(kept).part(slice(RECONSTRUCTION_SEQUENCES))

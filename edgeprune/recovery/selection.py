@@ -1,7 +1,7 @@
-"""Selective updates: weights move as far as the task needs them more than the model did before.
+"""Selective updates: a weight moves as far as it matters more to the task than to the model.
 
-SPIDER (arXiv 2411.10928). Training what matters to the task and little to everything else keeps
-general skill.
+SPIDER (arXiv 2411.10928). Training only what matters to the task and little to everything else
+keeps general skill.
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Selection:
-    """Pulls weights back to where they started, as far as they matter there.
+    """Pulls weights back to their initial values, as far as those values matter.
 
-    Zeros have no part in it: ranks are those among the kept weights of a tensor.
+    Zeros are ignored: ranks are among the kept weights of a tensor.
 
     Args:
-        parameters: what is trained, by name, before the first step.
+        parameters: trained parameters by name, before the first step.
 
     Attributes:
         gradients: sums of absolute gradients over all steps, by name.
@@ -33,14 +33,14 @@ class Selection:
 
     @torch.no_grad()
     def pull_back(self) -> None:
-        """After a step: ``W ← c·W + (1 - c)·W₀``, c as `freedom` gives it."""
+        """Set ``W ← c·W + (1 - c)·W₀`` after a step, with c from `freedom`."""
         for name, parameter in self._parameters.items():
             start = self._start[name]
             parameter.copy_(start.lerp(parameter, freedom(start, self.gradients[name])))
 
 
 def freedom(start: Tensor, gradients: Tensor) -> Tensor:
-    """How freely each weight moves, from 0 to 1 (arXiv 2411.10928).
+    """Compute how freely each weight moves, from 0 to 1 (arXiv 2411.10928).
 
     Args:
         start: the weights before training; zeros do not move.

@@ -1,4 +1,4 @@
-"""How to train."""
+"""Settings of training and reconstruction."""
 
 from dataclasses import dataclass
 
@@ -13,24 +13,26 @@ class Training:
     Attributes:
         answers: the task stream teaches its answers (supervised fine-tuning) instead of the dense
             model's predictions.
-        max_perplexity: answers' tokens that the dense model finds harder than this are left out
-            (arXiv 2501.14315); None: none are.
-        seconds: time to take; the first steps are timed and the rest planned by that.
-        steps: how many instead; the same on every machine.
-        batch: sequences a step, of all processes together.
-        learning_rate: at its highest; it rises for 5 % of the steps and falls as a cosine.
-        task_share: of the task stream in the held-out loss, and among the sequences, unless they
-            would come more than about twice.
-        text_share: of the text's own tokens in the loss of general text, beside the dense model's
+        max_perplexity: answer tokens with a higher perplexity in the dense model are left out
+            (arXiv 2501.14315); None: all are used.
+        seconds: time budget; the first steps are timed to plan the rest.
+        steps: number of steps instead of a time, the same on every machine.
+        batch: sequences per step, over all processes.
+        learning_rate: highest learning rate; it rises for 5 % of the steps and falls as a cosine.
+        task_share: share of the task stream in the held-out loss and among the sequences, unless
+            these
+            would repeat more than about twice.
+        text_share: share of the text's own tokens in the loss on general text, beside the dense
+            model's
             predictions.
-        answer_weight: when distilling, of tokens of the task's answers; others weigh 1.
-        hidden_weight: of matching the dense model's hidden states, beside its predictions.
-        selective: pull weights back to where they were as far as they matter there
+        answer_weight: weight of the task's answer tokens when distilling; others have weight 1.
+        hidden_weight: weight of matching the dense model's hidden states, beside its predictions.
+        selective: pull weights back to their initial values as far as those matter
             (`edgeprune.recovery.selection`).
-        rank: of adapters to train in place of all kept weights; None: no adapters.
-        save_memory: compute a block's activations again in the backward pass instead of keeping
+        rank: rank of adapters to train instead of all kept weights; None: no adapters.
+        save_memory: recompute a block's activations in the backward pass instead of keeping
             them (gradient checkpointing).
-        seed: of the sequences' order.
+        seed: random seed of the sequences' order.
     """
 
     answers: bool = False
@@ -54,10 +56,10 @@ class Reconstruction:
     """The settings of a reconstruction.
 
     Attributes:
-        seconds: time to take, from which steps and sequences are planned on the first block; four
-            steps of eight sequences are done in any case.
-        steps: of each submodule instead; the same on every machine.
-        learning_rate: Adam's at its highest.
+        seconds: time budget, from which steps and sequences are planned on the first block; at
+            least four steps of eight sequences are done.
+        steps: number of steps of each submodule instead of a time, the same on every machine.
+        learning_rate: Adam's highest learning rate.
     """
 
     seconds: float = 300.0

@@ -1,4 +1,4 @@
-"""A training run on disk: weights and the optimizer's moments, without pickles."""
+"""A training run on disk: weights and optimizer moments, without pickles."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,17 +20,17 @@ _GRADIENTS, _SCALES = "gradients", "scales"
 
 @dataclass
 class TrainState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        step: steps done.
-        steps: to do in all; 0 until a time budget has been turned into steps.
-        points: of the curve, over all steps.
-        task_share: of the task's sequences among those of a step, the same in all.
-        compiled: whether torch compiled the blocks: one process that goes on must do so too.
+        step: number of steps done.
+        steps: total number of steps; 0 until a time budget has been turned into steps.
+        points: number of points of the curve, over all steps.
+        task_share: the task's share of the sequences of a step, the same in all steps.
+        compiled: whether torch compiled the blocks; a resumed run must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
             were ``rounded``.
-        best: the lowest held-out loss of weights that the run may end with; None before the first.
+        best: the lowest held-out loss of weights that the run may return; None before the first.
     """
 
     step: int = 0
@@ -43,17 +43,17 @@ class TrainState:
 
 
 class RunFolder:
-    """Where a run keeps its state; the file that is written last says that the rest is there.
+    """The files of a run's state; the one written last marks the state as complete.
 
-    More or fewer processes may go on with it.
+    A run can resume with more or fewer processes.
 
     Args:
-        folder: the run's, which all processes see.
-        masters: what is trained.
-        optimizer: of their parameters.
-        gradients: sums of absolute gradients of this process's weights, which a selection goes by;
-            empty without one.
-        scales: of rounded weights, the same in every process; empty before there are any.
+        folder: the run's folder, shared by all processes.
+        masters: the trained weights.
+        optimizer: optimizer of their parameters.
+        gradients: sums of absolute gradients of this process's weights, for selective updates;
+            empty without these.
+        scales: scales of rounded weights, the same in every process; empty before rounding.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RunFolder:
         self._gradients, self._scales = gradients, scales
 
     def save(self, state: TrainState) -> None:
-        """Keep everything that going on needs."""
+        """Save everything that resuming needs."""
         own = self._masters.parameters
         kept = self._masters.gathered(own.__getitem__)
         parts = {m: {n: self._optimizer.state[p][m] for n, p in own.items()} for m in _MOMENTS}
@@ -89,7 +89,7 @@ class RunFolder:
         wait()
 
     def resume(self) -> TrainState:
-        """Put a run back to where it was kept; a new one if nothing was, or it is damaged."""
+        """Restore a saved run; start a new one if there is none or it is damaged."""
         own = self._masters.parameters
         kinds = [*_MOMENTS, *([_GRADIENTS] if self._gradients else [])]
         known: dict[str, Any] = read_json(self._folder / "state.json") or {}
@@ -118,7 +118,7 @@ class RunFolder:
 
 
 def drop_state(folder: Path) -> None:
-    """Drop what only an unfinished run needs."""
+    """Remove files that only an unfinished run needs."""
     for name in ("state-*.safetensors", "state.json"):
         for path in folder.glob(name):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One training step: gradients, the optimizer's move, and the model that shows it."""
+"""One training step: gradients, the optimizer's update, and the updated model."""
 
 import math
 import time
@@ -17,23 +17,23 @@ from edgeprune.support.files import number
 
 
 class TrainStep:
-    """Takes the steps of a run.
+    """Runs the training steps.
 
     Args:
-        student: the model that is trained.
-        teacher: the dense one.
-        objective: gives their loss.
-        batches: what is trained on.
-        quantizer: rounds what the student computes with.
-        settings: of the training.
+        student: the trained model.
+        teacher: the dense model.
+        objective: computes the loss.
+        batches: training sequences.
+        quantizer: rounds the student's weights.
+        settings: settings of the training.
 
     Attributes:
-        models: transformers' student and teacher.
-        masters: what is trained.
-        optimizer: moves it.
-        selection: of the weights that move freely; None: all do.
-        batches: as given.
-        quantizer: as given.
+        models: the student's and the teacher's transformers models.
+        masters: the trained weights.
+        optimizer: updates the trained weights.
+        selection: pulls weights back (selective updates); None: all move freely.
+        batches: training sequences, as given.
+        quantizer: the quantizer, as given.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TrainStep:
         self.selection = Selection(parameters) if settings.selective else None
 
     def take(self, state: TrainState) -> float:
-        """Take the next step of a run, and give its loss.
+        """Take the next step of a run, and return its loss.
 
         Raises:
             CheckFailed: the loss is NaN or infinite.
@@ -70,17 +70,17 @@ class TrainStep:
         state.step += 1
         if not math.isfinite(loss):
             raise CheckFailed(
-                f"The loss of recovery is {number(loss)} at step {state.step} of {state.steps}.",
-                "Try a lower learning rate: --set recover_learning_rate=3e-5",
+                f"The training loss is {number(loss)} at step {state.step} of {state.steps}.",
+                "Try a lower learning rate: --set training.learning_rate=3e-5",
             )
         return loss
 
     def show(self) -> None:
-        """Let the student compute with the weights as they are now, rounded if that has begun."""
+        """Copy the present weights to the student, rounded if rounding has begun."""
         self.masters.show(self.quantizer.fake_quantize)
 
     def timed(self) -> float:
-        """Seconds of a step that moves nothing."""
+        """Time a step that changes no weight, in seconds."""
         for step in range(2):  # the first allocates
             begin = time.perf_counter()
             self._gradients(step, self._settings.task_share)
@@ -90,13 +90,13 @@ class TrainStep:
         return time.perf_counter() - begin
 
     def break_off(self) -> None:
-        """Drop what is left of a timed step that did not come to its end."""
+        """Clear what an unfinished timed step left."""
         self.masters.take_gradients()
         self.optimizer.inner.zero_grad()
         self.optimizer.inner.state.clear()
 
     def _gradients(self, number: int, task_share: float) -> float:
-        """Of a step's loss, into the masters."""
+        """Compute gradients of a step's loss in the masters."""
         loss = self._objective.backward(self.batches.step(number, self._settings.batch, task_share))
         self.masters.take_gradients()
         return loss

@@ -17,18 +17,18 @@ from edgeprune.support.errors import InputError
 
 
 class Student:
-    """The pruned model with what is trained of it: its blocks, or adapters beside them.
+    """The pruned model and its trained weights: its blocks, or adapters beside them.
 
     Args:
         pruned: the pruned model.
-        device: where it is trained.
-        dtype: what it computes in.
-        rank: of adapters; None: all of the blocks are trained.
-        seed: of the adapters' first values.
+        device: device for training.
+        dtype: type of the model's arithmetic.
+        rank: rank of adapters; None: whole blocks are trained.
+        seed: random seed of the adapters' initial values.
 
     Attributes:
-        model: transformers' model, in ``dtype``.
-        masters: what is trained of it.
+        model: the transformers model, in ``dtype``.
+        masters: the trained weights.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Student:
         """Keep no activations inside blocks (gradient checkpointing).
 
         Raises:
-            InputError: the architecture can't.
+            InputError: the architecture does not support it.
         """
         try:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
-            raise InputError(str(error), "Leave recover_save_memory out.") from None
+            raise InputError(str(error), "Remove training.save_memory from the recipe.") from None
         for block in decoder_blocks(self.model)[1]:
             for name, value in vars(block).items():
                 if "dropout" in name and isinstance(value, float):
@@ -77,7 +77,7 @@ class Student:
             block.training = True  # of the block alone: what is inside it drops nothing out
 
     def trained(self, values: Weights) -> dict[str, Tensor]:
-        """What is trained with these ``values`` of the parameters, named as in the checkpoint."""
+        """Return trained tensors for ``values`` of the parameters, named as in the checkpoint."""
         stored = self._weights.names()
         if self._adapters is None:
             tensors = {name: values.read(name) for name in self.masters.names}
@@ -89,12 +89,12 @@ class Student:
 
 
 def open_student(pruned: PrunedCheckpoint, dtype: torch.dtype) -> Any:
-    """The pruned model, with nothing that takes gradients."""
+    """Load the pruned model without gradients."""
     return load_model(pruned.base, dtype, pruned.weights()).requires_grad_(False)
 
 
 def write_checkpoint(pruned: PrunedCheckpoint, folder: Path) -> None:
-    """A folder that transformers reads as the pruned model, in float32."""
+    """Write a folder that transformers reads as the pruned model, in float32."""
     weights = pruned.weights()
     for file in pruned.base.folder.glob("*.json"):
         if ".index." not in file.name:

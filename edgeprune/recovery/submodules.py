@@ -1,4 +1,4 @@
-"""Attention and MLP of one block of both models, each trained by itself."""
+"""Attention and MLP of one block in both models, each trained on its own."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data.streams import Stream
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.models.blocks import weight_matrices
 from edgeprune.recovery.optimizer import MaskedAdamW, schedule
 from edgeprune.support.errors import CheckFailed
@@ -20,37 +20,37 @@ _READS = 5  # passes of all submodules without gradients; a whole block is at mo
 _LEAST_POWER = 1e-20  # of a submodule that gives nothing but zeros
 
 
-class Walks:
-    """Both models on their way through their blocks, with the same sequences.
+class BlockRunners:
+    """Block runners of both models, on the same sequences.
 
     Args:
         models: ``dense`` and ``sparse``, the latter in float32.
-        streams: what they read.
-        device: where blocks run.
+        streams: token streams that both models read.
+        device: device that runs the blocks.
 
     Attributes:
-        sparse: the sparse model's walk.
-        blocks: how many there are.
-        shapes: of the hidden states of each model and stream.
+        sparse: the sparse model's runner.
+        blocks: number of blocks.
+        shapes: shapes of the hidden states of each model and stream.
     """
 
     def __init__(self, models: dict[str, Any], streams: dict[str, Stream], device: torch.device):
-        self._walks = {s: Walk(m, streams, device, alone=True) for s, m in models.items()}
+        self._walks = {s: BlockRunner(m, streams, device, alone=True) for s, m in models.items()}
         self.sparse = self._walks["sparse"]
         self.blocks = len(self.sparse.blocks)
-        self.shapes = {f"{side}-{name}": shape for side, walk in self._walks.items()
-                       for name, shape in walk.shapes.items()}  # fmt: skip
+        self.shapes = {f"{side}-{name}": shape for side, runner in self._walks.items()
+                       for name, shape in runner.shapes.items()}  # fmt: skip
 
     def prefix(self, index: int) -> str:
-        """Of a block's parameters in the model."""
+        """Return the prefix of a block's parameters in the model."""
         return f"{self.sparse.prefix}.{index}."
 
     def load_dense(self, index: int) -> nn.Module:
-        """A copy of the dense model's block on the device, in the compute type."""
+        """Copy the dense model's block to the device, in the compute type."""
         return self._walks["dense"].load(index)
 
     def embed(self, into: dict[str, Tensor]) -> None:
-        """Write what the first blocks read."""
+        """Write the inputs of the first blocks."""
         for key, states in into.items():
             side, _, stream = key.partition("-")
             self._walks[side].embed(stream, states)
@@ -59,35 +59,35 @@ class Walks:
         self, index: int, blocks: dict[str, nn.Module], states: dict[str, Tensor],
         into: dict[str, Tensor],
     ) -> None:  # fmt: skip
-        """Write what the blocks make of ``states``."""
+        """Write the blocks' outputs for ``states``."""
         for key, before in states.items():
             side = key.partition("-")[0]
-            walk = self._walks[side]
-            walk.advance(index, blocks[side].to(walk.dtype), before, into[key])
+            runner = self._walks[side]
+            runner.advance(index, blocks[side].to(runner.dtype), before, into[key])
 
 
 class _Reached(Exception):
-    """The submodule whose output was wanted has given it."""
+    """Raised when the wanted submodule has given its output."""
 
 
 class Block:
-    """One block of both models, and the hidden states before it.
+    """One block in both models, and the hidden states before it.
 
     Attributes:
-        teacher: the dense model's.
-        block: the sparse model's, in float32.
+        teacher: the dense model's block.
+        block: the sparse model's block, in float32.
     """
 
-    def __init__(self, both: Walks, index: int, hidden: dict[str, Tensor]):
-        self._walk, self._index = both.sparse, index
+    def __init__(self, both: BlockRunners, index: int, hidden: dict[str, Tensor]):
+        self._runner, self._index = both.sparse, index
         self.teacher = both.load_dense(index)
-        self.block = copy.deepcopy(self._walk.blocks[index]).to(self._walk.device)  # in float32
+        self.block = copy.deepcopy(self._runner.blocks[index]).to(self._runner.device)  # in float32
         self._inputs = {side: [h for key, h in hidden.items() if key.startswith(side)]
                         for side in ("dense", "sparse")}  # fmt: skip
         self._count = sum(len(states) for states in self._inputs["sparse"])
 
     def timed(self) -> tuple[float, float]:
-        """Seconds of a step of every submodule, and of reading a batch without gradients.
+        """Time a step of every submodule and a pass over a batch without gradients, in seconds.
 
         A batch is read for targets, for errors before and after, and on the way to the next block
         through both models.
@@ -108,7 +108,7 @@ class Block:
         return step, reading
 
     def reconstruct(self, steps: int, learning_rate: float) -> dict[str, tuple[float, float]]:
-        """Train the submodules in turn: relative errors before and after, by name."""
+        """Train the submodules in turn, and return relative errors before and after, by name."""
         errors = {}
         for name in self._submodules():
             targets = self._targets(name)
@@ -116,15 +116,15 @@ class Block:
             if not math.isfinite(before):
                 raise CheckFailed(
                     f"The outputs of {name} in block {self._index} are NaN or infinite, in the "
-                    "dense or in the pruned model.",
-                    "Build without --recover to see which.",
+                    "dense or the pruned model.",
+                    "Build without --recover to find out which model it is.",
                 )
             after = self._train(name, targets, steps, learning_rate, before)
             errors[f"{self._index}.{name}"] = (before, after)
         return errors
 
     def _submodules(self) -> dict[str, nn.Module]:
-        """The block's children that hold pruned matrices: attention and MLP, by whatever name."""
+        """Find the block's children that hold pruned matrices: attention and MLP, by any name."""
         names = dict.fromkeys(m.module.partition(".")[0] for m in
                               weight_matrices(self.block).values())  # fmt: skip
         return {name: self.block.get_submodule(name) for name in names}
@@ -132,7 +132,7 @@ class Block:
     def _train(
         self, name: str, targets: Tensor, steps: int, learning_rate: float, before: float
     ) -> float:
-        """The error afterwards; the weights are as they were if it is not below ``before``."""
+        """Train and return the new error; restore the weights if it is not below ``before``."""
         module = self.block.get_submodule(name)
         parameters = dict(module.requires_grad_(True).named_parameters())
         kept = {n: p.detach().clone() for n, p in parameters.items()}
@@ -166,15 +166,15 @@ class Block:
 
     @torch.no_grad()
     def _targets(self, name: str) -> Tensor:
-        """What the dense submodule gives on the dense stream, (samples, length, width)."""
+        """Compute the dense submodule's outputs on the dense stream, (samples, length, width)."""
         parts = [
             self._output(self.teacher, name, torch.cat([self._sample("dense", i) for i in part]))
             for part in _chunks(range(self._count), BATCH)
         ]
-        return torch.cat([part.to("cpu", self._walk.dtype) for part in parts])
+        return torch.cat([part.to("cpu", self._runner.dtype) for part in parts])
 
     def _output(self, block: nn.Module, name: str, states: Tensor) -> Tensor:
-        """Of a submodule, from what comes into the block, (batch, length, width)."""
+        """Compute a submodule's output from the block's input, (batch, length, width)."""
         seen: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: object, output: object) -> None:
@@ -182,10 +182,10 @@ class Block:
             raise _Reached
 
         hook = block.get_submodule(name).register_forward_hook(keep)
-        device, dtype = self._walk.device, self._walk.dtype
+        device, dtype = self._runner.device, self._runner.dtype
         try:
             with torch.autocast(device.type, dtype, dtype != torch.float32):
-                self._walk.call(self._index, len(states)).run(block, states.to(device))
+                self._runner.call(self._index, len(states)).run(block, states.to(device))
         except _Reached:  # nothing needs the rest of the block
             pass
         finally:
@@ -201,18 +201,18 @@ class Block:
 
 
 def relative_error(made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over tokens of the squared error, relative to the power of what is wanted there.
+    """Compute the squared error relative to each token's target power, averaged over tokens.
 
-    Attention sinks give outputs a thousand times above all others: in a plain mean they would be
-    all that is learnt. Tokens below the median count as if they were there, as small ones hardly
-    change what follows.
+    Outputs at attention sinks are a thousand times larger than all others and would dominate a
+    plain mean. Tokens below the median power count as if at the median, since small outputs hardly
+    change later layers.
 
     Args:
-        made: (samples, length, width).
-        wanted: the same shape.
+        made: (samples, length, width) outputs.
+        wanted: targets of the same shape.
 
     Returns:
-        A number, differentiable in ``made``.
+        A scalar, differentiable in ``made``.
     """
     wanted = wanted.float()
     power = wanted.square().mean(-1)
@@ -221,7 +221,7 @@ def relative_error(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _order(count: int, steps: int) -> Iterator[list[int]]:
-    """Batches of samples: all once in random order, then again in another."""
+    """Yield batches of samples: all once in random order, then again in a new order."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         order = torch.randperm(count, generator=generator).tolist()

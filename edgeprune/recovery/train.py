@@ -1,7 +1,7 @@
-"""Training under a fixed mask: kept weights learn from the dense model, and from the answers.
+"""Training under a fixed mask: kept weights learn from the dense model and from the answers.
 
 Sparse fine-tuning with the dense model as teacher (arXiv 2310.06927), on both calibration streams.
-Where the file rounds weights to an integer grid, the last steps train what the file will hold.
+If the file rounds weights to an integer grid, the last steps train with fake quantisation.
 """
 
 import time
@@ -18,7 +18,7 @@ from edgeprune.engine import PrunedCheckpoint
 from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.formats.weights import Weights, is_whole, save_tensors
 from edgeprune.models.loading import load_model
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.recovery import loop
 from edgeprune.recovery.batches import Batches, split
 from edgeprune.recovery.budget import Budget
@@ -40,14 +40,14 @@ _BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training gave.
+    """The result of a training.
 
     Attributes:
-        checkpoint: with the trained weights.
-        steps: that were done.
-        planned: that were to be done; fewer are done when the held-out loss rises.
-        rounded: matrices that were trained on their grid.
-        task_share: of the task's sequences, lower than asked for if there are few.
+        checkpoint: checkpoint with the trained weights.
+        steps: number of steps done.
+        planned: number of steps planned; training stops early if the held-out loss rises.
+        rounded: number of matrices trained on their grid.
+        task_share: the task's share of the sequences, lower than set if there are few.
         curve: ``step``, ``train`` and ``held_out`` loss in nats per token, from before training on
             (where there is no ``train`` loss yet), and whether weights were ``rounded``.
     """
@@ -61,7 +61,7 @@ class TrainResult:
 
 
 def finished(pruned: PrunedCheckpoint, folder: Path) -> TrainResult | None:
-    """What a run in ``folder`` left, if it came to its end."""
+    """Read the result in ``folder``, if the run finished."""
     done = read_json(folder / "done.json")
     if done is None or not is_whole(folder / _FILE) or not is_whole(folder / _SCALES):
         return None
@@ -92,17 +92,17 @@ def train(
     Args:
         pruned: the pruned model.
         streams: ``general`` and ``task`` tokens.
-        settings: of the training.
-        folder: keeps the run; one that was killed goes on from the last point of its curve, to the
+        settings: settings of the training.
+        folder: keeps the run; a killed run resumes from the last point of its curve, to the
             same weights on a CPU. It must belong to this model, these streams and ``settings``
             alone.
-        progress: told of every step.
+        progress: receives progress by steps.
         device: ``auto``, ``cpu`` or ``cuda``.
-        grids: what the file rounds tensors to, by their names in the checkpoint.
+        grids: the file's grids by tensor names in the checkpoint.
 
     Raises:
         CheckFailed: the loss is NaN or infinite.
-        InputError: there is no token of an answer to learn or to judge by.
+        InputError: there is no answer token to train or to evaluate on.
     """
     if result := finished(pruned, folder):
         _clean_up(folder)
@@ -124,7 +124,7 @@ def _run(
     device: torch.device,
     grids: Mapping[str, Grid],
 ) -> None:
-    """Put a run together, go through it, and write its result."""
+    """Set up a run, train, and write the result."""
     dtype, stored = compute_dtype(device), frozenset(pruned.base.weights().names())
     teacher = load_model(pruned.base, dtype).to(device).requires_grad_(False)
     student = Student(pruned, device, dtype, settings.rank, settings.seed)
@@ -154,7 +154,7 @@ def _run(
 
 
 def _split(streams: dict[str, Stream], settings: Training, teacher: Any) -> tuple[Batches, Batches]:
-    """What is trained on, and what judges."""
+    """Prepare the training and the held-out sequences."""
     limit = settings.max_perplexity if settings.answers else None
     return split(
         {name: stream.tokens for name, stream in streams.items()},
@@ -168,9 +168,9 @@ def _split(streams: dict[str, Stream], settings: Training, teacher: Any) -> tupl
 def _write(
     folder: Path, weights: dict[str, Tensor], scales: dict[str, Tensor], state: TrainState
 ) -> None:
-    """Write the result: the weights, named as in the checkpoint, and the scales of those on a grid.
+    """Write the weights, named as in the checkpoint, and the scales of those on a grid.
 
-    The file that is written last says that the others are there.
+    The file written last marks the result as complete.
     """
     halves = {f"{name}.scales": scale.half().cpu() for name, scale in scales.items()}
     for name, tensors in ((_FILE, weights), (_SCALES, halves)):
@@ -181,6 +181,6 @@ def _write(
 
 
 def _clean_up(folder: Path) -> None:
-    """Drop what only an unfinished run needs."""
+    """Remove files that only an unfinished run needs."""
     drop_state(folder)
     (folder / _BEST).unlink(missing_ok=True)

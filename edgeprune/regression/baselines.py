@@ -2,40 +2,41 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
-from edgeprune.regression.measurement import SCHEMA
-from edgeprune.support.errors import InputError, UsageError, unknown
-from edgeprune.support.files import read_json, write_json
+from edgeprune.regression.measurement import SCHEMA, Measurement
+from edgeprune.support.errors import UsageError, unknown
+from edgeprune.support.files import write_json
 
 FOLDER = Path("baselines")
 _NAME = re.compile(r"[\w.+-]+")
 
 
-def save(name: str, measured: dict[str, Any], folder: Path = FOLDER) -> Path:
+def save(name: str, measured: Measurement, folder: Path = FOLDER) -> Path:
     """Keep a measurement under a name, in place of an older one.
 
     Raises:
         UsageError: the name can't be a file's.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' can't name a baseline.", "Letters, digits, '.', '-' and '_'.")
+        raise UsageError(
+            f"'{name}' can't name a baseline.", "Use letters, digits, '.', '+', '-' and '_'."
+        )
     path = folder / f"{name}.json"
-    write_json(path, measured)
+    write_json(path, measured.to_json())
     return path
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """Those that there are."""
+    """Names of the baselines in a folder."""
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
-def load(reference: str, folder: Path = FOLDER) -> dict[str, Any]:
+def load(reference: str, folder: Path = FOLDER) -> Measurement:
     """A baseline by its name, or by its file.
 
     Raises:
         UsageError: there is none of that name.
-        InputError: the file is no baseline, or one of another edgeprune.
+        InputError: the file is damaged, not a baseline, or of another version of edgeprune.
     """
     path = folder / f"{reference}.json"
     if not path.is_file():
@@ -43,12 +44,5 @@ def load(reference: str, folder: Path = FOLDER) -> dict[str, Any]:
     if not path.is_file():
         hint = "edgeprune baseline save BUILD makes one."
         raise unknown("baseline", reference, names(folder) or ["(there are none)"], hint)
-    found = read_json(path)
-    if not isinstance(found, dict) or "artifacts" not in found:
-        raise InputError(f"{path} is no baseline.", "edgeprune baseline save BUILD makes one.")
-    if found.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path} is a baseline in form {found.get('schema')}, expected {SCHEMA}.",
-            "Save it again with this edgeprune.",
-        )
-    return found
+    hint = "Save the baseline again with this edgeprune: edgeprune baseline save BUILD."
+    return Measurement.read_file(path, SCHEMA, hint)

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from edgeprune.manifest.results import Answers
 from edgeprune.regression import verdicts
+from edgeprune.regression.measurement import MeasuredArtifact, Measurement
 from edgeprune.regression.verdicts import Finding
 from edgeprune.support.errors import UsageError
 
@@ -17,10 +18,10 @@ class Thresholds:
 
     Attributes:
         speed: of the baseline artifact's speed, both timed in the same rounds.
-        drift: of the speed as a multiple of the dense twin's, beside that of the baseline's own
-            day. On a shared machine that ratio wanders: by 10 % in decode and 30 % in prefill,
-            which is bound by computing and suffers more from neighbours (docs/check.md). Prefill
-            may lose twice as much.
+        drift: of the speed relative to the dense baseline's, beside that of the earlier
+            measurement. On a shared machine that ratio wanders: by 10 % in decode and 30 % in
+            prefill, which is bound by computing and suffers more from neighbours
+            (docs/measured/check.md). Prefill may lose twice as much.
         total_speed: of tokens per second, on the same machine; prefill may lose twice as much.
         accuracy: points of 100.
         nats: per answer token.
@@ -44,91 +45,107 @@ class Thresholds:
                 raise UsageError(f"The threshold {name} is {value}: expected a number from 0 on.")
 
 
-def compare(before: dict[str, Any], after: dict[str, Any], thresholds: Thresholds) -> list[Finding]:
-    """Hold a build's measurement against a baseline's, both as `measure` gives them."""
-    name = "pruned" if "pruned" in after["artifacts"] else "dense"
-    if name not in before["artifacts"]:
-        return [Finding("build", "unclear", "the baseline was not pruned, and this build is")]
-    old, new = before["artifacts"][name], after["artifacts"][name]
+def compare(before: Measurement, after: Measurement, thresholds: Thresholds) -> list[Finding]:
+    """Hold a build's measurement against a baseline's."""
+    name = after.own
+    if name not in before.artifacts:
+        said = "the build is pruned and the baseline is not, so they can't be compared"
+        return [Finding("build", "unclear", said)]
+    old, new = before.artifacts[name], after.artifacts[name]
     return [
         *_speeds(before, after, name, thresholds),
-        *_quality(before, after, old, new, thresholds),
-        verdicts.size("file", old["file_bytes"], new["file_bytes"], thresholds.size, "B"),
+        *_answers(before, after, old, new, thresholds),
+        _general_text(before, after, old, new, thresholds),
+        verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size, "B"),
         verdicts.size(
-            "peak memory", old["peak_memory_bytes"], new["peak_memory_bytes"], thresholds.memory,
-            "B",
+            "peak memory", old.peak_memory_bytes, new.peak_memory_bytes, thresholds.memory, "B"
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _speeds(
-    before: dict[str, Any], after: dict[str, Any], name: str, thresholds: Thresholds
+    before: Measurement, after: Measurement, name: str, thresholds: Thresholds
 ) -> list[Finding]:
-    if before["lengths"] != after["lengths"]:
-        return [Finding("speed", "unclear", "prompts or answers of another length were timed")]
-    same_machine = before["machine"] == after["machine"]
+    if before.lengths != after.lengths:
+        said = "the baseline was timed with another length of prompt or answer"
+        return [Finding("speed", "unclear", said)]
+    same_machine = before.machine == after.machine
     findings = []
-    if not after.get("baseline_now"):
+    if not after.baseline_now:
         said = (
-            "the baseline's artifact is gone or was changed, so that nothing was timed in the same "
-            f"rounds: less than {thresholds.drift:.0%} can't be seen"
+            "the baseline's artifact is missing or has changed, so it could not be timed in the "
+            f"same rounds: a change of less than {thresholds.drift:.0%} can't be detected"
         )
         findings.append(Finding("x baseline", "unclear" if same_machine else "held", said))
+    old, new = before.artifacts[name], after.artifacts[name]
     for kind, times in (("prefill", 2), ("decode", 1)):
-        new = after["artifacts"][name][kind]
-        if beside := after.get("baseline_now"):
+        samples = new.of(kind)
+        if beside := after.baseline_now:
+            measure = f"{kind}, x baseline"
             findings.append(
-                verdicts.paired_speed(f"{kind}, x baseline", beside[kind], new, thresholds.speed)
+                verdicts.paired_speed(measure, beside.of(kind), samples, thresholds.speed)
             )
         if name == "pruned":
-            then, now = (_ratios(one["artifacts"], kind) for one in (before, after))
+            then, now = (_ratios(one, kind) for one in (before, after))
             findings.append(verdicts.speed(f"{kind}, x dense", then, now, times * thresholds.drift))
         if same_machine:
-            old = before["artifacts"][name][kind]
-            findings.append(verdicts.speed(kind, old, new, times * thresholds.total_speed))
+            limit = times * thresholds.total_speed
+            findings.append(verdicts.speed(kind, old.of(kind), samples, limit))
     if not same_machine:
-        said = "measured on another machine: only multiples of the dense model are compared"
+        said = (
+            "the baseline was measured on another machine, so only speeds relative to the dense "
+            "model are compared"
+        )
         findings.append(Finding("tokens/s", "held" if name == "pruned" else "unclear", said))
     return findings
 
 
-def _ratios(artifacts: dict[str, Any], kind: str) -> list[float]:
-    """Speed as a multiple of the dense twin's, round by round: a slow minute hits both."""
-    return (np.array(artifacts["pruned"][kind]) / np.array(artifacts["dense"][kind])).tolist()
+def _ratios(measured: Measurement, kind: str) -> list[float]:
+    """Speed relative to the dense baseline, round by round: a slow minute hits both."""
+    pruned, dense = (np.array(measured.artifacts[name].of(kind)) for name in ("pruned", "dense"))
+    ratios: list[float] = (pruned / dense).tolist()
+    return ratios
 
 
-def _quality(
-    before: dict[str, Any], after: dict[str, Any], old: Any, new: Any, thresholds: Thresholds
+def _answers(
+    before: Measurement,
+    after: Measurement,
+    old: MeasuredArtifact,
+    new: MeasuredArtifact,
+    thresholds: Thresholds,
 ) -> list[Finding]:
+    if before.task != after.task or new.answers.rows != old.answers.rows:
+        return [Finding("answers", "unclear", "the baseline was measured on other questions")]
     findings = []
-    mine, theirs = new["answers"], old["answers"]
-    if before["task"] != after["task"] or mine["rows"] != theirs["rows"]:
-        findings.append(Finding("answers", "unclear", "other questions were asked"))
-    else:
-        if mine["correct"][0] is not None:
-            findings.append(_accuracy(theirs, mine, thresholds.accuracy))
-        findings.append(
-            verdicts.likelihood(
-                "nats per answer token", theirs["nats"], mine["nats"], mine["tokens"],
-                thresholds.nats,
-            )
-        )  # fmt: skip
-    windows = len(new["general_nats"])
-    if before["general"] != after["general"] or windows != len(old["general_nats"]):
-        findings.append(Finding("general text", "unclear", "another text was read"))
-    else:
-        tokens = [new["general_tokens"] / windows] * windows
-        findings.append(
-            verdicts.likelihood(
-                "nats of general text", old["general_nats"], new["general_nats"], tokens,
-                thresholds.perplexity, "windows of text",
-            )
-        )  # fmt: skip
-    return findings
+    if new.answers.correct[0] is not None:
+        findings.append(_accuracy(old.answers, new.answers, thresholds.accuracy))
+    nats, tokens = (old.answers.nats, new.answers.nats), new.answers.tokens
+    return [
+        *findings,
+        verdicts.likelihood("nats per answer token", *nats, tokens, thresholds.nats),
+    ]
 
 
-def _accuracy(before: dict[str, Any], after: dict[str, Any], threshold: float) -> Finding:
-    """Of what answers every row as likely as before, nothing is left to chance."""
-    if all(before[name] == after[name] for name in ("correct", "nats")):
-        return Finding("accuracy", "held", f"equal on {len(after['rows'])} rows")
-    return verdicts.accuracy(before["correct"], after["correct"], threshold)
+def _general_text(
+    before: Measurement,
+    after: Measurement,
+    old: MeasuredArtifact,
+    new: MeasuredArtifact,
+    thresholds: Thresholds,
+) -> Finding:
+    windows = len(new.general_nats)
+    if before.general != after.general or windows != len(old.general_nats):
+        return Finding("general text", "unclear", "the baseline was measured on another text")
+    tokens = [new.general_tokens / windows] * windows
+    return verdicts.likelihood(
+        "nats of general text", old.general_nats, new.general_nats, tokens, thresholds.perplexity,
+        "windows of text",
+    )  # fmt: skip
+
+
+def _accuracy(before: Answers, after: Answers, threshold: float) -> Finding:
+    """Where every row is answered as likely as before, nothing is left to chance."""
+    if (before.correct, before.nats) == (after.correct, after.nats):
+        return Finding("accuracy", "held", f"identical on {len(after.rows)} rows")
+    old, new = (list(map(bool, answers.correct)) for answers in (before, after))
+    return verdicts.accuracy(old, new, threshold)

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeprune.regression.measurement import Measurement
 from edgeprune.regression.verdicts import Finding
 from edgeprune.support.errors import InputError, unknown
 from edgeprune.support.resources import read_yaml, shipped
 
 
 class Limits(BaseModel):
-    """What a device asks of a build; what is not set is not asked."""
+    """What a device requires of a build; what is not set is not required."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -43,18 +43,17 @@ def read_limits(name: str) -> Limits:
         raise InputError(f"{path}: {where}: {first['msg']}.") from None
 
 
-def judge(limits: Limits, measured: dict[str, Any]) -> list[Finding]:
+def judge(limits: Limits, measured: Measurement) -> list[Finding]:
     """Hold what a build's artifact was measured at against a device's limits."""
-    artifacts = measured["artifacts"]
-    one = artifacts.get("pruned", artifacts["dense"])
+    one = measured.artifacts[measured.own]
     at_least = (
-        ("decode", limits.min_decode, median(one["decode"]), "tokens/s"),
-        ("prefill", limits.min_prefill, median(one["prefill"]), "tokens/s"),
+        ("decode", limits.min_decode, median(one.decode), "tokens/s"),
+        ("prefill", limits.min_prefill, median(one.prefill), "tokens/s"),
     )
     at_most = (
-        ("first token", limits.max_first_token, median(one["first_token"]), "s"),
-        ("file", limits.max_file_mb, one["file_bytes"] / 1e6, "MB"),
-        ("peak memory", limits.max_peak_memory_mb, one["peak_memory_bytes"] / 1e6, "MB"),
+        ("first token", limits.max_first_token, median(one.first_token), "s"),
+        ("file", limits.max_file_mb, one.file_bytes / 1e6, "MB"),
+        ("peak memory", limits.max_peak_memory_mb, one.peak_memory_bytes / 1e6, "MB"),
     )
     found = [(n, limit, value, unit, value >= limit, "at least")
              for n, limit, value, unit in at_least if limit is not None]  # fmt: skip
@@ -63,7 +62,7 @@ def judge(limits: Limits, measured: dict[str, Any]) -> list[Finding]:
     return [
         Finding(
             f"{name}, limit", "held" if holds else "regressed",
-            f"{value:.3g} {unit}, {word} {limit:g} asked for",
+            f"{value:.3g} {unit}; the device requires {word} {limit:g}",
         )
         for name, limit, value, unit, holds, word in found
     ]  # fmt: skip

@@ -57,16 +57,17 @@ def speed(
     p = float(mannwhitneyu(before, after).pvalue)
     said = (
         f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(before)} and {len(after)} "
-        f"samples), {threshold:.0%} allowed"
+        f"samples); a drop of up to {threshold:.0%} is allowed"
     )
     reachable = 2 / math.comb(len(before) + len(after), len(after))
     if change < -threshold and p < SPEED_P:
         return Finding(measure, "regressed", said)
     if reachable >= SPEED_P:
-        return Finding(measure, "unclear", f"{said}: too few samples for p < {SPEED_P}")
+        return Finding(
+            measure, "unclear", f"{said}, but there are too few samples for p < {SPEED_P}"
+        )
     if not low >= -threshold:
-        noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
-        return Finding(measure, "unclear", f"{said}: {noise}; more --rounds would tell")
+        return Finding(measure, "unclear", f"{said}, but {_noise(change, threshold)}")
     return Finding(measure, "held", said)
 
 
@@ -90,23 +91,24 @@ def paired_speed(
     low, high = _ratio_interval([1.0], ratios)
     p = float(wilcoxon(np.log(ratios)).pvalue) if np.any(ratios != 1) else 1.0
     said = (
-        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(ratios)} rounds), "
-        f"{threshold:.0%} allowed"
+        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(ratios)} rounds); "
+        f"a drop of up to {threshold:.0%} is allowed"
     )
     if change < -threshold and p < SPEED_P:
         return Finding(measure, "regressed", said)
     if 2.0 ** (1 - len(ratios)) >= SPEED_P:
-        return Finding(measure, "unclear", f"{said}: too few rounds for p < {SPEED_P}")
+        return Finding(
+            measure, "unclear", f"{said}, but there are too few rounds for p < {SPEED_P}"
+        )
     if not low >= -threshold:
-        noise = "too noisy to exclude more" if change >= -threshold else "and may be chance"
-        return Finding(measure, "unclear", f"{said}: {noise}; more --rounds would tell")
+        return Finding(measure, "unclear", f"{said}, but {_noise(change, threshold)}")
     return Finding(measure, "held", said)
 
 
 def size(measure: str, before: float, after: float, threshold: float, unit: str) -> Finding:
     """Compare numbers without noise where less is better."""
     change = after / before - 1
-    said = f"{after:,.4g} {unit} after {before:,.4g} ({change:+.1%}), {threshold:.0%} allowed"
+    said = f"{after:,.4g} {unit}, was {before:,.4g} ({change:+.1%}); {threshold:+.0%} is allowed"
     return Finding(measure, "held" if change <= threshold else "regressed", said)
 
 
@@ -126,14 +128,14 @@ def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) ->
     p = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
     said = (
         f"{change.value:+.1f} points ({change.low:+.1f} to {change.high:+.1f}; {lost} answers "
-        f"lost, {won} won of {len(before)}, p {p:.2g}), {threshold:g} allowed"
+        f"lost, {won} won of {len(before)}, p {p:.2g}); a loss of {threshold:g} points is allowed"
     )
     if change.value < -threshold and p < 1 - CONFIDENCE:
         return Finding("accuracy", "regressed", said)
     if change.low >= -threshold:
         return Finding("accuracy", "held", said)
     needed = paired.rows_needed(-change.value, -change.low, threshold, len(before))
-    return Finding("accuracy", "unclear", f"{said}: {_too_few(needed, 'rows')}")
+    return Finding("accuracy", "unclear", f"{said}, but {_too_few(needed, 'rows')}")
 
 
 def likelihood(
@@ -155,27 +157,34 @@ def likelihood(
         of: what rows are called.
     """
     if np.array_equal(before, after):
-        return Finding(measure, "held", f"equal on {len(before)} {of}")
+        return Finding(measure, "held", f"identical on {len(before)} {of}")
     rise = paired.nats_rise(before, after, CONFIDENCE)
     said = (
         f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%}) to "
-        f"{sum(after) / sum(tokens):.3f} nats a token, {threshold:.0%} allowed"
+        f"{sum(after) / sum(tokens):.3f} nats per token; a rise of {threshold:.0%} is allowed"
     )
     if len(before) < _FEWEST_ROWS:  # resampling so few says little of others
-        return Finding(measure, "unclear", f"{said}: {len(before)} {of} are too few to tell")
+        return Finding(measure, "unclear", f"{said}, but {len(before)} {of} are too few to judge")
     if rise.value > threshold and rise.low > 0:
         return Finding(measure, "regressed", said)
     if rise.high <= threshold:
         return Finding(measure, "held", said)
     needed = paired.rows_needed(rise.value, rise.high, threshold, len(before))
-    return Finding(measure, "unclear", f"{said}: {_too_few(needed, of)}")
+    return Finding(measure, "unclear", f"{said}, but {_too_few(needed, of)}")
 
 
 def _too_few(needed: int | None, of: str) -> str:
     """What would decide a comparison that is unclear."""
     if needed is None:
-        return f"may be chance; more {of} would tell"
-    return f"too few {of} to exclude more; about {needed:,} would tell"
+        return f"the loss may be chance: measure more {of}"
+    return f"there are too few {of} to rule out a larger loss: about {needed:,} would be enough"
+
+
+def _noise(change: float, threshold: float) -> str:
+    """Why timings do not decide a comparison, and what would."""
+    if change < -threshold:
+        return "the drop may be chance: use more --rounds"
+    return "the timings are too noisy to rule out a larger drop: use more --rounds"
 
 
 def _ratio_interval(

@@ -1,63 +1,56 @@
 """The model card: README.md in the form that the Hugging Face hub wants."""
 
-from typing import Any
+from operator import attrgetter
 
 import yaml
 
+import exporters
+from edgeprune.manifest import Manifest
+from edgeprune.recipe.schema import Recipe, defaults, flat, nested
+from edgeprune.report.caveats import caveats
 from edgeprune.report.templates import fill
-from edgeprune.report.words import caveats, table, verdict
+from edgeprune.report.words import table, verdict
 
-_USES = {
-    "gguf": """\
-llama-cli -m {file}                # stock llama.cpp
-edgeprune chat {file}              # with edgeprune's sparse kernels""",
-    "onnx": """\
-from pathlib import Path
-
-import onnxruntime
-session = onnxruntime.InferenceSession("{file}")
-
-from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
-session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session""",
-}
-_ALWAYS_SAID = (
-    "model", "task", "general", "target", "type", "method", "fusion", "sparsity", "pattern",
-)  # fmt: skip
+_ALWAYS_SAID = {
+    "model.name", "data.task", "data.general", "pruning.method", "pruning.sparsity",
+    "pruning.pattern", "pruning.fusion.mode", "artifact.target", "artifact.type",
+}  # fmt: skip
 
 
-def render(manifest: dict[str, Any]) -> str:
+def render(manifest: Manifest) -> str:
     """A build's card: header, results beside the dense model, data, limits, license, recipe."""
     from huggingface_hub import ModelCardData
 
-    recipe, data, origin = manifest["recipe"], manifest["data"], manifest["model"]
-    sparse = ["pruned", f"sparsity-{100 * recipe['sparsity']:g}", recipe["pattern"]]
+    recipe, data, model = manifest.recipe, manifest.data, manifest.model
+    sparsity, target = recipe.pruning.sparsity, recipe.artifact.target
+    sparse = ["pruned", f"sparsity-{100 * sparsity:g}", recipe.pruning.pattern]
     header = ModelCardData(
-        base_model=origin["hub_id"] or None,
-        license=origin["license"] or None,
-        license_name=origin["license_name"] or None,
-        license_link=origin["license_link"] or None,
-        language=list(origin["languages"]) or None,
-        datasets=[d["hub_id"] for d in data.values() if d["hub_id"]] or None,
+        base_model=model.hub_id or None,
+        license=model.license or None,
+        license_name=model.license_name or None,
+        license_link=model.license_link or None,
+        language=list(model.languages) or None,
+        datasets=[d.hub_id for d in (data.task, data.general) if d.hub_id] or None,
         pipeline_tag="text-generation",
-        tags=["edgeprune", recipe["target"], *(sparse if recipe["sparsity"] else [])],
+        tags=["edgeprune", target, *(sparse if sparsity else [])],
     )
     body = fill(
         "card.md.j2",
         manifest=manifest,
-        results=manifest["results"],
-        origin=origin,
+        recipe=recipe,
+        results=manifest.results,
         rows=table(manifest),
         verdict=verdict(manifest),
-        caveats=[text for text in caveats(manifest) if text != data["task"]["warning"]],
-        use=_USES[recipe["target"]].format(file=manifest["artifact"]["file"]),
-        recipe=yaml.safe_dump(_chosen(recipe), sort_keys=False),
+        caveats=[text for text in caveats(manifest) if text != data.task.warning],
+        format=exporters.get(target).file_format,
+        use=exporters.get(target).how_to_use.format(file=manifest.artifact.file),
+        recipe_yaml=yaml.safe_dump(_chosen(recipe), sort_keys=False),
     )
     return f"---\n{header.to_yaml()}\n---\n\n{body}\n"
 
 
-def _chosen(recipe: dict[str, Any]) -> dict[str, Any]:
+def _chosen(recipe: Recipe) -> dict[str, object]:
     """What makes the same build again: the main settings, and what differs from the defaults."""
-    from edgeprune.recipe.schema import make
-
-    known = make({"task": recipe["task"], "target": recipe["target"]}).model_dump()
-    return {k: v for k, v in recipe.items() if k in _ALWAYS_SAID or v != known[k]}
+    values, known = flat(recipe), defaults()
+    chosen = [path for path in values if path in _ALWAYS_SAID or values[path] != known.get(path)]
+    return nested({path: attrgetter(path)(recipe) for path in chosen})

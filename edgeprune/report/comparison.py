@@ -1,4 +1,4 @@
-"""Builds beside each other: what each costs, what it gives, and which of them is beaten."""
+"""Builds compared: what each costs, what it gives, and which are on the Pareto front."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,10 +6,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from edgeprune.manifest import Manifest
+from edgeprune.manifest.base import Interval
+from edgeprune.planning.patterns import parse
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
-from edgeprune.report.words import size_text, verdict
+from edgeprune.report.words import interval_text, size_text, verdict
 from edgeprune.support.files import sha256_json
 
 HEADINGS = (
@@ -23,8 +28,8 @@ class Entry:
     """A build as it is compared.
 
     Attributes:
-        label: a letter, or a type for a dense twin.
-        name: the build's folder; empty for a dense twin.
+        label: a letter, or the type of a dense baseline.
+        name: the build's folder; empty for a dense baseline.
         task: of the build.
         questions: hash of what it was measured on, cut into tokens as its model does.
         general: hash of the general text.
@@ -34,7 +39,7 @@ class Entry:
         type: of the weights.
         bytes: of the smallest file that runs: the packed one, if there is one.
         decode: tokens per second, the median.
-        decode_ratio: of that to the dense twin's.
+        decode_ratio: that as a multiple of the dense baseline's.
         nats: per answer token, with interval.
         accuracy: with interval, or none.
         perplexity: of general text, with interval.
@@ -53,60 +58,61 @@ class Entry:
     bytes: int
     decode: float
     decode_ratio: float
-    nats: dict[str, float]
-    accuracy: dict[str, float] | None
-    perplexity: dict[str, float]
+    nats: Interval
+    accuracy: Interval | None
+    perplexity: Interval
     verdict: str
 
     @property
     def dense(self) -> bool:
-        """Whether it is there to be held against."""
+        """Whether it is a dense baseline."""
         return not self.name
 
 
-def entries(builds: dict[Path, dict[str, Any]]) -> list[Entry]:
-    """One entry a build, in their order, and one for each different dense twin.
+def entries(builds: dict[Path, Manifest]) -> list[Entry]:
+    """One entry a build, in their order, and one for each different dense baseline.
 
     Args:
         builds: manifests by folder.
     """
-    found, twins = [], dict[tuple[str, ...], Entry]()
+    found, baselines = [], dict[tuple[str, ...], Entry]()
     for index, (folder, manifest) in enumerate(builds.items()):
-        artifacts = manifest["results"]["artifacts"]
-        name = "pruned" if "pruned" in artifacts else "dense"
-        found.append(_entry(_letters(index), folder.resolve().name, manifest, name))
-        if name == "pruned":
-            twin = _entry(manifest["recipe"]["type"], "", manifest, "dense")
-            key = (twin.task, twin.questions, manifest["model"]["sha256"], twin.type)
-            twins.setdefault(key, twin)
-    return found + list(twins.values())
+        own = manifest.results.own
+        found.append(_entry(_letters(index), folder.resolve().name, manifest, own))
+        if own != "dense":
+            dense = _entry(manifest.recipe.artifact.type, "", manifest, "dense")
+            key = (dense.task, dense.questions, manifest.model.sha256, dense.type)
+            baselines.setdefault(key, dense)
+    return found + list(baselines.values())
 
 
-def _entry(label: str, name: str, manifest: dict[str, Any], artifact: str) -> Entry:
-    recipe, results = manifest["recipe"], manifest["results"]
-    record, packed = results["artifacts"][artifact], manifest["packed"]
-    pruned, machine = artifact == "pruned", manifest["machine"]
-    dense = results["artifacts"]["dense"]["decode"]["median"]
-    pattern = recipe["pattern"]
-    zeros = f"{recipe['sparsity']:.0%}" if pattern == "unstructured" else pattern
+def as_json(found: list[Entry]) -> list[dict[str, Any]]:
+    """Entries for a script."""
+    values: list[dict[str, Any]] = TypeAdapter(list[Entry]).dump_python(found, mode="json")
+    return values
+
+
+def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
+    recipe, results = manifest.recipe, manifest.results
+    record, packed = results.artifacts[artifact], manifest.packed
+    pruned, machine, pattern = artifact == "pruned", manifest.machine, recipe.pruning.pattern
+    zeros = pattern if parse(pattern).fixed else f"{recipe.pruning.sparsity:.0%}"
     return Entry(
         label=label,
         name=name,
-        task=manifest["data"]["task"]["name"],
-        questions=sha256_json(
-            [record["answers"]["rows"], record["answers"]["tokens"], results["metric"]]
-        ),
-        general=manifest["data"]["general"]["sha256"],
-        model=manifest["model"]["name"],
-        machine=sha256_json([machine["processor"], machine["cores"], results["threads"]]),
+        task=manifest.data.task.name,
+        questions=sha256_json([record.answers.rows, record.answers.tokens, results.metric]),
+        general=manifest.data.general.sha256,
+        model=manifest.model.name,
+        machine=sha256_json([machine.processor, machine.cores, results.threads]),
         sparsity=zeros if pruned else "none",
-        type=recipe["type"],
-        bytes=packed["packed_bytes"] if pruned and packed else record["file_bytes"],
-        decode=record["decode"]["median"],
-        decode_ratio=record["decode"]["median"] / dense,
-        nats=record["nats_per_answer_token"],
-        accuracy=record["accuracy"],
-        perplexity=record["general_perplexity"],
+        type=recipe.artifact.type,
+        bytes=packed.packed_bytes if pruned and packed else record.file_bytes,
+        decode=record.decode.median,
+        decode_ratio=record.decode.median / results.dense.decode.median,
+        nats=record.nats_per_answer_token,
+        accuracy=record.accuracy,
+        perplexity=record.general_perplexity,
         verdict=verdict(manifest)[0] if name else "",
     )
 
@@ -118,7 +124,7 @@ def _letters(index: int) -> str:
 
 
 def front(costs: list[tuple[float, float]]) -> list[bool]:
-    """Which of several are not beaten: no other costs less in one and no more in both."""
+    """Which of several are on the Pareto front: no other is better in one and no worse in both."""
     return [
         not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in costs)
         for one in costs
@@ -139,8 +145,8 @@ def _section_key(entry: Entry) -> tuple[str, str]:
 
 def _section(group: list[Entry]) -> dict[str, Any]:
     builds = [entry for entry in group if not entry.dense]
-    by_size = front([(entry.bytes, entry.nats["value"]) for entry in group])
-    by_speed = front([(-entry.decode, entry.nats["value"]) for entry in group])
+    by_size = front([(entry.bytes, entry.nats.value) for entry in group])
+    by_speed = front([(-entry.decode, entry.nats.value) for entry in group])
     one_machine = len({entry.machine for entry in group}) == 1
     panels = [_panel("smallest file, MB", group, by_size, [e.bytes / 1e6 for e in group])]
     if one_machine:
@@ -150,8 +156,8 @@ def _section(group: list[Entry]) -> dict[str, Any]:
         Figure(
             "Cost against task loss",
             plots.pareto(*panels),
-            "not beaten in size and nats per answer token: "
-            + ", ".join(f"{entry.label} ({size_text(entry.bytes)}, {entry.nats['value']:.2f})"
+            "on the Pareto front of size and nats per answer token: "
+            + ", ".join(f"{entry.label} ({size_text(entry.bytes)}, {entry.nats.value:.2f})"
                         for entry in unbeaten),
         )
     ]  # fmt: skip
@@ -168,16 +174,19 @@ def _section(group: list[Entry]) -> dict[str, Any]:
 
 def _notes(group: list[Entry]) -> Iterator[str]:
     if len({entry.machine for entry in group}) > 1:
-        yield "Measured on several machines: only multiples of the dense model's speed compare."
+        yield (
+            "These builds were measured on several machines: compare their speeds only as "
+            "multiples of the dense model's."
+        )
     if len({entry.general for entry in group}) > 1:
-        yield "General perplexity is that of different texts: it does not compare."
+        yield "General perplexity was measured on different texts and can't be compared."
 
 
 def _panel(
     title: str, group: list[Entry], best: list[bool], costs: list[float]
 ) -> tuple[str, str, list[Mark]]:
     marks = [
-        Mark(entry.label, cost, entry.nats["value"], entry.dense, is_best)
+        Mark(entry.label, cost, entry.nats.value, entry.dense, is_best)
         for entry, cost, is_best in zip(group, costs, best, strict=True)
     ]
     return title, "nats per answer token", marks
@@ -187,17 +196,17 @@ def _history(builds: list[Entry]) -> Figure:
     lines = {
         "nats / answer token": [entry.nats for entry in builds],
         "general perplexity": [entry.perplexity for entry in builds],
-        "decode, x dense": [{"value": entry.decode_ratio} for entry in builds],
-        "file, MB": [{"value": entry.bytes / 1e6} for entry in builds],
+        "decode, x dense": [Interval.exactly(entry.decode_ratio) for entry in builds],
+        "file, MB": [Interval.exactly(entry.bytes / 1e6) for entry in builds],
     }
     first, last = builds[0], builds[-1]
     said = (
-        f"from {first.label} to {last.label}: nats per answer token {first.nats['value']:.2f} to "
-        f"{last.nats['value']:.2f}, decode {first.decode_ratio:.2f} to {last.decode_ratio:.2f} "
+        f"from {first.label} to {last.label}: nats per answer token {first.nats.value:.2f} to "
+        f"{last.nats.value:.2f}, decode {first.decode_ratio:.2f} to {last.decode_ratio:.2f} "
         f"times the dense model, {size_text(first.bytes)} to {size_text(last.bytes)}"
     )
     plot = plots.history([entry.label for entry in builds], lines)
-    return Figure("Build by build, in the order of the table", plot, said)
+    return Figure("History, in the order of the table", plot, said)
 
 
 def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
@@ -205,21 +214,21 @@ def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
     best = [entry.label for entry in unbeaten if not entry.dense]
     beaten = [entry.label for entry in builds if entry.label not in best]
     if not best:
-        return "Every build is beaten by a dense model that is no larger and no worse at the task."
-    said = f"Not beaten in size and task loss: {', '.join(best)}."
+        return (
+            "Every build is dominated by a dense model: one that is no larger and no worse at the "
+            "task."
+        )
+    said = f"On the Pareto front of size and task loss: {', '.join(best)}."
     if beaten:
-        said += f" Another, maybe a dense one, is no larger and no worse than {', '.join(beaten)}."
+        said += (
+            f" Dominated by another model (no larger, no worse, possibly dense): "
+            f"{', '.join(beaten)}."
+        )
     return said
 
 
 def cells(entry: Entry) -> list[str]:
     """An entry as the cells of a row under `HEADINGS`."""
-
-    def interval(value: dict[str, float] | None, digits: int) -> str:
-        if value is None:
-            return "-"
-        return f"{value['value']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
-
     return [
         entry.label,
         entry.name or f"{entry.model}, dense",
@@ -228,8 +237,8 @@ def cells(entry: Entry) -> list[str]:
         size_text(entry.bytes),
         f"{entry.decode:.1f}",
         f"{entry.decode_ratio:.2f}",
-        interval(entry.nats, 2),
-        interval(entry.accuracy, 3),
-        interval(entry.perplexity, 1),
+        interval_text(entry.nats, 2),
+        interval_text(entry.accuracy, 3),
+        interval_text(entry.perplexity, 1),
         entry.verdict,
     ]

@@ -4,32 +4,45 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-from edgeprune.report import plots
+from edgeprune.manifest import Manifest
+from edgeprune.manifest.manifest import PrunedTensor, TrainingFacts
+from edgeprune.report import plots, tensors
+from edgeprune.report.caveats import TRAINED_ON, caveats
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
-from edgeprune.report.words import TRAINED, caveats, loss_range, size_text, table, verdict
+from edgeprune.report.words import size_text, table, verdict
 from edgeprune.support.files import json_text
 
+# Lists row by row and tensor by tensor, which the page shows otherwise or leaves to the manifest.
+_LONG: Any = {
+    "plan": True,
+    "pruned_tensors": True,
+    "artifact": {"tensors"},
+    "results": {"artifacts": {"__all__": {"answers"}}},
+}
 
-def render(manifest: dict[str, Any]) -> str:
+
+def render(manifest: Manifest) -> str:
     """The report: verdict on top, then figures, then where everything came from."""
-    results = manifest["results"]
+    short = manifest.model_dump(mode="json", by_alias=True, exclude=_LONG)
     return fill(
         "build.html.j2",
         manifest=manifest,
-        results=results,
-        figures=list(_figures(manifest)),
+        recipe=manifest.recipe,
+        results=manifest.results,
+        figures=[*_of_results(manifest), *_of_pruning(manifest)],
         rows=table(manifest),
+        plan=[tensors.HEADINGS, *map(tensors.cells, tensors.by_kind(manifest.plan))],
         verdict=verdict(manifest),
         caveats=caveats(manifest),
-        raw=json_text(_short(manifest), indent=2),
+        raw=json_text(short, indent=2),
     )
 
 
-def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
-    """Plots, each with what it shows in a sentence for those who can't see it."""
-    results, tensors = manifest["results"], manifest["pruned_tensors"]
-    artifacts, rows = results["artifacts"], {name: cells for name, *cells in table(manifest)}
+def _of_results(manifest: Manifest) -> Iterator[Figure]:
+    """Plots of what was measured, each with a sentence for those who can't see it."""
+    results, packed = manifest.results, manifest.packed
+    artifacts, rows = results.artifacts, {name: cells for name, *cells in table(manifest)}
 
     def said(*measures: str) -> str:
         found = []
@@ -40,66 +53,59 @@ def _figures(manifest: dict[str, Any]) -> Iterator[Figure]:
 
     yield Figure(
         "Accuracy, likelihood and perplexity",
-        plots.quality(artifacts, results["guessing_line"]),
+        plots.quality(artifacts, results.chance_level),
         said("accuracy", "nats per answer token", "general perplexity"),
     )
     yield Figure("Latency", plots.latency(artifacts), said("prefill, tokens/s", "decode, tokens/s"))
-    packed = manifest["packed"]
     yield Figure(
         "Size",
         plots.size(artifacts, packed),
         said("file", "peak memory")
-        + (f"; packed file: {size_text(packed['packed_bytes'])}" if packed else ""),
+        + (f"; packed file: {size_text(packed.packed_bytes)}" if packed else ""),
     )
-    if search := manifest["search"]:
+
+
+def _of_pruning(manifest: Manifest) -> Iterator[Figure]:
+    """Plots of how the model was made."""
+    if search := manifest.search:
+        tried = ", ".join(
+            f"{p.sparsity:.0%}: {p.value:.3f}, at worst {p.worst:.3f}" for p in search.probes
+        )
         yield Figure(
-            "How far it can be pruned",
+            "Search for the highest sparsity",
             plots.search_curve(search),
-            ", ".join(
-                f"{p['sparsity']:.0%}: {p['value']:.3f}, at worst {p['worst']:.3f}"
-                for p in search["probes"]
-            )
-            + f"; bound {search['bound']:.3f}",
+            f"{search.metric.replace('_', ' ')} by sparsity: {tried}; bound {search.bound:.3f}",
         )
-    for way, trained in (manifest["recovery"] or {}).items():
-        if way not in TRAINED:
-            continue
-        before, after = loss_range(trained)
-        yield Figure(
-            f"Recovery: {way}",
-            plots.loss_curve(trained["curve"]),
-            f"held-out loss towards {TRAINED[way]}, from {before:.3f} to {after:.3f} nats per "
-            f"token in {trained['steps']} steps",
-        )
-    if tensors:
-        ends = [min(tensors, key=_sparsity), max(tensors, key=_sparsity)]
+    if manifest.training:
+        yield from _of_training(manifest.training)
+    if pruned := manifest.pruned_tensors:
+        ends = [min(pruned, key=_sparsity), max(pruned, key=_sparsity)]
         yield Figure(
             "Sparsity by layer and matrix",
-            plots.sparsity_by_layer(tensors),
+            plots.sparsity_by_layer(pruned),
             "share of zeros, from "
-            + " to ".join(f"{tensor['sparsity']:.1%} ({tensor['name']})" for tensor in ends),
+            + " to ".join(f"{tensor.sparsity:.1%} ({tensor.name})" for tensor in ends),
         )
-    if exclusive := [tensor["exclusive"] for tensor in tensors if tensor["exclusive"]]:
+    if exclusive := [tensor.exclusive for tensor in manifest.pruned_tensors if tensor.exclusive]:
         general, task = (mean(pair[side] for pair in exclusive) for side in (0, 1))
         yield Figure(
             "Channels that only one stream needs",
-            plots.exclusive_by_layer(tensors),
-            f"on average {general:.0%} of the channels are general text's, {task:.0%} the task's",
+            plots.exclusive_by_layer(manifest.pruned_tensors),
+            f"on average, general text alone needs {general:.0%} of the channels, and the task "
+            f"alone {task:.0%}",
         )
 
 
-def _sparsity(tensor: dict[str, Any]) -> float:
-    return tensor["sparsity"]
+def _of_training(training: TrainingFacts) -> Iterator[Figure]:
+    for way, trained in training.trained.items():
+        before, after = trained.held_out_losses
+        yield Figure(
+            f"Recovery: {way}",
+            plots.loss_curve(trained.curve),
+            f"held-out loss of training {TRAINED_ON[way]}, from {before:.3f} to {after:.3f} nats "
+            f"per token in {trained.steps} steps",
+        )
 
 
-def _short(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a person may want to look up: without the lists row by row and tensor by tensor."""
-    short = {key: value for key, value in manifest.items() if key != "pruned_tensors"}
-    short["artifact"] = {k: v for k, v in manifest["artifact"].items() if k != "tensors"}
-    short["results"] = manifest["results"] | {
-        "artifacts": {
-            name: {k: v for k, v in record.items() if k != "answers"}
-            for name, record in manifest["results"]["artifacts"].items()
-        }
-    }
-    return short
+def _sparsity(tensor: PrunedTensor) -> float:
+    return tensor.sparsity

@@ -3,13 +3,17 @@
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import ScalarFormatter
+
+from edgeprune.manifest.base import Interval
+from edgeprune.manifest.manifest import CurvePoint, PackedFacts, PrunedTensor, SearchFacts
+from edgeprune.manifest.results import Measured, Speed
 
 _GREY = "#808890"  # readable on white and on black
 _DENSE, _PRUNED = "#7a8ca5", "#d9622b"
@@ -49,12 +53,12 @@ class Figure:
     alt: str
 
 
-def sparsity_by_layer(tensors: list[dict[str, Any]]) -> str:
+def sparsity_by_layer(tensors: Sequence[PrunedTensor]) -> str:
     """Share of zeros by block, one line per kind of matrix."""
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for tensor in tensors:
-        if match := _MATRIX.search(tensor["name"]):
-            lines[match[2].rpartition(".")[2]].append((int(match[1]), tensor["sparsity"]))
+        if match := _MATRIX.search(tensor.name):
+            lines[match[2].rpartition(".")[2]].append((int(match[1]), tensor.sparsity))
 
     def draw(axes: Any) -> None:
         for name, points in lines.items():
@@ -65,35 +69,36 @@ def sparsity_by_layer(tensors: list[dict[str, Any]]) -> str:
     return _svg(draw)
 
 
-def search_curve(search: dict[str, Any]) -> str:
+def search_curve(search: SearchFacts) -> str:
     """What every tried sparsity cost on the held-out rows, up to its worst, and the bound."""
-    probes = sorted(search["probes"], key=lambda probe: probe["sparsity"])
+    probes = sorted(search.probes, key=lambda probe: probe.sparsity)
 
     def draw(axes: Any) -> None:
         axes.plot(
-            [0, *(p["sparsity"] for p in probes)],
-            [search["dense"], *(p["value"] for p in probes)],
+            [0, *(p.sparsity for p in probes)],
+            [search.dense, *(p.value for p in probes)],
             marker="o", markersize=4, linewidth=1, color=_PRUNED,
         )  # fmt: skip
         axes.vlines(
-            [p["sparsity"] for p in probes], [p["value"] for p in probes],
-            [p["worst"] for p in probes], color=_PRUNED, linewidth=1,
+            [p.sparsity for p in probes], [p.value for p in probes],
+            [p.worst for p in probes], color=_PRUNED, linewidth=1,
         )  # fmt: skip
-        axes.axhline(search["bound"], color=_DENSE, linestyle="--", linewidth=1, label="bound")
-        axes.set(xlabel="sparsity", ylabel=search["metric"].replace("_", " "))
+        axes.axhline(search.bound, color=_DENSE, linestyle="--", linewidth=1, label="bound")
+        axes.set(xlabel="sparsity", ylabel=search.metric.replace("_", " "))
         axes.legend(fontsize=7)
 
     return _svg(draw)
 
 
-def loss_curve(curve: list[dict[str, Any]]) -> str:
+def loss_curve(curve: Sequence[CurvePoint]) -> str:
     """Losses of a training run: of the sequences trained on, and of those held out."""
 
     def draw(axes: Any) -> None:
-        for side, colour in (("train", _DENSE), ("held_out", _PRUNED)):
-            points = [(p["step"], p[side]) for p in curve if p[side] is not None]
-            axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, color=colour,
-                      label=side.replace("_", " "))  # fmt: skip
+        trained = [(p.step, p.train) for p in curve if p.train is not None]
+        held_out = [(p.step, p.held_out) for p in curve]
+        for label, points, colour in (("train", trained, _DENSE), ("held out", held_out, _PRUNED)):
+            steps, losses = ([point[side] for point in points] for side in (0, 1))
+            axes.plot(steps, losses, marker=".", linewidth=1, color=colour, label=label)
         axes.set(xlabel="step", ylabel="nats per token")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
@@ -104,8 +109,8 @@ def loss_curve(curve: list[dict[str, Any]]) -> str:
 def ablation_curves(records: list[dict[str, Any]]) -> str:
     """Nats per answer token against general perplexity: down and left is better.
 
-    One marker a row of `edgeprune.experiments.ablation`, with its spread; lines join the sparsities of
-    one method and fusion.
+    One marker a row of `edgeprune.experiments.ablation`, with its spread; lines join the sparsities
+    of one method and fusion.
     """
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
@@ -126,12 +131,12 @@ def ablation_curves(records: list[dict[str, Any]]) -> str:
     return _svg(draw)
 
 
-def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
+def exclusive_by_layer(tensors: Sequence[PrunedTensor]) -> str:
     """Share of exclusive input channels by block, mean over its matrices."""
-    blocks: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    blocks: dict[int, list[list[float]]] = defaultdict(list)
     for tensor in tensors:
-        if (match := _MATRIX.search(tensor["name"])) and tensor["exclusive"]:
-            blocks[int(match[1])].append(tensor["exclusive"])
+        if (match := _MATRIX.search(tensor.name)) and tensor.exclusive:
+            blocks[int(match[1])].append(tensor.exclusive)
     numbers = sorted(blocks)
     general, task = (
         [sum(pair[side] for pair in blocks[n]) / len(blocks[n]) for n in numbers] for side in (0, 1)
@@ -147,16 +152,16 @@ def exclusive_by_layer(tensors: list[dict[str, Any]]) -> str:
     return _svg(draw)
 
 
-def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
+def quality(artifacts: Mapping[str, Measured], chance_level: float | None) -> str:
     """Accuracy, likelihood and perplexity against dense, with intervals."""
 
     def draw_accuracy(axes: Any) -> None:
-        _intervals(axes, {name: record["accuracy"] for name, record in artifacts.items()})
-        if guessing_line is not None:
-            axes.axhline(guessing_line, color=_GREY, linestyle="--", linewidth=1)
+        _intervals(axes, accuracy)
+        if chance_level is not None:
+            axes.axhline(chance_level, color=_GREY, linestyle="--", linewidth=1)
             axes.annotate(
-                "guessing",
-                (0.5, guessing_line),  # between the bars
+                "chance",
+                (0.5, chance_level),  # between the bars
                 xycoords=("axes fraction", "data"),
                 ha="center",
                 va="bottom",
@@ -164,47 +169,51 @@ def quality(artifacts: dict[str, Any], guessing_line: float | None) -> str:
             )
         axes.set(title="accuracy", ylim=(0, 1))
 
-    def draw(measure: str, title: str) -> Callable[[Any], None]:
+    def draw(values: Mapping[str, Interval], title: str) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
-            _intervals(axes, {name: record[measure] for name, record in artifacts.items()})
+            _intervals(axes, values)
             axes.set(title=title)
             axes.set_ylim(bottom=0)
 
         return on
 
-    has_accuracy = all(record["accuracy"] for record in artifacts.values())
+    accuracy = {name: record.accuracy for name, record in artifacts.items() if record.accuracy}
+    nats = {name: record.nats_per_answer_token for name, record in artifacts.items()}
+    perplexity = {name: record.general_perplexity for name, record in artifacts.items()}
     return _svg(
-        *([draw_accuracy] if has_accuracy else []),
-        draw("nats_per_answer_token", "nats / answer token"),
-        draw("general_perplexity", "general perplexity"),
+        *([draw_accuracy] if accuracy else []),
+        draw(nats, "nats / answer token"),
+        draw(perplexity, "general perplexity"),
     )
 
 
-def latency(artifacts: dict[str, Any]) -> str:
+def latency(artifacts: Mapping[str, Measured]) -> str:
     """Every timing sample of prefill and decode."""
 
-    def draw(measure: str) -> Callable[[Any], None]:
+    def draw(title: str, speeds: Mapping[str, Speed]) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
-            for place, (name, record) in enumerate(artifacts.items()):
-                samples = record[measure]["samples"]
-                axes.scatter([place] * len(samples), samples, color=_COLOURS[name], alpha=0.6)
-                axes.hlines(record[measure]["median"], place - 0.2, place + 0.2, _COLOURS[name])
-            axes.set(title=measure, ylabel="tokens per second", xlim=(-0.6, len(artifacts) - 0.4))
-            axes.set_xticks(range(len(artifacts)), list(artifacts))
-            fastest = max(max(record[measure]["samples"]) for record in artifacts.values())
-            axes.set_ylim(0, 1.1 * fastest)
+            for place, (name, speed) in enumerate(speeds.items()):
+                places = [place] * len(speed.samples)
+                axes.scatter(places, speed.samples, color=_COLOURS[name], alpha=0.6)
+                axes.hlines(speed.median, place - 0.2, place + 0.2, _COLOURS[name])
+            axes.set(title=title, ylabel="tokens per second", xlim=(-0.6, len(speeds) - 0.4))
+            axes.set_xticks(range(len(speeds)), list(speeds))
+            axes.set_ylim(0, 1.1 * max(max(speed.samples) for speed in speeds.values()))
 
         return on
 
-    return _svg(draw("prefill"), draw("decode"))
+    return _svg(
+        draw("prefill", {name: record.prefill for name, record in artifacts.items()}),
+        draw("decode", {name: record.decode for name, record in artifacts.items()}),
+    )
 
 
-def size(artifacts: dict[str, Any], packed: dict[str, Any] | None = None) -> str:
+def size(artifacts: Mapping[str, Measured], packed: PackedFacts | None = None) -> str:
     """File size, with the packed file if there is one, and peak memory of the runtime."""
-    files = {name: record["file_bytes"] for name, record in artifacts.items()}
+    files = {name: record.file_bytes for name, record in artifacts.items()}
     if packed:
-        files["packed"] = packed["packed_bytes"]
-    memory = {name: record["peak_memory_bytes"] for name, record in artifacts.items()}
+        files["packed"] = packed.packed_bytes
+    memory = {name: record.peak_memory_bytes for name, record in artifacts.items()}
 
     def draw(values: dict[str, int], title: str) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
@@ -271,20 +280,20 @@ def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
     return _svg(*(draw(*panel) for panel in panels), height=4.0)
 
 
-def history(labels: Sequence[str], lines: dict[str, list[dict[str, float]]]) -> str:
+def history(labels: Sequence[str], lines: Mapping[str, Sequence[Interval]]) -> str:
     """One panel a measure, builds from left to right.
 
     Args:
         labels: of the builds.
-        lines: by measure, a value with its ``low`` and ``high`` a build.
+        lines: by measure, a figure for each build.
     """
 
-    def draw(title: str, values: list[dict[str, float]]) -> Callable[[Any], None]:
+    def draw(title: str, values: Sequence[Interval]) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
-            middle = [value["value"] for value in values]
+            middle = [one.value for one in values]
             error = [
-                [value["value"] - value.get("low", value["value"]) for value in values],
-                [value.get("high", value["value"]) - value["value"] for value in values],
+                [one.value - one.low for one in values],
+                [one.high - one.value for one in values],
             ]
             axes.errorbar(
                 range(len(middle)), middle, yerr=error, color=_PRUNED, marker="o", markersize=4,
@@ -298,11 +307,11 @@ def history(labels: Sequence[str], lines: dict[str, list[dict[str, float]]]) -> 
     return _svg(*(draw(title, values) for title, values in lines.items()))
 
 
-def _intervals(axes: Any, values: dict[str, dict[str, float]]) -> None:
-    for place, (name, value) in enumerate(values.items()):
-        error = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
-        axes.bar(place, value["value"], color=_COLOURS[name], width=0.6, alpha=0.6)
-        axes.errorbar(place, value["value"], yerr=error, color=_GREY, capsize=4)
+def _intervals(axes: Any, values: Mapping[str, Interval]) -> None:
+    for place, (name, one) in enumerate(values.items()):
+        error = [[one.value - one.low], [one.high - one.value]]
+        axes.bar(place, one.value, color=_COLOURS[name], width=0.6, alpha=0.6)
+        axes.errorbar(place, one.value, yerr=error, color=_GREY, capsize=4)
     axes.set_xticks(range(len(values)), list(values))
 
 

@@ -1,4 +1,4 @@
-"""What unmodified llama.cpp and onnxruntime gain from edgeprune inside one process.
+"""Sparse kernels and packed files for unmodified llama.cpp and onnxruntime, in one process.
 
 ::
 

@@ -1,6 +1,6 @@
-"""The kernel library (``kernels/``), called by ctypes: packing, products, which kernels run.
+"""The kernel library (``kernels/``) by ctypes: packing, products, and choice of kernels.
 
-Signatures are those of ``kernels/edgeprune_kernels.h``, which says what each function does.
+Signatures are those of ``kernels/edgeprune_kernels.h``, which documents each function.
 """
 
 import ctypes
@@ -34,20 +34,21 @@ class Shape(ctypes.Structure):
 
 @lru_cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once.
+    """Load the library once.
 
     Raises:
-        MachineError: it was not compiled when edgeprune was installed, or can't be loaded.
+        MachineError: it was not compiled when edgeprune was installed, or cannot be loaded.
     """
     if not LIBRARY.exists():
         raise MachineError(
-            "The kernel library is not there: compiling it failed when edgeprune was installed.",
-            "With a C++17 compiler: pip install --force-reinstall --no-cache-dir -v edgeprune",
+            "The kernel library is missing: it failed to compile when edgeprune was installed.",
+            "Install a C++17 compiler, then: pip install --force-reinstall --no-cache-dir -v "
+            "edgeprune",
         )
     try:
         found = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
-        raise MachineError(f"The kernel library can't be loaded: {error}.") from None
+        raise MachineError(f"The kernel library cannot be loaded: {error}.") from None
     shape, pointer, size = ctypes.POINTER(Shape), ctypes.c_void_p, ctypes.c_size_t
     number, whole = ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
@@ -74,37 +75,39 @@ def library() -> ctypes.CDLL:
 
 
 def enough(result: int) -> int:
-    """What a function of the library returned.
+    """Check what a function of the library returned.
 
     Raises:
         MachineError: it ran out of memory.
     """
     if result in (_NO_MEMORY, _NO_SIZE):
         raise MachineError(
-            "Out of memory while sparse weights were packed, unpacked or multiplied.",
-            "Close other programs, or take a smaller model.",
+            "Out of memory while packing, unpacking or multiplying sparse weights.",
+            "Close other programs, or use a smaller model.",
         )
     return result
 
 
 def kernels() -> list[str]:
-    """Names of the kernels that this processor can run, best first."""
+    """List the kernels that this processor can run, best first."""
     return library().ep_kernels().decode().split()
 
 
 def in_use() -> str:
-    """Name of the kernels in use."""
+    """Return the name of the kernels in use."""
     return library().ep_in_use().decode()
 
 
 def use(name: str = "") -> None:
-    """Use kernels by name, or the best. ``EDGEPRUNE_KERNEL`` in the environment does it, too.
+    """Use kernels by name, or the best; ``EDGEPRUNE_KERNEL`` in the environment does the same.
 
     Raises:
-        MachineError: this processor can't run them, or there are none of that name.
+        MachineError: there are no such kernels, or this processor cannot run them.
     """
     if library().ep_use(name.encode()):
-        raise MachineError(f"No kernels '{name}' here.", f"There are: {', '.join(kernels())}.")
+        raise MachineError(
+            f"This machine has no kernels '{name}'.", f"Available: {', '.join(kernels())}."
+        )
 
 
 class PackedMatrix:
@@ -112,31 +115,31 @@ class PackedMatrix:
 
     Args:
         kind: ggml's name of its type: a key of `TYPES`.
-        data: the bytes of a GGUF tensor, uint8.
+        data: bytes of a GGUF tensor, uint8.
         shape: (out, in); in is a multiple of 32.
-        layout: `SPARSE`, or `DENSE`: the same kernels with the zeros left in, to compare with.
+        layout: `SPARSE`, or `DENSE`: the same kernels with the zeros kept, for comparison.
 
     Attributes:
-        packed: its bytes, (bytes,) uint8; ``kernels/layout.h`` says what they are.
+        packed: packed bytes, (bytes,) uint8, in the format of ``kernels/layout.h``.
     """
 
     def __init__(self, kind: str, data: np.ndarray, shape: tuple[int, int], layout: int = SPARSE):
         self.shape = Shape(TYPES[kind], layout, *shape)
         if not library().ep_packable(self.shape):
-            raise ValueError(f"a {kind} matrix of shape {shape} can't be packed")
+            raise ValueError(f"a {kind} matrix of shape {shape} cannot be packed")
         self._source_bytes = data.nbytes
         source, threads = np.ascontiguousarray(data).ctypes.data, cores()
         size = enough(library().ep_packed_size(self.shape, source, threads))
         self.packed = np.empty(size, np.uint8)
         if enough(library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads)):
-            raise AssertionError("packing took more than it had said")
+            raise AssertionError("packing took more bytes than announced")
 
     def times(self, x: np.ndarray, threads: int = 1) -> np.ndarray:
-        """Outputs for activations.
+        """Compute outputs for activations.
 
         Args:
             x: (tokens, in) float32.
-            threads: threads to work on it.
+            threads: number of threads.
 
         Returns:
             (tokens, out) float32.
@@ -150,7 +153,7 @@ class PackedMatrix:
         return y
 
     def unpack(self) -> np.ndarray:
-        """The bytes of the GGUF tensor again, (bytes,) uint8."""
+        """Restore the bytes of the GGUF tensor, (bytes,) uint8."""
         data = np.empty(self._source_bytes, np.uint8)
         enough(library().ep_unpack(self.shape, self.packed.ctypes.data, data.ctypes.data, cores()))
         return data

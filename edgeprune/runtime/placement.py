@@ -1,18 +1,18 @@
-"""What became of a model's sparse weights, whichever runtime loaded it."""
+"""The placement report of a model's sparse weights, for either runtime."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Placed:
-    """What became of a model's sparse tensors.
+class Placement:
+    """Placement report of a model's sparse tensors.
 
     Attributes:
-        claimed: tensors that were to be packed.
-        tensors: those that are.
-        packed_bytes: what they take in memory.
-        dense_bytes: what they would take as they stand in the file.
-        failures: tensors whose bytes were not as they had been announced.
+        claimed: number of tensors claimed for packing.
+        tensors: number of tensors that are packed.
+        packed_bytes: their size in memory.
+        dense_bytes: their size as stored in a plain file.
+        failures: number of tensors whose bytes did not match their declared size.
     """
 
     claimed: int

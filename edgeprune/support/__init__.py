@@ -1,1 +1,1 @@
-"""The ground floor: errors, files, progress, the machine. Imports nothing of edgeprune."""
+"""Errors, files, progress and the environment; imports nothing else of edgeprune."""

@@ -1,4 +1,4 @@
-"""What this machine is, for the record that goes with every measurement."""
+"""The machine's description, recorded with every measurement."""
 
 import math
 import platform
@@ -20,7 +20,7 @@ _LIBRARIES = (
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, operating system and library versions."""
+    """Describe processor, memory, operating system and library versions."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -31,8 +31,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """What else decides how fast things run, as it is right now."""
+def conditions() -> dict[str, Any]:
+    """Describe the present load and settings that affect speed."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return describe() | {
         "load": psutil.getloadavg()[0],
@@ -41,27 +41,27 @@ def surroundings() -> dict[str, Any]:
 
 
 def sentence() -> str:
-    """The machine and what ran on it, as pages of measurements say it."""
+    """Describe the machine and its library versions in one line, for pages of measurements."""
     found = describe()
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
     return f"Machine: {found['processor']}, {found['cores']} cores; {versions}."
 
 
 def cores() -> int:
-    """Cores this process may use: those of its affinity, no more than its container's quota."""
+    """Count the cores this process may use: its affinity, limited by its container's quota."""
     process = psutil.Process()
     affinity = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None
     return math.ceil(min(len(affinity) if affinity else psutil.cpu_count() or 1, cpu_quota()))
 
 
 def cpu_quota(root: Path = Path("/")) -> float:
-    """Cores' worth of time that control groups (v1 and v2) leave this process; inf: no limit.
+    """Compute the CPU quota of this process's control groups (v1, v2) in cores; inf: no limit.
 
-    A quota holds for all groups below. Inside a container its own group may stand at the top, where
-    the path that the kernel names leads nowhere; so every part of the path is tried.
+    A quota holds for all groups below. Inside a container its own group may be at the top, where
+    the path that the kernel names does not exist; so every part of the path is tried.
 
     Args:
-        root: of the file system.
+        root: root of the file system.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -81,7 +81,7 @@ def cpu_quota(root: Path = Path("/")) -> float:
 
 
 def _quota(*files: Path) -> float:
-    """Microseconds of time over those of a period, as one control group has them."""
+    """Return one control group's quota, in microseconds per microsecond of its period."""
     try:
         quota, period = " ".join(file.read_text() for file in files).split()
         return int(quota) / int(period) if int(quota) > 0 else math.inf

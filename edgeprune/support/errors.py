@@ -1,11 +1,11 @@
-"""Every error edgeprune raises on purpose, with what to do next and its exit code.
+"""All errors that edgeprune raises on purpose, with a hint and an exit code.
 
 ::
 
     EdgepruneError
     ├── CheckFailed      1   zeros were lost on the way to the file
     │   └── GateFailed   1   the build is complete and a limit of its recipe did not hold
-    ├── UsageError       2   an option, a name or a recipe that makes no sense
+    ├── UsageError       2   an invalid option, name or recipe
     ├── InputError       3   a model, a data set or an artifact that cannot be used
     └── MachineError     4   disk, memory, a missing extra
 
@@ -33,7 +33,7 @@ _NO_MEMORY = (
 
 
 class EdgepruneError(Exception):
-    """A failure with a message for the user: what was given, what was expected, what to do.
+    """A failure with a message for the user: what was given, what is expected, what to do next.
 
     Args:
         message: what is wrong, naming what was given and what was expected.
@@ -48,27 +48,27 @@ class EdgepruneError(Exception):
 
 
 class CheckFailed(EdgepruneError):
-    """Zeros were lost, or an accuracy or latency gate did not hold."""
+    """Zeros were lost, a figure is NaN, or an accuracy or latency gate failed."""
 
     exit_code = 1
 
 
 class GateFailed(CheckFailed):
-    """The build is whole and written; a limit of its recipe did not hold.
+    """The build is complete and written, but a limit of its recipe did not hold.
 
     Args:
         message: which limits, with the measured figures.
         hint: where to look.
-        manifest: of the build.
+        manifest: manifest of the build.
     """
 
-    def __init__(self, message: str, hint: str, manifest: dict[str, Any]):
+    def __init__(self, message: str, hint: str, manifest: Any):
         super().__init__(message, hint)
         self.manifest = manifest
 
 
 class UsageError(EdgepruneError):
-    """The request itself makes no sense."""
+    """The request itself is invalid."""
 
     exit_code = 2
 
@@ -80,13 +80,13 @@ class InputError(EdgepruneError):
 
 
 class MachineError(EdgepruneError):
-    """This machine cannot do it: disk, memory, a missing extra, a crashed runtime."""
+    """This machine cannot do the work: disk, memory, a missing extra, a crashed runtime."""
 
     exit_code = 4
 
 
 def unknown(kind: str, given: str, known: Iterable[str], hint: str | None = None) -> UsageError:
-    """An error for a name that is not in a list, with the nearest names first."""
+    """Make an error for a name that is not in a list, with the nearest names first."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     expected = (
@@ -96,7 +96,7 @@ def unknown(kind: str, given: str, known: Iterable[str], hint: str | None = None
 
 
 def known(error: BaseException) -> EdgepruneError | None:
-    """An error with a message for the user; None for one that is a bug of ours."""
+    """Convert an exception to an error with a message for the user; None if it is a bug of ours."""
     if isinstance(error, EdgepruneError):
         return error
     if out_of_memory(error):
@@ -105,7 +105,7 @@ def known(error: BaseException) -> EdgepruneError | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator said that there is no more, of this machine's memory or a GPU's.
+    """Tell whether an exception means that memory ran out, on this machine or on a GPU.
 
     An illegal memory access or a pinned-memory error is none of these: it is a bug.
     """
@@ -121,9 +121,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _of_the_system(error: OSError) -> EdgepruneError | None:
-    """What the user can change about a disk or a path; None for what else a system call says.
+    """Make an error if the user can change something about a disk or a path, else None.
 
-    A file that is missing is no user's mistake here: where the user names one, its reader says so.
+    A missing file is a bug here: code that reads a file named by the user reports it itself.
     """
     where = f" ({error.filename})" if error.filename else ""
     short_write = error.errno is None and "written" in str(error)  # numpy's, which names no errno
@@ -134,11 +134,11 @@ def _of_the_system(error: OSError) -> EdgepruneError | None:
             "again: finished stages are kept.",
         )
     if error.errno == errno.EIO:
-        return MachineError(f"The disk can't be read or written{where}: {error.strerror}.")
+        return MachineError(f"The disk cannot be read or written{where}: {error.strerror}.")
     if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return MachineError(
             f"No permission{where}: {error.strerror}.",
-            "Choose another --out, or change who may read and write there.",
+            "Choose another --out, or change the permissions.",
         )
     if error.filename and error.errno in _IMPOSSIBLE:
         return InputError(f"{error.strerror}{where}.", "Choose another path.")

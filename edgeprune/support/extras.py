@@ -1,4 +1,4 @@
-"""Optional libraries: one clear line when an extra is missing."""
+"""Optional libraries: a clear message if an extra is missing."""
 
 import importlib
 import importlib.util
@@ -19,13 +19,13 @@ _EXTRA_OF = {
     "fastapi": "serve",
     "sse_starlette": "serve",
     "uvicorn": "serve",
-    "datasets": "eval",
+    "datasets": "hub",
     "scipy": "eval",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "matplotlib": "report",
-    "adjustText": "report",
+    "adjustText": "compare",
 }
 
 

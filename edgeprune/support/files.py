@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and hashes of what they hold."""
+"""Atomic writes of files and folders, and hashes of their content."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from edgeprune.support.errors import CheckFailed
 
 
 def cache_folder() -> Path:
-    """Where converted models and what was found out are kept; ``EDGEPRUNE_CACHE`` overrides."""
+    """Return the cache folder; ``EDGEPRUNE_CACHE`` overrides the default."""
     return Path(os.environ.get("EDGEPRUNE_CACHE") or platformdirs.user_cache_dir("edgeprune"))
 
 
@@ -42,7 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Until a file's bytes are on the disk."""
+    """Wait until a file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -51,7 +51,7 @@ def flush(path: Path) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder; rename it to ``target`` on success.
 
-    A target that another process completed meanwhile wins.
+    If another process completed the target in the meantime, that one is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -70,7 +70,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path, pattern: str) -> None:
+def remove_leftovers(folder: Path, pattern: str) -> None:
     """Remove temporary files and folders that a killed run left; their names begin with a dot."""
     for path in list(folder.glob(pattern)):
         if path.is_dir():
@@ -86,29 +86,29 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write JSON atomically, readable by people; raises as `json_text`."""
+    """Write indented JSON atomically; raises the same errors as `json_text`."""
     write_text(target, json_text(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def json_text(value: Any, **layout: Any) -> str:
-    """``json.dumps`` without the bare ``NaN`` that other readers of JSON refuse.
+    """Return JSON text without bare ``NaN``, which other JSON readers reject.
 
     Raises:
-        CheckFailed: a number in it is NaN or infinite; says where it stands.
+        CheckFailed: a number in it is NaN or infinite; the message says where.
     """
     try:
         return json.dumps(value, allow_nan=False, **layout)
     except ValueError:
         if found := _not_finite(value, ""):
             raise CheckFailed(
-                f"{found}: a figure that is not finite is no result.",
-                "Check the model for NaN or huge weights and activations.",
+                f"{found}: a result must be a finite number.",
+                "Check the model for NaN or very large weights and activations.",
             ) from None
         raise
 
 
 def _not_finite(value: Any, where: str) -> str | None:
-    """The first NaN or infinite number in a JSON-like value: where, and which."""
+    """Find the first NaN or infinite number in a JSON-like value: where it is, and its value."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{where or 'value'} = {number(value)}"
     inside = (
@@ -121,14 +121,14 @@ def _not_finite(value: Any, where: str) -> str | None:
 
 
 def number(value: float) -> str:
-    """A number that is not finite, as people write it."""
+    """Format a number that is not finite."""
     return "NaN" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
 
 
 def read_json(path: Path) -> Any | None:
-    """Read JSON; None if the file is missing or broken, since it can always be made anew.
+    """Read JSON; None if the file is missing or damaged, since it can always be recreated.
 
-    A bare ``NaN`` or ``Infinity`` is no JSON: a file with one is broken.
+    A bare ``NaN`` or ``Infinity`` is not JSON: a file with one counts as damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -137,16 +137,16 @@ def read_json(path: Path) -> Any | None:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Compute the SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of a JSON-like value in canonical form."""
+    """Compute the SHA-256 of a JSON-like value in canonical form."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

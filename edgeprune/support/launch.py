@@ -12,13 +12,13 @@ _LONGEST_STAGE = timedelta(days=1)  # that one process does while the others wai
 
 @contextmanager
 def group(device: str) -> Iterator[int]:
-    """Join the group that a launcher made this process a part of.
+    """Join the process group of a launcher, if there is one.
 
     Args:
-        device: ``cpu`` keeps to it where there are GPUs; each process takes one of its own.
+        device: ``cpu`` avoids GPUs; otherwise each process takes a GPU of its own.
 
     Yields:
-        This process's rank; 0 where nothing was launched.
+        This process's rank; 0 without a launcher.
 
     Raises:
         UsageError: all processes would use one GPU.
@@ -27,7 +27,10 @@ def group(device: str) -> Iterator[int]:
         yield 0
         return
     if device.startswith("cuda:"):
-        raise UsageError(f"--device {device} is one GPU, for several processes.", "Use cuda.")
+        raise UsageError(
+            f"--device {device} names one GPU, but several processes were launched.",
+            "Use --device cuda: each process then takes a GPU of its own.",
+        )
     import torch
     from accelerate import PartialState
 

@@ -1,4 +1,4 @@
-"""Progress with time left on a terminal; silence elsewhere."""
+"""Progress bars with remaining time on a terminal; no output elsewhere."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ class Stage(Protocol):
     """One stage of work, in steps."""
 
     def advance(self, steps: int = 1) -> None:
-        """Say that ``steps`` more steps are done."""
+        """Report that ``steps`` more steps are done."""
 
     def expect(self, total: int) -> None:
-        """Say that there are ``total`` steps, other than it was thought."""
+        """Correct the number of steps to ``total``."""
 
 
 class Progress(Protocol):
-    """What long-running functions report to."""
+    """The interface to which long-running functions report progress."""
 
     def stage(self, name: str, total: int) -> contextlib.AbstractContextManager[Stage]:
         """Begin a stage of ``total`` steps."""
 
     def note(self, text: str) -> None:
-        """Tell the user something that is worth a line."""
+        """Show a note of one line."""
 
 
 class _Silent:
@@ -57,7 +57,7 @@ class Quiet:
 
 
 class Bars:
-    """Bars on standard error while it is a terminal; only notes otherwise."""
+    """Shows bars on standard error if it is a terminal; otherwise only notes."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)

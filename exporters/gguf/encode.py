@@ -1,4 +1,4 @@
-"""Tensors as the file's bytes: one pool of threads works on parts of them, ahead of the writer."""
+"""Encode tensors as bytes: one thread pool works on parts of them, ahead of the writer."""
 
 import math
 from collections import deque
@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS, on_grid
 from exporters.gguf.plan import PlannedTensor, in_file_order, read_rows
@@ -23,23 +23,23 @@ AHEAD = 16 << 20
 def encode(
     pool: ThreadPoolExecutor, threads: int, model: Model, tensors: list[PlannedTensor]
 ) -> Iterator[np.ndarray]:
-    """Every tensor's bytes, in order; work begins at once.
+    """Encode every tensor, in order; work begins at once.
 
-    A tensor is held from when it is begun until the next one is asked for. One is begun while all
-    of them hold no more than `AHEAD` bytes a thread, or while no more than one is held: then the
-    pool has work while that one is written.
+    A tensor is held from its start until the next one is requested. A new one starts while all of
+    them hold at most `AHEAD` bytes per thread, or while at most one is held, so that the pool has
+    work while that one is written.
 
     Args:
-        pool: its threads are the only ones that work; none of them waits for another.
-        threads: how many it has.
-        model: what is read.
-        tensors: as they stand in the file.
+        pool: thread pool that does all work; no thread waits for another.
+        threads: number of threads in the pool.
+        model: model to read.
+        tensors: planned tensors in file order.
 
     Returns:
         (rows, bytes) uint8 for each, or its values in float32 for F32.
 
     Raises:
-        MachineError: when a tensor is asked for whose type needs llama-cpp-python.
+        MachineError: a tensor's type needs llama-cpp-python, which is not installed.
     """
     coming, begun = deque(tensors), deque[tuple[int, np.ndarray, list[Future[None]]]]()
 
@@ -63,14 +63,14 @@ def encode(
 
 
 def _held(tensor: PlannedTensor) -> int:
-    """Bytes of memory that a tensor takes at most: as stored, and as it will be in the file."""
+    """Bound the memory of a tensor: as stored, and as it will be in the file."""
     return 4 * math.prod(tensor.shape) + tensor.bytes
 
 
 def _begin(
     pool: ThreadPoolExecutor, model: Model, tensor: PlannedTensor
 ) -> tuple[np.ndarray, list[Future[None]]]:
-    """Where a tensor's bytes will be, and the work on its parts."""
+    """Allocate a tensor's bytes, and start the work on its parts."""
     values, encoded = read_rows(model, tensor), _encoder(model, tensor)
     if tensor.type == GGMLQuantizationType.F32:
         result = np.empty(tensor.shape, np.float32)
@@ -88,7 +88,7 @@ def _begin(
 
 
 def _encoder(model: Model, tensor: PlannedTensor) -> Callable[[np.ndarray, slice], np.ndarray]:
-    """Turns some rows into bytes: on the grid they stand on already, else as ggml quantises."""
+    """Encode some rows: on their grid if they are on one, else as ggml quantises."""
     found = model.calibration
     if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
         scales = in_file_order(found.read(key).float().numpy(), tensor)

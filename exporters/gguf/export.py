@@ -1,109 +1,118 @@
 """From a checkpoint to a verified GGUF file."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.metadata import SparsityMetadata
-from edgeprune.plan.grid import Grid
+from edgeprune.models.families import Config, Family
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.files import atomic_path, flush
-from exporters.artifact import Artifact, Model, Stage, Storage
-from exporters.gguf.grids import GRIDS
+from edgeprune.support.progress import Stage
+from exporters.base import Artifact, Model, StorageRequest
 from exporters.gguf.hyperparameters import read_config
 from exporters.gguf.imatrix import write_imatrix
-from exporters.gguf.plan import plan_tensors
+from exporters.gguf.plan import PlannedTensor, plan_tensors
 from exporters.gguf.same_ids import check_same_ids
 from exporters.gguf.tokenizer import check_tokenizer
 from exporters.gguf.verify import check_counts, verify
 from exporters.gguf.write import set_counts, write
 
 
-def check(model: Model, storage: Storage) -> None:
-    """Refuse a model that can't be exported, from its configuration and headers alone.
+def plan(model: Model, wanted: StorageRequest) -> "GgufPlan":
+    """Lay out a file; reject a model that cannot be exported.
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
-        CheckFailed: the tokenizer that was read from a GGUF file gives other ids than llama.cpp.
+        UsageError: a type is set for tensors that do not exist.
+        CheckFailed: the tokenizer read from a GGUF file gives different ids than llama.cpp.
     """
     config, family = read_config(model.folder)
-    plan_tensors(model, config, family, storage)
+    laid_out = plan_tensors(model, config, family, wanted)
     if model.gguf:  # its tokenizer is kept, and the folder's, calibrated with, was made from it
         check_same_ids(model.gguf, model.folder)
     else:
         check_tokenizer(model.folder)
+    return GgufPlan(config, family, wanted, tuple(laid_out))
 
 
-def grids(model: Model, storage: Storage) -> dict[str, Grid]:
-    """The tensors whose rounding calibration may choose, by name in the checkpoint."""
-    config, family = read_config(model.folder)
-    return {
-        tensor.source: GRIDS[tensor.type.name]
-        for tensor in plan_tensors(model, config, family, storage)
-        if tensor.type.name in GRIDS
-    }
+@dataclass(frozen=True)
+class GgufPlan:
+    """The layout of a model in a GGUF file; see `exporters.base.FilePlan`.
 
-
-def steps(model: Model) -> int:
-    """How many steps `export` reports: each tensor is written, then verified."""
-    return 2 * len(model.weights.names())
-
-
-def export(
-    model: Model,
-    storage: Storage,
-    path: Path,
-    metadata: SparsityMetadata | None,
-    quantized_by: str,
-    stage: Stage,
-) -> Artifact:
-    """Write ``path`` and prove what it holds; it appears only if every check passed.
-
-    Where calibration left what it saw, ``<name>.imatrix.gguf`` is written beside it.
-
-    Args:
-        model: what to export.
-        storage: the types.
-        path: the ``.gguf`` file.
-        metadata: facts about the zeros, without their counts; None for a dense model.
-        quantized_by: written to ``general.quantized_by``.
-        stage: told of every tensor written and verified.
-
-    Raises:
-        InputError: the architecture or the tokenizer is not supported.
-        CheckFailed: zeros were lost, the file is not what was planned, or llama.cpp cuts text into
-            other tokens than the checkpoint's tokenizer.
+    Attributes:
+        config: the model's configuration.
+        family: facts about its architecture.
+        wanted: how weights are stored.
+        laid_out: every tensor of the file, in file order.
     """
-    config, family = read_config(model.folder)
-    tensors = plan_tensors(model, config, family, storage)
-    if left_out := model.pruned - {tensor.source for tensor in tensors}:
-        raise CheckFailed(f"Pruned tensors have no place in the file: {sorted(left_out)}.")
-    with atomic_path(path) as temporary:
-        write(
-            temporary,
-            model,
-            config,
-            family,
-            tensors,
-            storage,
-            metadata,
-            quantized_by,
-            stage.advance,
-        )
-        with ThreadPoolExecutor(2) as beside:
-            stored = beside.submit(flush, temporary)  # the disk works while we read
-            ids = beside.submit(check_same_ids, temporary, model.folder)
-            written = open_gguf(temporary)
-            facts = verify(written, model, tensors, stage.advance, storage.lossy_zeros)
-            ids.result()
-            stored.result()
-        if metadata:
-            counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
-            metadata = replace(metadata, nonzeros=counted)
-            set_counts(temporary, written, metadata)
-        check_counts(written, facts)
-    imatrix = path.with_name(f"{path.stem}.imatrix.gguf")
-    if not write_imatrix(imatrix, model, tensors, [metadata.task if metadata else "calibration"]):
-        imatrix.unlink(missing_ok=True)  # of an earlier export
-    return Artifact(path, facts, metadata, (path,))
+
+    config: Config
+    family: Family
+    wanted: StorageRequest
+    laid_out: tuple[PlannedTensor, ...]
+
+    @property
+    def tensors(self) -> Sequence[TensorPlan]:
+        """Make a row for each tensor of the checkpoint, not for those of the configuration."""
+        return [tensor.row for tensor in self.laid_out if tensor.source]
+
+    @property
+    def steps(self) -> int:
+        """Count the steps: each tensor is written, then verified."""
+        return 2 * len(self.laid_out)
+
+    def export(
+        self,
+        model: Model,
+        plan: ModelPlan,
+        path: Path,
+        metadata: SparsityMetadata | None,
+        quantized_by: str,
+        stage: Stage,
+    ) -> Artifact:
+        """See `exporters.base.FilePlan.export`.
+
+        If there are calibration tensors, ``<name>.imatrix.gguf`` is written beside the file.
+
+        Raises:
+            CheckFailed: zeros were lost, the file differs from the plan, or llama.cpp splits text
+                into different tokens than the checkpoint's tokenizer.
+        """
+        tensors = [tensor.obeying(plan) for tensor in self.laid_out]
+        if left_out := model.pruned - {tensor.source for tensor in tensors}:
+            raise CheckFailed(
+                f"The GGUF layout has no place for the pruned tensors {sorted(left_out)}."
+            )
+        with atomic_path(path) as temporary:
+            write(
+                temporary,
+                model,
+                self.config,
+                self.family,
+                tensors,
+                self.wanted,
+                metadata,
+                quantized_by,
+                stage.advance,
+            )
+            with ThreadPoolExecutor(2) as beside:
+                stored = beside.submit(flush, temporary)  # the disk works while we read
+                ids = beside.submit(check_same_ids, temporary, model.folder)
+                written = open_gguf(temporary)
+                facts = verify(written, model, tensors, stage.advance, self.wanted.lossy_zeros)
+                ids.result()
+                stored.result()
+            if metadata:
+                counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
+                metadata = replace(metadata, nonzeros=counted)
+                set_counts(temporary, written, metadata)
+            check_counts(written, facts)
+        imatrix = path.with_name(f"{path.stem}.imatrix.gguf")
+        data_sets = [metadata.task if metadata else "calibration"]
+        if not write_imatrix(imatrix, model, tensors, data_sets):
+            imatrix.unlink(missing_ok=True)  # of an earlier export
+        return Artifact(path, facts, metadata, (path,))

@@ -21,18 +21,18 @@ _FLOATS = ctypes.POINTER(ctypes.c_float)
 def quantize(
     values: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None
 ) -> np.ndarray:
-    """Float32 rows as the bytes of a GGUF type, in the thread that asks.
+    """Encode float32 rows as a GGUF type, in the calling thread.
 
     Args:
         values: (rows, columns), or of any shape for F32; columns divide by the type's block size.
-        kind: the type.
-        importance: (columns,) weight of each input channel's squared error; None: all alike.
+        kind: GGUF type.
+        importance: (columns,) weight of each input channel's squared error; None: all equal.
 
     Returns:
         (rows, bytes) uint8, or float32 values for F32.
 
     Raises:
-        MachineError: the type needs llama-cpp-python, which is not installed, or an importance.
+        MachineError: llama-cpp-python is not installed, or the type needs an importance.
     """
     if kind == GGMLQuantizationType.F32:
         return values
@@ -56,7 +56,7 @@ def quantize(
 
 @cache
 def find() -> ctypes.CDLL | None:
-    """The base library of ggml; None where llama-cpp-python is not installed."""
+    """Load ggml's base library; None if llama-cpp-python is not installed."""
     package = importlib.util.find_spec("llama_cpp")
     if package is None or package.origin is None:
         return None

@@ -1,13 +1,13 @@
-"""ggml's types that are plain integer grids: their bytes from codes and scales, exactly.
+"""Encode ggml's types that are plain integer grids, exactly, from codes and scales.
 
-`edgeprune.quantization` chooses the codes; here they only become bytes.
+`edgeprune.quantization` chooses the codes; this module only packs them.
 """
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
 from edgeprune.formats.codes import CODES
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 
 # The types of which the rounding can be chosen; blocks of 32 with a float16 scale.
 GRIDS = {"Q8_0": Grid(-127, 127), "Q5_0": Grid(-16, 15), "Q4_0": Grid(-8, 7)}
@@ -15,7 +15,7 @@ _BLOCK = 32
 
 
 def on_grid(values: np.ndarray, scales: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Pack values that stand on a grid.
+    """Pack values that are on a grid.
 
     Args:
         values: (rows, columns) float32, within half a step of the grid.

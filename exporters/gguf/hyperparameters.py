@@ -1,4 +1,4 @@
-"""What llama.cpp builds its graph from: a configuration, checked, as keys of the file."""
+"""Check a configuration, and write it as the keys that llama.cpp builds its graph from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +23,10 @@ _REQUIRED = (
 
 
 def read_config(folder: Path) -> tuple[Config, Family]:
-    """A checkpoint's configuration and its family.
+    """Read a checkpoint's configuration, and find its family.
 
     Raises:
-        InputError: the exporter doesn't know the architecture or a feature it uses.
+        InputError: the exporter does not support the architecture or a feature of it.
     """
     known = {name: family for name, family in by_model_type().items() if family.gguf.name}
     config, family = load_known_config(folder, known, "GGUF")
@@ -34,12 +34,16 @@ def read_config(folder: Path) -> tuple[Config, Family]:
     kind = config["model_type"]
     rope = read_rope(config, head_dim(config))
     if rope.kind not in family.gguf.rope:
-        raise InputError(f"llama.cpp doesn't know rope scaling '{rope.kind}' of {kind} models.")
+        raise InputError(
+            f"llama.cpp does not support rope scaling '{rope.kind}' for {kind} models."
+        )
     sliding_layers(config)
     if (activation := family.activation_of(config)) != family.activation:
-        raise InputError(f"llama.cpp doesn't know {kind} models with the activation {activation}.")
+        raise InputError(
+            f"llama.cpp does not support {kind} models with the activation {activation}."
+        )
     if problem := family.gguf.trap(config):
-        raise InputError(f"llama.cpp doesn't know {kind} models with {problem}.")
+        raise InputError(f"llama.cpp does not support {kind} models with {problem}.")
     return config, family
 
 

@@ -1,4 +1,4 @@
-"""Importance matrices in llama.cpp's form, so that other quantisers can be task-aware too."""
+"""Write importance matrices in llama.cpp's format, for task-aware quantisation elsewhere."""
 
 from pathlib import Path
 
@@ -6,23 +6,23 @@ import numpy as np
 from gguf import GGUFWriter
 
 from edgeprune.support.files import atomic_path
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.gguf.plan import PlannedTensor
 
 
 def write_imatrix(
     path: Path, model: Model, tensors: list[PlannedTensor], data_sets: list[str]
 ) -> bool:
-    """Write what calibration knows of each tensor's input, for `llama-quantize --imatrix`.
+    """Write calibration statistics of each tensor's input, for `llama-quantize --imatrix`.
 
     llama.cpp divides the sum of squares by the count of tokens; calibration holds the mean, of both
     streams where both were joined, so the count is 1.
 
     Args:
-        path: the file.
-        model: with its calibration.
-        tensors: of the exported file.
-        data_sets: what was calibrated on.
+        path: file to write.
+        model: model with its calibration tensors.
+        tensors: tensors of the exported file.
+        data_sets: names of the calibration data.
 
     Returns:
         Whether there was anything to write.

@@ -1,11 +1,11 @@
-"""llama.cpp's rules for which tensors get more bits (llama-quant.cpp), and their zero-safe twins.
+"""llama.cpp's rules for which tensors get more bits (llama-quant.cpp), and mixes that keep zeros.
 
-Heads and embeddings, the value projection and the down projection lose most by few bits.
+Heads, embeddings, value and down projections lose most with few bits.
 """
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from edgeprune.plan.types import WeightType
+from edgeprune.planning.types import WeightType
 
 _T = GGMLQuantizationType
 _ZERO_SAFE = {_T.Q4_K: _T.Q4_0, _T.Q5_K: _T.Q5_0}
@@ -23,14 +23,14 @@ _WIDE = (_T.F32, _T.F16, _T.BF16, _T.Q8_0)
 def storage_type(
     wanted: WeightType, name: str, columns: int, blocks: int, tied: bool
 ) -> GGMLQuantizationType:
-    """What a matrix is stored as.
+    """Choose a matrix' type.
 
     Args:
-        wanted: what the user asked for.
-        name: of the tensor in the GGUF file.
+        wanted: type set by the user.
+        name: the tensor's name in the GGUF file.
         columns: length of its rows.
-        blocks: decoder blocks of the model.
-        tied: whether the embedding is the output head too.
+        blocks: number of decoder blocks.
+        tied: whether the embedding is also the output head.
     """
     base = _T[wanted.base]
     if name == "output.weight" or (name == "token_embd.weight" and (tied or not wanted.mix)):
@@ -45,14 +45,14 @@ def storage_type(
 
 
 def fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:
-    """The type itself, or the nearest whose blocks divide a row."""
+    """Return the type, or the nearest whose blocks divide a row."""
     if columns % GGML_QUANT_SIZES[kind][0]:
         kind = _SMALL_BLOCKS.get(kind, _T.F16)
     return kind if columns % GGML_QUANT_SIZES[kind][0] == 0 else _T.F16
 
 
 def _by_rule(mix: str, name: str, blocks: int) -> GGMLQuantizationType | None:
-    """The type that a tensor gets beside the mix' base; None: the base."""
+    """Return the type of a tensor that does not get the mix' base type; None: the base."""
     if not name.startswith("blk."):
         return None
     _, number, role, _ = name.split(".", 3)

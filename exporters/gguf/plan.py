@@ -1,7 +1,7 @@
-"""Which tensors go into the file, under which names, in which types. Nothing is read yet."""
+"""Plan the tensors of the file, with names and types, without reading them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +9,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNa
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from edgeprune.models.families import Config, Family, head_dim
-from edgeprune.plan.types import TYPES
+from edgeprune.planning.tensors import ModelPlan, Storage, TensorPlan
 from edgeprune.support.errors import InputError, UsageError
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
+from exporters.gguf.grids import GRIDS
 from exporters.gguf.mixes import fitting, storage_type
 from exporters.gguf.rope import rope_tensors
+from exporters.gguf.types import TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +35,14 @@ class PlannedTensor:
     """One tensor to be written.
 
     Attributes:
-        name: in the file.
-        source: in the checkpoint.
+        name: the tensor's name in the file.
+        source: the tensor's name in the checkpoint.
         shape: as in the checkpoint, (out, in) or (n,).
         type: storage type.
-        heads: attention heads whose rows are interleaved for llama.cpp's rotary order; 0: none.
-        shift: what is added to its values.
-        given: its values, where they come from the configuration; ``source`` is empty then.
+        heads: number of attention heads whose rows are interleaved for llama.cpp's rotary order; 0:
+            none.
+        shift: number added to its values.
+        given: its values, if they come from the configuration; ``source`` is then empty.
     """
 
     name: str
@@ -52,20 +55,33 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        """Size in the file."""
+        """Return the size in the file."""
         block, block_bytes = GGML_QUANT_SIZES[self.type]
         return int(np.prod(self.shape)) // block * block_bytes
 
+    @property
+    def row(self) -> TensorPlan:
+        """Convert the tensor to the rows of all targets."""
+        storage = Storage(self.type.name, self.bytes, GRIDS.get(self.type.name))
+        return TensorPlan(self.source, self.name, self.shape, storage)
+
+    def obeying(self, plan: ModelPlan) -> "PlannedTensor":
+        """Return the tensor in the type that a plan gives it."""
+        if not self.source:
+            return self
+        stored = plan.tensors[self.source].storage
+        return replace(self, type=GGMLQuantizationType[stored.type])
+
 
 def plan_tensors(
-    model: Model, config: Config, family: Family, storage: Storage
+    model: Model, config: Config, family: Family, wanted: StorageRequest
 ) -> list[PlannedTensor]:
-    """Lay out the file: embedding first, then the blocks in order, as llama.cpp's converter does.
+    """Lay out the file as llama.cpp's converter does: the embedding first, then the blocks.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
     """
-    names = TensorNameMap(_arch(family), config["num_hidden_layers"])
+    names = TensorNameMap(arch_of(family), config["num_hidden_layers"])
     planned, tied = [], family.is_tied(config)
     for source in model.weights.names():
         if source.endswith("rotary_emb.inv_freq"):
@@ -74,50 +90,62 @@ def plan_tensors(
             continue  # llama.cpp reads a missing head as tied
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise InputError(f"The tensor {source} has no place in a {family.gguf.name} model.")
+            raise InputError(
+                f"The architecture {family.gguf.name} has no place for the tensor {source}."
+            )
         shape = model.weights.shape(source)
         planned.append(
             PlannedTensor(
                 name,
                 source,
                 shape,
-                _type(name, shape, storage, config["num_hidden_layers"], tied),
+                type_of(name, shape, wanted, config["num_hidden_layers"], tied),
                 _heads(source, config) if family.gguf.permutes_rotary else 0,
                 family.norm_shift if source.endswith("norm.weight") else 0.0,
             )
         )
-    for expression, _ in storage.overrides:
+    for expression, _ in wanted.overrides:
         if not any(re.search(expression, tensor.name) for tensor in planned):
             raise UsageError(
-                f"type_map: '{expression}' matches no tensor of the file.",
+                f"artifact.type_map: '{expression}' matches no tensor of the file.",
                 f"Names look like {planned[-1].name}.",
             )
     if not any(tensor.name == "token_embd.weight" for tensor in planned):
-        raise InputError("The checkpoint holds no token embedding.", "Fetch it again.")
+        raise InputError("The checkpoint has no token embedding.", "Download the checkpoint again.")
     for name, values in rope_tensors(config, head_dim(config)).items():
         kind = GGMLQuantizationType.F32
         planned.append(PlannedTensor(name, "", values.shape, kind, given=values))
     return sorted(planned, key=_file_order)
 
 
-def _arch(family: Family) -> MODEL_ARCH:
+def arch_of(family: Family) -> MODEL_ARCH:
+    """Return the gguf package's number of an architecture."""
     return next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.gguf.name)
 
 
-def _type(
-    name: str, shape: tuple[int, ...], storage: Storage, blocks: int, tied: bool
+def type_of(
+    name: str, shape: tuple[int, ...], wanted: StorageRequest, blocks: int, tied: bool
 ) -> GGMLQuantizationType:
+    """Choose a tensor's type by its name in the file.
+
+    Args:
+        name: the tensor's name in the file.
+        shape: (out, in), or (n,).
+        wanted: types set by the user.
+        blocks: number of decoder blocks.
+        tied: whether the embedding is also the output head.
+    """
     if len(shape) < 2:
         return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
-    for expression, other in storage.overrides:
+    for expression, other in wanted.overrides:
         if re.search(expression, name):
             return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
-    return storage_type(TYPES[storage.type], name, shape[-1], blocks, tied)
+    return storage_type(TYPES[wanted.type], name, shape[-1], blocks, tied)
 
 
-def file_type(storage: Storage) -> LlamaFileType:
-    """What ``general.file_type`` says: the type of most matrices, or the mix."""
-    kind = TYPES[storage.type]
+def file_type(wanted: StorageRequest) -> LlamaFileType:
+    """Return ``general.file_type``: the type of most matrices, or the mix."""
+    kind = TYPES[wanted.type]
     name = f"MOSTLY_{kind.mix if kind.mix and not kind.keeps_zeros else kind.base}"
     return LlamaFileType.__members__.get(name) or _FILE_TYPES.get(kind.base, LlamaFileType.GUESSED)
 
@@ -139,14 +167,14 @@ def _file_order(tensor: PlannedTensor) -> tuple[int, int, str]:
 
 
 class Rows:
-    """A tensor in llama.cpp's row order, turned to float32 part by part, as it is cut.
+    """A tensor in llama.cpp's row order, converted to float32 slice by slice.
 
     Args:
         stored: (out, ...), in any type of floats.
-        shift: added to its values.
+        shift: number added to the values.
 
     Attributes:
-        shape: of the tensor.
+        shape: shape of the tensor.
     """
 
     def __init__(self, stored: "Tensor", shift: float = 0.0):
@@ -159,7 +187,7 @@ class Rows:
 
 
 def _floats(stored: "Tensor") -> np.ndarray:
-    """As float32, in this thread alone: torch starts others for each thread that asks it."""
+    """Convert to float32 in this thread: torch would start more threads for each caller."""
     import torch
 
     if stored.dtype == torch.float16:
@@ -172,7 +200,7 @@ def _floats(stored: "Tensor") -> np.ndarray:
 
 
 def read_rows(model: Model, tensor: PlannedTensor) -> "Rows | np.ndarray":
-    """A tensor's values; an array where they come from the configuration.
+    """Read a tensor's values; an array if they come from the configuration.
 
     Rows are moved whole, so that zeros and N:M groups, which run along the input, stay as they are.
     """
@@ -182,7 +210,7 @@ def read_rows(model: Model, tensor: PlannedTensor) -> "Rows | np.ndarray":
 
 
 def in_file_order(rows: Any, tensor: PlannedTensor) -> Any:
-    """Whatever there is of each row of a tensor, (out, ...), in llama.cpp's row order."""
+    """Reorder rows, (out, ...), to llama.cpp's order."""
     if not tensor.heads:
         return rows
     halves = rows.reshape(tensor.heads, 2, -1, *rows.shape[1:])

@@ -31,12 +31,12 @@ class Rope:
     """Rotary parameters of a model.
 
     Attributes:
-        kind: of scaling, as transformers names it.
+        kind: transformers' name of the scaling.
         theta: base of the frequencies.
-        share: of a head's width that is rotated.
-        context: length the model was first trained on.
-        settings: the kind's own parameters.
-        local_theta: base in layers with a window, where it is another.
+        share: share of a head's width that is rotated.
+        context: context length of the original training.
+        settings: parameters of the scaling kind.
+        local_theta: base in layers with a window, if different.
     """
 
     kind: str
@@ -48,15 +48,15 @@ class Rope:
 
 
 def read_rope(config: Config, head_dim: int) -> Rope:
-    """Rotary parameters, in transformers 5's form or the older one.
+    """Read rotary parameters, in transformers 5's form or the older one.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         head_dim: width of an attention head.
 
     Raises:
-        InputError: a kind of scaling, or a parameter of it, that llama.cpp doesn't take, or that
-            makes no sense.
+        InputError: a kind of scaling or a parameter that llama.cpp does not support, or an invalid
+            one.
     """
     found = config.get("rope_parameters") or {}
     local = found.get("sliding_attention") or {}
@@ -65,10 +65,10 @@ def read_rope(config: Config, head_dim: int) -> Rope:
     kind = found.get("rope_type") or found.get("type") or "default"
     settings = {name: value for name, value in found.items() if name not in _ALWAYS}
     if kind not in _KNOWN:
-        raise InputError(f"The GGUF exporter doesn't know rope scaling '{kind}'.")
+        raise InputError(f"The GGUF exporter does not support rope scaling '{kind}'.")
     if unknown := {n for n, v in settings.items() if v is not None} - _KNOWN[kind]:
         raise InputError(
-            f"llama.cpp has no word for {', '.join(sorted(unknown))} of rope scaling '{kind}'."
+            f"llama.cpp does not support {', '.join(sorted(unknown))} of rope scaling '{kind}'."
         )
     needed = _KNOWN[kind] - {"attention_factor"} - ({"factor"} if kind == "longrope" else set())
     if missing := [name for name in sorted(needed) if settings.get(name) is None]:
@@ -103,10 +103,10 @@ def write_rope(
     """Write the keys.
 
     Args:
-        writer: of the file.
-        config: of the model.
+        writer: writer of the file.
+        config: configuration of the model.
         head_dim: width of an attention head.
-        asks_for: keys that llama.cpp asks for even where they say nothing new.
+        asks_for: keys that llama.cpp requires even if they are defaults.
     """
     from gguf import RopeScalingType
 
@@ -129,7 +129,7 @@ def write_rope(
 
 
 def rope_tensors(config: Config, head_dim: int) -> dict[str, np.ndarray]:
-    """Tensors that carry what keys can't: divisors of each frequency, (rotated width / 2,)."""
+    """Make tensors for what keys cannot hold: divisors of each frequency, (rotated width / 2,)."""
     rope = read_rope(config, head_dim)
     if rope.kind == "longrope":
         return {
@@ -142,7 +142,7 @@ def rope_tensors(config: Config, head_dim: int) -> dict[str, np.ndarray]:
 
 
 def _llama3_divisors(rope: Rope, width: int) -> np.ndarray:
-    """Long wavelengths are divided by the factor, short ones by 1, those between by a mean.
+    """Divide long wavelengths by the factor, short ones by 1, those between by a mean.
 
     As transformers' ``_compute_llama3_parameters`` defines it.
     """

@@ -1,7 +1,7 @@
-"""The tokenizer gate: the ids of the checkpoint's tokenizer, in many scripts and in code.
+"""The tokenizer check: llama.cpp must give the checkpoint's token ids, in many scripts and code.
 
-No text may differ, not even in its spaces: calibration and training read the checkpoint's ids, the
-user's texts become llama.cpp's.
+No text may differ, not even in its spaces: calibration and training use the checkpoint's ids, but
+the user's texts get llama.cpp's.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ from edgeprune.support.extras import load
 
 _Tokenize = Callable[[str, bool], list[int]]
 _HINT = (
-    "Its tokenizer isn't supported yet in this form: give the model as a .gguf file, or a .gguf "
-    "file's model as its original transformers folder."
+    "This form of the tokenizer is not supported yet. Give the model as a .gguf file; if it is "
+    "one, give the original transformers folder."
 )
 TEXTS = (
     "Question: Which vitamin?\nAnswer: vitamin B12, 1984 or 3.14159",
@@ -46,11 +46,10 @@ def check_same_ids(path: Path, folder: Path) -> None:
 
     Args:
         path: the GGUF file.
-        folder: the transformers folder it was written from, or that was converted from it.
+        folder: the transformers folder that it was written from, or that was converted from it.
 
     Raises:
-        CheckFailed: a text gives other ids, or begins with another BOS, which would cost accuracy
-            without a word.
+        CheckFailed: a text gives different ids or another BOS, which would silently cost accuracy.
         MachineError: llama-cpp-python or transformers is not installed.
     """
     api = load("llama_cpp").llama_cpp
@@ -61,7 +60,7 @@ def check_same_ids(path: Path, folder: Path) -> None:
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise CheckFailed(
-            "llama.cpp refuses the tokenizer that was written.",
+            "llama.cpp rejects the exported tokenizer.",
             "Please report it with the model's name.",
         )
     try:
@@ -75,15 +74,15 @@ def _compare(ours: _Tokenize, theirs: _Tokenize) -> None:
     first, wanted = opening(ours), opening(theirs)
     if first != wanted:
         raise CheckFailed(
-            f"llama.cpp begins texts with the tokens {first}, the checkpoint's tokenizer with "
-            f"{wanted}.",
+            f"llama.cpp begins texts with the tokens {first}, but the checkpoint's tokenizer "
+            f"begins them with {wanted}.",
             _HINT,
         )
     for text in TEXTS:
         found, wanted = ours(text, False), theirs(text, False)
         if found != wanted:
             raise CheckFailed(
-                f"llama.cpp cuts {text!r} into other tokens than the checkpoint's tokenizer: "
+                f"llama.cpp splits {text!r} into different tokens than the checkpoint's tokenizer: "
                 f"{found[:8]}… instead of {wanted[:8]}….",
                 _HINT,
             )

@@ -1,4 +1,4 @@
-"""Tokenizer and chat template, complete enough that llama.cpp gives the same token ids."""
+"""Write tokenizer and chat template so that llama.cpp gives the same token ids."""
 
 import json
 import re
@@ -26,7 +26,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>$")
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuse a folder whose tokenizer can't be written.
+    """Reject a folder whose tokenizer cannot be written.
 
     Raises:
         InputError: as `write_from_folder`.
@@ -40,7 +40,7 @@ def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> No
     """Write the tokenizer of a transformers folder: byte-level BPE, or SentencePiece's BPE.
 
     Raises:
-        InputError: another kind of tokenizer, or a pre-tokenizer llama.cpp has no name for.
+        InputError: another kind of tokenizer, or a pre-tokenizer that llama.cpp has no name for.
     """
     from gguf import SpecialVocab
 
@@ -67,18 +67,18 @@ def write_from_folder(writer: "GGUFWriter", folder: Path, vocab_size: int) -> No
 
 
 def opening_of(folder: Path) -> list[int]:
-    """What the folder's tokenizer puts before a text."""
+    """Find what the folder's tokenizer puts before a text."""
     tokenizer = load("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
     return opening(lambda text, special: tokenizer.encode(text, add_special_tokens=special).ids)
 
 
 def _is_sentencepiece(tokenizer: dict[str, Any]) -> bool:
-    """Whether it came from SentencePiece: unknown characters fall back to bytes."""
+    """Tell whether it came from SentencePiece: unknown characters fall back to bytes."""
     return bool(tokenizer["model"].get("byte_fallback"))
 
 
 def _scores(tokenizer: dict[str, Any], tokens: list[str]) -> list[float]:
-    """What llama.cpp merges by: the earlier a token is made, the higher it scores."""
+    """Compute llama.cpp's merge scores: the earlier a token is made, the higher its score."""
     rank: dict[str, int] = {}
     for index, merge in enumerate(tokenizer["model"]["merges"]):
         made = "".join(merge.split(" ") if isinstance(merge, str) else merge)
@@ -87,7 +87,7 @@ def _scores(tokenizer: dict[str, Any], tokens: list[str]) -> list[float]:
 
 
 def _adds_space(tokenizer: dict[str, Any]) -> bool:
-    """Whether a space is put before the text, by the normaliser or by the pre-tokenizer."""
+    """Tell whether the normaliser or the pre-tokenizer puts a space before the text."""
     normalizer = tokenizer.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
     metaspace = tokenizer.get("pre_tokenizer") or {}
@@ -101,16 +101,16 @@ def _read(folder: Path) -> dict[str, Any]:
         tokenizer = json.loads(path.read_text(encoding="utf-8"))
         kind = tokenizer["model"]["type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} can't be read as a tokenizer: {error}.") from None
+        raise InputError(f"{path} cannot be read as a tokenizer: {error}.") from None
     if kind != "BPE":
-        raise InputError(f"{path}: the GGUF exporter doesn't know this {kind} tokenizer yet.")
+        raise InputError(f"{path}: the GGUF exporter does not support this {kind} tokenizer yet.")
     return tokenizer
 
 
 def _pre_tokenizer_name(tokenizer: dict[str, Any], folder: Path) -> str:
-    """llama.cpp's name for how text is cut before merging.
+    """Find llama.cpp's name of the pre-tokenizer, which splits text before merging.
 
-    A wrong name gives wrong ids without an error, so an unknown one is refused.
+    A wrong name gives wrong ids without an error, so an unknown one is rejected.
     """
     steps = tokenizer.get("pre_tokenizer") or {}
     parts = steps.get("pretokenizers", [steps])
@@ -122,9 +122,9 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any], folder: Path) -> str:
     if len(parts) == 1 and parts[0].get("type") == "ByteLevel" and parts[0].get("use_regex", True):
         return "gpt-2"
     raise InputError(
-        f"{folder / 'tokenizer.json'}: llama.cpp has no known name for this pre-tokenizer.",
-        "Known: GPT-2's, SmolLM's, Llama 3's, Qwen 2's and SentencePiece's. Or give the model as "
-        "a .gguf file, whose tokenizer is kept.",
+        f"{folder / 'tokenizer.json'}: unknown pre-tokenizer.",
+        "Supported: those of GPT-2, SmolLM, Llama 3, Qwen 2 and SentencePiece. Or give the "
+        "model as a .gguf file, whose tokenizer is kept.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading the file again and counting: nothing the writer believed is taken on trust."""
+"""Verify a written file by reading it again, independently of the writer."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from edgeprune.formats.codes import nonzero
 from edgeprune.formats.gguf.file import GgufFile, GgufTensor
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import CheckFailed
-from exporters.artifact import Model, TensorFacts
+from exporters.base import Model, TensorFacts
 from exporters.gguf.plan import PlannedTensor, read_rows
 
 _WEIGHTS_AT_ONCE = 1 << 20
@@ -25,23 +25,23 @@ def verify(
     advance: Callable[[], None],
     lossy_zeros: bool = False,
 ) -> list[TensorFacts]:
-    """Compare a written file with what was planned and with the pruned checkpoint.
+    """Compare a written file with its plan and with the pruned checkpoint.
 
-    Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file, unless ``lossy_zeros`` has them only counted.
+    Every tensor must have its planned shape and type and finite values; every zero of a pruned
+    tensor must be zero in the file, unless ``lossy_zeros`` is set, which only counts lost zeros.
 
     Raises:
-        CheckFailed: naming the first tensor that does not hold.
+        CheckFailed: a tensor fails; the message names the first one.
     """
     written = {tensor.name: tensor for tensor in file.tensors}
     if set(written) != {tensor.name for tensor in tensors}:
-        raise CheckFailed("The written file holds other tensors than planned.")
+        raise CheckFailed("The tensors of the written file differ from the plan.")
 
     def check(tensor: PlannedTensor) -> TensorFacts:
         found = written[tensor.name]
         if found.shape != tensor.shape or found.type != tensor.type:
             raise CheckFailed(
-                f"{tensor.name} was written as {found.type.name} {found.shape}, planned "
+                f"{tensor.name} was written as {found.type.name} {found.shape}, but planned as "
                 f"{tensor.type.name} {tensor.shape}."
             )
         fact = _facts(tensor, found, model)
@@ -59,30 +59,32 @@ def verify(
 
 
 def _nonzero(tensor: GgufTensor, rows: slice) -> np.ndarray:
-    """Which weights of a written tensor are not zero, of some of its rows."""
+    """Find the non-zero weights in some rows of a written tensor."""
     part = tensor.data[rows]
     try:
         found = nonzero(tensor.type.name, part.reshape(-1))
         if found is None:
             values = quants.dequantize(part, tensor.type)
             if not np.isfinite(values).all():
-                raise ValueError("values are not finite")
+                raise ValueError("values are NaN or infinite")
             found = values != 0
     except ValueError as error:
-        raise CheckFailed(f"{tensor.name} can't be used: its {error}.") from None
+        raise CheckFailed(f"{tensor.name} is invalid: its {error}.") from None
     return found.reshape(-1, *tensor.shape[1:])
 
 
 def check_counts(file: GgufFile, facts: list[TensorFacts]) -> None:
-    """Hold the non-zeros that a file's metadata gives against those counted in its bytes.
+    """Compare the non-zero counts in a file's metadata with those of its bytes.
 
     Raises:
-        CheckFailed: they differ.
+        CheckFailed: the counts differ.
     """
     metadata = sparsity_metadata.read_gguf(file)
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
-        raise CheckFailed("The metadata's non-zero counts are not those of the file's bytes.")
+        raise CheckFailed(
+            "The non-zero counts in the metadata differ from those of the file's bytes."
+        )
 
 
 def _facts(tensor: PlannedTensor, found: GgufTensor, model: Model) -> TensorFacts:

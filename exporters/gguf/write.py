@@ -1,4 +1,4 @@
-"""Writing the file, one tensor at a time."""
+"""Write the file, one tensor at a time."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from edgeprune.formats.gguf.file import GgufFile, open_gguf
 from edgeprune.formats.metadata import SCHEMA, SparsityMetadata
 from edgeprune.models.families import Config, Family
 from edgeprune.support.environment import cores
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.gguf.encode import encode
 from exporters.gguf.hyperparameters import write_hyperparameters
 from exporters.gguf.plan import PlannedTensor, file_type
@@ -37,15 +37,15 @@ def write(
     config: Config,
     family: Family,
     tensors: list[PlannedTensor],
-    storage: Storage,
+    wanted: StorageRequest,
     metadata: SparsityMetadata | None,
     quantized_by: str,
     advance: Callable[[], None],
 ) -> None:
-    """Write a GGUF file, no more tensors in memory at a time than `encode` holds.
+    """Write a GGUF file, with no more tensors in memory than `encode` holds.
 
-    The header stands before the data and holds counts of non-zeros that are known after it: they
-    are written as large as they can be, for `set_counts` to correct.
+    The header comes before the data but holds counts of non-zeros that are known only after it:
+    they are first written as large as possible, for `set_counts` to correct.
     """
     threads = cores()
     with ThreadPoolExecutor(threads) as pool:
@@ -56,7 +56,7 @@ def write(
         _write_general(writer, model.folder, source, parameters)
         writer.add_quantized_by(quantized_by)
         writer.add_quantization_version(GGML_QUANT_VERSION)
-        writer.add_file_type(file_type(storage))
+        writer.add_file_type(file_type(wanted))
         write_hyperparameters(writer, config, family)
         if source:
             copy_fields(writer, source, "tokenizer.")
@@ -80,7 +80,7 @@ def write(
 
 
 def _write_general(writer: Writer, folder: Path, source: GgufFile | None, parameters: int) -> None:
-    """What the model is: as its GGUF file says, or as llama.cpp's converter reads a folder."""
+    """Write the model's description: from its GGUF file, or as llama.cpp's converter does."""
     label = size_label(parameters, 0, 0, 0)
     if source:
         copy_fields(writer, source, "general.", except_for=_STORAGE_KEYS)
@@ -113,12 +113,12 @@ def _write_sparsity(writer: Writer, metadata: SparsityMetadata) -> None:
 
 
 def set_counts(path: Path, file: GgufFile, metadata: SparsityMetadata) -> None:
-    """Set the counts in a finished file to those of ``metadata``, whose text is no longer.
+    """Set the counts in a finished file to those of ``metadata``, whose text must not be longer.
 
     Args:
-        path: where it is.
-        file: the same, open; it shows what is set.
-        metadata: with the counts.
+        path: path of the file.
+        file: the same file, open; it shows the changes.
+        metadata: metadata with the counts.
     """
     counts, room = file.place("edgeprune.sparsity.nonzeros"), file.place("edgeprune.manifest")
     with path.open("r+b") as raw:

@@ -1,4 +1,4 @@
-"""gguf's writer with arrays packed at once: one by one takes as long as quantising."""
+"""The gguf package's writer, with arrays packed at once: one by one is as slow as quantising."""
 
 import struct
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class PackedArray:
-    """An array as it stands in a GGUF file.
+    """An array as stored in a GGUF file.
 
     Attributes:
-        data: its items, one behind the other.
-        length: how many there are.
+        data: bytes of its items in order.
+        length: number of items.
     """
 
     data: bytes
@@ -47,7 +47,7 @@ class Writer(GGUFWriter):
 def copy_fields(
     writer: Writer, source: GgufFile, prefix: str, except_for: tuple[str, ...] = ()
 ) -> None:
-    """Copy all metadata under a prefix as it stands in another GGUF file, but for empty arrays."""
+    """Copy all metadata under a prefix from another GGUF file, except for empty arrays."""
     for key in source:
         if key.startswith(prefix) and key not in except_for and source.length(key) != 0:
             kind, item = source.types(key)
@@ -57,7 +57,7 @@ def copy_fields(
 
 
 def _packed(items: list[Any], kind: GGUFValueType) -> PackedArray | None:
-    """None for kinds that are rare."""
+    """Pack an array; None for rare kinds."""
     if kind in _NUMBERS and len({type(item) for item in items}) == 1:
         return PackedArray(np.array(items, _NUMBERS[kind]).tobytes(), len(items))
     if kind == GGUFValueType.STRING and all(type(item) is str for item in items):

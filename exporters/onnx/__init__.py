@@ -1,5 +1,51 @@
-"""ONNX: build the graph, write weights beside it, re-open both and count zeros."""
+"""ONNX: build the graph, write weights beside it, reopen both and count zeros."""
 
-from exporters.onnx.export import check, export, grids, steps
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ["check", "export", "grids", "steps"]
+from edgeprune.planning.types import WeightType
+from exporters.onnx.types import TYPES
+
+if TYPE_CHECKING:
+    from edgeprune.planning.tensors import TensorPlan
+    from exporters.base import FilePlan, Model, StorageRequest
+
+
+class Onnx:
+    """The ONNX exporter; see `exporters.base.Exporter`."""
+
+    name = "onnx"
+    requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
+    types: Mapping[str, WeightType] = TYPES
+    default_type = "int8"
+    file_format = "ONNX"
+    artifact = "model.onnx"
+    runner = "onnxruntime"
+    zeros_cost = "ONNX stores zeros in full, like any other weight"
+    opens_packed = "onnxruntime opens it directly"
+    how_to_use = """\
+from pathlib import Path
+
+import onnxruntime
+session = onnxruntime.InferenceSession("{file}")
+
+from edgeprune.runtime.onnxruntime.loading import open_session  # with its sparse kernels
+session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session"""
+    next_verb = "inspect"
+
+    def plan(self, model: "Model", wanted: "StorageRequest") -> "FilePlan":
+        """See `exporters.base.Exporter.plan`."""
+        from exporters.onnx.export import plan
+
+        return plan(model, wanted)
+
+    def estimate(
+        self, shapes: Mapping[str, tuple[int, ...]], wanted: "StorageRequest"
+    ) -> "list[TensorPlan]":
+        """See `exporters.base.Exporter.estimate`."""
+        from exporters.onnx.plan import estimate
+
+        return estimate(shapes, wanted)
+
+
+EXPORTER = Onnx()

@@ -1,51 +1,16 @@
-"""What stands beside the model: the tokenizer, and how onnxruntime-genai runs the folder."""
+"""How onnxruntime-genai runs the folder that the model stands in."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from edgeprune.support.files import write_json
 from exporters.onnx.decoder import Decoder
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-
-
-_END_TOKEN_FILES = ("generation_config.json", "config.json")
-
-
-def copy_tokenizer(path: Path, folder: Path) -> None:
-    """Copy the tokenizer's files.
-
-    Args:
-        path: the model.
-        folder: the transformers folder that it was made from.
-    """
-    _copy(_TOKENIZER_FILES, path, folder)
-
-
-def copy_end_tokens(path: Path, folder: Path) -> None:
-    """Copy transformers' configuration, which names the tokens that end an answer."""
-    _copy(_END_TOKEN_FILES, path, folder)
-
 
 def write_genai_config(path: Path, folder: Path, decoder: Decoder) -> None:
-    """Write ``genai_config.json``, with which onnxruntime-genai runs the folder as it is."""
+    """Write ``genai_config.json``, so that onnxruntime-genai can run the folder."""
     write_json(path.with_name("genai_config.json"), _genai_config(path.name, folder, decoder))
-
-
-def _copy(names: tuple[str, ...], path: Path, folder: Path) -> None:
-    for name in names:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, path.with_name(name))
 
 
 def _genai_config(filename: str, folder: Path, decoder: Decoder) -> dict[str, Any]:

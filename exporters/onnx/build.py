@@ -1,4 +1,4 @@
-"""The model as a graph, block by block; weights go to the data file on the way."""
+"""Build the model's graph block by block, and write weights to the data file."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from exporters.onnx.graph import Graph
 from exporters.onnx.plan import EMBEDDING, NORM
 from exporters.onnx.weights import WeightWriter
 
-FLAVOURS = {"ort": ort, "portable": portable}
+OPERATORS = {"ort": ort, "portable": portable}
 
 
 def build(
@@ -24,11 +24,11 @@ def build(
     """Add everything between token ids and logits.
 
     Args:
-        graph: with its inputs, as `declare` leaves it.
-        decoder: the model's shape.
-        weights: gives what is multiplied by.
-        operators: of a flavour.
-        advance: told of every block.
+        graph: graph with the inputs from `declare`.
+        decoder: sizes of the model.
+        weights: adds products with the weights.
+        operators: onnxruntime's own operators, or standard ones.
+        advance: receives progress by blocks.
     """
     norms = decoder.family.onnx.norms
     x, more = weights.look_up(EMBEDDING, "input_ids", "embeddings"), ""
@@ -60,7 +60,7 @@ def build(
 
 
 def declare(graph: Graph, decoder: Decoder) -> None:
-    """Inputs and outputs, named as onnxruntime-genai expects them."""
+    """Declare inputs and outputs, named as onnxruntime-genai expects them."""
     graph.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
     graph.input("attention_mask", TensorProto.INT64, ["batch", "total_sequence"])
     graph.output("logits", TensorProto.FLOAT, ["batch", "sequence", decoder.vocabulary])
@@ -113,7 +113,7 @@ def _norm_of_heads(
     x: str,
     heads: int,
 ) -> str:
-    """The norm of each head by itself, as Qwen 3 has it."""
+    """Add the norm of each head, as in Qwen 3."""
     apart = graph.constant(f"heads_{heads}", np.array([0, 0, heads, decoder.head_dim]))
     joined = graph.constant(f"width_{heads}", np.array([0, 0, heads * decoder.head_dim]))
     graph.node("Reshape", [x, apart], f"{name}.heads")

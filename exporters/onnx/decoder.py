@@ -1,4 +1,4 @@
-"""What a graph builder needs to know of a Llama-like decoder."""
+"""The description of a Llama-like decoder, for graph builders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,27 +30,27 @@ Angles = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Decoder:
-    """The shape of a model.
+    """The sizes and settings of a model.
 
     Attributes:
         kind: transformers' ``model_type``.
-        family: what is known of models of this kind.
-        layers: blocks.
+        family: facts about models of this kind.
+        layers: number of blocks.
         hidden: width of the residual stream.
-        heads: query heads.
-        kv_heads: key and value heads.
+        heads: number of query heads.
+        kv_heads: number of key and value heads.
         head_dim: width of a head.
-        eps: added to the mean square in norms.
-        context: positions that the tables reach.
-        vocabulary: tokens.
-        tied: whether the embedding is the output head too.
+        eps: constant added to the mean square in norms.
+        context: number of positions in the rotary tables.
+        vocabulary: number of tokens.
+        tied: whether the embedding is also the output head.
         angles: cosines and sines of rotary embeddings by name, (context, rotated / 2) float32.
-        rotary: for each layer, the name of its angles; None: it doesn't rotate.
-        windows: for each layer, how far back attention reaches; -1: to the beginning.
-        activation: of the feed-forward networks.
-        attention_scale: what products of queries and keys are multiplied by.
-        embedding_scale: what embeddings are multiplied by.
-        config: ``config.json``.
+        rotary: for each layer, the name of its angles; None: no rotation.
+        windows: for each layer, the attention window; -1: unlimited.
+        activation: activation of the feed-forward networks.
+        attention_scale: factor on the products of queries and keys.
+        embedding_scale: factor on the embeddings.
+        config: content of ``config.json``.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class Decoder:
 
 
 def known_families() -> dict[str, Family]:
-    """Families whose graph is built, by ``model_type``; others are traced."""
+    """Return the families whose graph is built, by ``model_type``; others are traced."""
     return {name: family for name, family in by_model_type().items() if family.onnx.matrices}
 
 
@@ -82,16 +82,18 @@ def read_decoder(folder: Path) -> Decoder:
     """Read a transformers folder's configuration.
 
     Raises:
-        InputError: the exporter doesn't know the architecture or a feature it uses.
+        InputError: the exporter does not support the architecture or a feature of it.
     """
     config, family = load_known_config(folder, known_families(), "ONNX")
     require(config, _REQUIRED, folder)
     kind, activation = config["model_type"], family.activation_of(config)
     if activation not in _ACTIVATIONS:
-        raise InputError(f"The ONNX exporter knows no {activation} in {kind} models.")
+        raise InputError(
+            f"The ONNX exporter does not support the activation {activation} in {kind} models."
+        )
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if config.get(cap):
-            raise InputError(f"The ONNX exporter doesn't know {cap}.")
+            raise InputError(f"The ONNX exporter does not support {cap}.")
     width, heads = head_dim(config), config["num_attention_heads"]
     context = min(config["max_position_embeddings"], _MOST_POSITIONS)
     slides = sliding_layers(config)
@@ -119,7 +121,7 @@ def read_decoder(folder: Path) -> Decoder:
 
 
 def _angles(folder: Path, config: Config, width: int, context: int) -> dict[str, Angles]:
-    """Cosines and sines as transformers computes them, those in windows apart where they differ."""
+    """Compute cosines and sines as in transformers; separate ones for windows if needed."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local = given.get("sliding_attention")
     if "rope_local_base_freq" in config and not local:
@@ -137,8 +139,8 @@ def _table(folder: Path, config: Config, given: Config, width: int, context: int
     plain = kind in ("default", "linear")
     if kind not in _ROPE_KINDS or (share != 1.0 and not plain):
         raise InputError(
-            f"The ONNX exporter doesn't know rope scaling '{kind}' over {share:.0%} of a head.",
-            f"It knows, over whole heads: {', '.join(_ROPE_KINDS)}.",
+            f"The ONNX exporter does not support rope scaling '{kind}' over {share:.0%} of a head.",
+            f"Supported, over whole heads: {', '.join(_ROPE_KINDS)}.",
         )
     factor = 1.0
     if plain:
@@ -162,6 +164,6 @@ def _table(folder: Path, config: Config, given: Config, width: int, context: int
 def _rotary(
     rotates: list[bool], slides: list[bool], angles: dict[str, Angles]
 ) -> tuple[str | None, ...]:
-    """The name of each layer's angles: those in windows may be others, some layers have none."""
+    """Name each layer's angles: windows may have their own, and some layers have none."""
     names = [_IN_WINDOWS if s and _IN_WINDOWS in angles else _EVERYWHERE for s in slides]
     return tuple(n if rotated else None for n, rotated in zip(names, rotates, strict=False))

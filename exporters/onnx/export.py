@@ -1,162 +1,195 @@
 """From a checkpoint to a verified ONNX model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 from onnx import ModelProto, helper
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.onnx.data import ExternalData, atomic_model
-from edgeprune.formats.onnx.metadata import properties
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.patterns import UNSTRUCTURED, parse
+from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.support.errors import CheckFailed, InputError
-from exporters.artifact import Artifact, Model, Stage, Storage
+from edgeprune.support.progress import Stage
+from exporters.base import Artifact, Model, StorageRequest
+from exporters.beside import TOKENIZER_FILES, copy_files
 from exporters.config import load_config
-from exporters.onnx.beside import copy_end_tokens, copy_tokenizer, write_genai_config
-from exporters.onnx.build import FLAVOURS, build, declare
+from exporters.onnx.beside import write_genai_config
+from exporters.onnx.build import OPERATORS, build, declare
 from exporters.onnx.decoder import known_families, read_decoder
 from exporters.onnx.graph import Graph
-from exporters.onnx.plan import BITS, plan_tensors, planned_tensor
+from exporters.onnx.plan import PlannedTensor, plan_tensors
 from exporters.onnx.verify import check_counts, verify
 from exporters.onnx.weights import WeightWriter
 
+Planned = Mapping[str, PlannedTensor]
+# transformers' configuration names the tokens that end an answer.
+_END_TOKEN_FILES = ("generation_config.json", "config.json")
 
-def check(model: Model, storage: Storage) -> None:
-    """Refuse a model that can't be exported, from its configuration and headers alone.
+
+def plan(model: Model, wanted: StorageRequest) -> "OnnxPlan":
+    """Lay out a model; reject one that cannot be exported.
 
     Raises:
         InputError: the architecture, a feature of it or the tokenizer is not supported.
+        UsageError: a type is set for tensors that do not exist.
     """
-    if _is_known(model):
-        plan_tensors(model, read_decoder(model.folder), storage)
-    else:
-        _tracing().check(model)
+    known = load_config(model.folder)["model_type"] in known_families()
+    source: _Source = _Known(model, wanted) if known else _Traced(model, wanted)
     if not (model.folder / "tokenizer.json").is_file():
         raise InputError(
-            f"{model.folder} holds no tokenizer.json.",
-            "Save the tokenizer with transformers' fast tokenizers, and try again.",
+            f"{model.folder} has no tokenizer.json.",
+            "Save the tokenizer with transformers as a fast tokenizer, and try again.",
         )
-    if storage.flavour == "portable" and storage.type.startswith("int"):
+    if wanted.operators == "portable" and wanted.type.startswith("int"):
         raise InputError(
-            "The portable flavour multiplies by floats alone.", "Take --type fp16, or flavour ort."
+            "Portable operators support only float weights.",
+            "Use --type fp16 or fp32, or --set artifact.operators=ort.",
         )
+    return OnnxPlan(source, wanted)
 
 
-def grids(model: Model, storage: Storage) -> dict[str, Grid]:
-    """The tensors whose rounding calibration may choose, by name in the checkpoint."""
-    if _is_known(model):
-        planned = plan_tensors(model, read_decoder(model.folder), storage)
-    else:
-        shapes = {name: model.weights.shape(name) for name in model.weights.names()}
-        planned = {n: planned_tensor(n, s, storage, False, False) for n, s in shapes.items()}
-    return {name: tensor.grid for name, tensor in planned.items() if tensor.type in BITS}
-
-
-def steps(model: Model) -> int:
-    """How many steps `export` reports: blocks written, tensors verified, give or take a few."""
-    blocks = read_decoder(model.folder).layers if _is_known(model) else 0
-    return blocks + 1 + len(model.weights.names())
-
-
-def export(
-    model: Model,
-    storage: Storage,
-    path: Path,
-    metadata: SparsityMetadata | None,
-    quantized_by: str,
-    stage: Stage,
-) -> Artifact:
-    """Write ``path`` and prove what it holds; it appears only if every check passed.
-
-    Beside it stand ``<name>.data`` with the weights, the tokenizer and ``genai_config.json``; of
-    architectures that are traced, transformers' configuration instead of the latter.
+class OnnxPlan:
+    """The layout of a model in an ONNX file and its data; see `exporters.base.FilePlan`.
 
     Args:
-        model: what to export.
-        storage: the types.
-        path: the ``.onnx`` file.
-        metadata: facts about the zeros, without their counts; None for a dense model.
-        quantized_by: written to the model's properties.
-        stage: told of every block written and tensor verified.
-
-    Raises:
-        InputError: the architecture or the tokenizer is not supported.
-        CheckFailed: zeros were lost, or the file is not what was planned.
+        source: builds or traces the graph.
+        wanted: how weights are stored.
     """
-    source = _Known(model, storage) if _is_known(model) else _Traced(model, storage)
-    planned = source.planned
-    if left_out := model.pruned - set(planned):
-        raise CheckFailed(f"Pruned tensors have no place in the model: {sorted(left_out)}.")
-    with atomic_model(path) as temporary:
-        data = temporary.with_name(f"{path.name}.data")
-        with ExternalData(data, data.name) as external:
-            graph = Graph(external)
-            source.fill(graph, stage)
-        found = graph.model(source.kind, quantized_by)
-        own = {"edgeprune.flavour": source.flavour}
-        _save(found, temporary, own)
-        pattern = metadata.pattern if metadata else ""
-        facts = verify(temporary, model, planned, stage.advance, pattern)
-        if metadata:
-            counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
-            metadata = replace(metadata, nonzeros=counted)
-            _save(found, temporary, own | properties(metadata))
-        check_counts(temporary, facts)
-    source.write_beside(path)
-    return Artifact(path, facts, metadata, (path, path.with_name(f"{path.name}.data")))
+
+    def __init__(self, source: "_Source", wanted: StorageRequest):
+        self._source, self._wanted = source, wanted
+
+    @property
+    def tensors(self) -> Sequence[TensorPlan]:
+        """Make a row for each tensor."""
+        return [tensor.row for tensor in self._source.planned.values()]
+
+    @property
+    def steps(self) -> int:
+        """Count the steps: blocks are written, then tensors verified."""
+        return self._source.blocks + 1 + len(self._source.planned)
+
+    def export(
+        self,
+        model: Model,
+        plan: ModelPlan,
+        path: Path,
+        metadata: SparsityMetadata | None,
+        quantized_by: str,
+        stage: Stage,
+    ) -> Artifact:
+        """See `exporters.base.FilePlan.export`.
+
+        The companion files are ``<name>.data`` with the weights, the tokenizer and
+        ``genai_config.json``; of architectures that are traced, transformers' configuration instead
+        of the latter.
+
+        Raises:
+            InputError: torch cannot trace the architecture.
+            CheckFailed: zeros were lost, or the file differs from the plan.
+        """
+        source, block = self._source, self._wanted.block
+        planned = {n: tensor.obeying(plan, block) for n, tensor in source.planned.items()}
+        with atomic_model(path) as temporary:
+            data = temporary.with_name(f"{path.name}.data")
+            with ExternalData(data, data.name) as external:
+                graph = Graph(external)
+                written = source.fill(graph, model, planned, stage)
+            if left_out := model.pruned - set(written):
+                raise CheckFailed(
+                    f"The ONNX layout has no place for the pruned tensors {sorted(left_out)}."
+                )
+            found = graph.model(source.kind, quantized_by)
+            own = {"edgeprune.flavour": source.operators}
+            _save(found, temporary, own)
+            pattern = parse(metadata.pattern) if metadata else UNSTRUCTURED
+            facts = verify(temporary, model, written, stage.advance, pattern)
+            if metadata:
+                counted = {fact.name: fact.nonzeros for fact in facts if fact.pruned}
+                metadata = replace(metadata, nonzeros=counted)
+                _save(found, temporary, own | metadata.properties())
+            check_counts(temporary, facts)
+        copy_files(TOKENIZER_FILES, model.folder, path.parent)
+        source.write_beside(path, model.folder)
+        return Artifact(path, facts, metadata, (path, path.with_name(f"{path.name}.data")))
+
+
+class _Source(Protocol):
+    """A source of the graph, made once.
+
+    Attributes:
+        kind: transformers' ``model_type``.
+        operators: name of the operator set, recorded in the file.
+        planned: every tensor, in the requested type.
+        blocks: number of steps that `fill` reports, minus one.
+    """
+
+    kind: str
+    operators: str
+    planned: Planned
+    blocks: int
+
+    def fill(self, graph: Graph, model: Model, planned: Planned, stage: Stage) -> Planned:
+        """Add nodes and weights, and return the tensors in the graph."""
+
+    def write_beside(self, path: Path, folder: Path) -> None:
+        """Write the companion files that runtimes look for."""
 
 
 class _Known:
-    """A model of an architecture that has a builder."""
+    """A model of an architecture with a builder."""
 
-    def __init__(self, model: Model, storage: Storage):
-        self._model, self._decoder = model, read_decoder(model.folder)
-        self.kind, self.flavour = self._decoder.kind, storage.flavour
-        self.planned = plan_tensors(model, self._decoder, storage)
+    def __init__(self, model: Model, wanted: StorageRequest):
+        self._decoder = read_decoder(model.folder)
+        self.kind, self.operators = self._decoder.kind, wanted.operators
+        self.planned: Planned = plan_tensors(model, self._decoder, wanted)
+        self.blocks = self._decoder.layers
 
-    def fill(self, graph: Graph, stage: Stage) -> None:
-        flavour, decoder = FLAVOURS[self.flavour], self._decoder
+    def fill(self, graph: Graph, model: Model, planned: Planned, stage: Stage) -> Planned:
+        module, decoder = OPERATORS[self.operators], self._decoder
         declare(graph, decoder)
-        contrib, shift = flavour.CONTRIB_OPERATORS, decoder.family.norm_shift
-        weights = WeightWriter(graph, self._model, self.planned, contrib, shift)
-        build(graph, decoder, weights, flavour.Operators(graph, decoder), stage.advance)
+        contrib, shift = module.CONTRIB_OPERATORS, decoder.family.norm_shift
+        weights = WeightWriter(graph, model, planned, contrib, shift)
+        build(graph, decoder, weights, module.Operators(graph, decoder), stage.advance)
+        return planned
 
-    def write_beside(self, path: Path) -> None:
-        copy_tokenizer(path, self._model.folder)
-        write_genai_config(path, self._model.folder, self._decoder)
+    def write_beside(self, path: Path, folder: Path) -> None:
+        write_genai_config(path, folder, self._decoder)
 
 
 class _Traced:
-    """A model of any other."""
+    """A model of any other architecture."""
 
-    flavour = "traced"
+    operators = "traced"
+    blocks = 0
 
-    def __init__(self, model: Model, storage: Storage):
-        self._tracing, self._model = _tracing(), model
-        self._trace = self._tracing.trace(model)
-        self._contrib = storage.flavour != "portable"
+    def __init__(self, model: Model, wanted: StorageRequest):
+        tracing = _tracing()
+        self.planned: Planned = tracing.plan(model, tracing.first_blocks(model), wanted)
         self.kind = load_config(model.folder)["model_type"]
-        self.planned = self._tracing.plan(model, self._trace, storage)
+        self._contrib = wanted.operators != "portable"
 
-    def fill(self, graph: Graph, stage: Stage) -> None:
-        weights = WeightWriter(graph, self._model, self.planned, self._contrib)
-        self._tracing.build(graph, self._trace, weights)
+    def fill(self, graph: Graph, model: Model, planned: Planned, stage: Stage) -> Planned:
+        tracing = _tracing()
+        trace = tracing.trace(model)
+        used = set(trace.names.values())
+        planned = {name: tensor for name, tensor in planned.items() if name in used}
+        tracing.build(graph, trace, WeightWriter(graph, model, planned, self._contrib))
         stage.advance()
+        return planned
 
-    def write_beside(self, path: Path) -> None:
-        copy_tokenizer(path, self._model.folder)
-        copy_end_tokens(path, self._model.folder)
+    def write_beside(self, path: Path, folder: Path) -> None:
+        copy_files(_END_TOKEN_FILES, folder, path.parent)
 
 
 def _tracing() -> ModuleType:
-    """Imported when it is needed: transformers takes seconds."""
+    """Import tracing only when needed: transformers takes seconds."""
     return import_module("exporters.onnx.traced")
-
-
-def _is_known(model: Model) -> bool:
-    return load_config(model.folder)["model_type"] in known_families()
 
 
 def _save(model: ModelProto, path: Path, given: dict[str, str]) -> None:

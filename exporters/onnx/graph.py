@@ -1,4 +1,4 @@
-"""A graph in the making: nodes in order, each named after what it gives."""
+"""A graph under construction: nodes in order, each named after its output."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ class Graph:
     """Nodes and initializers of one model.
 
     Args:
-        data: where large initializers go.
+        data: data file for large initializers.
     """
 
     def __init__(self, data: ExternalData):
@@ -36,12 +36,12 @@ class Graph:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """A small initializer that stands in the model file; given twice, it is one."""
+        """Add a small initializer to the model file; equal ones are shared."""
         self._initializers.setdefault(name, numpy_helper.from_array(value, name))
         return name
 
     def weight(self, name: str, value: np.ndarray, **properties: str) -> str:
-        """A large initializer, written to the data file at once."""
+        """Add a large initializer, written to the data file at once."""
         self._initializers[name] = self._data.add(name, value, properties)
         return name
 
@@ -53,7 +53,7 @@ class Graph:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node, named after its first output, which is returned."""
+        """Add a node, named after its first output, and return that."""
         outputs = [output] if isinstance(output, str) else output
         self._nodes.append(
             helper.make_node(op, inputs, outputs, outputs[0], domain=domain, **attributes)
@@ -61,11 +61,11 @@ class Graph:
         return outputs[0]
 
     def adopt(self, node: NodeProto) -> None:
-        """Add a node that was made elsewhere."""
+        """Add an existing node."""
         self._nodes.append(node)
 
     def model(self, name: str, producer: str) -> ModelProto:
-        """The finished model."""
+        """Build the finished model."""
         graph = helper.make_graph(
             self._nodes, name, self.inputs, self.outputs, list(self._initializers.values())
         )

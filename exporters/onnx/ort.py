@@ -1,4 +1,4 @@
-"""The flavour for onnxruntime: its own fused operators, the KV cache bound in place."""
+"""The operator set of onnxruntime: its own fused operators, with the KV cache bound in place."""
 
 import numpy as np
 from onnx import TensorProto
@@ -13,8 +13,8 @@ class Operators:
     """Attention and norms.
 
     Args:
-        graph: what they go into; has ``attention_mask``.
-        decoder: their sizes.
+        graph: graph to extend; has ``attention_mask``.
+        decoder: sizes of the model.
     """
 
     def __init__(self, graph: Graph, decoder: Decoder):
@@ -33,13 +33,13 @@ class Operators:
         graph.node("Cast", ["total_length_64"], "total_length", to=TensorProto.INT32)
 
     def norm(self, x: str, weight: str, output: str) -> str:
-        """Root-mean-square norm."""
+        """Add a root-mean-square norm."""
         return self._graph.node(
             "RMSNormalization", [x, weight], output, axis=-1, epsilon=self._decoder.eps
         )
 
     def add_and_norm(self, x: str, more: str, weight: str, output: str) -> tuple[str, str]:
-        """The norm of a sum, and the sum."""
+        """Add a sum and its norm."""
         total = f"{output}_sum"
         self._graph.node(
             "SkipSimplifiedLayerNormalization", [x, more, weight], [output, "", "", total],
@@ -48,7 +48,7 @@ class Operators:
         return output, total
 
     def attention(self, layer: int, q: str, k: str, v: str, output: str) -> str:
-        """Rotate, append to the cache and attend."""
+        """Add rotation, cache update and attention."""
         decoder, past, present = self._decoder, f"past_key_values.{layer}", f"present.{layer}"
         by = decoder.rotary[layer]
         angles = ["", ""] if by is None else [f"cos{by}", f"sin{by}"]

@@ -1,14 +1,15 @@
-"""Which tensors go into the model, and how each is stored. Nothing is read yet."""
+"""Plan the tensors of the model and their storage, without reading them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edgeprune.plan.grid import Grid
-from edgeprune.plan.types import ONNX_TYPES
+from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import ModelPlan, Role, Storage, TensorPlan, role_of
 from edgeprune.support.errors import InputError, UsageError
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.onnx.decoder import Decoder
+from exporters.onnx.types import TYPES
 
 BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
@@ -20,12 +21,12 @@ class PlannedTensor:
     """One tensor to be written.
 
     Attributes:
-        name: in the checkpoint and in the model.
+        name: the tensor's name in the checkpoint and in the model.
         shape: as in the checkpoint, (out, in) or (n,).
         type: ``FP32``, ``FP16``, ``INT8`` or ``INT4``.
-        block: weights of a row that share a scale; 0 where there are none.
+        block: number of weights in a row that share a scale; 0: no scales.
         transposed: whether it is stored as (in, out), as ONNX multiplies.
-        looked_up: whether its rows are looked up, as an embedding's are.
+        looked_up: whether its rows are looked up, as in an embedding.
     """
 
     name: str
@@ -37,13 +38,13 @@ class PlannedTensor:
 
     @property
     def grid(self) -> Grid:
-        """What an integer type rounds to, symmetric around the code of zero."""
+        """Return the grid of an integer type, symmetric around the code of zero."""
         high = 2 ** (BITS[self.type] - 1) - 1
         return Grid(-high if self.type == "INT8" else -high - 1, high, self.block)
 
     @property
     def bytes(self) -> int:
-        """Size in the data file, without padding; scales take 4 bytes each."""
+        """Return the size in the data file, without padding; scales take 4 bytes each."""
         elements = 1
         for size in self.shape:
             elements *= size
@@ -51,13 +52,28 @@ class PlannedTensor:
             return elements * BITS[self.type] // 8 + elements // self.block * 4
         return elements * (2 if self.type == "FP16" else 4)
 
+    @property
+    def row(self) -> TensorPlan:
+        """Convert the tensor to the rows of all targets."""
+        grid = self.grid if self.type in BITS else None
+        return TensorPlan(self.name, self.name, self.shape, Storage(self.type, self.bytes, grid))
 
-def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, PlannedTensor]:
-    """Every tensor by its name.
+    def obeying(self, plan: ModelPlan, block: int) -> "PlannedTensor":
+        """Return the tensor in a plan's type, with scales for ``block`` weights at most."""
+        kind = plan.tensors[self.name].storage.type
+        if kind == self.type:
+            return self
+        return _of_type(self.name, self.shape, kind, block, self.looked_up)
+
+
+def plan_tensors(
+    model: Model, decoder: Decoder, wanted: StorageRequest
+) -> dict[str, PlannedTensor]:
+    """Plan every tensor, by its name.
 
     Raises:
         InputError: a tensor of the checkpoint has no place in the architecture.
-        UsageError: a type is asked for tensors that are not there.
+        UsageError: a type is set for tensors that do not exist.
     """
     planned = {}
     onnx = decoder.family.onnx
@@ -68,13 +84,15 @@ def plan_tensors(model: Model, decoder: Decoder, storage: Storage) -> dict[str, 
         if name.endswith("rotary_emb.inv_freq") or (decoder.tied and name == HEAD):
             continue  # computed, not learnt; the embedding again
         if name not in places:
-            raise InputError(f"The tensor {name} has no place in a {decoder.kind} model.")
+            raise InputError(f"The architecture {decoder.kind} has no place for the tensor {name}.")
         planned[name] = planned_tensor(
-            name, model.weights.shape(name), storage, name == EMBEDDING, name == HEAD
+            name, model.weights.shape(name), wanted, name == EMBEDDING, name == HEAD
         )
     if missing := [name for name in needed if name not in planned]:
-        raise InputError(f"The checkpoint holds no {missing[0]}.", "Fetch it again.")
-    check_overrides(planned, storage)
+        raise InputError(
+            f"The checkpoint has no tensor {missing[0]}.", "Download the checkpoint again."
+        )
+    check_overrides(planned, wanted)
     return planned
 
 
@@ -84,48 +102,67 @@ def _in_blocks(decoder: Decoder, names: Iterable[str], part: str) -> list[str]:
     ]
 
 
-def check_overrides(planned: Iterable[str], storage: Storage) -> None:
-    """Refuse types for tensors that are not there.
+def check_overrides(planned: Iterable[str], wanted: StorageRequest) -> None:
+    """Reject types for tensors that do not exist.
 
     Raises:
-        UsageError: naming the first of them.
+        UsageError: an expression matches no tensor; the message names the first one.
     """
     names = list(planned)
-    for expression, _ in storage.overrides:
+    for expression, _ in wanted.overrides:
         if not any(re.search(expression, name) for name in names):
             raise UsageError(
-                f"type_map: '{expression}' matches no tensor of the model.",
+                f"artifact.type_map: '{expression}' matches no tensor of the model.",
                 f"Names look like {names[0]}.",
             )
 
 
 def planned_tensor(
-    name: str, shape: tuple[int, ...], storage: Storage, looked_up: bool, head: bool
+    name: str, shape: tuple[int, ...], wanted: StorageRequest, looked_up: bool, head: bool
 ) -> PlannedTensor:
-    """How one tensor is stored.
+    """Choose how one tensor is stored.
 
     Args:
         name: in the checkpoint.
-        shape: there.
-        storage: the types.
+        shape: shape in the checkpoint.
+        wanted: types set by the user.
         looked_up: whether it is an embedding.
         head: whether it is the output head.
     """
     if len(shape) < 2:
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
-    other = next((t for e, t in storage.overrides if re.search(e, name)), None)
-    kind = ONNX_TYPES[other or storage.type].base
+    other = next((t for e, t in wanted.overrides if re.search(e, name)), None)
+    kind = TYPES[other or wanted.type].base
     if kind == "INT4" and (looked_up or head) and not other:
         kind = "INT8"  # what every token passes through twice
+    return _of_type(name, shape, kind, wanted.block, looked_up)
+
+
+def _of_type(
+    name: str, shape: tuple[int, ...], kind: str, wanted_block: int, looked_up: bool
+) -> PlannedTensor:
+    """Plan a tensor of a type; FP16 if no block of an integer type divides its rows."""
     if kind in BITS:
-        if block := _block(shape[1], storage.block):
+        if block := _block(shape[-1], wanted_block):
             return PlannedTensor(name, shape, kind, block, looked_up=looked_up)
         kind = "FP16"
-    return PlannedTensor(name, shape, kind, transposed=not looked_up, looked_up=looked_up)
+    transposed = len(shape) > 1 and not looked_up
+    return PlannedTensor(name, shape, kind, transposed=transposed, looked_up=looked_up)
 
 
 def _block(columns: int, wanted: int) -> int:
-    """The largest block, up to what is wanted, that divides a row; 0 if none does."""
+    """Find the largest block, up to the requested size, that divides a row; 0 if none does."""
     while wanted >= _LEAST_BLOCK and columns % wanted:
         wanted //= 2
     return wanted if wanted >= _LEAST_BLOCK else 0
+
+
+def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
+    """Make rows for tensors known only by names and shapes, in any spelling."""
+    roles = {name: role_of(name, shape) for name, shape in shapes.items()}
+    return [
+        planned_tensor(
+            name, shape, wanted, roles[name] == Role.EMBEDDING, roles[name] == Role.HEAD
+        ).row
+        for name, shape in shapes.items()
+    ]

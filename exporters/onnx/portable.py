@@ -1,4 +1,4 @@
-"""The portable flavour: standard operators of opset 23 and nothing else."""
+"""The portable operator set: only standard operators of opset 23."""
 
 import numpy as np
 from onnx import TensorProto
@@ -13,8 +13,8 @@ class Operators:
     """Attention and norms.
 
     Args:
-        graph: what they go into; has ``input_ids``, ``attention_mask`` and the cache.
-        decoder: their sizes.
+        graph: graph to extend; has ``input_ids``, ``attention_mask`` and the cache.
+        decoder: sizes of the model.
     """
 
     def __init__(self, graph: Graph, decoder: Decoder):
@@ -42,7 +42,7 @@ class Operators:
         self._masks = {window: self._mask(window) for window in set(decoder.windows)}
 
     def _mask(self, window: int) -> str:
-        """Which keys each query sees, (batch, 1, new, total)."""
+        """Add the mask of keys that each query sees, (batch, 1, new, total)."""
         graph = self._graph
         seen = graph.node("LessOrEqual", ["positions", "queries"], f"causal_{window}")
         if window > 0:
@@ -53,18 +53,18 @@ class Operators:
         return graph.node("And", [seen, "given_keys"], f"mask_{window}")
 
     def norm(self, x: str, weight: str, output: str) -> str:
-        """Root-mean-square norm."""
+        """Add a root-mean-square norm."""
         return self._graph.node(
             "RMSNormalization", [x, weight], output, axis=-1, epsilon=self._decoder.eps
         )
 
     def add_and_norm(self, x: str, more: str, weight: str, output: str) -> tuple[str, str]:
-        """The norm of a sum, and the sum."""
+        """Add a sum and its norm."""
         total = self._graph.node("Add", [x, more], f"{output}_sum")
         return self.norm(total, weight, output), total
 
     def attention(self, layer: int, q: str, k: str, v: str, output: str) -> str:
-        """Rotate, append to the cache and attend."""
+        """Add rotation, cache update and attention."""
         decoder, graph = self._decoder, self._graph
         past, present = f"past_key_values.{layer}", f"present.{layer}"
         if (by := decoder.rotary[layer]) is not None:

@@ -1,7 +1,7 @@
-"""Architectures without a builder of their own: torch traces transformers' code.
+"""Trace transformers' code with torch, for architectures without a builder.
 
-What comes out has standard operators only, no fused attention, and caches that are copied at every
-step; it is slower than a graph of `exporters.onnx.build`, and right wherever the trace is. Weights
+The graph has standard operators only, no fused attention, and caches that are copied at every step;
+it is slower than a graph of `exporters.onnx.build`, and as correct as the trace. Weights
 are not taken from the trace: they come tensor by tensor, in the same types as everywhere.
 """
 
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from edgeprune.models.stored import stored_tensors
+from edgeprune.planning.tensors import block_of
 from edgeprune.support.errors import InputError
 from edgeprune.support.extras import load
-from exporters.artifact import Model, Storage
+from exporters.base import Model, StorageRequest
 from exporters.onnx.graph import OPSET, Graph
 from exporters.onnx.plan import PlannedTensor, check_overrides, planned_tensor
 from exporters.onnx.weights import WeightWriter
@@ -42,8 +43,8 @@ class Trace:
     """A traced model.
 
     Attributes:
-        graph: its nodes, inputs and outputs, without weights.
-        buffers: what it needs and no checkpoint holds, such as rotary frequencies.
+        graph: nodes, inputs and outputs, without weights.
+        buffers: tensors that no checkpoint holds, such as rotary frequencies.
         names: the checkpoint's name of every weight in the graph.
     """
 
@@ -53,7 +54,7 @@ class Trace:
 
     @property
     def looked_up(self) -> set[str]:
-        """Weights whose rows are looked up, by their names in the checkpoint."""
+        """List weights whose rows are looked up, by their names in the checkpoint."""
         return {
             self.names[node.input[0]]
             for node in self.graph.node
@@ -61,11 +62,11 @@ class Trace:
         }
 
 
-def check(checkpoint: Model) -> None:
-    """Trace the first two blocks with random weights: what can't be traced should fail early.
+def first_blocks(checkpoint: Model) -> Trace:
+    """Trace the first two blocks with random weights, so that failures show early.
 
     Raises:
-        InputError: torch can't trace the architecture.
+        InputError: torch cannot trace the architecture.
     """
     library = load("transformers")
     try:
@@ -77,16 +78,16 @@ def check(checkpoint: Model) -> None:
         model = library.AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
         raise InputError(
-            f"transformers can't build the model of {checkpoint.folder}: {error}"
+            f"transformers cannot build the model of {checkpoint.folder}: {error}"
         ) from None
-    _traced(model, set(checkpoint.weights.names()))
+    return _traced(model, set(checkpoint.weights.names()))
 
 
 def trace(model: Model) -> Trace:
     """Trace a checkpoint's model.
 
     Raises:
-        InputError: torch can't trace the architecture, or its weights have other names there.
+        InputError: torch cannot trace the architecture, or its weights have other names there.
     """
     opened = load("transformers").AutoModelForCausalLM.from_pretrained(
         model.folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32
@@ -94,17 +95,25 @@ def trace(model: Model) -> Trace:
     return _traced(opened, set(model.weights.names()))
 
 
-def plan(model: Model, traced: Trace, storage: Storage) -> dict[str, PlannedTensor]:
-    """How every weight of the graph is stored, by its name in the checkpoint."""
-    used, looked_up = set(traced.names.values()), traced.looked_up
+def plan(model: Model, first: Trace, wanted: StorageRequest) -> dict[str, PlannedTensor]:
+    """Choose how every weight is stored, by its name in the checkpoint.
+
+    Args:
+        model: the checkpoint.
+        first: the traced first blocks; the others have the same weights. Outside blocks, what is
+            not used there, such
+            as the copy of a tied head, is not stored.
+        wanted: types set by the user.
+    """
+    used, looked_up = set(first.names.values()), first.looked_up
     planned = {
         name: planned_tensor(
-            name, model.weights.shape(name), storage, name in looked_up, "lm_head" in name
+            name, model.weights.shape(name), wanted, name in looked_up, "lm_head" in name
         )
         for name in model.weights.names()
-        if name in used
+        if name in used or block_of(name) is not None
     }
-    check_overrides(planned, storage)
+    check_overrides(planned, wanted)
     return planned
 
 
@@ -158,8 +167,8 @@ def _traced(model: Any, stored: set[str]) -> Trace:
     except Exception as error:  # torch has dozens of kinds for what it can't trace
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise InputError(
-            f"torch can't trace {type(model).__name__}: {reason}",
-            "Take --target gguf, if that knows the architecture.",
+            f"torch cannot trace {type(model).__name__}: {reason}",
+            "Use --target gguf, if it supports the architecture.",
         ) from None
     names = {f"model.{own}": name for own, name in _names(model, stored).items()}
     initializers = program.model.graph.initializers
@@ -173,7 +182,7 @@ def _traced(model: Any, stored: set[str]) -> Trace:
 
 
 def _check_uses(graph: Any, wide: set[str]) -> None:
-    """Hold the uses of matrices against what `build` knows: look-ups and linear layers."""
+    """Check that matrices are only used as `build` supports: look-ups and linear layers."""
     turned = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
     for node in graph.node:
         for place, name in enumerate(node.input):
@@ -182,14 +191,14 @@ def _check_uses(graph: Any, wide: set[str]) -> None:
             turns = node.op_type == "Transpose" and name in wide
             if weight in wide and not turns and (node.op_type, place) != known:
                 raise InputError(
-                    f"{weight.removeprefix('model.')} goes into a {node.op_type}, which the ONNX "
-                    "exporter doesn't know.",
-                    "It knows embeddings and linear layers; --target gguf may know more.",
+                    f"{weight.removeprefix('model.')} is used by a {node.op_type}, which the "
+                    "ONNX exporter does not support.",
+                    "It supports embeddings and linear layers; --target gguf may support more.",
                 )
 
 
 def _names(model: Any, stored: set[str]) -> dict[str, str]:
-    """Parameters by their names in the model: those in the checkpoint; a tied one has one name."""
+    """Map parameters to their names in the checkpoint; a tied parameter has one name."""
     found: dict[str, str] = {}
     first: dict[int, str] = {}  # place in memory -> name
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -200,12 +209,12 @@ def _names(model: Any, stored: set[str]) -> dict[str, str]:
 
 
 def _stored_name(model: Any, name: str, parameter: Tensor, stored: set[str]) -> str:
-    """What a checkpoint calls a parameter that it holds in the same shape."""
+    """Find a checkpoint's name of a parameter that it stores in the same shape."""
     for own, tensor in stored_tensors(model, {name: parameter}, stored).items():
         if tensor.shape == parameter.shape:
             return own
     raise InputError(
-        f"The checkpoint stores {name} in a shape that edgeprune can't find.",
+        f"The checkpoint does not store {name} as one tensor of the same shape.",
         "Convert the checkpoint with save_pretrained(..., save_original_format=False).",
     )
 
@@ -248,7 +257,7 @@ def _named_axes(graph: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter talks on every channel there is."""
+    """Silence torch's exporter on all its output channels."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

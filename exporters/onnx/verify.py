@@ -1,70 +1,69 @@
-"""Re-opening the model and counting: nothing the writer believed is taken on trust."""
+"""Verify a written model by reading it again, independently of the writer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.metadata import read_onnx
+from edgeprune.planning.patterns import UNSTRUCTURED, Pattern
 from edgeprune.support.errors import CheckFailed
-from exporters.artifact import Model, TensorFacts
+from exporters.base import Model, TensorFacts
 from exporters.onnx.plan import PlannedTensor
 
 
 def verify(
     path: Path,
     model: Model,
-    planned: dict[str, PlannedTensor],
+    planned: Mapping[str, PlannedTensor],
     advance: Callable[[], None],
-    pattern: str = "",
+    pattern: Pattern = UNSTRUCTURED,
 ) -> list[TensorFacts]:
-    """Compare a written model with what was planned and with the pruned checkpoint.
+    """Compare a written model with its plan and with the pruned checkpoint.
 
-    Every tensor must be there in its shape and type and hold finite numbers; every zero of a
-    pruned tensor must be a zero of the file; with an N:M ``pattern``, no group along the inputs may
-    keep more than N: the axis that is summed over, where TensorRT looks for it.
+    Every tensor must have its planned shape and type and finite values; every zero of a pruned
+    tensor must be zero in the file, and the ``pattern`` must hold along the inputs: the
+    axis that is summed over, where TensorRT looks for it.
 
     Raises:
-        CheckFailed: naming the first tensor that does not hold.
+        CheckFailed: a tensor fails; the message names the first one.
     """
     written = {tensor.name: tensor for tensor in OnnxFile(path).tensors}
     if missing := set(planned) - set(written):
-        raise CheckFailed(f"{path} lacks {sorted(missing)[0]}.")
+        raise CheckFailed(f"{path} lacks the tensor {sorted(missing)[0]}.")
     facts = []
     for tensor in planned.values():
         found = written[tensor.name]
         if found.shape != tensor.shape or found.type != tensor.type:
             raise CheckFailed(
-                f"{tensor.name} was written as {found.type} {found.shape}, planned "
+                f"{tensor.name} was written as {found.type} {found.shape}, but planned as "
                 f"{tensor.type} {tensor.shape}."
             )
         values = found.values()
         if not np.isfinite(values).all():
-            raise CheckFailed(f"{tensor.name} holds values that are not finite.")
+            raise CheckFailed(f"{tensor.name} contains NaN or infinite values.")
         facts.append(_facts(tensor, values, found.size, model))
-        if facts[-1].pruned and ":" in pattern:
-            _check_groups(tensor.name, values, pattern)
+        if facts[-1].pruned and not pattern.holds(values != 0):
+            raise CheckFailed(
+                f"{tensor.name} does not have the pattern {pattern.name} along its inputs."
+            )
         advance()
     return facts
 
 
 def check_counts(path: Path, facts: list[TensorFacts]) -> None:
-    """Hold the non-zeros that a model's metadata gives against those counted in its bytes.
+    """Compare the non-zero counts in a model's metadata with those of its bytes.
 
     Raises:
-        CheckFailed: they differ.
+        CheckFailed: the counts differ.
     """
     metadata = read_onnx(OnnxFile(path).properties)
     counted = {tensor.name: tensor.nonzeros for tensor in facts if tensor.pruned}
     if (metadata.nonzeros if metadata else {}) != counted:
-        raise CheckFailed(f"{path}: the metadata's non-zero counts are not those of its bytes.")
-
-
-def _check_groups(name: str, values: np.ndarray, pattern: str) -> None:
-    kept, group = map(int, pattern.split(":"))
-    if int((values != 0).reshape(-1, group).sum(axis=1).max(initial=0)) > kept:
-        raise CheckFailed(f"{name} is not {pattern} along its inputs.")
+        raise CheckFailed(
+            f"{path}: the non-zero counts in the metadata differ from those of the bytes."
+        )
 
 
 def _facts(tensor: PlannedTensor, values: np.ndarray, size: int, model: Model) -> TensorFacts:

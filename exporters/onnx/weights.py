@@ -1,13 +1,15 @@
-"""From a checkpoint's tensors to initializers, and the operators that use them."""
+"""Convert a checkpoint's tensors to initializers, and add the operators that use them."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from edgeprune.plan.grid import Grid
+from edgeprune.planning.grid import Grid
 from edgeprune.quantization.scales import one_by_one
-from exporters.artifact import Model
+from exporters.base import Model
 from exporters.onnx.graph import CONTRIB, Graph
 from exporters.onnx.plan import BITS, EMBEDDING, HEAD, PlannedTensor
 
@@ -15,21 +17,21 @@ _ROWS_AT_ONCE = 8192
 
 
 class WeightWriter:
-    """Puts tensors into a graph, each once, and multiplies by them.
+    """Adds tensors to a graph, each once, and products with them.
 
     Args:
-        graph: what they go into.
-        model: where they come from.
-        planned: how each is stored.
+        graph: graph to extend.
+        model: source of the tensors.
+        planned: storage of each tensor.
         contrib: whether onnxruntime's own operators may be used.
-        norm_shift: added to the weights of norms.
+        norm_shift: number added to the weights of norms.
     """
 
     def __init__(
         self,
         graph: Graph,
         model: Model,
-        planned: dict[str, PlannedTensor],
+        planned: Mapping[str, PlannedTensor],
         contrib: bool,
         norm_shift: float = 0.0,
     ):
@@ -41,7 +43,7 @@ class WeightWriter:
         return name in self._planned
 
     def vector(self, name: str) -> str:
-        """A norm's weights or a bias."""
+        """Add a norm's weights or a bias."""
         if name not in self._written:
             value = self._model.weights.read(name).float().numpy()
             if name.endswith("norm.weight"):
@@ -50,12 +52,12 @@ class WeightWriter:
         return self._written[name]
 
     def linear(self, name: str, x: str, output: str) -> str:
-        """``x W'``, and a bias where the checkpoint has one.
+        """Add ``x W'``, and a bias if the checkpoint has one.
 
         Args:
-            name: of the layer; its tensors are ``<name>.weight`` and ``<name>.bias``.
+            name: name of the layer; its tensors are ``<name>.weight`` and ``<name>.bias``.
             x: (batch, tokens, in).
-            output: what the result is called, (batch, tokens, out).
+            output: name of the result, (batch, tokens, out).
         """
         biased = f"{name}.bias" in self._planned
         product = f"{output}_product" if biased else output
@@ -65,11 +67,11 @@ class WeightWriter:
         return output
 
     def head(self, x: str, output: str) -> str:
-        """Logits, by the head or the embedding that serves as one."""
+        """Add logits, by the head or the tied embedding."""
         return self.multiply(HEAD if HEAD in self else EMBEDDING, x, output)
 
     def look_up(self, name: str, ids: str, output: str) -> str:
-        """Rows of a tensor."""
+        """Add a look-up of rows."""
         tensor = self._planned[name]
         weight, graph = self._write(tensor), self._graph
         if tensor.type in BITS:
@@ -129,10 +131,10 @@ class WeightWriter:
 
 
 def quantized(model: Model, tensor: PlannedTensor) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix as codes and scales, in the layout of onnxruntime's ``MatMulNBits``.
+    """Encode a matrix as codes and scales, in the layout of onnxruntime's ``MatMulNBits``.
 
-    Scales serve kept weights only, weighted by what the calibration saw; where calibration chose
-    scales and codes itself, they are taken as they are.
+    Scales fit kept weights only, weighted by calibration statistics; scales and codes chosen by
+    calibration are used as they are.
 
     Returns:
         (out, blocks, bytes) uint8 and (out, blocks) float32.
@@ -165,6 +167,6 @@ def _round(
 
 
 def _bytes(codes: Tensor, bits: int) -> np.ndarray:
-    """Codes with zero in the middle, two to a byte if they are of 4 bits, the first one low."""
+    """Pack codes with zero in the middle; two 4-bit codes per byte, the first one low."""
     unsigned = (codes.numpy().astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)
     return unsigned if bits == 8 else unsigned[:, ::2] | unsigned[:, 1::2] << 4

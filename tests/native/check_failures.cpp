@@ -1,6 +1,6 @@
 // What the library does where memory or threads run out, and with what llama.cpp must never ask for:
-// linked to the library itself by tests/test_native.py, one check a run. Ends with 1 and a line on a
-// mistake.
+// linked to the library itself by tests/integration/test_native.py, one check a run. Ends with 1 and
+// a line on a mistake.
 #include <dlfcn.h>
 #include <pthread.h>
 

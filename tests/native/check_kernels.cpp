@@ -1,5 +1,5 @@
 // Every kernel that the processor runs, beside a float64 reference, on random matrices; built by
-// tests/test_native.py under sanitizers, and for ARM. Ends with 1 and a line on the first mistake.
+// tests/slow/test_native.py under sanitizers, and for ARM. Ends with 1 and a line on the first mistake.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,5 @@
-// Holds native/llama_internals.h against llama.cpp's own headers: compiles only if every size,
-// offset and number is the same. tests/test_native.py compiles it beside the installed version's
-// sources.
+// Holds llama_internals.h against llama.cpp's own headers: compiles only if every size, offset and
+// number is the same. tests/slow/test_native.py compiles it beside the installed version's sources.
 #include <cstddef>
 
 #include "ggml-backend-impl.h"

@@ -1,4 +1,5 @@
-// onnxruntime_abi.h beside onnxruntime's own header; compiled by tests/test_onnx_sparse.py.
+// onnxruntime_abi.h beside onnxruntime's own header; compiled by
+// tests/integration/onnx/test_onnx_sparse.py.
 #include <cstddef>
 
 #include "onnxruntime_abi.h"

@@ -1,1 +1,1 @@
-"""What pruning a part of the model would cost."""
+"""Sensitivity: what pruning a part of the model would cost."""

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from edgeprune.engine.runner import Walk
+from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.formats.weights import save_tensors
-from edgeprune.models.blocks import Matrix, weight_matrices
+from edgeprune.models.blocks import WeightView, weight_matrices
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.support.files import atomic_path
 from edgeprune.support.progress import Progress
@@ -23,7 +23,7 @@ class DenseStatistics:
         self._path = path
 
     def read(self, index: int, streams: list[str]) -> dict[str, dict[str, InputStatistics]]:
-        """Of one block, by stream and matrix."""
+        """Read one block's statistics, by stream and matrix."""
         seen: dict[str, dict[str, InputStatistics]] = {stream: {} for stream in streams}
         with safe_open(self._path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # not a dict
@@ -35,46 +35,46 @@ class DenseStatistics:
 
 @torch.no_grad()
 def dense_moments(
-    walk: Walk, blocks: list[dict[str, Matrix]], weights: dict[str, Tensor]
+    runner: BlockRunner, blocks: list[dict[str, WeightView]], weights: dict[str, Tensor]
 ) -> Iterator[dict[str, dict[str, InputStatistics]]]:
-    """Second moments of what each stream puts into each matrix, block by block.
+    """Compute second moments of each stream's input to each matrix, block by block.
 
     Args:
-        walk: the dense model.
-        blocks: matrices of each block, by whatever name.
-        weights: of each stream's tokens, (samples, length).
+        runner: the dense model's runner.
+        blocks: matrices of each block, by any name.
+        weights: weights of each stream's tokens, (samples, length).
 
     Yields:
-        By stream and matrix.
+        The moments by stream and matrix.
     """
-    hidden = first_states(walk)
+    hidden = first_states(runner)
     for index, matrices in enumerate(blocks):
-        block = walk.load(index)
+        block = runner.load(index)
         yield {
-            name: walk.statistics(index, block, matrices, states, weights[name], gram=False)
+            name: runner.statistics(index, block, matrices, states, weights[name], gram=False)
             for name, states in hidden.items()
         }
         for states in hidden.values():
-            walk.advance(index, block, states, states)
+            runner.advance(index, block, states, states)
 
 
 def gather_dense(
-    walk: Walk, weights: dict[str, Tensor], path: Path, progress: Progress
+    runner: BlockRunner, weights: dict[str, Tensor], path: Path, progress: Progress
 ) -> DenseStatistics:
     """Run both streams through the dense model once.
 
     Args:
-        walk: the dense model.
-        weights: of each stream's tokens, (samples, length).
-        path: where the result is kept; reused if it is there.
-        progress: told of every block.
+        runner: the dense model's runner.
+        weights: weights of each stream's tokens, (samples, length).
+        path: file for the result; reused if it exists.
+        progress: receives progress by blocks.
     """
     if path.is_file():
         return DenseStatistics(path)
-    blocks = [weight_matrices(block) for block in walk.blocks]
+    blocks = [weight_matrices(block) for block in runner.blocks]
     moments = {}
-    with progress.stage("dense statistics", len(blocks)) as stage:
-        for index, seen in enumerate(dense_moments(walk, blocks, weights)):
+    with progress.stage("gather dense statistics", len(blocks)) as stage:
+        for index, seen in enumerate(dense_moments(runner, blocks, weights)):
             for stream, found in seen.items():
                 for name, statistics in found.items():
                     moments[f"{index}:{stream}:{name}"] = statistics.second_moment.cpu().clone()

@@ -22,7 +22,7 @@ class Fisher:
         self._path = path
 
     def read(self, stream: str, name: str) -> Tensor:
-        """Of one parameter, in its shape, float32."""
+        """Read one parameter's values, in its shape, float32."""
         with safe_open(self._path, framework="pt") as file:
             return file.get_tensor(f"{stream}:{name}").float()
 
@@ -36,7 +36,7 @@ def gather_fisher(
     path: Path,
     progress: Progress,
 ) -> Fisher:
-    """Average squared gradients of the stream's loss over single sequences.
+    """Average the squared gradients of the stream's loss over single sequences.
 
     The loss is the likelihood of answer tokens where a stream has them, else of all tokens. A
     gradient is squared, added and freed as soon as the backward pass has made it, so that no two
@@ -46,10 +46,10 @@ def gather_fisher(
         model: the dense model, on the CPU.
         blocks: its decoder blocks; nothing else is differentiated.
         streams: token streams by name.
-        device: where it is done; it holds the model and a float32 sum for every weight.
+        device: device that holds the model and a float32 sum for every weight.
         dtype: type of the matrix products.
-        path: where the result is kept; reused if it is there.
-        progress: told of every sequence.
+        path: file for the result; reused if it exists.
+        progress: receives progress by sequences.
     """
     if path.is_file():
         return Fisher(path)
@@ -57,7 +57,7 @@ def gather_fisher(
     parameters = {name: p for name, p in model.named_parameters() if id(p) in inside}
     tensors: dict[str, Tensor] = {}
     total = sum(len(stream.tokens) for stream in streams.values())
-    with on_device(model, device), progress.stage("task gradients", total) as stage:
+    with on_device(model, device), progress.stage("compute task gradients", total) as stage:
         for stream_name, stream in streams.items():
             sums = _squared_gradients(model, parameters, stream, device, dtype, stage)
             add_up(list(sums.values()))

@@ -1,7 +1,7 @@
-"""What pruning costs the dense model before any is done: losses and distances of candidates."""
+"""Losses and distances of pruning candidates, measured on the dense model."""
 
-from edgeprune.engine.sensitivity.trials import States, Trials, Zeros, first_states
-from edgeprune.plan.allocation.evolve import Fitness
+from edgeprune.engine.sensitivity.trials import CandidateTrials, States, Zeros, first_states
+from edgeprune.planning.allocation import Fitness
 from edgeprune.support.progress import Progress
 
 # Matrices tried side by side; each holds hidden states of the tried sequences.
@@ -9,21 +9,21 @@ _TOGETHER = 8
 
 
 def sensitivity(
-    trials: Trials, shares: dict[str, float], zeros: Zeros, progress: Progress
+    trials: CandidateTrials, shares: dict[str, float], zeros: Zeros, progress: Progress
 ) -> dict[str, float]:
-    """How much the loss of answer tokens rises when one matrix alone is pruned.
+    """Measure how much the loss of answer tokens rises when one matrix alone is pruned.
 
-    It is the task's loss, unless the general stream alone is looked at.
+    The loss is the task's, unless only the general stream is used.
 
     Args:
-        trials: of the dense model.
-        shares: the streams that are looked at.
-        zeros: of each matrix while it is on trial.
-        progress: told of every matrix.
+        trials: evaluates candidates on the dense model.
+        shares: the streams that are used.
+        zeros: number of zeros of each matrix in its trial.
+        progress: receives progress by matrices.
     """
-    walk = trials.walk
+    runner = trials.runner
     stream = "task" if "task" in shares else "general"
-    hidden = first_states(walk)[stream]
+    hidden = first_states(runner)[stream]
     losses: dict[str, float] = {}
     with progress.stage("measure sensitivity", len(zeros)) as stage:
         for index, matrices in enumerate(trials.blocks):
@@ -35,21 +35,21 @@ def sensitivity(
                 for name, state in zip(group, states, strict=True):
                     losses[name] = trials.loss(stream, state[stream])
                 stage.advance(len(group))
-            walk.advance(index, walk.load(index), hidden, hidden)
+            runner.advance(index, runner.load(index), hidden, hidden)
     dense = trials.loss(stream, hidden)
     return {name: loss - dense for name, loss in losses.items()}
 
 
-def fitness(trials: Trials, shares: dict[str, float]) -> Fitness:
-    """``(1-λ) KL_general + λ KL_task`` of candidates against the dense model's logits.
+def fitness(trials: CandidateTrials, shares: dict[str, float]) -> Fitness:
+    """Measure ``(1-λ) KL_general + λ KL_task`` of candidates against the dense model's logits.
 
     It is taken at positions before answer tokens; a share of the data is the first sequences.
 
     Args:
-        trials: of the dense model.
-        shares: how much each stream counts.
+        trials: evaluates candidates on the dense model.
+        shares: weight of each stream.
     """
-    first = first_states(trials.walk)
+    first = first_states(trials.runner)
     final = {name: states.clone() for name, states in first.items()}
     trials.run([{}], [final])
     dense = {name: trials.log_probabilities(name, states) for name, states in final.items()}

@@ -1,4 +1,4 @@
-"""Candidates on trial: the dense model with some of its matrices pruned, on a few sequences."""
+"""Candidate evaluation: the dense model with some matrices pruned, on a few sequences."""
 
 import copy
 
@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from edgeprune.data.streams import Stream
 from edgeprune.engine.capture import head_logits
-from edgeprune.engine.runner import Walk
-from edgeprune.models.blocks import Matrix
-from edgeprune.pruning.fusion import TwoStreams
-from edgeprune.pruning.masks import Budget, Pattern
+from edgeprune.engine.runner import BlockRunner
+from edgeprune.models.blocks import WeightView
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.matrix import scores
 from edgeprune.pruning.methods import METHODS
 from edgeprune.support.distributed import add_up, world
@@ -24,67 +24,74 @@ Zeros = dict[str, int]
 States = dict[str, Tensor]
 
 
-class Trials:
+class CandidateTrials:
     """Runs candidates side by side, so that each block is loaded once for all of them.
 
-    A candidate says how many zeros a matrix gets; matrices it doesn't name stay dense. Which
+    A candidate says how many zeros a matrix gets; matrices that it does not name stay dense. Which
     weights go is decided by fused Wanda scores on dense statistics, so that nothing is kept of a
     candidate but its hidden states.
 
     Args:
-        walk: the dense model and the few sequences.
+        runner: the dense model's runner on a few sequences.
         blocks: matrices of each block by full name.
         inputs: dense statistics of each matrix by full name.
 
     Attributes:
-        walk: as given.
-        blocks: as given.
+        runner: the runner, as given.
+        blocks: the matrices, as given.
     """
 
-    def __init__(self, walk: Walk, blocks: list[dict[str, Matrix]], inputs: dict[str, TwoStreams]):
-        self.walk = walk
+    def __init__(
+        self,
+        runner: BlockRunner,
+        blocks: list[dict[str, WeightView]],
+        inputs: dict[str, FusedStatistics],
+    ):
+        self.runner = runner
         self.blocks = blocks
         self._inputs = inputs
-        self._head = copy.deepcopy(walk.model.get_output_embeddings()).to(walk.device, walk.dtype)
-        self._asked = {name: _positions(stream) for name, stream in walk.streams.items()}
+        self._head = copy.deepcopy(runner.model.get_output_embeddings()).to(
+            runner.device, runner.dtype
+        )
+        self._asked = {name: _positions(stream) for name, stream in runner.streams.items()}
 
     def run(self, candidates: list[Zeros], states: list[States], start: int = 0) -> None:
-        """Take each candidate's hidden states, in place, from before block ``start`` to the end."""
+        """Run each candidate's hidden states, in place, from block ``start`` to the end."""
         for index in range(start, len(self.blocks)):
-            block = self.walk.load(index)
+            block = self.runner.load(index)
             standing: Zeros = {}
             for candidate, hidden in zip(candidates, states, strict=True):
                 self._prune(index, block, standing, candidate)
                 for part in hidden.values():
-                    self.walk.advance(index, block, part, part)
+                    self.runner.advance(index, block, part, part)
 
     @torch.no_grad()
     def _prune(self, index: int, block: torch.nn.Module, standing: Zeros, wanted: Zeros) -> None:
-        """Give a block the wanted zeros where those that stand in it are others."""
-        source = self.walk.blocks[index]
+        """Prune a block's matrices to the wanted zeros where they differ from the present ones."""
+        source = self.runner.blocks[index]
         for name, matrix in self.blocks[index].items():
             zeros = wanted.get(name, 0)
             if standing.get(name, 0) == zeros:
                 continue
-            weight = matrix.read(source).to(self.walk.device).float().contiguous()
-            keep = Budget(Pattern(), zeros).keep(
+            weight = matrix.read(source).to(self.runner.device).float().contiguous()
+            keep = Budget(UNSTRUCTURED, zeros).keep(
                 scores(weight, self._inputs[name], METHODS["wanda"])
             )
             matrix.write(block, torch.where(keep, weight, 0))
             standing[name] = zeros
 
     def loss(self, stream: str, hidden: Tensor) -> float:
-        """Mean cross entropy of the stream's answer tokens, over all processes."""
+        """Compute the mean cross entropy of the stream's answer tokens, over all processes."""
         logits, (rows, columns) = self._logits(stream, hidden)
-        following = self.walk.streams[stream].tokens[rows, columns + 1].to(logits.device)
+        following = self.runner.streams[stream].tokens[rows, columns + 1].to(logits.device)
         return _mean(functional.cross_entropy(logits, following, reduction="none"))
 
     def log_probabilities(self, stream: str, hidden: Tensor) -> Tensor:
-        """Of what may follow at the positions before answer tokens, (positions, vocabulary)."""
+        """Compute log probabilities at positions before answer tokens, (positions, vocabulary)."""
         return self._logits(stream, hidden)[0].log_softmax(-1)
 
     def divergence(self, stream: str, hidden: Tensor, dense: Tensor) -> float:
-        """Mean ``KL(dense ‖ candidate)`` at the positions before answer tokens, over all processes.
+        """Compute the mean ``KL(dense ‖ candidate)`` before answer tokens, over all processes.
 
         Args:
             stream: name of the stream.
@@ -96,30 +103,30 @@ class Trials:
         return _mean((dense.exp() * (dense - candidate)).sum(-1))
 
     def _logits(self, stream: str, hidden: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Logits, float32, and where they are: sequences and positions of the stream."""
-        walk = self.walk
+        """Compute logits, float32, and their places: sequences and positions of the stream."""
+        runner = self.runner
         rows, columns = self._asked[stream]
         here = rows < len(hidden)
         rows, columns = rows[here], columns[here]
 
         def head(inputs: Tensor) -> Tensor:
-            return self._head(inputs[None, rows, columns].to(walk.device, walk.dtype)).float()
+            return self._head(inputs[None, rows, columns].to(runner.device, runner.dtype)).float()
 
-        tokens = walk.streams[stream].tokens[: len(hidden)]
-        hidden = hidden.to(walk.model.get_output_embeddings().weight.dtype)
-        return head_logits(walk.model, walk.blocks, tokens, hidden, head)[0], (rows, columns)
+        tokens = runner.streams[stream].tokens[: len(hidden)]
+        hidden = hidden.to(runner.model.get_output_embeddings().weight.dtype)
+        return head_logits(runner.model, runner.blocks, tokens, hidden, head)[0], (rows, columns)
 
 
-def first_states(walk: Walk) -> States:
-    """What the first block reads, for each stream."""
-    states = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in walk.shapes.items()}
+def first_states(runner: BlockRunner) -> States:
+    """Compute the first block's input for each stream."""
+    states = {name: torch.empty(s.shape, dtype=s.dtype) for name, s in runner.shapes.items()}
     for name, into in states.items():
-        walk.embed(name, into)
+        runner.embed(name, into)
     return states
 
 
 def _positions(stream: Stream) -> tuple[Tensor, Tensor]:
-    """Evenly chosen positions before answer tokens; before any token if there are no answers."""
+    """Choose evenly spaced positions before answer tokens, or before any token without answers."""
     answers = stream.answers[:, 1:]
     rows, columns = (answers if answers.any() else torch.ones_like(answers)).nonzero(as_tuple=True)
     wanted = min(len(rows), max(1, _POSITIONS // world()[1]))
@@ -128,7 +135,7 @@ def _positions(stream: Stream) -> tuple[Tensor, Tensor]:
 
 
 def _mean(values: Tensor) -> float:
-    """Of the values of all processes."""
+    """Average values over all processes."""
     sums = torch.stack([values.double().sum(), values.new_tensor(len(values)).double()])
     add_up([sums])
     return (sums[0] / sums[1].clamp_min(1)).item()

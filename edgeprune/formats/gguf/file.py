@@ -1,4 +1,4 @@
-"""Reading GGUF files that may come from anyone.
+"""Read GGUF files, including untrusted ones.
 
 The `gguf` package's reader makes an object of every token of a vocabulary, which takes seconds, and
 believes what a header claims. Here the header is walked once, in bounded time and memory, every
@@ -40,11 +40,11 @@ class GgufTensor:
     """One tensor of a file.
 
     Attributes:
-        name: in the file.
-        type: how its values are stored.
+        name: the tensor's name in the file.
+        type: storage type of its values.
         shape: slowest dimension first, as in numpy: (out, in) for a matrix.
-        offset: of its first byte in the file.
-        size: in bytes.
+        offset: offset of its first byte in the file.
+        size: size in bytes.
     """
 
     name: str
@@ -56,15 +56,15 @@ class GgufTensor:
 
     @property
     def data(self) -> np.ndarray:
-        """Its bytes, (..., bytes of a row) uint8."""
+        """Read the tensor's bytes, (..., bytes of a row) uint8."""
         flat = self._read(self)
         return flat.reshape(*self.shape[:-1], -1)
 
     def values(self) -> np.ndarray:
-        """Its values, dequantised to float32.
+        """Read the tensor's values, dequantised to float32.
 
         Raises:
-            NotImplementedError: of a type that `gguf` can't dequantise.
+            NotImplementedError: `gguf` cannot dequantise the type.
         """
         return quants.dequantize(self.data, self.type).reshape(self.shape)
 
@@ -73,19 +73,19 @@ ReadTensor = Callable[[GgufTensor], np.ndarray]
 
 
 class GgufFile:
-    """The header of a GGUF file, and where its values stand.
+    """The header of a GGUF file, and the offsets of its values.
 
     Args:
         data: the file, or its header alone.
-        size: of the whole file in bytes; by default, that of the data.
-        read: gives a tensor's bytes, (size,) uint8; by default, they are in the data.
+        size: size of the whole file in bytes; by default, that of the data.
+        read: reads a tensor's bytes, (size,) uint8; by default, they are in the data.
 
     Attributes:
-        tensors: in the order of the file.
-        data_start: where the tensors' data begin.
+        tensors: the tensors in file order.
+        data_start: offset of the tensors' data.
 
     Raises:
-        BrokenHeader: the header cannot be right.
+        BrokenHeader: the header is invalid.
     """
 
     def __init__(self, data: memoryview, size: int | None = None, read: ReadTensor | None = None):
@@ -108,10 +108,10 @@ class GgufFile:
         return iter(self._places)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a metadata key, or a default.
+        """Read the value of a metadata key, or a default.
 
         Raises:
-            InputError: a text is not UTF-8.
+            InputError: a string is not UTF-8.
         """
         if key not in self._places:
             return default
@@ -122,7 +122,7 @@ class GgufFile:
             raise InputError(f"The GGUF metadata key {key!r} is damaged: {error}.") from None
 
     def length(self, key: str) -> int | None:
-        """How many items an array has; None if the value is none."""
+        """Return the number of items of an array; None if the value is not an array."""
         kind, self._position, _ = self._places[key]
         if kind != _ARRAY:
             return None
@@ -130,12 +130,12 @@ class GgufFile:
         return self._number("<Q")
 
     def types(self, key: str) -> tuple[int, int | None]:
-        """GGUF's type numbers of a key's value, and of its items if it is an array."""
+        """Return GGUF's type numbers of a key's value, and of its items if it is an array."""
         kind, self._position, _ = self._places[key]
         return kind, self._number("<I") if kind == _ARRAY else None
 
     def place(self, key: str) -> tuple[int, int]:
-        """First byte and size of a text's or an array of scalars' content, to change it there."""
+        """Return offset and size of the content of a string or scalar array, to edit in place."""
         kind, self._position, _ = self._places[key]
         if kind == _STRING:
             size = self._number("<Q")
@@ -145,49 +145,51 @@ class GgufFile:
         return self._position, size
 
     def items(self, key: str) -> tuple[bytes, int]:
-        """An array's content as it stands in the file, and how many items it has."""
+        """Return an array's content as stored in the file, and its number of items."""
         length = self.length(key)
         _, _, end = self._places[key]
         return bytes(self._data[self._position : end]), length or 0
 
     def drop_pages(self) -> None:
-        """Free the memory that what was read of a mapped file takes; it can be read again."""
+        """Free the memory of pages read from a mapped file; they can be read again."""
         mapped = self._data.obj
         if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_DONTNEED)
 
     def _walk(self) -> None:
         if bytes(self._take(4, "the magic")) != _MAGIC:
-            raise BrokenHeader("it does not begin with 'GGUF'")
+            raise BrokenHeader("it does not start with 'GGUF'")
         version = self._number("<I")
         if version not in _VERSIONS:
             raise BrokenHeader(f"version {version}, expected one of {_VERSIONS}")
         tensors, keys = self._number("<Q"), self._number("<Q")
         if tensors > _MAX_TENSORS or keys > _MAX_KEYS:
-            raise BrokenHeader(f"it claims {tensors} tensors and {keys} metadata keys")
+            raise BrokenHeader(f"it declares {tensors} tensors and {keys} metadata keys")
         for _ in range(keys):
             key = self._name("a metadata key")
             if key in self._places:
-                raise BrokenHeader(f"the key {key!r} stands in it twice")
+                raise BrokenHeader(f"the key {key!r} occurs twice")
             kind = self._number("<I")
             begin = self._position
             self._skip_value(kind, depth=0)
             self._places[key] = kind, begin, self._position
         infos = [self._tensor_info() for _ in range(tensors)]
         if len({name for name, *_ in infos}) < tensors:
-            raise BrokenHeader("a tensor stands in it twice")
+            raise BrokenHeader("a tensor occurs twice")
         end_of_infos = self._position
         alignment = self._alignment()
         self.data_start = -(-end_of_infos // alignment) * alignment
         behind = 0
         for name, _, _, offset, size in sorted(infos, key=lambda info: info[3]):
             if offset < behind:
-                raise BrokenHeader(f"tensor {name!r} lies on another")
+                raise BrokenHeader(f"tensor {name!r} overlaps another tensor")
             behind = offset + size
         for name, kind, shape, offset, size in infos:
             end = self.data_start + offset + size
             if offset % alignment or end > self._size:
-                raise BrokenHeader(f"tensor {name!r} ends at byte {end} of {self._size}")
+                raise BrokenHeader(
+                    f"tensor {name!r} ends at byte {end}, but the file has {self._size} bytes"
+                )
             self.tensors.append(
                 GgufTensor(name, kind, shape, self.data_start + offset, size, self._read)
             )
@@ -219,7 +221,9 @@ class GgufFile:
         if 0 in shape:
             raise BrokenHeader(f"tensor {name!r} is empty")
         if shape and shape[-1] % block:
-            raise BrokenHeader(f"tensor {name!r} has rows of {shape[-1]}, not of whole blocks")
+            raise BrokenHeader(
+                f"tensor {name!r} has rows of {shape[-1]} weights, which are not whole blocks"
+            )
         return name, kind, shape, offset, math.prod(shape) // block * block_bytes
 
     def _skip_value(self, kind: int, depth: int) -> None:
@@ -234,7 +238,7 @@ class GgufFile:
                 return
             self._items += length
             if length > len(self._data) // 8 or self._items > _MAX_ITEMS:  # eight bytes each
-                raise BrokenHeader(f"it claims an array of {length} items")
+                raise BrokenHeader(f"it declares an array of {length} items")
             if item == _STRING:
                 self._skip_texts(length)
                 return
@@ -261,7 +265,7 @@ class GgufFile:
         return bool(number) if kind == _BOOL else number
 
     def _skip_texts(self, count: int) -> None:
-        """Go behind texts; a vocabulary has hundreds of thousands, so nothing else is done here."""
+        """Skip strings; a vocabulary has hundreds of thousands, so nothing else is done here."""
         data, position = self._data, self._position
         size_at = struct.Struct("<Q").unpack_from
         try:
@@ -270,11 +274,11 @@ class GgufFile:
         except (struct.error, OverflowError):
             position = len(data) + 1
         if position > len(data):
-            raise BrokenHeader("it ends inside an array of texts")
+            raise BrokenHeader("it ends inside an array of strings")
         self._position = position
 
     def _texts(self, count: int) -> Iterator[memoryview]:
-        """Texts that stand one behind the other, which `_skip_texts` has held against the file."""
+        """Read consecutive strings, whose sizes `_skip_texts` has checked."""
         data, position = self._data, self._position
         size_at = struct.Struct("<Q").unpack_from
         for _ in range(count):
@@ -286,7 +290,7 @@ class GgufFile:
     def _name(self, what: str) -> str:
         length = self._number("<Q")
         if length > _MAX_NAME_BYTES:
-            raise BrokenHeader(f"{what} claims {length} bytes")
+            raise BrokenHeader(f"{what} declares {length} bytes")
         try:
             return bytes(self._take(length, what)).decode("utf-8")
         except UnicodeDecodeError:
@@ -303,25 +307,25 @@ class GgufFile:
 
 
 class BrokenHeader(Exception):
-    """A header that cannot be right; says why."""
+    """The header is invalid; the message says why."""
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a GGUF file; it is mapped, not read.
+    """Open a GGUF file by mapping it into memory.
 
     Raises:
-        InputError: missing, not GGUF, truncated, or claiming what it cannot hold.
+        InputError: the file is missing, not GGUF, truncated or inconsistent.
     """
     if not path.is_file():
         raise InputError(f"No such GGUF file: {path}.")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty, expected a GGUF file.")
+        raise InputError(f"{path} is empty; expected a GGUF file.")
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         return GgufFile(memoryview(data))
     except BrokenHeader as broken:
         raise InputError(
-            f"{path} is not a usable GGUF file: {broken}.",
-            "Fetch or build it again; a partial download is the usual cause.",
+            f"{path} is not a valid GGUF file: {broken}.",
+            "Download or build it again; the usual cause is an incomplete download.",
         ) from None

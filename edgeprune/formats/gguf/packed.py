@@ -1,4 +1,4 @@
-"""``.packed.gguf``: a GGUF file whose sparse tensors stand in it without their zeros.
+"""``.packed.gguf``: a GGUF file whose sparse tensors are stored without their zeros.
 
 The container is GGUF too. It holds the original's header as it was, byte for byte, and one run of
 bytes for each tensor, packed where that is smaller. So the original comes back bit for bit, and can
@@ -30,28 +30,29 @@ Advance = Callable[[int], None]
 
 
 class PackedFile:
-    """A packed file, seen as the file that it was made from.
+    """A packed file, read as the file that it was made from.
 
     Attributes:
-        original: header and tensors of the original; their bytes are unpacked when asked for.
-        size: of the original.
-        sha256: of the original.
+        original: header and tensors of the original; their bytes are unpacked on demand.
+        size: size of the original in bytes.
+        sha256: hash of the original.
 
     Raises:
-        InputError: not a packed file, or a damaged one.
+        InputError: the file is not a packed file, or it is damaged.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._container = open_gguf(path)
         if self._container.get("general.architecture") != _ARCHITECTURE:
-            raise InputError(f"{path} is not a packed GGUF file.", "edgeprune pack makes one.")
+            raise InputError(f"{path} is not a packed GGUF file.", "'edgeprune pack' creates one.")
         schema = self._container.get("edgeprune.packed.schema")
         if schema != _SCHEMA:
             said = schema if isinstance(schema, int) else "?"
             raise InputError(
-                f"{path} is packed by schema {said}, this edgeprune reads {_SCHEMA}.",
-                "Upgrade edgeprune.",
+                f"{path} is packed with schema {said}; this version of edgeprune reads schema "
+                f"{_SCHEMA}.",
+                "Upgrade edgeprune: pip install --upgrade edgeprune",
             )
         self.size = self._container.get("edgeprune.packed.size")
         self.sha256 = self._container.get("edgeprune.packed.sha256")
@@ -60,7 +61,7 @@ class PackedFile:
         known = isinstance(packed, list) and all(isinstance(name, str) for name in packed)
         known = known and _HEADER in self._runs
         if not (known and isinstance(self.size, int) and isinstance(self.sha256, str)):
-            raise self._damaged("it lacks what unpacking needs")
+            raise self._damaged("the keys needed for unpacking are missing")
         self._packed = frozenset(packed)
         header = self._runs[_HEADER].data.reshape(-1)
         try:
@@ -74,9 +75,9 @@ class PackedFile:
         self._latest = lru_cache(maxsize=2)(self._tensor_bytes)
 
     def read(self, offset: int, count: int, without: frozenset[str] = frozenset()) -> bytes:
-        """Bytes of the original from ``offset`` on, fewer at its end.
+        """Read bytes of the original from ``offset`` on, fewer at its end.
 
-        The tensors ``without`` are not unpacked; zeros stand for them.
+        Tensors named in ``without`` are not unpacked but read as zeros.
         """
         end = min(offset + count, self.size)
         result = bytearray(max(end - offset, 0))  # what no tensor covers is padding: zeros
@@ -85,15 +86,15 @@ class PackedFile:
         return bytes(result)
 
     def stored(self, name: str) -> np.ndarray | None:
-        """A tensor's bytes as `packing.pack` made them; None if it is not packed in this file."""
+        """Read a tensor's bytes as `packing.pack` made them; None if it is not packed here."""
         return self._runs[name].data.reshape(-1) if name in self._packed else None
 
     def drop_pages(self) -> None:
-        """Free the memory that what was read takes; it can be read again."""
+        """Free the memory of pages read so far; they can be read again."""
         self._container.drop_pages()
 
     def chunks(self) -> Iterator[bytes]:
-        """The original from its first byte to its last."""
+        """Yield the original from its first byte to its last."""
         position = 0
         for tensor in self._segments:
             yield self.read(position, tensor.offset - position)
@@ -126,107 +127,92 @@ class PackedFile:
             raise self._damaged(f"{tensor.name}: {error}") from None
 
     def _check(self) -> None:
-        """Hold the original's header against the runs, so that no lie asks for endless memory."""
+        """Check the original's header against the runs, so that false sizes use no memory."""
         position = self.original.data_start
         for tensor in self._segments:
             if not 0 <= tensor.offset - position <= _MOST_PADDING:
-                raise self._damaged(f"the tensor {tensor.name!r} stands at {tensor.offset}")
+                raise self._damaged(
+                    f"the tensor {tensor.name!r} has the wrong offset {tensor.offset}"
+                )
             position = tensor.offset + tensor.size
         if not 0 <= self.size - position <= _MOST_PADDING:
-            raise self._damaged(f"{self.size} bytes are claimed, its tensors end at {position}")
+            raise self._damaged(
+                f"it declares {self.size} bytes, but its tensors end at byte {position}"
+            )
         for tensor in self.original.tensors:
             run = self._runs.get(tensor.name)
             packed = tensor.name in self._packed
             if run is None or (packed and not packing.packable(tensor.type.name)):
-                raise self._damaged(f"the tensor {tensor.name!r} can't be found in it")
+                raise self._damaged(f"the tensor {tensor.name!r} is missing")
             least = (
                 packing.packed_size(tensor.type.name, math.prod(tensor.shape), 0) if packed else 0
             )
             if run.size < least or (not packed and run.size != tensor.size):
-                raise self._damaged(f"the tensor {tensor.name!r} has {run.size} bytes")
+                raise self._damaged(
+                    f"the tensor {tensor.name!r} has the wrong size of {run.size} bytes"
+                )
 
     def _damaged(self, reason: str) -> InputError:
         return InputError(f"{self._path} is a damaged packed file: {reason}.", "Pack it again.")
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a GGUF file is a packed one."""
+    """Tell whether a GGUF file is packed."""
     return open_gguf(path).get("general.architecture") == _ARCHITECTURE
 
 
 def total_bytes(path: Path) -> int:
-    """Bytes of a GGUF file, which must be one."""
+    """Read the bytes of a GGUF file, and check that it is one."""
     open_gguf(path)
     return path.stat().st_size
 
 
 def open_any(path: Path) -> GgufFile:
-    """A GGUF file, packed or not, as the plain one."""
+    """Open a GGUF file, packed or not, as a plain one."""
     return PackedFile(path).original if is_packed(path) else open_gguf(path)
 
 
 def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> dict[str, int]:
-    """Write ``target``, and prove that the source comes back from it.
+    """Write ``target``, and check that it unpacks to the source.
 
     Args:
         source: a GGUF file.
         target: appears only if unpacking it gives the source's bytes.
-        advance: told of bytes of the source that were packed.
+        advance: called with the number of source bytes packed.
 
     Returns:
         ``bytes`` of the source and of the target as ``packed_bytes``; ``tensors`` that were packed,
-        their size as ``tensor_bytes`` and what is left of it as ``packed_tensor_bytes``.
+        their size before as ``tensor_bytes`` and after as ``packed_tensor_bytes``.
 
     Raises:
-        UsageError: the source is packed already, holds no zeros worth packing, or a tensor of a
+        UsageError: the source is already packed, has no zeros worth packing, or has a tensor of a
             reserved name.
         InputError: it is not a GGUF file.
-        CheckFailed: the source has bytes between its tensors that GGUF has no word for.
+        CheckFailed: the source has bytes between its tensors that GGUF does not define.
     """
     if is_packed(source):
-        raise UsageError(f"{source} is packed already.")
+        raise UsageError(f"{source} is already packed.")
     file = open_gguf(source)
     if any(tensor.name == _HEADER for tensor in file.tensors):
-        raise UsageError(f"{source} has a tensor of the reserved name {_HEADER}.")
+        raise UsageError(f"{source} has a tensor with the reserved name {_HEADER}.")
     sizes = {tensor.name: _packed_size(tensor) for tensor in file.tensors}
     packed = [tensor for tensor in file.tensors if sizes[tensor.name] < tensor.size]
     if not packed:
         raise UsageError(
-            f"No tensor of {source} would be smaller without its zeros.",
-            "Pack a file that edgeprune build has pruned.",
+            f"Packing would not make any tensor of {source} smaller: it has too few zeros.",
+            "Pack a file that 'edgeprune build' has pruned.",
         )
     digest, size = hashlib.sha256(), source.stat().st_size
     with source.open("rb") as raw:
         while chunk := raw.read(_CHUNK):
             digest.update(chunk)
-        raw.seek(0)
-        header = np.frombuffer(raw.read(file.data_start), np.uint8)
     with atomic_path(target) as temporary:
-        writer = GGUFWriter(temporary, _ARCHITECTURE)
-        writer.add_name(str(file.get("general.name") or source.stem))
-        writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
-        writer.add_uint64("edgeprune.packed.size", size)
-        writer.add_string("edgeprune.packed.sha256", digest.hexdigest())
-        writer.add_array("edgeprune.packed.tensors", [tensor.name for tensor in packed])
-        _announce(writer, _HEADER, len(header))
-        for tensor in file.tensors:
-            _announce(writer, tensor.name, sizes[tensor.name])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.write_tensor_data(header)
-        for tensor in file.tensors:
-            data = tensor.data.reshape(-1)
-            if sizes[tensor.name] < tensor.size:
-                data = packing.pack(tensor.type.name, data)
-            writer.write_tensor_data(data)
-            advance(tensor.size)
-        writer.close()
+        _write(temporary, source, file, sizes, digest.hexdigest(), advance)
         if not _comes_back(temporary, digest.digest()):
             raise CheckFailed(
-                f"{source} does not come back from its packed form: it has bytes between its "
-                "tensors, or tensors that overlap.",
-                "Write it again with llama-quantize or edgeprune build.",
+                f"{source} cannot be restored from its packed form: it has bytes between its "
+                "tensors, or overlapping tensors.",
+                "Rewrite the file with llama-quantize or edgeprune build.",
             )
     return {
         "bytes": size,
@@ -235,6 +221,40 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "tensor_bytes": sum(tensor.size for tensor in packed),
         "packed_tensor_bytes": sum(sizes[tensor.name] for tensor in packed),
     }
+
+
+def _write(
+    path: Path,
+    source: Path,
+    file: GgufFile,
+    sizes: dict[str, int],
+    digest: str,
+    advance: Advance,
+) -> None:
+    """Write a packed file, whose hash is not checked yet."""
+    with source.open("rb") as raw:
+        header = np.frombuffer(raw.read(file.data_start), np.uint8)
+    smaller = [tensor.name for tensor in file.tensors if sizes[tensor.name] < tensor.size]
+    writer = GGUFWriter(path, _ARCHITECTURE)
+    writer.add_name(str(file.get("general.name") or source.stem))
+    writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
+    writer.add_uint64("edgeprune.packed.size", source.stat().st_size)
+    writer.add_string("edgeprune.packed.sha256", digest)
+    writer.add_array("edgeprune.packed.tensors", smaller)
+    _announce(writer, _HEADER, len(header))
+    for tensor in file.tensors:
+        _announce(writer, tensor.name, sizes[tensor.name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.write_tensor_data(header)
+    for tensor in file.tensors:
+        data = tensor.data.reshape(-1)
+        if sizes[tensor.name] < tensor.size:
+            data = packing.pack(tensor.type.name, data)
+        writer.write_tensor_data(data)
+        advance(tensor.size)
+    writer.close()
 
 
 def _comes_back(packed: Path, digest: bytes) -> bool:
@@ -248,10 +268,10 @@ def _comes_back(packed: Path, digest: bytes) -> bool:
 
 
 def unpack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> None:
-    """Write the file that a packed one was made from, bit for bit.
+    """Restore the file that a packed one was made from, bit for bit.
 
     Raises:
-        InputError: not a packed file, or its content is not what its hash says.
+        InputError: the file is not packed, or its content does not match its hash.
     """
     file = PackedFile(source)
     digest = hashlib.sha256()
@@ -263,13 +283,13 @@ def unpack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -
                 advance(len(part))
         if digest.hexdigest() != file.sha256:
             raise InputError(
-                f"{source} is damaged: what it unpacks to is not what was packed.",
-                "Fetch or pack it again.",
+                f"{source} is damaged: the unpacked content does not match the recorded SHA-256.",
+                "Download or pack it again.",
             )
 
 
 def _packed_size(tensor: GgufTensor) -> int:
-    """The bytes a tensor takes, packed if that is less."""
+    """Return a tensor's bytes, packed if that is smaller."""
     kind = tensor.type.name
     if len(tensor.shape) < 2 or not tensor.size or not packing.packable(kind):
         return tensor.size

@@ -1,4 +1,4 @@
-"""Weights beside the graph: one file, written tensor by tensor, mapped by whoever opens it."""
+"""External data: the weights beside the graph, in one file written tensor by tensor."""
 
 import os
 import tempfile
@@ -15,11 +15,11 @@ _PAGE, _ALIGNMENT, _LARGE = 4096, 64, 1 << 20
 
 
 class ExternalData:
-    """The data file of a model.
+    """The external data file of a model.
 
     Args:
-        path: what is written.
-        location: the name that the model gives it.
+        path: the file to write.
+        location: the file's name in the model.
     """
 
     def __init__(self, path: Path, location: str):
@@ -38,7 +38,7 @@ class ExternalData:
         self._file.close()
 
     def add(self, name: str, array: np.ndarray, properties: dict[str, str]) -> TensorProto:
-        """Write a tensor; the initializer that refers to it."""
+        """Write a tensor, and return the initializer that refers to it."""
         alignment = _PAGE if array.nbytes >= _LARGE else _ALIGNMENT
         self._file.write(bytes(-self._file.tell() % alignment))
         offset = self._file.tell()

@@ -1,7 +1,7 @@
-"""Reading ONNX files that may come from anyone: their weights as numbers, their zeros counted.
+"""Read ONNX files, including untrusted ones: their weights and their zeros.
 
-Only the graph is read into memory; weights beside it are mapped, after their places have been held
-against the files' sizes.
+Only the graph is read into memory; external data is mapped, after offsets are checked against the
+files' sizes.
 """
 
 import math
@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.formats.onnx.initializers import Initializers
 from edgeprune.formats.onnx.packing import Packing, read_packing, unpack
-from edgeprune.support.errors import InputError
-from edgeprune.support.extras import load
 
 MASK, KEPT = ".mask", ".kept"
 PACKING = "edgeprune.packing"
-_MOST_BYTES = 2**31 - 1  # protobuf's limit
 _FLOATS = {1: "FP32", 10: "FP16", 16: "BF16", 11: "FP64"}
 # Operators whose weights are codes and scales: places of weight, scales and zero points among the
 # inputs, and bits where the node doesn't say.
@@ -30,11 +28,11 @@ class OnnxTensor:
     """One weight of a model, as the graph uses it.
 
     Attributes:
-        name: of the initializer that holds it.
+        name: name of the initializer that holds it.
         type: ``FP32``, ``FP16``, ``INT8``, ``INT4``, ...
-        shape: (out, in) for a matrix, whichever way it is stored.
-        size: in bytes, with scales; packed if it is.
-        properties: the initializer's own.
+        shape: (out, in) for a matrix, in whichever order it is stored.
+        size: stored size in bytes, with scales.
+        properties: metadata of the initializer.
     """
 
     name: str
@@ -45,41 +43,34 @@ class OnnxTensor:
     _read: Callable[[], np.ndarray] = field(repr=False, compare=False)
 
     def values(self) -> np.ndarray:
-        """Its values in float32, dequantised.
+        """Read the weight's values, dequantised to float32.
 
         Raises:
-            InputError: its bytes are not what the file says of them.
+            InputError: its bytes do not match what the file declares.
         """
         return self._read()
 
 
 class OnnxFile:
-    """A model and the weights beside it.
+    """A model and its external data.
 
     Args:
         path: the ``.onnx`` file.
 
     Attributes:
         model: the graph, an ``onnx.ModelProto`` without the weights beside it.
-        properties: the model's own.
-        tensors: its weights, in the order of the file.
-        files: every file that the model is made of; the first one is ``path``.
+        properties: metadata of the model.
+        tensors: its weights in file order.
+        files: all files of the model; the first is ``path``.
 
     Raises:
-        InputError: the file can't be read, or what it says of its weights can't be right.
+        InputError: the file cannot be read, or what it declares of its weights is invalid.
     """
 
     def __init__(self, path: Path):
-        self._onnx = load("onnx")
-        self._path, self._folder = path, path.resolve().parent
-        self.model = self._parsed()
-        if not all(isinstance(text, str) for text in _texts(self.model)):
-            raise self._damaged("its names are not UTF-8")
-        self._initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        self._coo = {sparse.values.name: sparse for sparse in self.model.graph.sparse_initializer}
+        self._stored = stored = Initializers(path)
+        self.model, self.files = stored.model, stored.files
         self.properties = {p.key: p.value for p in self.model.metadata_props}
-        self.files = [path]
-        self._maps: dict[Path, np.ndarray] = {}
         self._users: dict[str, list[tuple[Any, int]]] = {}
         for node in self.model.graph.node:
             for place, name in enumerate(node.input):
@@ -88,42 +79,16 @@ class OnnxFile:
 
     @property
     def lists_weights(self) -> bool:
-        """Whether weights stand in it as ONNX's ``sparse_initializer``."""
-        return bool(self._coo)
+        """Tell whether weights are stored as ONNX's ``sparse_initializer``."""
+        return bool(self._stored.listed_tensors)
 
     def array(self, name: str) -> np.ndarray:
-        """An initializer as it is stored."""
-        tensor = self._initializers[name]
-        dtype = self._dtype(tensor)
-        if tensor.data_location != self._onnx.TensorProto.EXTERNAL:
-            try:
-                return self._onnx.numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
-                raise self._damaged(f"{name}: {error}") from None
-        data, offset, length = self._place(tensor)
-        if length != self._bytes(tensor, dtype):
-            raise self._damaged(f"{name} has {length} bytes for the shape {list(tensor.dims)}")
-        part = data[offset : offset + length]
-        return part.view(dtype).reshape(tuple(tensor.dims))
+        """Read an initializer as it is stored."""
+        return self._stored.array(name)
 
-    def _parsed(self) -> Any:
-        from google.protobuf.message import DecodeError
-
-        try:
-            size = self._path.stat().st_size
-            if size > _MOST_BYTES:
-                raise InputError(f"{self._path} has {size} bytes; an ONNX file has at most 2 GiB.")
-            model = self._onnx.ModelProto.FromString(self._path.read_bytes())
-        except OSError as error:
-            raise InputError(f"{self._path} can't be read: {error.strerror}.") from None
-        except DecodeError as error:
-            raise InputError(
-                f"{self._path} is not a usable ONNX file: {error}.",
-                "Fetch or build it again; a partial download is the usual cause.",
-            ) from None
-        if not model.ir_version or not model.graph.node:
-            raise InputError(f"{self._path} is not an ONNX file: it holds no graph.")
-        return model
+    def listed(self, name: str) -> np.ndarray:
+        """Read a ``sparse_initializer`` as a dense array."""
+        return self._stored.listed(name)
 
     def _walk(self) -> Iterator[OnnxTensor]:
         scales = set()
@@ -131,9 +96,9 @@ class OnnxFile:
             for node in self.model.graph.node:
                 if node.op_type == op:
                     scales |= {node.input[i] for i in sides if i < len(node.input)}
-        for name, tensor in self._initializers.items():
+        for name, tensor in self._stored.tensors.items():
             properties = {p.key: p.value for p in tensor.metadata_props}
-            if name in scales or name.removesuffix(MASK) + KEPT in self._initializers:
+            if name in scales or name.removesuffix(MASK) + KEPT in self._stored.tensors:
                 continue
             if text := properties.get(PACKING):
                 yield self._packed(name.removesuffix(KEPT), text, properties)
@@ -141,66 +106,52 @@ class OnnxFile:
             found = self._described(name, tensor, tuple(tensor.dims), properties)
             if found:
                 yield found
-        for name, sparse in self._coo.items():
+        for name, sparse in self._stored.listed_tensors.items():
             yield self._listed(name, sparse)
 
     def _listed(self, name: str, sparse: Any) -> OnnxTensor:
-        """A weight of which non-zeros and their places are listed (``sparse_initializer``)."""
+        """Describe a weight stored as non-zeros and their positions (``sparse_initializer``)."""
         properties = {p.key: p.value for p in sparse.values.metadata_props}
         parts = (sparse.values, sparse.indices)
-        size = sum(self._bytes(part, self._dtype(part)) for part in parts)
+        size = sum(self._stored.bytes(part, self._stored.dtype(part)) for part in parts)
         kind = _FLOATS.get(sparse.values.data_type, "?")
         dims = tuple(sparse.dims)
         if len(dims) != 2 or min(dims) < 1:
-            raise self._damaged(f"{name} has the shape {list(dims)}")
+            raise self._stored.damaged(f"{name} has the invalid shape {list(dims)}")
         shape = dims[::-1] if self._transposed(name) else dims
         read = self._float_reader(name, lambda: self.listed(name))
         return OnnxTensor(name, kind, shape, size, properties, read)
 
-    def listed(self, name: str) -> np.ndarray:
-        """A ``sparse_initializer``, dense again."""
-        sparse = self._coo[name]
-        to_array = self._onnx.numpy_helper.to_array
-        try:
-            values, places = to_array(sparse.values), to_array(sparse.indices)
-        except (ValueError, TypeError, KeyError) as error:
-            raise self._damaged(f"{name}: {error}") from None
-        dims = tuple(sparse.dims)
-        inside = places.size == values.size and values.size <= math.prod(dims)
-        if not inside or (places.size and not 0 <= places.min() <= places.max() < math.prod(dims)):
-            raise self._damaged(f"{name} lists places that it doesn't have")
-        dense = np.zeros(math.prod(dims), values.dtype)
-        dense[places.reshape(-1)] = values
-        return dense.reshape(dims)
-
     def _described(
         self, name: str, tensor: Any, dims: tuple[int, ...], properties: dict[str, str]
     ) -> OnnxTensor | None:
-        """A weight that is stored as it is; None for shapes, masks and the like."""
+        """Describe a weight stored as it is; None for shapes, masks and the like."""
         quantized = self._quantized_by(name)
         if quantized:
             return self._coded(name, quantized, properties, lambda: self.array(name))
         if tensor.data_type not in _FLOATS:
             return None
-        size = self._bytes(tensor, self._dtype(tensor))
-        self._check_place(tensor)
+        size = self._stored.bytes(tensor, self._stored.dtype(tensor))
+        self._stored.check_place(tensor)
         read = self._float_reader(name, lambda: self.array(name))
         shape = dims[::-1] if self._transposed(name) else dims
         return OnnxTensor(name, _FLOATS[tensor.data_type], shape, size, properties, read)
 
     def _packed(self, name: str, text: str, properties: dict[str, str]) -> OnnxTensor:
-        if not {name + MASK, name + KEPT} <= set(self._initializers):
-            raise self._damaged(f"{name} is packed and lacks its mask or its elements")
+        if not {name + MASK, name + KEPT} <= set(self._stored.tensors):
+            raise self._stored.damaged(
+                f"{name} is packed, but its mask or its elements are missing"
+            )
         try:
             packing = read_packing(text)
         except ValueError as error:
-            raise self._damaged(f"{name}: {error}") from None
-        mask, kept = self._initializers[name + MASK], self._initializers[name + KEPT]
-        size = sum(self._bytes(t, self._dtype(t)) for t in (mask, kept))
-        if self._bytes(mask, self._dtype(mask)) * 8 != packing.count:
-            raise self._damaged(f"{name} has a mask of another size")
+            raise self._stored.damaged(f"{name}: {error}") from None
+        mask, kept = self._stored.tensors[name + MASK], self._stored.tensors[name + KEPT]
+        size = sum(self._stored.bytes(t, self._stored.dtype(t)) for t in (mask, kept))
+        if self._stored.bytes(mask, self._stored.dtype(mask)) * 8 != packing.count:
+            raise self._stored.damaged(f"{name} has a mask of the wrong size")
         for part in (mask, kept):
-            self._check_place(part)
+            self._stored.check_place(part)
 
         def dense() -> np.ndarray:
             return self.unpacked(name, packing)
@@ -213,11 +164,11 @@ class OnnxFile:
         return OnnxTensor(name, kind, shape, size, properties, self._float_reader(name, dense))
 
     def unpacked(self, name: str, packing: Packing) -> np.ndarray:
-        """A packed initializer, dense again."""
+        """Unpack a packed initializer."""
         try:
             return unpack(packing, self.array(name + MASK), self.array(name + KEPT))
         except ValueError as error:
-            raise self._damaged(f"{name}: {error}") from None
+            raise self._stored.damaged(f"{name}: {error}") from None
 
     def _float_reader(self, name: str, read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
         turn = self._transposed(name)
@@ -235,21 +186,25 @@ class OnnxFile:
         _, scales_at, zeros_at, default_bits = _QUANTIZED[node.op_type]
         given = {a.name: a.i for a in node.attribute}
         bits, block = given.get("bits", default_bits), given.get("block_size", 0)
-        scales = self._initializers.get(node.input[scales_at])
+        scales = self._stored.tensors.get(node.input[scales_at])
         if bits not in {4, 8} or block < 1 or scales is None:
-            raise self._damaged(f"{name} is quantised in a way that makes no sense")
+            raise self._stored.damaged(f"{name} has invalid quantisation parameters")
         zeros = node.input[zeros_at] if len(node.input) > zeros_at else ""
         codes_bytes = size or self._count(name)
         columns = given.get("K") or self._count(name) * 8 // bits // max(self._rows(name), 1)
         rows, blocks = self._rows(name), -(-columns // block)
         count = math.prod(scales.dims)
         if not rows or count != rows * blocks:
-            raise self._damaged(f"{name} has {count} scales for {rows} rows of {blocks} blocks")
+            raise self._stored.damaged(
+                f"{name} has {count} scales for {rows} rows of {blocks} blocks each"
+            )
 
         def values() -> np.ndarray:
             stored = read()
             if stored.dtype != np.uint8 or stored.nbytes * 8 != rows * blocks * block * bits:
-                raise self._damaged(f"{name} has {stored.nbytes} bytes for {rows} rows")
+                raise self._stored.damaged(
+                    f"{name} has {stored.nbytes} bytes, the wrong size for {rows} rows"
+                )
             stored = stored.reshape(rows, blocks, -1)
             codes = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
             codes = codes.reshape(rows, blocks, block).astype(np.float32)
@@ -257,36 +212,36 @@ class OnnxFile:
             dense = (codes - self._zero_points(zeros, rows, blocks, bits)) * scale
             return dense.reshape(rows, -1)[:, :columns]
 
-        total = codes_bytes + self._bytes(scales, self._dtype(scales))
+        total = codes_bytes + self._stored.bytes(scales, self._stored.dtype(scales))
         return OnnxTensor(name, f"INT{bits}", (rows, columns), total, properties, values)
 
     def _zero_points(self, name: str, rows: int, blocks: int, bits: int) -> Any:
-        if name not in self._initializers:
+        if name not in self._stored.tensors:
             return float(2 ** (bits - 1))
         stored = self.array(name)
         if stored.dtype != np.uint8 or not stored.size or stored.size % rows:
-            raise self._damaged(f"{name} are no zero points of {rows} rows")
+            raise self._stored.damaged(f"{name} does not hold zero points of {rows} rows")
         stored = stored.reshape(rows, -1)
         points = stored if bits == 8 else np.stack([stored & 15, stored >> 4], -1)
         points = points.reshape(rows, -1)[:, :blocks, None]
         if points.shape[1] != blocks:
-            raise self._damaged(f"{name} has too few zero points")
+            raise self._stored.damaged(f"{name} has too few zero points")
         return points.astype(np.float32)
 
     def _rows(self, name: str) -> int:
-        tensor = self._initializers.get(name)
+        tensor = self._stored.tensors.get(name)
         if tensor is not None:
             return int(tensor.dims[0]) if tensor.dims else 0
-        kept = self._initializers[name + KEPT]
+        kept = self._stored.tensors[name + KEPT]
         text = {p.key: p.value for p in kept.metadata_props}[PACKING]
         return read_packing(text).shape[0]
 
     def _count(self, name: str) -> int:
-        tensor = self._initializers.get(name)
+        tensor = self._stored.tensors.get(name)
         if tensor is not None:
-            self._check_place(tensor)
-            return self._bytes(tensor, self._dtype(tensor))
-        kept = self._initializers[name + KEPT]
+            self._stored.check_place(tensor)
+            return self._stored.bytes(tensor, self._stored.dtype(tensor))
+        kept = self._stored.tensors[name + KEPT]
         text = {p.key: p.value for p in kept.metadata_props}[PACKING]
         return math.prod(read_packing(text).shape)
 
@@ -297,76 +252,8 @@ class OnnxFile:
         return None
 
     def _transposed(self, name: str) -> bool:
-        """Whether the graph multiplies by it as (in, out), perhaps after a cast."""
+        """Tell whether the graph multiplies by it as (in, out), possibly after a cast."""
         users = self._users.get(name, [])
         for cast in [node for node, _ in users if node.op_type == "Cast"]:
             users = users + [user for out in cast.output for user in self._users.get(out, [])]
         return any(node.op_type == "MatMul" and place == 1 for node, place in users)
-
-    def _dtype(self, tensor: Any) -> np.dtype:
-        try:
-            return self._onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        except (KeyError, ValueError, TypeError):
-            raise self._damaged(f"{tensor.name} has an unknown type {tensor.data_type}") from None
-
-    def _bytes(self, tensor: Any, dtype: np.dtype) -> int:
-        count = 1
-        for size in tensor.dims:
-            if size < 0:
-                raise self._damaged(f"{tensor.name} has the shape {list(tensor.dims)}")
-            count *= size
-        return count * dtype.itemsize
-
-    def _check_place(self, tensor: Any) -> None:
-        """Hold what a weight says of itself against what there is."""
-        if tensor.data_location == self._onnx.TensorProto.EXTERNAL:
-            self._place(tensor)
-
-    def _place(self, tensor: Any) -> tuple[np.ndarray, int, int]:
-        """The mapped file that a tensor stands in, and where in it."""
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = Path(entries.get("location", "").replace("\0", "?"))
-        path = (self._folder / location).resolve()
-        if location.is_absolute() or not path.is_relative_to(self._folder):
-            raise self._damaged(f"{tensor.name} points outside of its folder, to {location}")
-        if path not in self._maps:
-            if not path.is_file():
-                raise InputError(
-                    f"{self._path} lacks its weights: {path.name} is not beside it.",
-                    "Copy both files; they belong together.",
-                )
-            empty = not path.stat().st_size
-            self._maps[path] = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
-            self.files.append(path)
-        data = self._maps[path]
-        try:
-            offset = int(entries.get("offset", 0))
-            length = int(entries.get("length", len(data) - offset))
-        except ValueError:
-            raise self._damaged(f"{tensor.name} stands at no number") from None
-        if offset < 0 or length < 0 or offset + length > len(data):
-            raise self._damaged(f"{tensor.name} ends behind {path.name}: the file is truncated")
-        return data, offset, length
-
-    def _damaged(self, reason: str) -> InputError:
-        return InputError(
-            f"{self._path} is a damaged ONNX file: {reason}.", "Fetch or build it again."
-        )
-
-
-def _texts(model: Any) -> Iterator[Any]:
-    """Names and properties that are used as text; protobuf gives bytes where they are none."""
-    graph = model.graph
-    listed = [sparse.values for sparse in graph.sparse_initializer]
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        yield from (attribute.name for attribute in node.attribute)
-    for tensor in (*graph.initializer, *listed):
-        yield tensor.name
-        for entry in (*tensor.external_data, *tensor.metadata_props):
-            yield from (entry.key, entry.value)
-    for value in (*graph.input, *graph.output):
-        yield value.name
-    for entry in model.metadata_props:
-        yield from (entry.key, entry.value)
-    yield model.producer_name

@@ -1,7 +1,8 @@
-"""``.packed.onnx``: a model whose sparse initializers stand in it without their zeros.
+"""``.packed.onnx``: a model whose sparse initializers are stored without their zeros.
 
 Any onnxruntime opens it: nodes of standard operators rebuild the dense tensors, and constant
-folding runs them once, when a session is made. docs/onnx.md has what that costs in time and memory.
+folding runs them once, when a session is made. docs/measured/onnx.md has what that costs in time
+and memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,42 +25,42 @@ Advance = Callable[[int], None]
 
 
 def total_bytes(path: Path) -> int:
-    """Bytes of a model with the weights beside it, which must be usable."""
+    """Return the bytes of a model with its external data, which must be valid."""
     return sum(part.stat().st_size for part in OnnxFile(path).files)
 
 
 def is_packed(file: OnnxFile) -> bool:
-    """Whether initializers of a model are packed."""
+    """Tell whether initializers of a model are packed."""
     return any(PACKING in tensor.properties for tensor in file.tensors)
 
 
 def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> dict[str, int]:
-    """Write ``target`` and its data, and prove that the source's weights come back from them.
+    """Write ``target`` and its data, and check that they restore the source's weights.
 
     Args:
         source: an ``.onnx`` file.
         target: appears only if unpacking it gives the source's weights, bit for bit.
-        advance: told of bytes of the source that were packed.
+        advance: called with the number of source bytes packed.
 
     Returns:
         ``bytes`` of the source's files and of the target's as ``packed_bytes``; ``tensors`` that
-        were packed, their size as ``tensor_bytes`` and what is left of it as
+        were packed, their size before as ``tensor_bytes`` and after as
         ``packed_tensor_bytes``.
 
     Raises:
-        UsageError: the source is packed already, or holds no zeros worth packing.
-        InputError: it is not a usable ONNX file.
+        UsageError: the source is already packed, or has no zeros worth packing.
+        InputError: it is not a valid ONNX file.
     """
     from onnx import TensorProto
 
     file = OnnxFile(source)
     if is_packed(file) or file.lists_weights:
-        raise UsageError(f"{source} is packed already.")
+        raise UsageError(f"{source} is already packed.")
     chosen = {tensor.name: tensor for tensor in file.tensors if _gains(file, tensor)}
     if not chosen:
         raise UsageError(
-            f"No tensor of {source} would be smaller without its zeros.",
-            "Pack a model that edgeprune build has pruned.",
+            f"Packing would not make any tensor of {source} smaller: it has too few zeros.",
+            "Pack a model that 'edgeprune build' has pruned.",
         )
     model, nodes, tensors, after = file.model, [], [], 0
     original = list(model.graph.initializer)
@@ -80,12 +81,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
                 else:
                     tensors.append(tensor)
                 advance(file.array(tensor.name).nbytes)
-        packed = type(model)()
-        packed.CopyFrom(model)
-        del packed.graph.initializer[:], packed.graph.node[:]
-        packed.graph.initializer.extend([*tensors, *_constants()])
-        packed.graph.node.extend([*nodes, *model.graph.node])
-        temporary.write_bytes(packed.SerializeToString())
+        temporary.write_bytes(_with(model, tensors, nodes).SerializeToString())
         _check(file, OnnxFile(temporary), list(chosen))
     before = sum(file.array(name).nbytes for name in chosen)
     return {
@@ -95,6 +91,16 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "tensor_bytes": before,
         "packed_tensor_bytes": after,
     }
+
+
+def _with(model: Any, tensors: list[Any], nodes: list[Any]) -> Any:
+    """Build the model with packed initializers, and nodes in front that unpack them."""
+    packed = type(model)()
+    packed.CopyFrom(model)
+    del packed.graph.initializer[:], packed.graph.node[:]
+    packed.graph.initializer.extend([*tensors, *_constants()])
+    packed.graph.node.extend([*nodes, *model.graph.node])
+    return packed
 
 
 def _gains(file: OnnxFile, tensor: OnnxTensor) -> bool:
@@ -127,11 +133,14 @@ def _check(source: OnnxFile, packed: OnnxFile, names: list[str]) -> None:
         again = packed.unpacked(name, read_packing(properties[name][PACKING]))
         expected = source.array(name)
         if again.tobytes() != expected.tobytes():
-            raise CheckFailed(f"{name} does not come back from its packed form.", "Report it.")
+            raise CheckFailed(
+                f"{name} cannot be restored from its packed form.",
+                "This is a bug in edgeprune; please report it.",
+            )
 
 
 def _constants() -> list[Any]:
-    """What all expansions share."""
+    """Make the initializers that all expansions share."""
     from onnx import numpy_helper
 
     values = {
@@ -149,7 +158,7 @@ def _constants() -> list[Any]:
 
 
 def _expansion(name: str, packing: Packing) -> Iterator[Any]:
-    """Nodes that give ``name`` from its mask and its kept elements.
+    """Make nodes that compute ``name`` from its mask and its kept elements.
 
     An element's place among the kept ones is the number of mask bits up to it, and 0, where the
     zero stands, if its own bit is not set. (`Where` would be plainer, and onnxruntime has none for
@@ -201,7 +210,7 @@ def _nibbles(node: Callable[..., Any], temporary: Callable[[str], str], kept: st
 
 
 def without_expansions(file: OnnxFile) -> tuple[Any, dict[str, Callable[[], np.ndarray]]]:
-    """The graph with plain initializers again, for a loader that hands weights over itself.
+    """Restore a graph with plain initializers, for a loader that passes in the weights.
 
     Returns:
         The graph without the nodes that expand, and without the initializers that are packed or

@@ -1,6 +1,6 @@
-"""What is known of each architecture, a file for each; both exporters and pruning read it.
+"""Facts about each architecture, one file each, read by the exporters and by pruning.
 
-A new one is a file here and its name in the list below (docs/add-architecture.md).
+A new one is a file here and its name in the list below (CONTRIBUTING.md).
 """
 
 from importlib import import_module
@@ -24,5 +24,5 @@ __all__ = ["FAMILIES", "Config", "Family", "Gguf", "Norms", "Onnx", "by_model_ty
 
 
 def by_model_type() -> dict[str, Family]:
-    """Every family by each of transformers' names for it."""
+    """Map each of transformers' model types to its family."""
     return {name: family for family in FAMILIES for name in family.model_types}

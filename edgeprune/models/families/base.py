@@ -1,4 +1,4 @@
-"""What a family of models is: facts that no weight file states, as data.
+"""Model families as data: facts that no weight file states.
 
 Nothing here imports a model library: exporters read families without one.
 """
@@ -16,22 +16,22 @@ def head_dim(config: Config) -> int:
 
 
 def every_layer_rotates(config: Config) -> list[bool]:
-    """For each layer, whether it rotates queries and keys: all do."""
+    """Say that every layer rotates queries and keys."""
     return [True] * config["num_hidden_layers"]
 
 
 def no_trap(_config: Config) -> str | None:
-    """Nothing beyond what all architectures are checked for."""
+    """Report no problem beyond what is checked for all architectures."""
     return None
 
 
 @dataclass(frozen=True)
 class FeedForwardNames:
-    """Matrices of a feed-forward network with nothing but elementwise functions between them.
+    """Matrices of a feed-forward network with only elementwise functions between them.
 
     Attributes:
         makers: names, inside the network, of those whose rows are the hidden channels.
-        reader: name of the one whose columns they are.
+        reader: name of the matrix whose columns are the hidden channels.
     """
 
     makers: tuple[str, ...]
@@ -43,10 +43,11 @@ class Norms:
     """Names of a block's norms.
 
     Attributes:
-        attention: before attention.
-        feed_forward: before the feed-forward network.
-        after_attention: behind attention, before the sum; empty: none.
-        after_feed_forward: behind the feed-forward network, before the sum; empty: none.
+        attention: the norm before attention.
+        feed_forward: the norm before the feed-forward network.
+        after_attention: the norm after attention, before the residual sum; empty: none.
+        after_feed_forward: the norm after the feed-forward network, before the residual sum; empty:
+            none.
     """
 
     attention: str = "input_layernorm"
@@ -65,18 +66,19 @@ class Norms:
 
 @dataclass(frozen=True)
 class Gguf:
-    """How llama.cpp runs a family.
+    """How llama.cpp runs a model family.
 
     Attributes:
-        name: llama.cpp's name for it; empty: it is not exported to GGUF.
+        name: llama.cpp's name of the architecture; empty: no GGUF export.
         permutes_rotary: llama.cpp rotates neighbouring pairs, transformers rotates halves: rows
             of the query and key projections are interleaved to match.
         windows: whether llama.cpp knows sliding-window attention here. Where it doesn't, the
             context ends with the window: up to there it makes no difference.
         rope: kinds of rotary scaling that llama.cpp reads here.
-        asks_for: keys, without the prefix, that llama.cpp asks for where others do without.
-        trap: what is wrong with a model that llama.cpp would run otherwise than transformers,
-            because llama.cpp keeps the fact in its code and not in the file; None: nothing.
+        asks_for: metadata keys, without the prefix, that llama.cpp requires of this family only.
+        trap: describes how llama.cpp would run a model differently from transformers
+            because the fact is fixed in llama.cpp's code and not read from the file; None if it
+            would not.
     """
 
     name: str = ""
@@ -89,16 +91,16 @@ class Gguf:
 
 @dataclass(frozen=True)
 class Onnx:
-    """The graph of a family's decoder.
+    """The decoder graph of a model family.
 
     Attributes:
-        matrices: of a block, by their names in it; empty: the graph is not built but traced.
-        head_norms: norms of each query and key head by itself, by their names in a block.
-        norms: of a block.
+        matrices: names of a block's matrices; empty: the graph is traced instead of built.
+        head_norms: names of the norms applied to each query and key head.
+        norms: names of a block's norms.
         scales_embedding: whether embeddings are multiplied by the square root of their width.
         attention_width: key of the configuration with the width whose root divides attention;
             empty: a head's.
-        genai: what onnxruntime-genai calls such models; empty: as transformers does.
+        genai: onnxruntime-genai's name of the architecture; empty: the same as transformers'.
     """
 
     matrices: tuple[str, ...] = ()
@@ -110,24 +112,24 @@ class Onnx:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """What holds weights in a block."""
+        """Name a block's modules that hold weights."""
         return (*self.matrices, *self.head_norms, *self.norms.names)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share their code.
+    """A family of models that share their code in transformers.
 
     Attributes:
         model_types: transformers' names for them.
-        feed_forward: where the hidden channels are whose order is free; None: it isn't free.
+        feed_forward: matrices whose hidden channels may be reordered; None: they may not.
         activation: of feed-forward networks, where the configuration names none; llama.cpp knows
             no other.
         norm_shift: what is added to the weights of norms, where transformers adds it in its code.
         tied: whether the embedding is the output head too, where the configuration doesn't say.
         rotates: for each layer, whether it rotates queries and keys.
-        gguf: how llama.cpp runs them.
-        onnx: what their graph is.
+        gguf: how llama.cpp runs the family.
+        onnx: the family's decoder graph.
     """
 
     model_types: tuple[str, ...]
@@ -140,11 +142,11 @@ class Family:
     onnx: Onnx = Onnx()
 
     def is_tied(self, config: Config) -> bool:
-        """Whether the embedding of a model is its output head, too."""
+        """Tell whether the model's embedding is also its output head."""
         return bool(config.get("tie_word_embeddings", self.tied))
 
     def activation_of(self, config: Config) -> str:
-        """What a model's feed-forward networks apply between their matrices."""
+        """Return the activation of a model's feed-forward networks."""
         named = config.get("hidden_activation") or config.get("hidden_act")
         return str(named or self.activation)
 

@@ -1,4 +1,4 @@
-"""Gemma 3's text models: norms on both sides of everything, windows in five of six layers."""
+"""Gemma 3's text models: norms before and after each submodule, windows in five of six layers."""
 
 from edgeprune.models.families.base import (
     GATED,
@@ -21,9 +21,9 @@ def _trap(config: Config) -> str | None:
         for i in range(config["num_hidden_layers"])
     ]
     if config.get("layer_types", kinds) != kinds or config.get("sliding_window_pattern", 6) != 6:
-        return "windows other than in five of six layers"
+        return "sliding windows in a layout other than five of every six layers"
     if config.get(_ATTENTION_WIDTH, head_dim(config)) != head_dim(config):
-        return "attention scaled by another number than the width of a head"
+        return "an attention scale other than the width of a head"
     soft_caps = ("attn_logit_softcapping", "final_logit_softcapping")
     return next((name for name in soft_caps if config.get(name)), None)
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX, Pythia and whatever names its feed-forward networks alike; ONNX graphs are traced."""
+"""GPT-NeoX, Pythia and models with the same feed-forward names; ONNX graphs are traced."""
 
 from edgeprune.models.families.base import Family, FeedForwardNames
 

@@ -1,4 +1,4 @@
-"""Phi 1 to 2 and whatever names its feed-forward networks alike; ONNX graphs are traced."""
+"""Phi 1 to 2 and models with the same feed-forward names; ONNX graphs are traced."""
 
 from edgeprune.models.families.base import Family, FeedForwardNames
 

@@ -1,4 +1,4 @@
-"""Qwen 3: every query and key head has a norm of its own."""
+"""Qwen 3: a norm is applied to every query and key head."""
 
 from edgeprune.models.families.base import GATED, HEAD_NORMS, LLAMA_MATRICES, Family, Gguf, Onnx
 

@@ -16,7 +16,7 @@ def _rotates(config: Config) -> list[bool]:
 def _trap(config: Config) -> str | None:
     layers = range(config["num_hidden_layers"])
     if _rotates(config) != [(i + 1) % _EVERY != 0 for i in layers]:
-        return "layers without rotary embedding other than every fourth"
+        return "a rotary layout other than no rotation in every fourth layer"
     return None
 
 

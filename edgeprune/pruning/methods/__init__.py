@@ -1,4 +1,4 @@
-"""Pruning methods: tensors in, tensors out. One file a method, one line here."""
+"""Pruning methods: tensors in, tensors out. A method is one file and one line here."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from edgeprune.planning.patterns import Budget
     from edgeprune.pruning.gram import Gram
-    from edgeprune.pruning.masks import Budget
     from edgeprune.pruning.statistics import InputStatistics
 
     Score = Callable[[Tensor, InputStatistics], Tensor]
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose zeros, and what it must be told.
+    """A way to choose zeros, and the inputs it needs.
 
     Attributes:
-        module: holds ``score(weight, inputs)``, importance of each weight, or
+        module: module with ``score(weight, inputs)``, the importance of each weight, or
             ``solve(weight, gram, budget)``, which moves the kept weights too. Imported when used,
             so that names cost nothing.
-        sees: ``nothing`` of the data (then fusion does nothing), the inputs' second ``moments``, or
-            their whole ``gram`` matrix.
+        sees: what it uses of the data: ``nothing`` (then fusion has no effect), second ``moments``,
+            or
+            the whole ``gram`` matrix.
         solves: whether the module holds ``solve``.
-        gradient: mean squared gradients the score needs: of one ``block``'s output, or of the
+        gradient: mean squared gradients that the score needs: of one ``block``'s output, or of the
             ``model``'s loss.
     """
 
@@ -39,12 +40,12 @@ class Method:
 
     @property
     def score(self) -> "Score":
-        """Importance of each weight, larger is kept: (out, in) from (out, in)."""
+        """Compute the importance of each weight, larger is kept: (out, in) from (out, in)."""
         return import_module(self.module).score
 
     @property
     def solve(self) -> "Solve":
-        """Pruned weights, (out, in), from dense ones."""
+        """Compute pruned weights, (out, in), from dense ones."""
         return import_module(self.module).solve
 
 

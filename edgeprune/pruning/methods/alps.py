@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 
 # Measured on SmolLM2's layers at 50 and 70 %: within 2 % of the error of 60 iterations with the
 # paper's growth of 1.3, 1.2 and 1.1, in half the time.
@@ -27,8 +27,8 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
     Args:
         weight: (out, in) float32.
-        gram: of this layer's input.
-        budget: how many weights go, and where.
+        gram: Gram matrix of this layer's input.
+        budget: how many weights are pruned, and under which pattern.
 
     Returns:
         (out, in), zeros where pruned.
@@ -51,10 +51,10 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
             state = torch.where(mask, state, state / growth)  # the dual shrinks as ρ grows
             checked, penalty = mask, penalty * growth
             inverse = _inverse(gram, penalty)
-    return resolve(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
+    return refit(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
 
 
 def _inverse(gram: Gram, penalty: float) -> Tensor:
-    """``(H + ρ I)⁻¹``."""
+    """Compute ``(H + ρ I)⁻¹``."""
     values, vectors = gram.eigen
     return (vectors / (values + penalty)) @ vectors.T

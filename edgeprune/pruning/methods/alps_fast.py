@@ -1,13 +1,13 @@
-"""ADMM with one factorisation (arXiv 2401.02938): ALPS for those in a hurry."""
+"""ADMM with one factorisation (arXiv 2401.02938): a faster variant of ALPS."""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget
-from edgeprune.pruning.updates.least_squares import resolve
+from edgeprune.pruning.updates.least_squares import refit
 
 # Measured on SmolLM2's layers: 7 % more error than `alps` in two fifths of its time; twice the
 # iterations would win 2 of those. A smaller penalty does not settle in so few of them, least of all
@@ -19,7 +19,7 @@ _POLISHING_STEPS = 4
 
 
 def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
-    """ADMM as in `edgeprune.pruning.methods.alps`, at one penalty, so that one inverse serves all.
+    """Run ADMM as in `edgeprune.pruning.methods.alps`, with one penalty and one inverse.
 
     The number of zeros grows over the first iterations as ``1 - (1 - k/7)³`` of the budget; N:M
     patterns are full from the start. Weights on the final support are solved for by conjugate
@@ -27,8 +27,8 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
     Args:
         weight: (out, in) float32.
-        gram: of this layer's input.
-        budget: how many weights go, and where.
+        gram: Gram matrix of this layer's input.
+        budget: how many weights are pruned, and under which pattern.
 
     Returns:
         (out, in), zeros where pruned.
@@ -44,4 +44,4 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
         right = torch.where(mask, state, -state).mul_(_PENALTY).add_(target)
         state = torch.addmm(state.masked_fill(mask, 0), right, inverse)
     mask = budget.keep(state.abs())
-    return resolve(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)
+    return refit(weight, mask, gram, _POLISHING_STEPS, start=state / gram.norms)

@@ -1,4 +1,4 @@
-"""D-Pruner's dual score (arXiv 2405.06275): what the layer needs plus what the task loss needs.
+"""D-Pruner's dual score (arXiv 2405.06275): importance to the layer plus importance to the task.
 
 The paper's second term is a first- and second-order expansion of the domain loss; here it is the
 diagonal Fisher information, which is its second-order part near a minimum.
@@ -10,7 +10,7 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``W² (H_jj / mean(H) + F_ij / mean(F))``.
+    """Score weights by ``W² (H_jj / mean(H) + F_ij / mean(F))``.
 
     Args:
         weight: (out, in).

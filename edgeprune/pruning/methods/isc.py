@@ -1,4 +1,4 @@
-"""ISC, improved saliency criterion (arXiv 2310.09499): first and last word of the OBS family."""
+"""ISC, the improved saliency criterion (arXiv 2310.09499): OBD's and OBS's saliencies added."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``W² (H_jj + 1 / [H⁻¹]_jj)``: loss without and with repair by the other weights, added.
+    """Score weights by ``W² (H_jj + 1 / [H⁻¹]_jj)``: the losses without and with a weight update.
 
     Args:
         weight: (out, in).

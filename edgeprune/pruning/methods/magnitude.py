@@ -1,4 +1,4 @@
-"""Magnitude pruning (Han et al., arXiv 1506.02626): small weights go first, whatever the data."""
+"""Magnitude pruning (Han et al., arXiv 1506.02626): prunes the smallest weights, without data."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``W²``: ranks as ``|W|`` does, on the scale of a squared loss like the other scores.
+    """Score weights by ``W²``: ranks as ``|W|`` does, on the scale of a squared loss.
 
     Args:
         weight: (out, in).
-        inputs: not used; the score sees no data.
+        inputs: unused; the score needs no data.
 
     Returns:
         (out, in), larger is kept.

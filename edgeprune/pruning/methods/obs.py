@@ -6,7 +6,7 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``W² / [H⁻¹]_jj``: loss of removing one weight when the others of its row may repair it.
+    """Score weights by ``W² / [H⁻¹]_jj``: the loss of removing one if its row is updated.
 
     Args:
         weight: (out, in).

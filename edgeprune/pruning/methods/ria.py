@@ -7,7 +7,7 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``((|W| / Σ_i |W_ij| + |W| / Σ_j |W_ij|) ‖x_j‖^½)²``.
+    """Score weights by ``((|W| / Σ_i |W_ij| + |W| / Σ_j |W_ij|) ‖x_j‖^½)²``.
 
     A weight counts by its share of its row and of its column, so that no channel is emptied.
 
@@ -16,7 +16,8 @@ def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
         inputs: statistics of this layer's input; ``second_moment`` (in,) is used.
 
     Returns:
-        (out, in), larger is kept. Squared to stand on the scale of a loss, like the other scores.
+        (out, in), larger is kept. It is squared to be on the scale of a loss, like the other
+        scores.
     """
     size = weight.abs()
     tiny = torch.finfo(size.dtype).tiny

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from edgeprune.planning.patterns import Budget
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Budget
 from edgeprune.pruning.methods import sparsegpt
 
 # A layer whose blocks' losses spread by more than this share is worth reordering.
@@ -12,12 +12,12 @@ _COLUMNAR = 0.5
 
 
 def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
-    """SparseGPT, with heavy columns first where losses sit in few columns.
+    """Run SparseGPT, with heavy columns first if few columns hold most of the loss.
 
     Args:
         weight: (out, in) float32.
-        gram: of this layer's input.
-        budget: how many weights go, and where.
+        gram: Gram matrix of this layer's input.
+        budget: how many weights are pruned, and under which pattern.
 
     Returns:
         (out, in), zeros where pruned.
@@ -29,7 +29,7 @@ def solve(weight: Tensor, gram: Gram, budget: Budget) -> Tensor:
 
 
 def column_order(weight: Tensor, gram: Gram, budget: Budget) -> Tensor | None:
-    """Columns by the Wanda loss of what a first pruning would remove from them.
+    """Order columns by the Wanda loss of what a first pruning would remove from them.
 
     Columns are sorted within each of SparseGPT's blocks and the blocks among themselves, heaviest
     first; N:M groups move as one.
@@ -43,7 +43,7 @@ def column_order(weight: Tensor, gram: Gram, budget: Budget) -> Tensor | None:
     losses = torch.stack([lost[block].sum() for block in blocks])
     if losses.max() - losses.min() <= _COLUMNAR * losses.max():
         return None
-    unit = budget.pattern.group or 1
+    unit = budget.pattern.unit
     ordered = []
     for index in losses.argsort(descending=True).tolist():
         units = blocks[index].view(-1, unit)

@@ -1,4 +1,4 @@
-"""Wanda (arXiv 2306.11695): weight magnitude times the norm of the input it meets."""
+"""Wanda (arXiv 2306.11695): weight magnitude times the norm of its input."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from edgeprune.pruning.statistics import InputStatistics
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """Loss of removing each weight when inputs are taken as uncorrelated: ``W² E[x²]``.
+    """Score weights by ``W² E[x²]``: the loss of removing each if inputs are uncorrelated.
 
     Args:
         weight: (out, in).

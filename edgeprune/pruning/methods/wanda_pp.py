@@ -9,7 +9,7 @@ _GRADIENT_WEIGHT = 100.0
 
 
 def score(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """``((α G + ‖x_j‖) |W|)²`` with ``G`` the RMS over samples of ``∂‖block(X)‖₂ / ∂W``.
+    """Score weights by ``((α G + ‖x_j‖) |W|)²``, ``G`` the RMS of ``∂‖block(X)‖₂ / ∂W``.
 
     Args:
         weight: (out, in).

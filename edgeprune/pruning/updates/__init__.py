@@ -1,1 +1,1 @@
-"""Changes of kept weights and masks once zeros are chosen."""
+"""Weight updates and mask refinement, once zeros are chosen."""

@@ -1,4 +1,4 @@
-"""The column loop of optimal brain surgery: decide a column, repair its error by those to come."""
+"""The column loop of optimal brain surgery: decide a column, then update the later ones."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -15,8 +15,8 @@ Decide = Callable[[int, Tensor, Tensor], Callable[[int], Tensor]]
 _PANEL = 16
 
 
-def sweep(weight: Tensor, factor: Tensor, width: int, unit: int, decide: Decide) -> Tensor:
-    """Set columns one after another, each error pushed onto the columns not yet visited.
+def column_loop(weight: Tensor, factor: Tensor, width: int, unit: int, decide: Decide) -> Tensor:
+    """Set columns one after another, and compensate each error in the columns not yet visited.
 
     Changing column ``j`` by ``-e`` moves the later ones by ``-(e / U_jj) U_j,j:``, where ``U`` is
     the upper Cholesky factor of ``H⁻¹`` (arXiv 2301.00774, 2210.17323). Columns beyond a panel are
@@ -25,9 +25,9 @@ def sweep(weight: Tensor, factor: Tensor, width: int, unit: int, decide: Decide)
     Args:
         weight: (out, in) float32.
         factor: (in, in), ``U``.
-        width: columns of a block, a multiple of ``unit``.
-        unit: columns that are up to date whenever the first of them is decided.
-        decide: what each column becomes.
+        width: number of columns in a block, a multiple of ``unit``.
+        unit: number of columns that are all up to date when the first of them is decided.
+        decide: gives the new values of each column.
 
     Returns:
         (out, in).

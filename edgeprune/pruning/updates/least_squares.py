@@ -1,4 +1,4 @@
-"""Least squares on the kept weights: what any mask can be repaired to."""
+"""Least-squares refit of the kept weights under any mask."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from edgeprune.pruning.gram import Gram
 _TINY = 1e-20
 
 
-def resolve(
+def refit(
     weight: Tensor, mask: Tensor, gram: Gram, steps: int = 12, start: Tensor | None = None
 ) -> Tensor:
     """Minimise ``tr (W - V) H (W - V)ᵀ`` over ``V`` that is zero outside the mask.
@@ -19,9 +19,10 @@ def resolve(
     Args:
         weight: (out, in) float32, dense.
         mask: (out, in), True is kept.
-        gram: of this layer's input.
-        steps: conjugate gradient steps; a dozen comes within a few per cent of the exact optimum.
-        start: (out, in) where to begin; by default the dense weights under the mask.
+        gram: Gram matrix of this layer's input.
+        steps: number of conjugate gradient steps; a dozen comes within a few per cent of the exact
+            optimum.
+        start: (out, in) initial values; by default the dense weights under the mask.
 
     Returns:
         (out, in), zero outside the mask, never worse than ``start``.

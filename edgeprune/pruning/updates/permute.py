@@ -1,4 +1,4 @@
-"""Channel permutation for N:M patterns (RIA, ICLR 2024): groups that hold weights worth keeping.
+"""Channel permutation for N:M patterns (RIA, ICLR 2024): groups that keep more of the score.
 
 Which channels share a group of M decides what an N:M mask can keep. Inside a feed-forward network
 the order of the hidden channels is free: reordering the columns of the last layer together with the
@@ -8,7 +8,7 @@ rows of those before it changes nothing but the place of every channel.
 import torch
 from torch import Tensor
 
-from edgeprune.pruning.masks import Pattern
+from edgeprune.planning.patterns import Pattern
 
 # Rounds of reassignment; later ones change little.
 _ROUNDS = 3
@@ -17,7 +17,7 @@ _ROWS = 512
 
 
 def channel_order(scores: Tensor, pattern: Pattern) -> Tensor:
-    """An order of input channels under which an N:M mask keeps more of the score.
+    """Find an order of input channels under which an N:M mask keeps more of the score.
 
     Channels start in snake order of their total score, so that every group gets strong and weak
     ones. Then, place by place, one channel of every group is taken out and all of them are assigned
@@ -26,14 +26,15 @@ def channel_order(scores: Tensor, pattern: Pattern) -> Tensor:
 
     Args:
         scores: (out, in) importance of each weight.
-        pattern: N:M.
+        pattern: the N:M pattern.
 
     Returns:
-        (in,) permutation: new place to old channel. The identity if nothing better is found.
+        (in,) permutation: old channel for each new position; the identity if nothing better is
+        found.
     """
     from scipy.optimize import linear_sum_assignment
 
-    kept, group = pattern.kept or 1, pattern.group or 1
+    kept, group = pattern.kept, pattern.unit
     columns = scores.shape[1]
     rows = scores[:: max(1, len(scores) // _ROWS)]
     places = _snake(rows.sum(dim=0), group)  # (groups, M) channels
@@ -50,12 +51,11 @@ def channel_order(scores: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _snake(totals: Tensor, group: int) -> Tensor:
-    """Channels by descending total, dealt to groups back and forth: (groups, M)."""
+    """Deal channels by descending total to groups back and forth: (groups, M)."""
     dealt = totals.argsort(descending=True).view(group, -1).clone()
     dealt[1::2] = dealt[1::2].flip(1)
     return dealt.T.contiguous()
 
 
 def _kept(scores: Tensor, pattern: Pattern) -> Tensor:
-    groups = scores.reshape(-1, pattern.group or 1)
-    return groups.topk(pattern.kept or 1, dim=1).values.sum()
+    return scores.reshape(-1, pattern.unit).topk(pattern.kept, dim=1).values.sum()

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
+from edgeprune.planning.patterns import Pattern
 from edgeprune.pruning.gram import Gram
-from edgeprune.pruning.masks import Pattern
 
 # Best weights of each kind that are tried against each other; all pairs would cost in² per row.
 _CANDIDATES = 16
 
 
 def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: int = 32) -> Tensor:
-    """Better mask of the same size in every row (unstructured) or group (N:M).
+    """Find a better mask of the same size in every row (unstructured) or group (N:M).
 
     With ``e`` the pruned part of a row and ``g = H e``, pruning ``u`` and reviving ``p`` changes
     ``e H eᵀ`` by ``2 w_u g_u + w_u² H_uu - 2 w_p g_p + w_p² H_pp - 2 w_u w_p H_up``. Every round
@@ -20,9 +20,9 @@ def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: i
     Args:
         weight: (out, in) float32, dense.
         mask: (out, in), True is kept.
-        gram: of this layer's input.
-        pattern: what the mask must keep to.
-        rounds: at most so many swaps a row.
+        gram: Gram matrix of this layer's input.
+        pattern: the pattern that the mask must keep.
+        rounds: largest number of swaps per row.
 
     Returns:
         (out, in) boolean; the loss of no row is larger than before.
@@ -35,7 +35,7 @@ def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: i
     for _ in range(rounds):
         cost = torch.where(mask, 2 * weight * gradient + own, torch.inf)  # of pruning a kept one
         gain = torch.where(mask, -torch.inf, 2 * weight * gradient - own)  # of reviving
-        out, back = _candidates(cost, gain, pattern)
+        out, back = pattern.swap_candidates(cost, gain, _CANDIDATES)
         change = (
             cost.gather(1, out)[..., None]
             - gain.gather(1, back)[:, None]
@@ -43,9 +43,7 @@ def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: i
             * (weight.gather(1, out)[..., None] * weight.gather(1, back)[:, None])
             * hessian[out[..., None], back[:, None]]
         )
-        if pattern.group:
-            same = out[..., None] // pattern.group == back[:, None] // pattern.group
-            change = torch.where(same, change, torch.inf)
+        change = torch.where(pattern.may_swap(out, back), change, torch.inf)
         best, where = change.flatten(1).min(dim=1)
         better = best < -1e-6 * own.sum(dim=1).clamp_min(1e-30)
         if not better.any():
@@ -57,22 +55,3 @@ def refine(weight: Tensor, mask: Tensor, gram: Gram, pattern: Pattern, rounds: i
         mask[row, u], mask[row, p] = False, True
         gradient[row] += weight[row, u, None] * hessian[u] - weight[row, p, None] * hessian[p]
     return mask
-
-
-def _candidates(cost: Tensor, gain: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """Columns of the cheapest kept and the dearest pruned weights of each row, (out, n) each."""
-    count = min(_CANDIDATES, cost.shape[1])
-    if pattern.group is None:
-        out = cost.topk(count, dim=1, largest=False).indices
-        back = gain.topk(count, dim=1).indices
-        return out, back
-    # In N:M a swap stays in its group, so groups are picked by their best pair.
-    shape = (len(cost), -1, pattern.group)
-    cheapest, out = cost.view(shape).min(dim=2)
-    dearest, back = gain.view(shape).max(dim=2)
-    count = min(count, cheapest.shape[1])
-    groups = (dearest - cheapest).topk(count, dim=1).indices
-    return (
-        groups * pattern.group + out.gather(1, groups),
-        groups * pattern.group + back.gather(1, groups),
-    )

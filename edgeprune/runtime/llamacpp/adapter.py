@@ -14,13 +14,13 @@ from edgeprune.formats.gguf.file import GgufFile, GgufTensor
 from edgeprune.formats.gguf.packed import PackedFile
 from edgeprune.formats.metadata import read_gguf
 from edgeprune.runtime import library
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load, need
 
 # Versions of llama-cpp-python whose inside is as llama_internals.h says; pyproject.toml's
-# extras `gguf` and `serve` ask for these alone (tests/test_extras.py).
+# extras `gguf` and `serve` ask for these alone (tests/unit/runtime/test_extras.py).
 CHECKED = ("0.3.36",)
 
 _EMBEDDING = "token_embd.weight"
@@ -58,10 +58,10 @@ class _Report(ctypes.Structure):
 
 
 def check() -> None:
-    """Hold the installed llama-cpp-python against those that were checked.
+    """Check the installed llama-cpp-python against the tested versions.
 
     Raises:
-        MachineError: it is none of them, or not installed.
+        MachineError: its version is not tested, or it is not installed.
     """
     from importlib.metadata import version
 
@@ -69,36 +69,37 @@ def check() -> None:
     found = version("llama-cpp-python")
     if found not in CHECKED:
         raise MachineError(
-            f"llama-cpp-python {found} was not checked; this edgeprune knows {', '.join(CHECKED)}: "
-            f"pip install 'llama-cpp-python=={CHECKED[-1]}'"
+            f"llama-cpp-python {found} is not tested with this version of edgeprune; expected "
+            f"{', '.join(CHECKED)}: pip install 'llama-cpp-python=={CHECKED[-1]}'"
         )
 
 
 @lru_cache
 def attach() -> None:
-    """Make llama.cpp ask for sparse weights, once for this process.
+    """Make llama.cpp use sparse weights, once per process.
 
     Raises:
-        MachineError: this build of llama.cpp lacks a function, or the kernel library is not there.
+        MachineError: this build of llama.cpp lacks a function, or the kernel library is missing.
     """
-    library = _library()
     llama = load("llama_cpp").llama_cpp._lib  # its own handle: a path may open a second copy
     try:
         pointers = [ctypes.cast(getattr(llama, name), ctypes.c_void_p) for name in _FUNCTIONS]
     except AttributeError as error:
-        raise MachineError(f"This build of llama.cpp hides what is needed: {error}.") from None
+        raise MachineError(
+            f"This build of llama.cpp does not export a required symbol: {error}."
+        ) from None
     functions = _Functions(*(pointer.value for pointer in pointers))
-    if library.enough(library.ep_llama_attach(functions)):
-        raise MachineError("This build of llama.cpp names its operations in another way.")
+    if library.enough(_library().ep_llama_attach(functions)):
+        raise MachineError("This build of llama.cpp has other operation names than expected.")
 
 
 def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
-    """Have the sparse tensors of the next model packed, instead of those of any earlier one.
+    """Claim the sparse tensors of the next model for packing, instead of those of any earlier one.
 
-    Sizes follow from the metadata's non-zeros where they can, else they are counted in the file's
-    own bytes; a size that does not fit is one of `Placed.failures`, and with ``count`` nothing is
-    believed. Tensors that are packed in the file are taken from there, so ``file`` must stay until
-    `release`, and what llama.cpp reads for them is not looked at. For benchmarks,
+    Sizes follow from the metadata's non-zeros if possible, else they are counted in the file's own
+    bytes; a size that does not match is one of `Placement.failures`, and ``count`` ignores the
+    metadata. Tensors that are packed in the file are taken from there, so ``file`` must stay open
+    until `release`, and what llama.cpp reads for them is ignored. For benchmarks,
     ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps the zeros in the
     same tiles, which shows what sparsity itself brings.
 
@@ -106,7 +107,7 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
         The names of the claimed tensors.
 
     Raises:
-        InputError: the file's sparsity metadata makes no sense, or a packed tensor is damaged.
+        InputError: the file's sparsity metadata is invalid, or a packed tensor is damaged.
         MachineError: memory ran out.
     """
     forced = os.environ.get("EDGEPRUNE_LAYOUT")
@@ -135,12 +136,12 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
 
 
 def release() -> None:
-    """Have nothing packed in the models to come."""
+    """Release the claim: later models are not packed."""
     _library().ep_llama_claim(None, 0, 1)
 
 
-def placed(claimed: int) -> Placed:
-    """What became of the latest claim.
+def placed(claimed: int) -> Placement:
+    """Report the result of the latest claim.
 
     Raises:
         MachineError: memory ran out while a tensor was packed; the model must not be used.
@@ -149,35 +150,35 @@ def placed(claimed: int) -> Placed:
     *counts, exhausted = (getattr(report, name) for name in _REPORT)
     if exhausted:
         raise MachineError(
-            f"Out of memory while {exhausted} of {claimed} sparse weights were packed.",
-            "Close other programs, or take a smaller model.",
+            f"Out of memory while packing {exhausted} of {claimed} sparse weights.",
+            "Close other programs, or use a smaller model.",
         )
-    return Placed(claimed, *counts)
+    return Placement(claimed, *counts)
 
 
 def plain(file: GgufFile | PackedFile) -> GgufFile:
-    """What a file is when it is unpacked."""
+    """Return the file as it is when unpacked."""
     return file.original if isinstance(file, PackedFile) else file
 
 
 def is_sparse(file: GgufFile) -> bool:
-    """Whether edgeprune wrote a file, and pruned some of its tensors.
+    """Tell whether edgeprune wrote a file and pruned some of its tensors.
 
     Raises:
-        InputError: the file's sparsity metadata makes no sense.
+        InputError: the file's sparsity metadata is invalid.
     """
     metadata = read_gguf(file)
     return bool(metadata and metadata.nonzeros)
 
 
 def candidates(file: GgufFile, all_densities: bool = False) -> list[tuple[GgufTensor, int]]:
-    """The tensors of a file that gain without their zeros, and the non-zeros it says they have.
+    """List tensors that gain from packing, with the non-zeros that the metadata declares.
 
-    By its metadata, a file says how dense its tensors are; above the break-even density of the
-    kernels in use a tensor is left to llama.cpp.
+    The metadata says how dense the tensors are; above the break-even density of the kernels in use,
+    a tensor is left to llama.cpp.
 
     Raises:
-        InputError: the file's sparsity metadata makes no sense.
+        InputError: the file's sparsity metadata is invalid.
     """
     metadata = read_gguf(file)
     nonzeros = metadata.nonzeros if metadata else {}

@@ -1,4 +1,4 @@
-"""Whether sparse weights are on in this process, and why not."""
+"""The status of sparse weights in this process."""
 
 import contextlib
 import os
@@ -18,13 +18,13 @@ from edgeprune.support.files import cache_folder, read_json, sha256_file, sha256
 
 @dataclass(frozen=True)
 class Status:
-    """Whether models are loaded without their zeros.
+    """Whether models are loaded without their zeros, and why not.
 
     Attributes:
-        on: whether they are.
-        reason: why not; what was found, if they are.
-        kernels: those that this processor can run, best first.
-        kernel: those in use.
+        on: whether sparse weights are on.
+        reason: why they are off, or the probe's result if they are on.
+        kernels: kernels that this processor can run, best first.
+        kernel: kernels in use.
     """
 
     on: bool
@@ -35,7 +35,7 @@ class Status:
 
 @lru_cache
 def status() -> Status:
-    """Attach to llama.cpp if everything is as it should be. Must come before the first model.
+    """Attach to llama.cpp if it passes all checks; call this before loading the first model.
 
     In the environment, ``EDGEPRUNE_KERNEL`` chooses kernels by name and ``EDGEPRUNE_SPARSE=0``
     turns sparse weights off. The probe's verdict is kept for this processor, this llama-cpp-python
@@ -44,7 +44,9 @@ def status() -> Status:
     if os.environ.get("EDGEPRUNE_SPARSE") == "0":
         return Status(False, "EDGEPRUNE_SPARSE=0 is set")
     if platform.system() not in {"Linux", "Darwin"}:
-        return Status(False, "llama.cpp hides what is needed on this operating system")
+        return Status(
+            False, "llama.cpp does not export the required symbols on this operating system"
+        )
     try:
         adapter.check()
         kernels, kernel = tuple(library.kernels()), library.in_use()
@@ -60,7 +62,9 @@ def status() -> Status:
 def _no_use(kernels: tuple[str, ...], kernel: str) -> str:
     asked = os.environ.get("EDGEPRUNE_KERNEL")
     if asked and asked != kernel:
-        return f"EDGEPRUNE_KERNEL={asked} can't run here; {', '.join(kernels)} can"
+        return (
+            f"this processor cannot run EDGEPRUNE_KERNEL={asked}; it can run {', '.join(kernels)}"
+        )
     if not any(library.library().ep_break_even(kind) for kind in library.TYPES.values()):
         return f"'{kernel}' kernels are slower than llama.cpp"
     return ""
@@ -71,14 +75,14 @@ def _failure(verdict: dict[str, Any]) -> str:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What decides here how weights run, without loading anything: for the keys of measurements."""
+    """Return what decides how weights run here, without loading anything, for cache keys."""
     names = ("EDGEPRUNE_SPARSE", "EDGEPRUNE_KERNEL", "EDGEPRUNE_LAYOUT")
     digest = sha256_file(library.LIBRARY) if library.LIBRARY.exists() else None
     return {"library": digest} | {name: os.environ.get(name) for name in names}
 
 
 def _verdict(kernel: str) -> dict[str, Any]:
-    """What the probe found here, now or before; a failure is tried again."""
+    """Return the probe's result, now or from the cache; a failure is tried again."""
     machine = describe()
     installed = find_spec("llama_cpp")
     folder = Path(installed.origin or "").parent if installed else Path()

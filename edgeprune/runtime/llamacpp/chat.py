@@ -13,19 +13,19 @@ from edgeprune.support.extras import load
 
 
 class Chat:
-    """A loaded model and what has been said so far.
+    """A loaded model and the conversation so far.
 
     Args:
         path: a GGUF file with a chat template.
         context: context length in tokens.
 
     Raises:
-        InputError: the file can't be used or has no chat template.
+        InputError: the file cannot be used or has no chat template.
     """
 
     def __init__(self, path: Path, context: int):
         if "tokenizer.chat_template" not in open_any(path):
-            raise InputError(f"{path} holds no chat template.", "Give an instruction-tuned model.")
+            raise InputError(f"{path} has no chat template.", "Use an instruction-tuned model.")
         llama_cpp = load("llama_cpp")
         enable()
         try:
@@ -33,7 +33,7 @@ class Chat:
                 str(path), n_ctx=context, n_threads=cores(), verbose=False
             )
         except (ValueError, TemplateError) as error:
-            raise InputError(f"llama.cpp can't load {path}: {error}.") from None
+            raise InputError(f"llama.cpp cannot load {path}: {error}.") from None
         self._messages: list[dict[str, str]] = []
 
     def answer(self, question: str, max_tokens: int, temperature: float) -> Iterator[str]:
@@ -53,8 +53,8 @@ class Chat:
                 yield piece
         except ValueError as error:  # llama-cpp-python's word for a full context
             raise InputError(
-                f"The model can't go on: {error}.", "Use a larger --context."
+                f"The model cannot continue: {error}.", "Use a larger --context."
             ) from None
         except TemplateError as error:
-            raise InputError(f"The model's chat template fails: {error}.") from None
+            raise InputError(f"The model's chat template failed: {error}.") from None
         self._messages.append({"role": "assistant", "content": "".join(pieces)})

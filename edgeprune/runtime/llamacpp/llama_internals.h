@@ -1,6 +1,7 @@
 // What llama.cpp has inside and does not install: the layouts that a buffer type of its CPU backend
-// meets, in the versions that edgeprune/runtime/llamacpp/adapter.py names as CHECKED. tests/test_native.py
-// compiles this beside their sources and compares sizes and offsets (tests/native/check_layout.cpp).
+// meets, in the versions that edgeprune/runtime/llamacpp/adapter.py names as CHECKED.
+// tests/slow/test_native.py compiles this beside their sources and compares sizes and offsets
+// (tests/native/check_layout.cpp).
 // A buffer type may ask for less than a tensor's own size only in builds with NDEBUG, as releases
 // are: others stop at an assertion, which the probe finds first.
 // Fields that are not used stand here only for what comes after them.

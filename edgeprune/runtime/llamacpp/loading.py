@@ -1,4 +1,4 @@
-"""Loading models into llama.cpp: sparse weights without their zeros, packed files as they are."""
+"""Load models into llama.cpp: sparse weights without their zeros, and packed files directly."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ import click
 from edgeprune.formats.gguf.file import GgufFile, open_gguf
 from edgeprune.formats.gguf.packed import PackedFile, is_packed, unpack
 from edgeprune.runtime.llamacpp import adapter, availability, stream
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load
 
 _MARK = "_edgeprune_stock"
 # What is claimed belongs to the next model, whichever thread loads it.
 _ONE_AT_A_TIME = RLock()
-_LATE = "llama.cpp took none; was a model loaded before edgeprune.runtime.enable()?"
+_LATE = "llama.cpp placed none; call edgeprune.runtime.enable() before loading the first model"
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Loaded:
     """A model in llama.cpp.
 
     Attributes:
-        model: llama.cpp's pointer; None where it refuses the file.
-        sparse: what became of its sparse weights; None if they run dense, or there are none.
-        off: why sparse weights run dense; empty if they don't.
+        model: llama.cpp's pointer; None if it rejects the file.
+        sparse: placement report of its sparse weights; None if they run dense or there are none.
+        off: why sparse weights run dense; empty if they run sparse.
     """
 
     model: Any
-    sparse: Placed | None = None
+    sparse: Placement | None = None
     off: str = ""
 
 
 def enable() -> availability.Status:
-    """From here on, `llama_cpp.Llama` runs sparse weights as such, and opens packed files too.
+    """Make `llama_cpp.Llama` run sparse weights with sparse kernels, and open packed files.
 
-    Call it before the first model is loaded; models without sparse weights are loaded as ever. May
-    be called any number of times.
+    Call it before the first model is loaded; models without sparse weights load as usual. It may be
+    called any number of times.
 
     Returns:
         Whether sparse weights are on, and if not, why.
@@ -58,7 +58,7 @@ def enable() -> availability.Status:
 
 
 def _load_any(path: bytes, params: Any) -> Any:
-    """In the place of llama.cpp's own function."""
+    """Load a model in place of llama.cpp's own function."""
     return load_model(Path(path.decode()), params).model
 
 
@@ -67,10 +67,10 @@ def load_model(path: Path, params: Any) -> Loaded:
 
     Args:
         path: the file.
-        params: ``llama_model_params``; nothing of a packed file or a sparse one is mapped.
+        params: ``llama_model_params``; packed and sparse files are read, not mapped.
 
     Raises:
-        InputError: a packed file is damaged, or a file changed while it was loaded.
+        InputError: a packed file is damaged, or a file changed while it was being loaded.
     """
     with _ONE_AT_A_TIME:
         status = availability.status()  # first of all: llama.cpp looks for buffer types only once
@@ -86,14 +86,14 @@ def load_model(path: Path, params: Any) -> Loaded:
         if loaded and loaded.sparse and loaded.sparse.failures:  # its metadata counts wrong
             loaded = _sparse(path, file, params, count=True)
         if loaded is None:
-            return _dense(path, file, params, "all tensors are too dense to gain")
+            return _dense(path, file, params, "all tensors are too dense to run faster")
         if loaded.sparse and loaded.sparse.failures:
-            raise InputError(f"{path} changed while it was loaded.", "Load it again.")
+            raise InputError(f"{path} changed while it was being loaded.", "Load it again.")
         return loaded if loaded.sparse else _dense(path, file, params, _LATE)
 
 
 def _why_not(file: GgufFile | PackedFile, params: Any, status: availability.Status) -> str | None:
-    """Why a file's sparse weights can't run as such; empty if they can, None if it has none."""
+    """Say why a file's sparse weights must run dense; empty if not, None if it has none."""
     try:
         if not adapter.is_sparse(adapter.plain(file)):
             return None
@@ -102,12 +102,12 @@ def _why_not(file: GgufFile | PackedFile, params: Any, status: availability.Stat
     if not status.on:
         return status.reason
     if params.n_gpu_layers and load("llama_cpp").llama_cpp.llama_supports_gpu_offload():
-        return "layers go to the GPU"
-    return "" if params.use_extra_bufts else "extra buffer types are switched off"
+        return "layers are offloaded to the GPU"
+    return "" if params.use_extra_bufts else "extra buffer types are disabled"
 
 
 def _sparse(path: Path, file: GgufFile | PackedFile, params: Any, count: bool) -> Loaded | None:
-    """Load with sparse weights; None if none would gain, no model unless all were placed."""
+    """Load with sparse weights; None if none would gain, and no model unless all are placed."""
     claimed = adapter.claim(file, count)
     if not claimed:
         return None
@@ -133,7 +133,7 @@ def _dense(path: Path, file: GgufFile | PackedFile, params: Any, off: str) -> Lo
 
 
 def _unmapped(params: Any) -> Any:
-    """A copy of parameters with which weights are read, not mapped."""
+    """Copy parameters so that weights are read, not mapped."""
     api = load("llama_cpp").llama_cpp
     params = type(params).from_buffer_copy(params)
     locked = params.load_mode in (api.LLAMA_LOAD_MODE_MLOCK, api.LLAMA_LOAD_MODE_MMAP_MLOCK)
@@ -163,13 +163,13 @@ def _load(
         return model
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         plain = Path(folder) / "model.gguf"
-        click.echo(f"{path} is unpacked into {folder} while it is loaded.", err=True)
+        click.echo(f"{path} is unpacked to {folder} while it is loaded.", err=True)
         unpack(path, plain)
         return stock(str(plain).encode(), params)
 
 
 def _opened(path: Path) -> GgufFile | PackedFile | None:
-    """The file, if it is GGUF; whatever else it is, llama.cpp may say."""
+    """Open the file if it is GGUF; otherwise llama.cpp reports the error."""
     try:
         packed = is_packed(path)
     except InputError:

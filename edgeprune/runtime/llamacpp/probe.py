@@ -1,7 +1,7 @@
-"""Whether sparse weights work in this llama.cpp: tried on a tiny model, in a process of its own.
+"""Test sparse weights in this llama.cpp on a tiny model, in a separate process.
 
 The model has a block for each type. It is run twice, as llama.cpp runs it and with its sparse
-tensors packed; the logits have to agree. What crashes here crashes nothing else.
+tensors packed; the logits have to agree. A crash of the probe crashes nothing else.
 """
 
 import json
@@ -37,15 +37,15 @@ def run() -> dict[str, Any]:
             capture_output=True, text=True, check=False, timeout=_SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
-        return {"ok": False, "reason": f"the probe could not be run: {error}"}
+        return {"ok": False, "reason": f"the probe could not run: {error}"}
     if done.returncode:  # also where it ends badly after its verdict
         said = " ".join(done.stderr.split())[-200:]
-        return {"ok": False, "reason": f"the probe ended with code {done.returncode}: {said}"}
+        return {"ok": False, "reason": f"the probe exited with code {done.returncode}: {said}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _logits(api: Any, path: Path) -> np.ndarray:
-    """Logits after a prompt and after one more token, (2, vocabulary)."""
+    """Compute logits after a prompt and after one more token, (2, vocabulary)."""
     params = api.llama_model_default_params()
     params.load_mode, params.n_gpu_layers, params.no_host = api.LLAMA_LOAD_MODE_NONE, 0, True
     model = api.llama_model_load_from_file(str(path).encode(), params)
@@ -56,7 +56,7 @@ def _logits(api: Any, path: Path) -> np.ndarray:
     for ids in (range(1, _TOKENS), [_TOKENS]):
         tokens = (api.llama_token * len(ids))(*ids)
         if api.llama_decode(context, api.llama_batch_get_one(tokens, len(ids))):
-            raise RuntimeError("llama.cpp can't decode")
+            raise RuntimeError("llama.cpp cannot decode")
         found.append(
             np.ctypeslib.as_array(api.llama_get_logits(context), (_MODEL.vocabulary,)).copy()
         )
@@ -66,7 +66,7 @@ def _logits(api: Any, path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    """The child's part: print the verdict as JSON."""
+    """Run the probe in the child process, and print the verdict as JSON."""
     from llama_cpp import llama_cpp as api
 
     silence = api.llama_log_callback(lambda *_: None)  # lives as long as this process
@@ -97,5 +97,8 @@ def _compare() -> dict[str, Any]:
             "reason": f"llama.cpp placed {placed.tensors} of {placed.claimed} tensors",
         }
     if not difference <= TOLERANCE:
-        return {"ok": False, "reason": f"logits differ by {difference:.1%} of their norm"}
+        return {
+            "ok": False,
+            "reason": f"logits differ from llama.cpp's by {difference:.1%} of their norm",
+        }
     return {"ok": True, "difference": difference, "tensors": placed.tensors}

@@ -1,4 +1,4 @@
-"""A Llama of random sparse weights as a GGUF file, for the probe, for tests and for benchmarks."""
+"""A Llama with random sparse weights as a GGUF file, for the probe, tests and benchmarks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,11 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a Llama.
+    """The sizes of a Llama model.
 
     Attributes:
-        types: ggml's names of the weight types of the blocks; one block for each.
-        head_type: that of embedding and output.
+        types: ggml's names of the blocks' weight types; one block for each.
+        head_type: type of embedding and output.
     """
 
     types: tuple[str, ...]
@@ -27,7 +27,7 @@ class Sizes:
 
 
 def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
-    """Write a model whose blocks' matrices have a share of ``zeros`` in every row.
+    """Write a model whose matrices have a share of ``zeros`` in every row.
 
     Blocks of one type hold the same numbers, which takes a fraction of the time. There is no
     tokenizer: the model is run with token ids.
@@ -54,19 +54,7 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     add("output", stored, sizes.head_type)
     norm = np.ones(sizes.width, np.float32)
     add("output_norm", norm, "F32")
-    kv_width = sizes.width // sizes.heads * sizes.kv_heads
-    matrices = {
-        name: _random(chance, rows, columns, zeros)
-        for name, rows, columns in (
-            ("attn_q", sizes.width, sizes.width),
-            ("attn_k", kv_width, sizes.width),
-            ("attn_v", kv_width, sizes.width),
-            ("attn_output", sizes.width, sizes.width),
-            ("ffn_gate", sizes.feed_forward, sizes.width),
-            ("ffn_up", sizes.feed_forward, sizes.width),
-            ("ffn_down", sizes.width, sizes.feed_forward),
-        )
-    }
+    matrices = {n: _random(chance, *shape, zeros) for n, shape in _shapes(sizes).items()}
     quantised: dict[tuple[str, str], np.ndarray] = {}
     counts: dict[str, int] = {}
     for block, kind in enumerate(sizes.types):
@@ -90,8 +78,22 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     writer.close()
 
 
+def _shapes(sizes: Sizes) -> dict[str, tuple[int, int]]:
+    """Return the shapes of a block's matrices, (out, in)."""
+    kv_width = sizes.width // sizes.heads * sizes.kv_heads
+    return {
+        "attn_q": (sizes.width, sizes.width),
+        "attn_k": (kv_width, sizes.width),
+        "attn_v": (kv_width, sizes.width),
+        "attn_output": (sizes.width, sizes.width),
+        "ffn_gate": (sizes.feed_forward, sizes.width),
+        "ffn_up": (sizes.feed_forward, sizes.width),
+        "ffn_down": (sizes.width, sizes.feed_forward),
+    }
+
+
 def _random(chance: np.random.Generator, rows: int, columns: int, zeros: float) -> np.ndarray:
-    """Normal numbers, (rows, columns), the smallest of each row zero, as a pruner leaves them."""
+    """Draw normal numbers, (rows, columns), with the smallest of each row set to zero."""
     values = chance.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5)
     count = round(columns * zeros)
     if count:

@@ -21,19 +21,22 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
         path: a GGUF file, packed or not.
         host: address to listen on.
         port: port to listen on.
-        api_key: what requests must carry; None: nothing, which is said beyond this machine.
+        api_key: key that requests must carry; None: none, with a warning if others can connect.
         context: context length in tokens.
 
     Raises:
-        InputError: the model can't be used.
-        MachineError: the port is taken, or the server's libraries are not installed.
+        InputError: the model cannot be used.
+        MachineError: the port is in use, or the server's libraries are not installed.
     """
     open_any(path)
     need("llama_cpp", "fastapi", "sse_starlette", "uvicorn")
     app, uvicorn = load("llama_cpp.server.app"), load("uvicorn")
     settings = load("llama_cpp.server.settings")
     if host not in _LOOPBACK and not api_key:
-        click.echo(f"Warning: {host} may be reached by others, and no --api-key is set.", err=True)
+        click.echo(
+            f"Warning: other machines may be able to reach {host}, and no --api-key is set.",
+            err=True,
+        )
     enable()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,7 +45,7 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
             bound.listen()  # so that whoever reads the line below is not refused
         except OSError as error:
             raise MachineError(
-                f"Can't listen on {host}:{port}: {error.strerror or error}.",
+                f"Cannot listen on {host}:{port}: {error.strerror or error}.",
                 "Choose another --port.",
             ) from None
         try:
@@ -59,7 +62,9 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
                 ],
             )
         except ValueError as error:
-            raise InputError(f"llama.cpp can't load {path}: {error}.") from None
+            raise InputError(f"llama.cpp cannot load {path}: {error}.") from None
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"http://{shown}:{bound.getsockname()[1]}/v1 (docs: /docs); Ctrl-C ends")
+        click.echo(
+            f"http://{shown}:{bound.getsockname()[1]}/v1 (docs: /docs); press Ctrl-C to stop"
+        )
         uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[bound])

@@ -1,4 +1,4 @@
-"""A C ``FILE *`` whose bytes Python makes as they are read (glibc's and musl's fopencookie)."""
+"""A C ``FILE *`` that reads its bytes from Python (fopencookie of glibc and musl)."""
 
 import ctypes
 import sys
@@ -31,7 +31,7 @@ class CFile:
 
     Attributes:
         pointer: the ``FILE *``.
-        failure: what ``read`` raised, if it did (Ctrl-C, too); C only saw a failed read.
+        failure: exception from ``read`` (including Ctrl-C), if any; C only sees a failed read.
     """
 
     pointer: int = 0
@@ -39,7 +39,7 @@ class CFile:
 
 
 def available() -> bool:
-    """Whether the C library can make such streams; macOS' and Windows' can't."""
+    """Tell whether the C library supports such streams; macOS and Windows do not."""
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "fopencookie")
 
 
@@ -48,8 +48,8 @@ def as_c_file(size: int, read: Callable[[int, int], bytes]) -> Iterator[CFile]:
     """Open a stream for reading.
 
     Args:
-        size: of the content in bytes.
-        read: bytes from an offset on, as many as asked for or to the end.
+        size: size of the content in bytes.
+        read: reads bytes from an offset, as many as requested or to the end.
     """
     library = ctypes.CDLL(None)
     library.fopencookie.restype = ctypes.c_void_p
@@ -80,7 +80,7 @@ def as_c_file(size: int, read: Callable[[int, int], bytes]) -> Iterator[CFile]:
     functions = _Functions(_READ(on_read), None, _SEEK(on_seek), None)
     pointer = library.fopencookie(None, b"rb", functions)
     if not pointer:
-        raise MemoryError("the C library has no memory for a stream")
+        raise MemoryError("the C library ran out of memory for a stream")
     opened.pointer = pointer
     buffer = ctypes.create_string_buffer(_BUFFER)  # without one, the C library ignores the size
     library.setvbuf(pointer, buffer, _FULLY_BUFFERED, _BUFFER)

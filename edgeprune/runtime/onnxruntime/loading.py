@@ -1,4 +1,4 @@
-"""Opening ONNX models: packed ones without expansions, sparse weights with sparse products."""
+"""Open ONNX models: unpack packed ones directly, and use sparse products for sparse weights."""
 
 import os
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.onnx.packed import is_packed, without_expansions
 from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.sparse import replace_products
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import MachineError
 from edgeprune.support.extras import load
 
 _PRUNED = "edgeprune.pruned"
-_NOTHING_TO_GAIN = "no pruned weight is both of a type with kernels and sparse"
+_NOTHING_TO_GAIN = "no pruned weight is sparse enough and of a type that has kernels"
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class Opened:
 
     Attributes:
         session: onnxruntime's ``InferenceSession``.
-        sparse: what became of its sparse weights; None if they run dense, or there are none.
-        off: why sparse weights run dense; empty if they don't.
+        sparse: placement report of its sparse weights; None if they run dense or there are none.
+        off: why sparse weights run dense; empty if they run sparse.
     """
 
     session: Any
-    sparse: Placed | None = None
+    sparse: Placement | None = None
     off: str = ""
 
 
 def open_session(path: Path, options: Any) -> Opened:
-    """An onnxruntime session on the CPU.
+    """Open an onnxruntime session on the CPU.
 
-    Pruned weights are multiplied by without their zeros where that is faster, which
+        Pruned weights are multiplied by without their zeros where that is faster, which
     ``EDGEPRUNE_SPARSE=0`` in the environment turns off. A packed model would be rebuilt by
     onnxruntime's constant folding, all tensors at once; here its weights are rebuilt one by one
-    and handed over, which takes less time and memory (docs/onnx.md). Any other model is opened as
-    it stands.
+    and handed over, which takes less time and memory (docs/measured/onnx.md). Any other model is
+    opened as it stands.
 
     Args:
         path: the ``.onnx`` file.
@@ -80,7 +80,7 @@ def open_session(path: Path, options: Any) -> Opened:
 
 
 def _why_not(options: Any) -> str:
-    """Register the operator; why sparse products can't be used here, if they can't."""
+    """Register the operator, or say why sparse products cannot be used here."""
     if os.environ.get("EDGEPRUNE_SPARSE") == "0":
         return "EDGEPRUNE_SPARSE=0 is set"
     try:
@@ -89,12 +89,12 @@ def _why_not(options: Any) -> str:
     except MachineError as error:
         return str(error)
     except Exception as error:  # onnxruntime has kinds of its own
-        return f"onnxruntime doesn't take the kernel library: {error}"
+        return f"onnxruntime rejects the kernel library: {error}"
     return ""
 
 
 def _declare(model: Any, given: dict[str, np.ndarray]) -> None:
-    """Initializers whose values are handed over beside the graph."""
+    """Make initializers whose values are passed in beside the graph."""
     from onnx import TensorProto, helper
 
     for name, array in given.items():

@@ -1,7 +1,8 @@
 // What a custom operator needs of onnxruntime's C interface, declared anew: the Python wheel ships no
 // headers. The interface is a table of functions that only grows, so the places below, those of
-// version 21 of onnxruntime_c_api.h, hold in later ones. tests/test_onnx_sparse.py compares them with
-// Debian's libonnxruntime-dev where that can be fetched (tests/native/check_onnxruntime_abi.cpp).
+// version 21 of onnxruntime_c_api.h, hold in later ones. tests/integration/onnx/test_onnx_sparse.py
+// compares them with Debian's libonnxruntime-dev where that can be fetched
+// (tests/native/check_onnxruntime_abi.cpp).
 #pragma once
 
 #include <cstddef>

@@ -1,8 +1,8 @@
-"""Sparse products inside onnxruntime: nodes that multiply by pruned weights give way to our own.
+"""Sparse products inside onnxruntime: our operator replaces products with pruned weights.
 
-The operator is ``onnxruntime_adapter.cpp``'s. It runs the kernels that llama.cpp's models
-get, so weights are rewritten as rows of GGUF blocks first; only those that come out exactly the
-same are, the rest stays with onnxruntime.
+The operator is in ``onnxruntime_adapter.cpp``. It runs the same kernels as for llama.cpp, so
+weights are first rewritten as rows of GGUF blocks; weights that cannot be rewritten exactly stay
+with onnxruntime.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeprune.formats.codes import CODES, nonzero
 from edgeprune.runtime import library
-from edgeprune.runtime.placement import Placed
+from edgeprune.runtime.placement import Placement
 
 _DOMAIN, _OPERATOR, _BLOCK = "edgeprune", "SparseMatMul", 32
 _BITS_TO_TYPE = {8: "Q8_0", 4: "Q4_0"}
@@ -25,7 +25,7 @@ Read = Callable[[], np.ndarray]
 
 @dataclass(frozen=True)
 class _Product:
-    """A node that multiplies by a weight, and the weight's rows as GGUF has them."""
+    """A node that multiplies by a weight, and the weight's rows as GGUF blocks."""
 
     node: Any
     weight: str
@@ -36,18 +36,18 @@ class _Product:
 
 def replace_products(
     model: Any, arrays: dict[str, Read], pruned: set[str], threads: int
-) -> tuple[dict[str, np.ndarray], Placed]:
+) -> tuple[dict[str, np.ndarray], Placement]:
     """Put sparse products into a graph, in place.
 
     Args:
         model: an ``onnx.ModelProto``.
         arrays: initializers by name, each read when it is called.
-        pruned: names of those that may be worth it.
-        threads: parts that a product is cut into.
+        pruned: names of initializers that may gain.
+        threads: number of parts per product.
 
     Returns:
-        New initializers by name, and what became of the pruned ones. Nodes and weights that
-        nothing uses any more are gone from the graph and from ``arrays``.
+        New initializers by name, and the placement report. Nodes and weights no longer used are
+        removed from the graph and from ``arrays``.
     """
     from onnx import helper
 
@@ -71,7 +71,7 @@ def replace_products(
     if given:
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
         _sweep(model, arrays)
-    return given, Placed(claimed, len(given), packed_bytes, dense_bytes)
+    return given, Placement(claimed, len(given), packed_bytes, dense_bytes)
 
 
 def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator[_Product]:
@@ -107,7 +107,7 @@ def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator
 def _quantized_rows(
     codes: np.ndarray, scales: np.ndarray, bits: int, block: int
 ) -> np.ndarray | None:
-    """None where a scale is no half number, which GGUF's scales are."""
+    """Rewrite weights as GGUF blocks; None if a scale is not exact in float16."""
     exact = scales.reshape(-1, 1).repeat(block // _BLOCK, axis=1).reshape(-1, 1)
     halves = exact.astype(np.float16)
     if not (halves.astype(np.float32) == exact).all():
@@ -125,7 +125,7 @@ def _float_rows(array: np.ndarray) -> np.ndarray:
 
 
 def _gains(product: _Product, rows: np.ndarray) -> bool:
-    """Whether a weight has few enough non-zeros for the kernels in use to win."""
+    """Tell whether a weight is sparse enough for the kernels in use to be faster."""
     try:
         kept = np.count_nonzero(np.asarray(nonzero(product.kind, rows.reshape(-1))))
     except ValueError:  # not finite: onnxruntime's own products show what comes of it
@@ -136,7 +136,7 @@ def _gains(product: _Product, rows: np.ndarray) -> bool:
 
 
 def _sweep(model: Any, arrays: dict[str, Read]) -> None:
-    """Drop casts and initializers that nothing uses any more."""
+    """Remove casts and initializers that are no longer used."""
     graph = model.graph
     used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     kept = [n for n in graph.node if n.op_type != "Cast" or used & set(n.output)]

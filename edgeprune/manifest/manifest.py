@@ -1,0 +1,275 @@
+"""The manifest of a build, typed; its JSON is the file ``manifest.json``."""
+
+import math
+from pathlib import Path
+
+from pydantic import Field
+
+from edgeprune.manifest.base import Facts
+from edgeprune.manifest.results import Results
+from edgeprune.recipe.schema import Recipe
+from edgeprune.support.errors import InputError
+
+# Raised whenever a field changes its name or its meaning.
+SCHEMA = 1
+
+
+class Machine(Facts):
+    """Where the build ran."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str | None]
+
+
+class ModelFacts(Facts):
+    """The dense model, and where it comes from."""
+
+    name: str
+    source: str
+    sha256: str
+    hub_id: str
+    license: str
+    license_name: str
+    license_link: str
+    languages: list[str]
+
+
+class SourceFacts(Facts):
+    """A task or corpus, and the ids of the rows that took part."""
+
+    name: str
+    version: int
+    hub_id: str
+    license: str
+    source: str
+    sha256: str
+    calibration_rows: list[str]
+    evaluation_rows: list[str]
+
+
+class TaskFacts(SourceFacts):
+    """The task."""
+
+    description: str
+    kind: str
+    warning: str
+
+
+class DataFacts(Facts):
+    """Both sources."""
+
+    task: TaskFacts
+    general: SourceFacts
+
+
+class GridFacts(Facts):
+    """A grid that weights were rounded to."""
+
+    low: int
+    high: int
+    block: int
+
+
+class StorageFacts(Facts):
+    """How a tensor was planned to stand in the artifact."""
+
+    type: str
+    bytes: int
+    grid: GridFacts | None
+
+
+class PlannedTensor(Facts):
+    """One row of the plan."""
+
+    name: str
+    stored_as: str
+    shape: list[int]
+    role: str
+    pattern: str
+    zeros: int
+    storage: StorageFacts
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+class StoredTensor(Facts):
+    """One tensor of the artifact, as read back from its bytes."""
+
+    name: str
+    source: str
+    type: str
+    shape: list[int]
+    bytes: int
+    pruned: bool
+    nonzeros: int
+    rounded_to_zero: int
+    lost_zeros: int
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def zeros(self) -> int:
+        """Weights that are exactly zero."""
+        return self.size - self.nonzeros
+
+
+class FileFacts(Facts):
+    """An artifact: its file or folder, relative to the build, and the hash of all its files."""
+
+    file: str
+    sha256: str
+    bytes: int
+    files: dict[str, str]
+
+
+class ArtifactFacts(FileFacts):
+    """The build's own artifact, with every tensor."""
+
+    tensors: list[StoredTensor]
+
+    @property
+    def pruned_tensors(self) -> list[StoredTensor]:
+        """Those whose zeros were promised."""
+        return [tensor for tensor in self.tensors if tensor.pruned]
+
+
+class PackedFacts(Facts):
+    """The packed file beside the artifact."""
+
+    file: str
+    files: dict[str, str]
+    bytes: int
+    packed_bytes: int
+    tensors: int
+    tensor_bytes: int
+    packed_tensor_bytes: int
+
+
+class PrunedTensor(Facts):
+    """What pruning did to one matrix; see `edgeprune.engine.store.TensorRecord`."""
+
+    name: str
+    shape: list[int]
+    nonzeros: int
+    exclusive: list[float] | None
+    error: float | None
+    rounded_to_zero: int | None
+    sparsity: float
+
+
+class Probe(Facts):
+    """One sparsity that the search tried."""
+
+    sparsity: float
+    value: float
+    worst: float
+    holds: bool
+
+
+class SearchFacts(Facts):
+    """How ``max_loss`` found its sparsity."""
+
+    sparsity: float
+    metric: str
+    dense: float
+    bound: float
+    confidence: float
+    rows: int
+    probes: list[Probe]
+
+
+class CurvePoint(Facts):
+    """A point of the loss curve, in nats per token; there is no ``train`` loss at the first."""
+
+    step: int
+    train: float | None
+    held_out: float
+    rounded: bool
+
+
+class Trained(Facts):
+    """One training of the kept weights."""
+
+    steps: int
+    planned_steps: int
+    rounded: int
+    task_share: float
+    curve: list[CurvePoint] = Field(min_length=1)
+
+    @property
+    def held_out_losses(self) -> tuple[float, float]:
+        """Held-out loss before training, and of the weights that were kept; nats per token."""
+        rounded = bool(self.rounded)  # only weights on their grid are kept then
+        kept = [point.held_out for point in self.curve if point.rounded == rounded]
+        return self.curve[0].held_out, min(kept, default=self.curve[0].held_out)
+
+
+class Reconstructed(Facts):
+    """Reconstruction: mean relative error of submodules' outputs before and after."""
+
+    before: float
+    after: float
+    submodules: int
+
+
+class TrainingFacts(Facts):
+    """What was trained, by the way of training; earlier rounds by their sparsity."""
+
+    reconstruct: Reconstructed | None = None
+    distill: Trained | None = None
+    finetune: Trained | None = None
+    rounds: dict[str, "TrainingFacts"] = Field(default_factory=dict)
+
+    @property
+    def trained(self) -> dict[str, Trained]:
+        """Trainings of the kept weights by their way, in the order in which they ran."""
+        ways = {"distill": self.distill, "finetune": self.finetune}
+        return {way: facts for way, facts in ways.items() if facts}
+
+
+class Manifest(Facts):
+    """Everything about a build. ``schema`` in the file is `schema_number` here."""
+
+    schema_number: int = Field(alias="schema")
+    edgeprune: str
+    recipe: Recipe
+    machine: Machine
+    model: ModelFacts
+    data: DataFacts
+    plan: list[PlannedTensor]
+    artifact: ArtifactFacts
+    dense_artifact: FileFacts
+    pruned_tensors: list[PrunedTensor]
+    rounded_with_data: int
+    search: SearchFacts | None
+    training: TrainingFacts | None
+    packed: PackedFacts | None
+    results: Results
+    gates: list[str]
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a finished build.
+
+    Raises:
+        InputError: the folder is not a finished build, its manifest is damaged, or another version
+            of edgeprune wrote it.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not a finished build: it has no manifest.json.",
+            "Give the folder of a build; edgeprune build makes one.",
+        )
+    hint = "Run the same edgeprune build again: finished stages are reused."
+    return Manifest.read_file(path, SCHEMA, hint)

@@ -1,0 +1,132 @@
+"""What was measured, as `runtime_tests.run` gives it."""
+
+from pydantic import Field
+
+from edgeprune.manifest.base import Facts, Interval
+
+
+class Accuracy(Interval):
+    """A share of rows, with how many."""
+
+    correct: int
+    rows: int
+
+
+class Perplexity(Interval):
+    """Of general text, in windows read each from its beginning."""
+
+    tokens: int
+    window_nats: list[float]
+
+
+class Answers(Facts):
+    """Row by row, so that another build can be compared on the same rows."""
+
+    rows: list[str]
+    correct: list[bool | None]
+    nats: list[float]
+    tokens: list[int]
+
+
+class Speed(Facts):
+    """Tokens per second: the median of all rounds, and their standard deviation."""
+
+    unit: str
+    median: float
+    sd: float
+    samples: list[float]
+
+
+class Placement(Facts):
+    """What became of sparse tensors in the runtime's memory."""
+
+    claimed: int
+    tensors: int
+    packed_bytes: int
+    dense_bytes: int
+    failures: int
+    kernel: str = ""
+
+
+class Measured(Facts):
+    """One artifact in its runtime."""
+
+    runtime: str
+    version: str
+    load_seconds: float
+    file_bytes: int
+    sparse: Placement | None
+    sparse_off: str
+    peak_memory_bytes: int
+    accuracy: Accuracy | None
+    nats_per_answer_token: Interval
+    answers: Answers
+    general_perplexity: Perplexity
+    prefill: Speed
+    decode: Speed
+
+
+class OnGpu(Facts):
+    """The artifact with one GPU provider, or why there is nothing."""
+
+    not_run: str | None = None
+    failed: str | None = None
+    accuracy: Accuracy | None = None
+    nats_per_answer_token: Interval | None = None
+    prefill: Speed | None = None
+    decode: Speed | None = None
+
+
+class Difference(Facts):
+    """The pruned artifact beside the dense one."""
+
+    accuracy_points: float | None
+    nats_per_answer_token: Interval
+    decode_speed: float
+    prefill_speed: float
+
+
+class Results(Facts):
+    """Everything measured.
+
+    Attributes:
+        metric: of the task.
+        rows: how many evaluation rows.
+        chance_level: accuracy without any knowledge; None where nothing is chosen.
+        base_near_chance: whether the dense model's accuracy can't be told from it.
+        threads: of the runtime.
+        artifacts: ``dense``, and ``pruned`` if there is one.
+        difference: of the two.
+        gpus: by provider, where the runtime has any.
+    """
+
+    metric: str
+    rows: int
+    chance_level: float | None
+    base_near_chance: bool
+    threads: int
+    artifacts: dict[str, Measured]
+    difference: Difference | None = None
+    gpus: dict[str, OnGpu] = Field(default_factory=dict)
+
+    @property
+    def own(self) -> str:
+        """Key of the build's own artifact: ``pruned``, or ``dense`` if nothing was changed."""
+        return "pruned" if "pruned" in self.artifacts else "dense"
+
+    @property
+    def dense(self) -> Measured:
+        """The dense baseline."""
+        return self.artifacts["dense"]
+
+
+class Scores(Facts):
+    """One artifact on a task and on general text, as `edgeprune.evaluate` gives it."""
+
+    task: str
+    accuracy: Accuracy | None
+    nats_per_answer_token: Interval
+    general_perplexity: Perplexity | None = None
+    answers: Answers
+    chance_level: float | None
+    near_chance: bool

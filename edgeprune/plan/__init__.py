@@ -1,1 +1,0 @@
-"""What becomes of every tensor, as data and arithmetic: no torch."""

@@ -1,0 +1,1 @@
+"""The plan of every tensor, as data and arithmetic, without torch."""

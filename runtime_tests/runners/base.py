@@ -1,0 +1,191 @@
+"""What every runner can do, and what all of them do alike."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Protocol
+
+from edgeprune.models.opening import opening
+from runtime_tests.counters import peak_memory
+from runtime_tests.runners.inputs import begun, most_likely, timing_ids, windows
+
+Question = tuple[list[int], list[list[int]]]  # ids of the prompt, and of every continuation
+Rows = list[list[int]]
+
+
+class Runner(Protocol):
+    """An artifact loaded into a runtime; its methods are what a child is asked by name."""
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, how long it took, in seconds, its size, and what its zeros became."""
+
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """Token ids of a text; special tokens in it are plain text."""
+
+    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+        """Log-likelihood of continuations.
+
+        Args:
+            items: each with a ``prompt`` and its ``continuations``.
+
+        Returns:
+            For each item and continuation ``logprob`` in nats and ``tokens``.
+        """
+
+    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
+        """Nats over windows of 512 tokens, each read from its own beginning, behind a BOS if any.
+
+        Args:
+            text: what to read; the first ``tokens`` of it are used.
+            tokens: how many.
+
+        Returns:
+            ``nats`` of each window, and ``tokens``, how many were predicted in all.
+        """
+
+    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """Greedy answers, up to the first line break."""
+
+    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
+        """Time to read a prompt of so many tokens, or several of them at once."""
+
+    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
+        """Time to decode so many tokens one by one after a prompt, without the prompt."""
+
+    def peak_memory(self) -> int:
+        """The most memory this process has held resident, in bytes."""
+
+
+class InProcess(ABC):
+    """A `Runner` in this process; a runtime adds how it reads tokens.
+
+    Attributes:
+        most_tokens: of a prompt with its answer.
+        vocabulary: tokens that there are.
+    """
+
+    most_tokens = 2048
+    vocabulary: int
+
+    @abstractmethod
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """See `Runner`."""
+
+    @abstractmethod
+    def _likelihoods(self, questions: list[Question]) -> Iterable[list[float]]:
+        """Log-likelihood of every continuation of every question, in nats."""
+
+    @abstractmethod
+    def _nats(self, window: list[int], given: int) -> float:
+        """Nats of a text's tokens, of which the first ``given`` are not predicted."""
+
+    @abstractmethod
+    def _read(self, rows: Rows) -> Any:
+        """Read sequences of one length from their beginning.
+
+        Returns:
+            Logits behind the last token of the first of them, (vocabulary,).
+        """
+
+    @abstractmethod
+    def _step(self, tokens: list[int], position: int) -> Any:
+        """Read a token more of every sequence; returns as `_read`."""
+
+    @abstractmethod
+    def _ends_answer(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+
+    @abstractmethod
+    def _text(self, tokens: list[int]) -> str:
+        """Tokens as text."""
+
+    def _make_room(self, prompt: int, more: int, batch: int) -> None:  # noqa: B027  # a hook
+        """Prepare for ``batch`` prompts and for tokens behind them; raises if they are too many."""
+
+    def _wait(self) -> None:  # noqa: B027  # a hook
+        """Until a device has done what it was given."""
+
+    def _room_of(self, ends: list[list[int]]) -> int:
+        """Tokens that continuations take beside their prompt."""
+        return max(map(len, ends))
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        return opening(self.tokenize)  # late: a model for timing may have no vocabulary
+
+    def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
+        """See `Runner`."""
+        questions = [self._question(item["prompt"], item["continuations"]) for item in items]
+        return [
+            [
+                {"logprob": nats, "tokens": len(end)}
+                for nats, end in zip(likelihoods, ends, strict=True)
+            ]
+            for (_, ends), likelihoods in zip(questions, self._likelihoods(questions), strict=True)
+        ]
+
+    def perplexity(self, text: str, tokens: int) -> dict[str, Any]:
+        """See `Runner`."""
+        nats, predicted = [], 0
+        for window, given in windows(self.tokenize(text)[:tokens], self._opening):
+            nats.append(self._nats(window, given))
+            predicted += len(window) - given
+        return {"nats": nats, "tokens": predicted}
+
+    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """See `Runner`."""
+        return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
+        """See `Runner`."""
+        rows = [timing_ids(tokens, self.vocabulary)] * batch
+        self._make_room(tokens, 0, batch)
+        start = time.perf_counter()
+        self._read(rows)
+        self._wait()
+        return time.perf_counter() - start
+
+    def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
+        """See `Runner`."""
+        ids = timing_ids(tokens, self.vocabulary)
+        self._make_room(prompt_tokens, tokens, batch)
+        self._read([timing_ids(prompt_tokens, self.vocabulary)] * batch)
+        self._wait()
+        start = time.perf_counter()
+        for place, token in enumerate(ids, prompt_tokens):
+            self._step([token] * batch, place)
+        self._wait()
+        return time.perf_counter() - start
+
+    def peak_memory(self) -> int:
+        """See `Runner`."""
+        return peak_memory()
+
+    def _question(self, prompt: str, continuations: list[str]) -> Question:
+        """Tokens of a question; of a prompt that is too long, the end."""
+        ends = [self.tokenize(text) for text in continuations]
+        start = self.tokenize(prompt)
+        if not start and not self._opening:  # nothing to condition on: the first token is given
+            start, ends = ends[0][:1], [ends[0][1 : self.most_tokens]]
+        room = self.most_tokens - self._room_of(ends)
+        if room <= len(self._opening):
+            raise RuntimeError(
+                f"answers longer than {self.most_tokens} tokens: {continuations[0][:60]!r}"
+            )
+        return begun(start, self._opening, room), ends
+
+    def _generate(self, prompt: str, max_tokens: int) -> str:
+        ids = begun(self.tokenize(prompt), self._opening, self.most_tokens - max_tokens)
+        self._make_room(len(ids), max_tokens, 1)
+        written: list[int] = []
+        logits = self._read([ids])
+        for place in range(len(ids), len(ids) + max_tokens):
+            token = most_likely(logits)
+            if self._ends_answer(token):
+                break
+            written.append(token)
+            if "\n" in self._text(written).lstrip():
+                break
+            logits = self._step([token], place)
+        return self._text(written).strip().partition("\n")[0]
