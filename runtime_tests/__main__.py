@@ -43,4 +43,5 @@ def _refusal(error: Exception) -> dict[str, Any]:
     return {}
 
 
-_serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

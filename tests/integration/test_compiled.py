@@ -1,10 +1,12 @@
 """Compiled blocks in training: torch starts a C++ compiler."""
 
 import itertools
+import json
 
 import pytest
 
 from edgeprune.models.blocks import decoder_blocks
+from edgeprune.recovery import compiled
 from edgeprune.recovery import train as training
 from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.settings import Training
@@ -51,3 +53,23 @@ def test_blocks_are_compiled_where_that_is_faster(pruned, tmp_path, monkeypatch)
     again = run(tmp_path / "killed")
     ours, theirs = (one.checkpoint.files[-1].read_bytes() for one in (found, again))
     assert ours == theirs
+
+
+@pytest.mark.parametrize("why", ["slower", "impossible"])
+def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch, why):
+    def broken(_graph, _inputs):
+        raise RuntimeError("no compiler here")
+
+    def compile_blocks(*models):
+        for block in (block for model in models for block in decoder_blocks(model)[1]):
+            block.compile(backend=broken)
+
+    paced(monkeypatch, [36.0, 60.0 if why == "slower" else 1.0])
+    if why == "impossible":
+        monkeypatch.setattr(compiled, "compile_blocks", compile_blocks)
+    how = Training(seconds=1.0, batch=2, learning_rate=1e-3)
+    folder = tmp_path / "run"
+    found = training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
+    assert not json.loads((folder / "done.json").read_text())["compiled"]
+    losses = [point["held_out"] for point in found.curve]
+    assert min(losses) < losses[0]

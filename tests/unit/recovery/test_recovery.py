@@ -1,7 +1,6 @@
 """Training under a mask: the loss, the batches, exact zeros, restarts; and in a build."""
 
 import itertools
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from safetensors.torch import load_file
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks
 from edgeprune.planning.grid import Grid
-from edgeprune.recovery import compiled, student
+from edgeprune.recovery import student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
-from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.curve import has_risen
 from edgeprune.recovery.losses import Objective, distillation, hidden_distance
 from edgeprune.recovery.selection import freedom
@@ -397,39 +395,6 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     # step. That makes 22 steps, and a point each 8. But these 8 took 1 s, and 7 s have gone.
     assert found.curve[1]["step"] == 8
     assert found.planned == 8 + int((30 - 7) / (1 / 8) - 3)
-
-
-def paced(monkeypatch, seconds):
-    """A clock of so many seconds a step, by turns; six minutes are left."""
-    real, paces = TrainStep.timed, itertools.cycle(seconds)
-
-    def timed(self):
-        real(self)
-        return next(paces)
-
-    monkeypatch.setattr(TrainStep, "timed", timed)
-    monkeypatch.setattr(Budget, "left", lambda _self: 360.0)
-    monkeypatch.setattr(Budget, "plan_again", lambda *_: None)
-
-
-@pytest.mark.parametrize("why", ["slower", "impossible"])
-def test_blocks_that_gain_nothing_run_as_they_are(pruned, tmp_path, monkeypatch, why):
-    def broken(_graph, _inputs):
-        raise RuntimeError("no compiler here")
-
-    def compile_blocks(*models):
-        for block in (block for model in models for block in decoder_blocks(model)[1]):
-            block.compile(backend=broken)
-
-    paced(monkeypatch, [36.0, 60.0 if why == "slower" else 1.0])
-    if why == "impossible":
-        monkeypatch.setattr(compiled, "compile_blocks", compile_blocks)
-    how = Training(seconds=1.0, batch=2, learning_rate=1e-3)
-    folder = tmp_path / "run"
-    found = training.train(pruned, streams(12), how, folder, Quiet(), "cpu")
-    assert not json.loads((folder / "done.json").read_text())["compiled"]
-    losses = [point["held_out"] for point in found.curve]
-    assert min(losses) < losses[0]
 
 
 def test_a_run_has_risen_after_three_points_of_one_kind():
