@@ -1,9 +1,13 @@
 """The packaged model."""
 
+from math import prod
+
+import exporters
 from edgeprune.models import open_checkpoint
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.inventory import inventory
 from edgeprune.models.loading import load_model, load_tokenizer
+from exporters.base import StorageRequest
 
 
 def test_the_packaged_model_opens_whole(real_checkpoint):
@@ -48,9 +52,10 @@ def test_inventory_agrees_with_the_model(real_checkpoint, tiny_folder):
     ):
         model = load_model(checkpoint)
         _, blocks = decoder_blocks(model)
-        tensors = inventory(source)
-        assert sum(t.elements for t in tensors) == sum(p.numel() for p in model.parameters())
+        shapes = inventory(source)
+        assert sum(map(prod, shapes.values())) == sum(p.numel() for p in model.parameters())
         prunable = sum(
             m.read(block).numel() for block in blocks for m in weight_matrices(block).values()
         )
-        assert sum(t.elements for t in tensors if t.prunable) == prunable
+        rows = exporters.get("gguf").estimate(shapes, StorageRequest("q8_0"))
+        assert sum(row.size for row in rows if row.prunable) == prunable
