@@ -21,10 +21,7 @@ from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.errors import InputError, MachineError
 from tests.support.llama import SIZES, logits, sparse, stock
 from tests.support.processes import EDGEPRUNE
-
-needs_kernels = pytest.mark.skipif(
-    not status().on, reason=f"sparse weights are off here, so they were not checked: {status()}"
-)
+from tests.support.sparse import begin_with_stock, needs_kernels
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +33,8 @@ def mixed(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def of_any_density(monkeypatch):
-    """Every kernel takes every type, also where break-even densities leave some to llama.cpp."""
-    monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
-
-
-@pytest.fixture(autouse=True)
-def without_enable(monkeypatch):
-    """Another test may have called `enable`: here, llama.cpp's own loader is stock."""
-    original = getattr(api, loading._MARK, api.llama_model_load_from_file)
-    monkeypatch.setattr(api, "llama_model_load_from_file", original)
+def stock_loader(monkeypatch):
+    begin_with_stock(monkeypatch)
 
 
 def close(one, other, tolerance=probe.TOLERANCE):
@@ -350,6 +339,12 @@ def test_an_unknown_version_is_off(fresh, monkeypatch):
         adapter.check()
     assert not status().on
     assert "is not tested" in status().reason
+
+
+def test_the_probe_passes_here():
+    """Not the verdict kept from before: the child of this very tree."""
+    verdict = probe.run()
+    assert verdict["ok"], verdict
 
 
 def test_a_probe_that_crashes_is_off(fresh, monkeypatch):

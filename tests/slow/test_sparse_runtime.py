@@ -8,31 +8,19 @@ from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning
-from edgeprune.runtime import status
-from edgeprune.runtime.llamacpp import adapter, loading
+from edgeprune.runtime.llamacpp import adapter
 from exporters.base import Model, StorageRequest
 from runtime_tests.runners.llamacpp import LlamaCpp
 from tests.support.exporting import Counter, export_gguf
 from tests.support.gguf import logits_of, metadata
 from tests.support.plans import prune_uniformly
+from tests.support.sparse import begin_with_stock, needs_kernels
 from tests.support.streams import streams_of
 
-needs_kernels = pytest.mark.skipif(
-    not status().on, reason=f"sparse weights are off here, so they were not checked: {status()}"
-)
-
 
 @pytest.fixture(autouse=True)
-def of_any_density(monkeypatch):
-    """Every kernel takes every type, also where break-even densities leave some to llama.cpp."""
-    monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
-
-
-@pytest.fixture(autouse=True)
-def without_enable(monkeypatch):
-    """Another test may have called `enable`: here, llama.cpp's own loader is stock."""
-    original = getattr(api, loading._MARK, api.llama_model_load_from_file)
-    monkeypatch.setattr(api, "llama_model_load_from_file", original)
+def stock_loader(monkeypatch):
+    begin_with_stock(monkeypatch)
 
 
 @pytest.fixture(scope="module")

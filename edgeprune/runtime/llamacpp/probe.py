@@ -33,7 +33,7 @@ def run() -> dict[str, Any]:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "from edgeprune.runtime import probe; probe.main()"],
+            [sys.executable, "-c", f"from {__name__} import main; main()"],
             capture_output=True, text=True, check=False, timeout=_SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
