@@ -67,7 +67,7 @@ def show(name: str, as_json: bool, folder: Path) -> None:
     if as_json:
         click.echo(json_text(found.to_json()))
         return
-    where = found.surroundings
+    where = found.environment
     click.echo(f"{found.build} for {found.task}, {found.threads} threads")
     click.echo(f"{where.processor}, {where.cores} cores, fingerprint {found.machine}")
     for artifact, one in found.artifacts.items():

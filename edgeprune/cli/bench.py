@@ -88,7 +88,7 @@ def command(
     before = conditions()
     timed = Lengths(threads=threads or (cores(),), **lengths)
     found = bench(paths, timed, Bars().stage, on_gpus=gpu)
-    record = {"surroundings": before} | found
+    record = {"environment": before} | found
     if form == "json":
         click.echo(json_text(record))
     elif form == "csv":
@@ -123,7 +123,7 @@ def _markdown(record: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for one in record["not_run"]:
         lines.append(f"| {one['artifact']} | | | {one['device']} | | not run: {one['why']} | |")
-    where = record["surroundings"]
+    where = record["environment"]
     lines += [
         "",
         f"{where['processor']}, {where['cores']} cores, load {where['load']:.2f} before, governor "

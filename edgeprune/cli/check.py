@@ -18,8 +18,8 @@ _ANNOTATIONS = {"held": "notice", "regressed": "error", "unclear": "warning"}
 _EPILOG = """\b
 Examples:
   edgeprune check builds/new --baseline main
-  edgeprune check builds/new --baseline main --device laptop-cpu --junit check.xml
-  edgeprune check builds/new --device phone-arm            # limits alone
+  edgeprune check builds/new --baseline main --limits laptop-cpu --junit check.xml
+  edgeprune check builds/new --limits phone-arm            # limits alone
 \b
 Exit codes: 0 held, 1 regressed, 2 unclear (too noisy, too few rows, other questions, another
 machine).
@@ -29,7 +29,12 @@ machine).
 @click.command("check", epilog=_EPILOG)
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--baseline", metavar="NAME|FILE", help="What to compare with.")
-@click.option("--device", metavar="NAME|FILE", help="Limits: laptop-cpu, phone-arm, or a .yaml.")
+@click.option(
+    "--limits",
+    "limits_of",
+    metavar="NAME|FILE",
+    help="Limits of a device: laptop-cpu, phone-arm, or a .yaml.",
+)
 @click.option("--rounds", type=click.IntRange(2), default=15, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="[as in the baseline]")
 @click.option("--speed", type=float, help="Share of the baseline artifact's speed. [0.05]")
@@ -42,7 +47,7 @@ machine).
 @click.option("--json", "as_json", is_flag=True, help="Print verdicts and the measurement as JSON.")
 @folder_option
 def command(
-    build: Path, baseline: str | None, device: str | None, rounds: int, threads: int | None,
+    build: Path, baseline: str | None, limits_of: str | None, rounds: int, threads: int | None,
     junit: Path | None, github: bool, as_json: bool, folder: Path, **thresholds: float | None,
 ) -> None:  # fmt: skip
     """Compare a build with a baseline or with a device's limits: did it get worse?
@@ -61,11 +66,11 @@ def command(
     from edgeprune.support.files import json_text, write_text
     from edgeprune.support.progress import Bars
 
-    if not baseline and not device:
+    if not baseline and not limits_of:
         raise UsageError(
-            "There is nothing to compare the build with.", "Give --baseline or --device."
+            "There is nothing to compare the build with.", "Give --baseline or --limits."
         )
-    asked = limits.read_limits(device) if device else None
+    asked = limits.read_limits(limits_of) if limits_of else None
     before = baselines.load(baseline, folder) if baseline else None
     used = threads or (before.threads if before else None)
     after = measure(build, rounds, used, Bars(), before)

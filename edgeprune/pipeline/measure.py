@@ -27,8 +27,8 @@ def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     folder, progress = job.run.folder, job.run.progress
     asked = measure_plan(job.recipe, job.data)
     hashes = {name: facts["files"] for name, facts in artifacts.items()}
-    surroundings = [environment.describe(), availability.fingerprint()]
-    key = sha256_json([_VERSION, asdict(asked), hashes, surroundings])
+    here = [environment.describe(), availability.fingerprint()]
+    key = sha256_json([_VERSION, asdict(asked), hashes, here])
     paths = {name: folder / facts["file"] for name, facts in artifacts.items()}
     results = job.run.reuse(
         "runtime-test", key, lambda: runtime_tests.run(paths, asked, progress.stage)

@@ -32,7 +32,7 @@ def round_to_grid(weight: Tensor, gram: Gram, grid: Grid) -> tuple[Tensor, Tenso
         (out, in) on the grid, and the scales, (out, in / block).
     """
     importance = gram.norms.square()[:, None] * (weight != 0).T  # norms are never 0
-    pushed, pushed_scales = with_feedback(weight, gram.inverse_factor, importance, grid)
+    pushed, pushed_scales = compensated(weight, gram.inverse_factor, importance, grid)
     alone, scales = one_by_one(weight, importance, grid)
     better = (_losses(weight, pushed, gram) <= _losses(weight, alone, gram))[:, None]
     return torch.where(better, pushed, alone), torch.where(better, pushed_scales, scales)
@@ -43,7 +43,7 @@ def _losses(weight: Tensor, rounded: Tensor, gram: Gram) -> Tensor:
     return ((change @ gram.damped) * change).sum(dim=1)
 
 
-def with_feedback(
+def compensated(
     weight: Tensor, factor: Tensor, importance: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
     """Round column by column, compensating by `edgeprune.pruning.updates.column_loop`."""

@@ -55,7 +55,7 @@ class MeasuredArtifact(Timed):
     first_token: list[float]
 
 
-class Surroundings(Machine):
+class Environment(Machine):
     """The machine, and what else ran on it."""
 
     load: float
@@ -92,7 +92,7 @@ class Measurement(Facts):
     threads: int
     lengths: TimedLengths
     machine: str
-    surroundings: Surroundings
+    environment: Environment
     baseline_now: Timed | None = None
     artifacts: dict[str, MeasuredArtifact]
 
@@ -153,7 +153,7 @@ def measure(
         threads=used,
         lengths=TimedLengths(prefill=asked.prefill_tokens, decode=asked.decode_tokens),
         machine=fingerprint(),
-        surroundings=Surroundings(**environment.conditions()),
+        environment=Environment(**environment.conditions()),
         baseline_now=speeds.get(_BASELINE),
         artifacts={
             name: _measured(manifest, name, speeds[name], tests[name, "peak_memory"][0])

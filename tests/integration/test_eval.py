@@ -38,7 +38,7 @@ def test_bench_times_artifacts_in_turns(tiny_folder, dense_f32):
                 assert (str(path), threads, test) in tests
     rounds = [row["samples"] for row in record["rows"] if row["test"] == "tg4"]
     assert all(len(samples) == 2 and min(samples) > 0 for samples in rounds)
-    assert record["surroundings"]["cores"] >= 1
+    assert record["environment"]["cores"] >= 1
 
 
 def test_bench_prints_tables(tiny_folder):

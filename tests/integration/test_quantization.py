@@ -18,7 +18,7 @@ from edgeprune.pipeline import planner
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.updates.least_squares import refit
-from edgeprune.quantization.gptq import round_to_grid, with_feedback
+from edgeprune.quantization.gptq import compensated, round_to_grid
 from edgeprune.quantization.scales import codes, fit
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
@@ -243,7 +243,7 @@ def test_feedback_is_gptq_written_out_naively():
     grid = GRIDS["Q4_0"]
     factor = gram.inverse_factor
     importance = gram.norms.square()[:, None] * mask.T
-    ours, scales = with_feedback(weight.float(), factor, importance, grid)
+    ours, scales = compensated(weight.float(), factor, importance, grid)
     expected = weight.clone()
     for row in range(4):
         current = weight[row].clone()
@@ -256,7 +256,7 @@ def test_feedback_is_gptq_written_out_naively():
     assert (ours.double() - expected).abs().max() < 1e-3
 
 
-def test_a_build_rounds_with_feedback_and_the_file_holds_what_the_engine_chose(
+def test_a_build_rounds_with_compensation_and_the_file_holds_what_the_engine_chose(
     real_checkpoint, tmp_path
 ):
     folder = make_tiny(real_checkpoint, tmp_path / "m", hidden_size=96, intermediate_size=192)

@@ -7,9 +7,9 @@ import numpy as np
 from edgeprune.manifest import SCHEMA, Manifest
 from edgeprune.manifest.results import Answers
 from edgeprune.regression.measurement import (
+    Environment,
     MeasuredArtifact,
     Measurement,
-    Surroundings,
     Timed,
     TimedLengths,
 )
@@ -146,7 +146,7 @@ def sample_measurement(**changes: Any) -> Measurement:
     values = {
         "build": "b", "folder": "/b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
         "lengths": TimedLengths(prefill=256, decode=64), "machine": "m",
-        "surroundings": Surroundings(**_MACHINE, load=0.0, governor="unknown"),
+        "environment": Environment(**_MACHINE, load=0.0, governor="unknown"),
         "baseline_now": Timed(prefill=pruned.prefill, decode=pruned.decode),
         "artifacts": {"dense": measured_artifact(100, 1), "pruned": pruned},
     }  # fmt: skip
