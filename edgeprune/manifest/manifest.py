@@ -168,7 +168,13 @@ class PrunedTensor(Facts):
 
 
 class Probe(Facts):
-    """One sparsity that the search tried."""
+    """One sparsity that the search tried.
+
+    Attributes:
+        value: metric on the held-out rows.
+        worst: worse end of the metric's interval, with the search's confidence.
+        holds: whether ``worst`` is within the bound.
+    """
 
     sparsity: float
     value: float
@@ -177,7 +183,18 @@ class Probe(Facts):
 
 
 class SearchFacts(Facts):
-    """How ``max_loss`` found its sparsity."""
+    """How ``max_loss`` found its sparsity.
+
+    Attributes:
+        sparsity: the highest that held.
+        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level or
+            there is none.
+        dense: the dense model's value.
+        bound: the worst value allowed.
+        confidence: one-sided confidence that a tried sparsity is within the bound on other rows.
+        rows: number of held-out rows.
+        probes: sparsities tried, in order.
+    """
 
     sparsity: float
     metric: str

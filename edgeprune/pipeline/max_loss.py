@@ -1,11 +1,12 @@
 """Find how far a model can be pruned, by bisection on held-out rows (arXiv 2505.18350)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgeprune.data.rows import Row
+from edgeprune.manifest.manifest import Probe, SearchFacts
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key
 from edgeprune.pipeline.trial import trial
@@ -18,48 +19,7 @@ _STEPS = 46
 _STEP = 0.02
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One sparsity that was tried.
-
-    Attributes:
-        sparsity: requested sparsity.
-        value: metric on the held-out rows.
-        worst: worse end of the metric's interval, with the search's confidence.
-        holds: whether ``worst`` is within the bound.
-    """
-
-    sparsity: float
-    value: float
-    worst: float
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Search:
-    """The outcome of a search.
-
-    Attributes:
-            sparsity: the highest that held.
-        metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level
-            or there is none.
-            dense: the dense model's value.
-        bound: the worst value allowed.
-        confidence: one-sided confidence that a tried sparsity is within the bound on other rows.
-        rows: number of held-out rows.
-        probes: sparsities tried, in order.
-    """
-
-    sparsity: float
-    metric: str
-    dense: float
-    bound: float
-    confidence: float
-    rows: int
-    probes: list[Probe]
-
-
-def settle(job: Job) -> tuple[Job, Search | None]:
+def settle(job: Job) -> tuple[Job, SearchFacts | None]:
     """Find the highest sparsity whose task metric stays within ``pruning.max_loss``.
 
     Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
@@ -93,7 +53,7 @@ def settle(job: Job) -> tuple[Job, Search | None]:
     return job.changed({"pruning.sparsity": found.sparsity}), found
 
 
-def _search(job: Job, held_out: list[Row]) -> Search:
+def _search(job: Job, held_out: list[Row]) -> SearchFacts:
     asked, confidence = job.recipe.pruning, job.recipe.gates.confidence
     quick = {"measurement.perplexity_tokens": 512, "pruning.max_loss": None}
     once = None
@@ -116,7 +76,8 @@ def _search(job: Job, held_out: list[Row]) -> Search:
         tried = measure(sparsity, dense_statistics)
         value = tried[metric]["value"]
         worst = _worst(metric, dense, tried, confidence)
-        found = Probe(sparsity, value, worst, worst >= bound if by_accuracy else worst <= bound)
+        holds = worst >= bound if by_accuracy else worst <= bound
+        found = Probe(sparsity=sparsity, value=value, worst=worst, holds=holds)
         job.run.progress.note(
             f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
             f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
@@ -137,7 +98,10 @@ def _search(job: Job, held_out: list[Row]) -> Search:
             "Allow a larger --max-loss, give more task rows, or lower the confidence: --set "
             "gates.confidence=0.8",
         )
-    return Search(round(best * _STEP, 2), metric, start, bound, confidence, len(held_out), probes)
+    return SearchFacts(
+        sparsity=round(best * _STEP, 2), metric=metric, dense=start, bound=bound,
+        confidence=confidence, rows=len(held_out), probes=probes,
+    )  # fmt: skip
 
 
 def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:

@@ -7,11 +7,10 @@ from typing import Any
 
 from edgeprune.data.loading import Data, Source
 from edgeprune.manifest import SCHEMA, Manifest
-from edgeprune.manifest.manifest import PlannedTensor, StorageFacts
+from edgeprune.manifest.manifest import PlannedTensor, SearchFacts, StorageFacts
 from edgeprune.models.origin import Origin
 from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job
-from edgeprune.pipeline.max_loss import Search
 from edgeprune.pipeline.sparsify import Sparse
 from edgeprune.planning.tensors import ModelPlan
 from edgeprune.support import environment
@@ -26,7 +25,7 @@ def describe(
     artifacts: dict[str, dict[str, Any]],
     packed: dict[str, Any] | None,
     results: dict[str, Any],
-    found: Search | None,
+    found: SearchFacts | None,
 ) -> Manifest:
     """Make the manifest of a finished build, with the values as JSON restores them.
 
@@ -56,7 +55,7 @@ def describe(
             for record in (records if recipe.pruning.sparsity else [])
         ],
         "rounded_with_data": sum(record.rounded_to_zero is not None for record in records),
-        "search": asdict(found) if found else None,
+        "search": found.model_dump() if found else None,
         "training": sparse.training,
         "packed": packed,
         "results": results,

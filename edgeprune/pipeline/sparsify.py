@@ -12,6 +12,7 @@ from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key, training_key
 from edgeprune.planning.tensors import ModelPlan
 from edgeprune.recipe.schema import training_rounds, training_seconds
+from edgeprune.support import distributed
 from edgeprune.support.errors import UsageError
 from edgeprune.support.extras import need
 from edgeprune.support.files import read_json, sha256_json, write_json
@@ -76,9 +77,7 @@ def sparsify(job: Job, plan: ModelPlan, dense_statistics: Path | None = None) ->
 
 
 def _refuse(job: Job) -> None:
-    from edgeprune.support.distributed import world
-
-    training, size = job.recipe.training, world()[1]
+    training, size = job.recipe.training, distributed.world()[1]
     if training.enabled and training.rank:
         need("peft")
     trains = training.enabled and training.ways != ["reconstruct"]  # the first process's alone
@@ -167,7 +166,6 @@ def _trained_so_far(job: Job, before: "PrunedCheckpoint", key: str) -> Job:
     """Make the next round's job, with the trained model as its checkpoint."""
     from edgeprune.engine import finished
     from edgeprune.recovery.student import write_checkpoint
-    from edgeprune.support import distributed
 
     place = job.run.work / "trained"
     found = replace(job, checkpoint=Checkpoint(before.base.name, before.base.source, place, key))

@@ -1,7 +1,7 @@
 """A build's folder: its lock, and the cached results of its stages."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +78,7 @@ class Workspace:
                 shutil.rmtree(stale, ignore_errors=True)
         return place
 
-    def drop(self, pattern: str, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def drop(self, pattern: str, keep: Container[str] = ()) -> None:
         """Remove folders in ``work`` by a glob pattern, except for some names."""
         for place in self.work.glob(pattern) if self.first else ():
             if place.name not in keep:

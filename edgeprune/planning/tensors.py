@@ -176,6 +176,6 @@ class ModelPlan:
         )
 
 
-def table(tensors: Iterable[TensorPlan], pattern: Pattern = UNSTRUCTURED) -> ModelPlan:
+def table(tensors: Iterable[TensorPlan]) -> ModelPlan:
     """Make a plan in which no tensor is pruned yet."""
-    return ModelPlan({tensor.name: tensor for tensor in tensors}, pattern)
+    return ModelPlan({tensor.name: tensor for tensor in tensors}, UNSTRUCTURED)

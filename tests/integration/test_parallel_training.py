@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from edgeprune.planning.grid import Grid
 from edgeprune.recovery import train as training
-from edgeprune.recovery.step import TrainStep
 from tests.support.paths import ROOT
-from tests.support.training import APART, train
+from tests.support.training import APART, note_steps, train
 
 _WORKER = """
 import json
@@ -26,8 +25,8 @@ from edgeprune.models import open_checkpoint
 from edgeprune.planning.grid import Grid
 from edgeprune.recovery import train as training
 from edgeprune.recovery.masters import Masters
-from tests.support.training import killed_before
-from tests.support.training import train
+from tests.support.training import killed_before, note_steps
+from tests.support.training import note_steps, train
 
 given, rank = json.loads(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
@@ -57,19 +56,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.fixture
-def begun(monkeypatch) -> list[int]:
-    """How many steps were done at the beginning of each step."""
-    real, found = TrainStep.take, []
-
-    def take(self, state):
-        found.append(state.step)
-        return real(self, state)
-
-    monkeypatch.setattr(TrainStep, "take", take)
-    return found
-
-
 # When they are killed, how they train, on a grid or not, and how many weights end alike: sums in
 # another order can move a code, or which weights matter most.
 GROUPS = {
@@ -80,9 +66,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("variant", GROUPS)
-def test_two_gloo_processes_that_were_killed_train_as_one(
-    pruned, tmp_path, monkeypatch, begun, variant
-):
+def test_two_gloo_processes_that_were_killed_train_as_one(pruned, tmp_path, monkeypatch, variant):
     """One process, too, goes on with what they left when they were killed."""
     monkeypatch.setattr(training, "compute_dtype", lambda _device: torch.float32)
     killed_at, how, rounded, alike = GROUPS[variant]
@@ -103,7 +87,7 @@ def test_two_gloo_processes_that_were_killed_train_as_one(
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors[-2000:]
     alone = load_file(train(pruned, tmp_path / "one", grids, **how).checkpoint.files[-1])
-    begun.clear()
+    begun = note_steps(monkeypatch)
     train(pruned, tmp_path / "two-killed", grids, **how)
     assert begun[0] == killed_at // APART * APART
     for folder in ("two", "two-killed"):

@@ -35,3 +35,15 @@ def killed_before(step, monkeypatch):
         patched.setattr(TrainStep, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             yield
+
+
+def note_steps(monkeypatch) -> list[int]:
+    """Make the list of how many steps were done at the beginning of each step from now on."""
+    real, begun = TrainStep.take, []
+
+    def take(self, state):
+        begun.append(state.step)
+        return real(self, state)
+
+    monkeypatch.setattr(TrainStep, "take", take)
+    return begun

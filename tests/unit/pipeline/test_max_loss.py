@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 
 from edgeprune.data.loading import load_data
 from edgeprune.data.rows import normalised
+from edgeprune.manifest.manifest import Probe
 from edgeprune.pipeline import max_loss as search_module
-from edgeprune.pipeline.max_loss import Probe, bisect
+from edgeprune.pipeline.max_loss import bisect
 from edgeprune.support.errors import InputError
 
 
 @given(st.integers(2, 200), st.integers(0, 250))
 def test_bisection_finds_the_last_step_that_holds(steps, last):
-    found, probes = bisect(lambda step: Probe(step / 100, 0.0, 0.0, step <= last), steps)
+    def probe(step: int) -> Probe:
+        return Probe(sparsity=step / 100, value=0.0, worst=0.0, holds=step <= last)
+
+    found, probes = bisect(probe, steps)
     assert found == min(last, steps - 1)
     assert len(probes) <= math.ceil(math.log2(steps)) + 1
 

@@ -28,24 +28,11 @@ from edgeprune.recovery.tokens import token_weights
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Quiet
 from tests.support.streams import streams
-from tests.support.training import APART, STEPS, killed_before, train
+from tests.support.training import APART, STEPS, killed_before, note_steps, train
 
 
 def load(stored: bytes) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(stored)
-
-
-@pytest.fixture
-def begun(monkeypatch) -> list[int]:
-    """How many steps were done at the beginning of each step."""
-    real, found = TrainStep.take, []
-
-    def take(self, state):
-        found.append(state.step)
-        return real(self, state)
-
-    monkeypatch.setattr(TrainStep, "take", take)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +213,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
-    pruned, tmp_path, monkeypatch, begun, variant
+    pruned, tmp_path, monkeypatch, variant
 ):
     found = train(pruned, tmp_path / "whole", **VARIANTS[variant])
     before, after = pruned.weights(), found.checkpoint.weights()
@@ -238,7 +225,7 @@ def test_every_training_keeps_zeros_learns_and_goes_on_where_it_was_killed(
     assert min(losses) < losses[0]
     with killed_before(10, monkeypatch):
         train(pruned, tmp_path / "killed", **VARIANTS[variant])
-    begun.clear()
+    begun = note_steps(monkeypatch)
     again = train(pruned, tmp_path / "killed", **VARIANTS[variant])
     assert begun[0] == APART
     bytes_of = [one.checkpoint.files[-1].read_bytes() for one in (found, again)]
@@ -366,11 +353,11 @@ def test_zeros_are_zero_at_every_step(pruned, tmp_path, monkeypatch):
     ("killed_at", "goes_on_at"), [(0, 0), (8, 0), (11, APART), (20, 2 * APART)]
 )
 def test_a_killed_run_gives_the_same_weights(
-    pruned, whole, tmp_path, monkeypatch, begun, killed_at, goes_on_at
+    pruned, whole, tmp_path, monkeypatch, killed_at, goes_on_at
 ):
     with killed_before(killed_at, monkeypatch):
         train(pruned, tmp_path / "killed")
-    begun.clear()
+    begun = note_steps(monkeypatch)
     again = train(pruned, tmp_path / "killed")
     assert begun[0] == goes_on_at
     assert again.checkpoint.files[-1].read_bytes() == whole
@@ -430,12 +417,12 @@ def on_grid(weight, scales):
 
 
 @pytest.mark.parametrize("killed_at", [0, 10, 20])
-def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, begun, killed_at):
+def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, killed_at):
     grids = {record.name: Grid(-8, 7) for record in pruned.records}
     if killed_at:
         with killed_before(killed_at, monkeypatch):
             train(pruned, tmp_path, grids)
-    begun.clear()
+    begun = note_steps(monkeypatch)
     found = train(pruned, tmp_path, grids)
     assert begun[0] == killed_at // APART * APART
     assert found.rounded == len(pruned.records)
