@@ -16,11 +16,14 @@ endef
 demo: .venv/.demo
 	$(BIN)/edgeprune build --task medqa --target gguf
 
+# A file's tests share what they make, so a file stays with one worker.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/.test
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: .venv/.test
-	$(BIN)/pytest tests/unit
+	$(PYTEST) tests/unit
 
 check: .venv/.test
 	$(BIN)/ruff check .

@@ -9,8 +9,10 @@ import hypothesis
 import pytest
 
 from tests.support.paths import SHARED_DATA
+from tests.support.workers import take_own_cores
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+take_own_cores()  # before torch counts them
 
 from edgeprune.models import Checkpoint, open_checkpoint
 from tests.support.models import make_small, make_tiny
