@@ -17,7 +17,7 @@ demo: .venv/.demo
 	$(BIN)/edgeprune build --task medqa --target gguf
 
 # A file's tests share what they make, so a file stays with one worker.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.test
 	$(PYTEST)
