@@ -1,99 +1,149 @@
 """How often `edgeprune check` raises a false alarm, and what it catches.
 
-Writes docs/measured/check.md.
+Writes docs/measured/check.md, a row for each machine, kept in check.jsonl beside it.
 
-    python benchmarks/check_calibration.py --task arc_easy
+    python benchmarks/check_calibration.py --task medqa
+    python benchmarks/check_calibration.py --busy          # with a process that spins on one core
 
-One build is measured again and again with the default settings, each time beside the measurement
-before it, as `check` does: whatever it finds is a false alarm. The same comparisons are made
-again with the build's speeds cut by 10 %, as an artifact that runs slower would show. Then real
-changes are made, one at a time: the same recipe built anew, edgeprune's kernels turned off, or
-slower ones chosen, one thread less, a recipe with more zeros.
+One build is checked against itself again and again with the default settings: whatever is found is
+a false alarm. The same samples are judged again with the build's speeds cut by 5 and 10 %, as an
+artifact that runs slower would show. Then real changes are made, one at a time: the same recipe
+built anew, edgeprune's kernels turned off, or slower ones chosen, one thread less, more zeros.
 """
 
-import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
+from typing import Any
 
 import click
+import numpy as np
 
 from edgeprune import Recipe, build
-from edgeprune.cli.check import worst
+from edgeprune.regression.check import SECONDS, check, worst
 from edgeprune.regression.compare import Thresholds, compare
-from edgeprune.regression.measurement import ROUNDS, SCHEMA, Measurement, measure
-from edgeprune.support.environment import sentence
+from edgeprune.regression.measure import measure
+from edgeprune.regression.measurement import SCHEMA, Measurement
+from edgeprune.regression.verdicts import Finding, spent
+from edgeprune.support.environment import describe
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars, Quiet
 
 _WORK = Path("ablations/check")
+_SLOWER = {"decode 5 %": ("decode", 0.95), "decode 10 %": ("decode", 0.9),
+           "prefill 10 %": ("prefill", 0.9)}  # fmt: skip
 _PROSE = (
-    "Written by `benchmarks/check_calibration.py`: {pairs} comparisons of a build with itself, "
-    "each measurement beside the one before it, and the same with the pruned artifact's speeds cut "
-    "by {slowdown:.0%}. Default settings: {rounds} rounds, {seconds:.0f} s a measurement. The "
-    "machine is a shared one. [Why the rule is what it is](check-rule.md)."
+    "Written by `benchmarks/check_calibration.py`. A build (SmolLM2-135M pruned for {task} to "
+    "50 %, Q8_0) is checked against itself with the default settings, and the same samples are "
+    "judged with its speeds cut. *A/A spread* is the standard deviation of the ratio of two "
+    "processes of one file. Kinds of machine are rows; all are virtual ones that share their "
+    "processor. [Why the rule is what it is](check-rule.md)."
 )
+_COLUMNS = ("machine", "pairs", "held", "could not tell", "regressed", *(f"{name} slower: caught"
+            for name in _SLOWER), "seconds", "A/A spread, decode", "prefill")  # fmt: skip
 
 
 @click.command()
-@click.option("--task", default="arc_easy")
+@click.option("--task", default="medqa")
 @click.option("--pairs", default=40)
-@click.option("--slowdown", default=0.1)
+@click.option("--busy", is_flag=True, help="Keep one core busy with something else.")
+@click.option("--changes/--no-changes", default=False, help="Also make real changes, one each.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/check.md"))
-def main(task: str, pairs: int, slowdown: float, out: Path) -> None:
+def main(task: str, pairs: int, busy: bool, changes: bool, out: Path) -> None:
     good = _built("good", task, 0.5)
-    first, spent = _measured("same-000", good)
-    measured, seconds = [first], [spent]
-    for index in range(1, pairs + 1):
-        following, spent = _measured(f"same-{index:03d}", good, before=measured[-1])
-        measured.append(following)
-        seconds.append(spent)
-    same, slower, alarms = Counter[str](), Counter[str](), Counter[str]()
-    for before, after in itertools.pairwise(measured):
-        found = compare(before, after, Thresholds())
-        same[worst(found)] += 1
-        alarms.update(f.measure for f in found if f.verdict == "regressed")
-        slower[worst(compare(before, _slowed(after, slowdown), Thresholds()))] += 1
-    lines = [
-        "# How `edgeprune check` errs, measured",
-        "",
-        _PROSE.format(pairs=pairs, slowdown=slowdown, rounds=ROUNDS, seconds=mean(seconds)),
-        "",
-        sentence(),
-        "",
-        "| | held | could not tell | regressed |",
-        "| --- | --- | --- | --- |",
-        _shares("the same build", same, pairs),
-        _shares(f"an artifact {slowdown:.0%} slower", slower, pairs),
-        "",
-        "False alarms: " + (", ".join(f"{n} of {m}" for m, n in alarms.items()) or "none") + ".",
-        "",
-        "| a real change | verdict | because |",
-        "| --- | --- | --- |",
-    ]
-    for name, change in _changes(task, good, measured[0]).items():
-        found = compare(measured[0], change, Thresholds())
-        reasons = [f"{f.measure} {f.sentence}" for f in found if f.verdict != "held"]
-        lines.append(f"| {name} | {worst(found)} | {'; '.join(reasons) or 'nothing changed'} |")
-    out.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    click.echo(out.read_text(encoding="utf-8"))
+    rows = out.with_suffix(".jsonl")
+    with _spinning(busy):
+        before = _baseline(good, busy)
+        found = [_checked(f"same-{busy:d}-{i:03d}", good, before) for i in range(pairs)]
+    _keep(rows, _row(task, busy, before, found))
+    if changes:
+        _keep(rows, {"kind": "change", "machine": _machine(False)} | _changes(task, good, before))
+    out.write_text(_page(task, [json.loads(line) for line in rows.read_text().splitlines()]))
+    click.echo(out.read_text())
 
 
-def _changes(task: str, good: Path, before: Measurement) -> dict[str, Measurement]:
-    again = _built("again", task, 0.5)
-    found = {"the same recipe built anew": _measured("again", again, before=before)[0]}
-    os.environ["EDGEPRUNE_SPARSE"] = "0"
-    found["kernels off (`EDGEPRUNE_SPARSE=0`)"] = _measured("stock", good, before=before)[0]
-    del os.environ["EDGEPRUNE_SPARSE"]
-    os.environ["EDGEPRUNE_KERNEL"] = "avx2"
-    found["slower kernels (`EDGEPRUNE_KERNEL=avx2`)"] = _measured("avx2", good, before=before)[0]
-    del os.environ["EDGEPRUNE_KERNEL"]
-    found["one thread instead of two"] = _measured("one-thread", good, 1, before)[0]
-    worse = _built("worse", task, 0.55)
-    found["55 % zeros instead of 50 %"] = _measured("worse", worse, before=before)[0]
-    return found
+@contextmanager
+def _spinning(busy: bool) -> Iterator[None]:
+    """Keep a core busy, if asked to."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    try:
+        yield
+    finally:
+        if other:
+            other.kill()
+
+
+def _row(
+    task: str, busy: bool, before: Measurement, found: list[tuple[Measurement, float]]
+) -> dict[str, Any]:
+    """Count verdicts: of the build beside itself, and of slower ones."""
+    last = spent(0.7, 1.0)
+    same = Counter(worst(compare(before, one, Thresholds(), last)) for one, _ in found)
+    alarms = Counter(
+        line.measure for one, _ in found for line in compare(before, one, Thresholds(), last)
+        if line.verdict == "regressed"
+    )  # fmt: skip
+    caught = {
+        name: sum(
+            worst(compare(before, _slowed(one, *how), Thresholds(), last)) == "regressed"
+            for one, _ in found
+        )
+        for name, how in _SLOWER.items()
+    }
+    spread = {kind: mean(_apart(one, kind) for one, _ in found) for kind in ("decode", "prefill")}
+    return {
+        "kind": "pairs", "machine": _machine(busy), "task": task, "pairs": len(found), **same,
+        "caught": caught, "alarms": alarms, "seconds": mean(one for _, one in found),
+        "processes": median(len(one.artifacts[one.own].decode) for one, _ in found),
+        "spread": spread,
+    }  # fmt: skip
+
+
+def _apart(measured: Measurement, kind: str) -> float:
+    """Standard deviation of the logarithm of one file's speed over the same file's."""
+    one, again = measured.beside
+    return float(np.log(again.of(kind) / one.of(kind)).std(ddof=1))
+
+
+def _slowed(measured: Measurement, kind: str, factor: float) -> Measurement:
+    own = measured.artifacts[measured.own]
+    slower = [[factor * speed for speed in runs] for runs in getattr(own, kind)]
+    slow = own.model_copy(update={kind: slower})
+    return measured.model_copy(update={"artifacts": measured.artifacts | {measured.own: slow}})
+
+
+def _changes(task: str, good: Path, before: Measurement) -> dict[str, Any]:
+    again, worse = _built("again", task, 0.5), _built("worse", task, 0.55)
+    made = {
+        "the same recipe built anew": _findings("again", again, before),
+        "55 % zeros instead of 50 %": _findings("worse", worse, before),
+        "one thread instead of two": _findings("one-thread", good, before, threads=1),
+        "kernels off (`EDGEPRUNE_SPARSE=0`)": _findings("stock", good, before, SPARSE="0"),
+        "slower kernels (`EDGEPRUNE_KERNEL=avx2`)": _findings("avx2", good, before, KERNEL="avx2"),
+    }
+    found = {}
+    for name, lines in made.items():
+        reasons = [f"{line.measure} {line.sentence}" for line in lines if line.verdict != "held"]
+        found[name] = (worst(lines), reasons)
+    return {"changes": found}
+
+
+def _findings(
+    name: str, folder: Path, before: Measurement, threads: int | None = None, **settings: str
+) -> list[Finding]:
+    variables = {f"EDGEPRUNE_{key}": value for key, value in settings.items()}
+    os.environ |= variables
+    measured, _ = _checked(name, folder, before, threads)
+    for variable in variables:
+        del os.environ[variable]
+    return compare(before, measured, Thresholds(), spent(0.7, 1.0))
 
 
 def _built(name: str, task: str, sparsity: float) -> Path:
@@ -102,33 +152,60 @@ def _built(name: str, task: str, sparsity: float) -> Path:
     return built.folder
 
 
-def _measured(
-    name: str, folder: Path, threads: int | None = None, before: Measurement | None = None
+def _baseline(folder: Path, busy: bool) -> Measurement:
+    record = folder.parent / f"baseline-{busy:d}.json"
+    known = read_json(record)
+    if known is None or known["schema"] != SCHEMA:
+        write_json(record, measure(folder, Quiet()).to_json())
+    return Measurement.model_validate(read_json(record))
+
+
+def _checked(
+    name: str, folder: Path, before: Measurement, threads: int | None = None
 ) -> tuple[Measurement, float]:
-    """A measurement, and the seconds that it took; known ones are only read."""
+    """Check a build; returns what was measured, and the seconds; known ones are only read."""
     record = folder.parent / f"{name}.json"
     known = read_json(record)
     if known is None or known["measured"]["schema"] != SCHEMA:
         start = time.perf_counter()
-        found = measure(folder, ROUNDS, threads, Quiet(), before)
+        _, found = check(folder, before, None, Thresholds(), SECONDS, Quiet(), threads)
         known = {"seconds": time.perf_counter() - start, "measured": found.to_json()}
         write_json(record, known)
     click.echo(f"{name}: {known['seconds']:.0f} s", err=True)
     return Measurement.model_validate(known["measured"]), known["seconds"]
 
 
-def _slowed(measured: Measurement, share: float) -> Measurement:
-    def less(samples: list[float]) -> list[float]:
-        return [speed * (1 - share) for speed in samples]
-
-    own = measured.artifacts["pruned"]
-    slower = own.model_copy(update={"prefill": less(own.prefill), "decode": less(own.decode)})
-    return measured.model_copy(update={"artifacts": measured.artifacts | {"pruned": slower}})
+def _machine(busy: bool) -> str:
+    found = describe()
+    return f"{found['processor']}, {found['cores']} cores" + (", one of them busy" if busy else "")
 
 
-def _shares(name: str, found: Counter[str], pairs: int) -> str:
-    cells = (f"{found[v] / pairs:.1%}" for v in ("held", "unclear", "regressed"))
-    return f"| {name} | " + " | ".join(cells) + " |"
+def _keep(rows: Path, row: dict[str, Any]) -> None:
+    """Add a row, in place of an older one of the same kind of machine."""
+    known = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    kept = [one for one in known if (one["kind"], one["machine"]) != (row["kind"], row["machine"])]
+    rows.write_text("".join(json.dumps(one) + "\n" for one in [*kept, row]))
+
+
+def _page(task: str, rows: list[dict[str, Any]]) -> str:
+    lines = ["# How `edgeprune check` errs, measured", "", _PROSE.format(task=task), "",
+             "| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]  # fmt: skip
+    for row in (one for one in rows if one["kind"] == "pairs"):
+        shares = [row.get(verdict, 0) for verdict in ("held", "unclear", "regressed")]
+        shares += [row["caught"][name] for name in _SLOWER]
+        cells = [row["machine"], row["pairs"], *(f"{one / row['pairs']:.0%}" for one in shares),
+                 f"{row['seconds']:.0f}", f"{row['spread']['decode']:.1%}",
+                 f"{row['spread']['prefill']:.1%}"]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        if row["alarms"]:
+            said = ", ".join(f"{measure} {count}" for measure, count in row["alarms"].items())
+            lines += ["", f"False alarms: {said}.", ""]
+    for row in (one for one in rows if one["kind"] == "change"):
+        lines += ["", f"A real change, on {row['machine']}:", "", "| | verdict | because |",
+                  "| --- | --- | --- |"]  # fmt: skip
+        for name, (verdict, reasons) in row["changes"].items():
+            lines.append(f"| {name} | {verdict} | {'; '.join(reasons) or 'nothing changed'} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

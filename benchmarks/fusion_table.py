@@ -38,7 +38,7 @@ def main(tasks: str, seeds: str, rows: int, out: Path) -> None:
 
 
 def _measure(task: str, fusion: str, seed: int, rows: int) -> Results:
-    measured = {"eval_rows": rows, "perplexity_tokens": 8192, "rounds": 1, "decode_tokens": 8}
+    measured = {"eval_rows": rows, "perplexity_tokens": 8192, "processes": 1, "decode_tokens": 8}
     recipe = Recipe.of(
         {"measurement": measured}, task=task, general="wikitext2", fusion=fusion, seed=seed,
         method="wanda", samples=32, type="q8_0",

@@ -80,7 +80,7 @@ def _table(task: str, pattern: str, types: list[str], rounds: int, rows: int) ->
     shares = []
     for kind in types:
         recipe = Recipe.of(
-            {"measurement": {"eval_rows": rows, "perplexity_tokens": 2048, "rounds": 2}},
+            {"measurement": {"eval_rows": rows, "perplexity_tokens": 2048, "processes": 1}},
             task=task, target="onnx", type=kind, pattern=pattern, pack=True,
         )  # fmt: skip
         built = build(recipe, folder, Bars(), replace=True)

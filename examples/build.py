@@ -14,7 +14,7 @@ SMALL = {
     "data.length": 128,
     "measurement.eval_rows": 20,
     "measurement.perplexity_tokens": 512,
-    "measurement.rounds": 2,
+    "measurement.processes": 2,
 }
 
 

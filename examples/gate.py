@@ -6,23 +6,23 @@ python examples/gate.py builds/old builds/new
 import sys
 from pathlib import Path
 
-from edgeprune.regression.compare import Thresholds, compare
-from edgeprune.regression.measurement import measure
+from edgeprune.regression.check import check, worst
+from edgeprune.regression.compare import Thresholds
+from edgeprune.regression.measure import measure
 from edgeprune.support.progress import Bars
 
-ROUNDS = 5  # of timing, in turns; `edgeprune check` takes 15
+SECONDS = 20.0  # of timing, if it takes that long; `edgeprune check` takes more
 
 
 def main(old: str, new: str) -> int:
     """Time both, compare their answers row by row, and say what changed."""
-    before = measure(Path(old), ROUNDS, None, Bars())
-    after = measure(Path(new), ROUNDS, before.threads, Bars(), before)
-    findings = compare(before, after, Thresholds(accuracy=1.0, nats=0.01))
+    before = measure(Path(old), Bars())
+    allowed = Thresholds(accuracy=1.0, nats=0.01)
+    findings, _ = check(Path(new), before, None, allowed, SECONDS, Bars())
     for finding in findings:
         print(f"{finding.verdict:<9} {finding.measure}: {finding.sentence}")
-    verdicts = {finding.verdict for finding in findings}
-    print("regressed" if "regressed" in verdicts else "held" if verdicts == {"held"} else "unclear")
-    return int("regressed" in verdicts)
+    print(worst(findings))
+    return int(worst(findings) == "regressed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Paired differences of two models on the same rows or rounds, with intervals."""
+"""Paired differences of two models on the same rows, or in processes side by side."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _RESAMPLES = 2000
+
+Processes = Sequence[Sequence[float]]  # of each process the speeds of its runs
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,30 @@ def nats_rise(before: Sequence[float], after: Sequence[float], confidence: float
     return bootstrap(lambda rows: new[rows].sum(-1) / old[rows].sum(-1) - 1, len(old), confidence)
 
 
-def speed_ratio(before: Sequence[float], after: Sequence[float], confidence: float) -> Change:
-    """Compute the median ratio of two speeds in the same rounds; bootstrap over rounds.
+def by_process(processes: Processes) -> np.ndarray:
+    """Return each process's speed, the geometric mean of its runs, (processes,).
 
-    What slows a round slows both models, so the ratio is unaffected.
+    Of processes that took turns, all have the same share of slow moments in it.
     """
-    ratios = np.array(after, float) / np.array(before, float)
-    return bootstrap(lambda rounds: np.median(ratios[rounds], -1), len(ratios), confidence)
+    return np.array([np.exp(np.log(runs).mean()) for runs in processes])
+
+
+def speed_ratio(before: Processes, after: Processes, confidence: float) -> Change:
+    """Compute the ratio of two speeds whose processes ran side by side, pair by pair.
+
+    The mean of the pairs' log ratios, with Student's interval: what slows one moment slows both of
+    a pair, and a process's luck counts once, however many runs it made.
+
+    Raises:
+        ValueError: there is only one pair, which has no interval.
+    """
+    from scipy.stats import ttest_1samp
+
+    logs = np.log(by_process(after) / by_process(before))
+    if len(logs) < 2:
+        raise ValueError("an interval needs two processes or more")
+    ends = ttest_1samp(logs, 0.0).confidence_interval(confidence)
+    return Change(*(float(np.exp(one)) for one in (logs.mean(), ends.low, ends.high)))
 
 
 def rows_needed(value: float, worse: float, allowed: float, rows: int) -> int | None:

@@ -1,12 +1,15 @@
 """The runtime test of a build: dense and pruned models, interleaved, each in a child process."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from statistics import median, stdev
 from typing import Any, Protocol
+
+import numpy as np
 
 from edgeprune.support.errors import CheckFailed, InputError, MachineError
 from edgeprune.support.files import number
@@ -14,9 +17,13 @@ from runtime_tests import accuracy
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
 from runtime_tests.devices import Gpu
+from runtime_tests.paired import by_process, speed_ratio
 from runtime_tests.runners import entry_of
+from runtime_tests.timing import Contender, blocks
 
 _ITEMS_PER_CALL = 16
+# In a round: prefill, which shared machines disturb most, is short and run twice.
+_RUNS = 3
 
 
 class Stage(Protocol):
@@ -38,7 +45,8 @@ class Plan:
         perplexity_tokens: number of its tokens to read.
         prefill_tokens: prompt length for timing.
         decode_tokens: number of tokens decoded for timing.
-        rounds: number of timing rounds, in each of which artifacts take turns.
+        processes: number of fresh processes of each artifact that are timed.
+        rounds: number of rounds in each of them.
         threads: number of runtime threads.
     """
 
@@ -49,6 +57,7 @@ class Plan:
     perplexity_tokens: int
     prefill_tokens: int
     decode_tokens: int
+    processes: int
     rounds: int
     threads: int
 
@@ -73,13 +82,12 @@ def run(
         MachineError: the runtime rejected an artifact or crashed on it.
         CheckFailed: a likelihood is NaN or infinite; the message names the row or text window.
     """
+    with progress("time", _RUNS * plan.processes * plan.rounds * len(artifacts)) as stage:
+        timings = _time(artifacts, plan, stage)
     with ExitStack() as stack:
         children = {
             name: stack.enter_context(start(path, plan.threads)) for name, path in artifacts.items()
         }
-        with progress("time", plan.rounds * len(children)) as stage:
-            timings = _time(children, plan, stage)
-        memory = {name: child.call("peak_memory") for name, child in children.items()}
         with progress("evaluate", len(plan.items) * len(children)) as stage:
             answered = _answer(children, plan, stage)
         with progress("perplexity", len(children)) as stage:
@@ -90,11 +98,12 @@ def run(
         records = {
             name: {
                 **child.call("info"),
-                "peak_memory_bytes": memory[name],  # loaded and decoding, before any scoring
+                # loaded and decoding, before any scoring
+                "peak_memory_bytes": max(timings[name]["peak_memory"])[0],
                 **_judged(answered[name]),
                 "answers": _answers(plan, answered[name]),
                 "general_perplexity": perplexities[name],
-                **timings[name],
+                **_speeds(timings[name]),
             }
             for name, child in children.items()
         }
@@ -128,15 +137,17 @@ def run_on_gpus(
             found[gpu.name] = {"not_run": reason}
             continue
         try:
-            with start(artifact, plan.threads, gpu.name) as child:
-                with progress(f"time on {gpu.name}", plan.rounds) as stage:
-                    timings = _time({gpu.name: child}, plan, stage)[gpu.name]
-                with progress(f"evaluate on {gpu.name}", len(plan.items)) as stage:
-                    answered = _answer({gpu.name: child}, plan, stage)[gpu.name]
+            with progress(f"time on {gpu.name}", _RUNS * plan.processes * plan.rounds) as stage:
+                timings = _time({gpu.name: artifact}, plan, stage, gpu.name)[gpu.name]
+            with (
+                start(artifact, plan.threads, gpu.name) as child,
+                progress(f"evaluate on {gpu.name}", len(plan.items)) as stage,
+            ):
+                answered = _answer({gpu.name: child}, plan, stage)[gpu.name]
         except (MachineError, InputError) as error:
             found[gpu.name] = {"failed": " ".join(str(error).split())}
         else:
-            found[gpu.name] = _judged(answered) | timings
+            found[gpu.name] = _judged(answered) | _speeds(timings)
     return found
 
 
@@ -207,8 +218,8 @@ def _summary(
             "nats_per_answer_token": accuracy.nats_difference(
                 answered["dense"], answered["pruned"]
             ),
-            "decode_speed": pruned["decode"]["median"] / dense["decode"]["median"],
-            "prefill_speed": pruned["prefill"]["median"] / dense["prefill"]["median"],
+            "decode_speed": _ratio(dense["decode"], pruned["decode"]),
+            "prefill_speed": _ratio(dense["prefill"], pruned["prefill"]),
         }
     return result
 
@@ -262,31 +273,51 @@ def _refuse_not_finite(child: Child, what: str, values: Iterable[float]) -> None
             )
 
 
-def _time(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, Any]:
-    """Measure tokens per second; artifacts take turns, so that noise affects all of them."""
-    prefill: dict[str, list[float]] = {name: [] for name in children}
-    decode: dict[str, list[float]] = {name: [] for name in children}
-    for child in children.values():  # first calls allocate and page in
-        child.call("decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=2)
-    for _ in range(plan.rounds):
-        for name, child in children.items():
-            seconds = child.call("prefill_seconds", tokens=plan.prefill_tokens)
-            prefill[name].append(plan.prefill_tokens / seconds)
-            seconds = child.call(
-                "decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=plan.decode_tokens
-            )
-            decode[name].append(plan.decode_tokens / seconds)
-            stage.advance()
-    return {
-        name: {"prefill": _spread(prefill[name]), "decode": _spread(decode[name])}
-        for name in children
-    }
+def _time(
+    artifacts: Mapping[str, Path], plan: Plan, stage: Stage, device: str = "CPU"
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Time prompts and decoding, and note what each process holds at its peak."""
+
+    def prefill(child: Child) -> dict[str, float]:
+        seconds = child.call("prefill_seconds", tokens=plan.prefill_tokens)
+        return {"prefill": plan.prefill_tokens / seconds}
+
+    def decode(child: Child) -> dict[str, float]:
+        seconds = child.call(
+            "decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=plan.decode_tokens
+        )
+        return {"decode": plan.decode_tokens / seconds}
+
+    def warm_up(child: Child) -> float:
+        return child.call("decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=8)
+
+    contenders = {
+        name: Contender(
+            partial(start, path, plan.threads, device), (prefill, decode, prefill), warm_up,
+            lambda child: {"peak_memory": child.call("peak_memory")},
+        )
+        for name, path in artifacts.items()
+    }  # fmt: skip
+    *_, timings = islice(blocks(contenders, plan.rounds, stage.advance), plan.processes)
+    return timings.samples
 
 
-def _spread(samples: list[float]) -> dict[str, Any]:
+def _speeds(found: dict[str, list[list[float]]]) -> dict[str, Any]:
+    return {kind: _speed(found[kind]) for kind in ("prefill", "decode")}
+
+
+def _speed(processes: list[list[float]]) -> dict[str, Any]:
+    speeds = by_process(processes)
     return {
         "unit": "tokens/s",
-        "median": median(samples),
-        "sd": stdev(samples) if len(samples) > 1 else 0.0,
-        "samples": samples,
+        "median": float(np.median(speeds)),
+        "sd": float(np.std(speeds, ddof=1)) if len(speeds) > 1 else None,
+        "samples": processes,
     }
+
+
+def _ratio(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
+    """Compute a ratio of speeds; it has no interval if there was one process of each."""
+    if len(before["samples"]) < 2:
+        return {"value": after["median"] / before["median"], "low": None, "high": None}
+    return asdict(speed_ratio(before["samples"], after["samples"], accuracy.CONFIDENCE))

@@ -22,7 +22,7 @@ _VERBS = {
     "ablate": ("edgeprune.cli.ablate", "Compare methods, fusions and sparsities on one task."),
     "eval": ("edgeprune.cli.eval", "Score an artifact on a task and on general text."),
     "bench": ("edgeprune.cli.bench", "Time artifacts in interleaved rounds."),
-    "check": ("edgeprune.cli.check", "Check a build for regressions: exit code 0, 1 or 2."),
+    "check": ("edgeprune.cli.check", "Check a build for regressions: exit code 0, 1 or 5."),
     "baseline": ("edgeprune.cli.baseline", "Save a build's measurements as a baseline for check."),
     "sweep": ("edgeprune.cli.sweep", "Build many recipes and compare them."),
     "report": ("edgeprune.cli.report", "Write a build's report page again, or compare builds."),

@@ -30,18 +30,18 @@ def command() -> None:
 @command.command("save")
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--name", help="[the build's folder]")
-@click.option("--rounds", type=click.IntRange(2), default=15, show_default=True)
 @folder_option
-def save(build: Path, name: str | None, rounds: int, folder: Path) -> None:
+def save(build: Path, name: str | None, folder: Path) -> None:
     """Time a build beside its dense baseline, and keep that with its answers."""
     from edgeprune.regression import baselines
-    from edgeprune.regression.measurement import measure
+    from edgeprune.regression.measure import measure
     from edgeprune.support.progress import Bars
 
-    path = baselines.save(
-        name or build.resolve().name, measure(build, rounds, None, Bars()), folder
-    )
-    click.echo(f"{path}: {rounds} rounds")
+    path = baselines.place(name or build.resolve().name, folder)
+    known = path.exists()
+    found = measure(build, Bars())
+    baselines.save(found, path)
+    click.echo(f"{path}: {'measured anew' if known else 'measured'} in {found.seconds:.0f} s")
 
 
 @command.command("list")

@@ -15,10 +15,9 @@ Examples:
   edgeprune bench model.onnx ./my-model --json > bench.json     # a folder runs in transformers
 """
 
-_COLUMNS = ("artifact", "size, MB", "runtime", "device", "threads", "test", "result")
-
-
-_CSV = ("artifact", "device", "threads", "test", "unit", "median", "mean", "sd", "rounds")
+_COLUMNS = ("artifact", "size, MB", "runtime", "device", "threads", "test", "result", "x first")
+_CSV = ("artifact", "device", "threads", "test", "unit", "median", "mean", "sd", "processes",
+        "ratio", "ratio_low", "ratio_high")  # fmt: skip
 
 
 class _Numbers(click.ParamType):
@@ -62,8 +61,13 @@ class _Numbers(click.ParamType):
     "--gpu", is_flag=True, help="Also run on GPUs; those that are not available are listed."
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=10, help="Number of interleaved rounds. [10]"
-)
+    "--processes", type=click.IntRange(1), default=5, show_default=True,
+    help="Number of fresh processes of each artifact.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(1), default=2, show_default=True,
+    help="Number of rounds in each process, in which all take turns.",
+)  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True
 )
@@ -75,7 +79,11 @@ def command(
     form: str,
     **lengths: Any,
 ) -> None:
-    """Time GGUF and ONNX files and transformers models in interleaved rounds."""
+    """Time GGUF and ONNX files and transformers models, in fresh processes that take turns.
+
+    Figures are of the processes, each the median of its rounds. Speeds are also compared with the
+    first artifact's, with a 95 % interval over pairs of processes that ran side by side.
+    """
     from edgeprune.models import artifact_path
     from edgeprune.support.environment import conditions, cores
     from edgeprune.support.files import json_text
@@ -102,10 +110,11 @@ def _csv(record: dict[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV)
     for row in record["rows"]:
-        samples = row["samples"]
+        speeds, ratio = _by_process(row), row["ratio"] or {}
         writer.writerow(
             (row["artifact"], row["device"], row["threads"], row["test"], row["unit"],
-             statistics.median(samples), statistics.mean(samples), _sd(samples), len(samples))
+             statistics.median(speeds), statistics.mean(speeds), _sd(speeds), len(speeds),
+             *(ratio.get(end, "") for end in ("value", "low", "high")))
         )  # fmt: skip
     for one in record["not_run"]:
         writer.writerow((one["artifact"], one["device"], "", f"not run: {one['why']}"))
@@ -115,30 +124,34 @@ def _csv(record: dict[str, Any]) -> str:
 def _markdown(record: dict[str, Any]) -> str:
     """Print a table in llama-bench's form."""
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-    about = {r["artifact"]: r for r in record["rows"] if "runtime" in r}
     for row in record["rows"]:
-        known = about[row["artifact"]]
-        cells = (row["artifact"], f"{known['bytes'] / 1e6:.1f}", known["runtime"], row["device"],
-                 row["threads"], row["test"], _result(row))  # fmt: skip
+        beside = "{value:.3f} ({low:.3f}-{high:.3f})".format(**row["ratio"]) if row["ratio"] else ""
+        cells = (row["artifact"], f"{row['bytes'] / 1e6:.1f}", row["runtime"], row["device"],
+                 row["threads"], row["test"], _result(row), beside)  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for one in record["not_run"]:
-        lines.append(f"| {one['artifact']} | | | {one['device']} | | not run: {one['why']} | |")
+        lines.append(f"| {one['artifact']} | | | {one['device']} | | not run: {one['why']} | | |")
     where = record["environment"]
     lines += [
         "",
         f"{where['processor']}, {where['cores']} cores, load {where['load']:.2f} before, governor "
-        f"{where['governor']}; mean ± standard deviation of the rounds.",
+        f"{where['governor']}; mean ± standard deviation of the processes, x first with a 95 % "
+        "interval.",
     ]
     return "\n".join(lines)
 
 
 def _result(row: dict[str, Any]) -> str:
-    samples = row["samples"]
+    samples = _by_process(row)
     if row["unit"] == "B":
-        return f"{samples[0] / 1e6:.0f} MB"
+        return f"{max(samples) / 1e6:.0f} MB"
     digits = 3 if row["unit"] == "s" else 2
     spread = f" ± {_sd(samples):.{digits}f}" if len(samples) > 1 else ""
     return f"{statistics.mean(samples):.{digits}f}{spread} {row['unit']}"
+
+
+def _by_process(row: dict[str, Any]) -> list[float]:
+    return [statistics.median(rounds) for rounds in row["samples"]]
 
 
 def _sd(samples: list[float]) -> float:

@@ -11,7 +11,7 @@ from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import InputError
 
 # Raised whenever a field changes its name or its meaning.
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Machine(Facts):

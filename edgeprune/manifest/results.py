@@ -29,12 +29,30 @@ class Answers(Facts):
 
 
 class Speed(Facts):
-    """Tokens per second: the median of all rounds, and their standard deviation."""
+    """Tokens per second.
+
+    Attributes:
+        median: of the processes, each the median of its rounds.
+        sd: of the processes; None if there was one.
+        samples: of each process its rounds.
+    """
 
     unit: str
     median: float
-    sd: float
-    samples: list[float]
+    sd: float | None
+    samples: list[list[float]]
+
+
+class SpeedRatio(Facts):
+    """One speed as a multiple of another, with its 95 % interval over pairs of processes.
+
+    Attributes:
+        low: None, as ``high``, if there was one pair: it has no interval.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 class Placement(Facts):
@@ -82,8 +100,8 @@ class Difference(Facts):
 
     accuracy_points: float | None
     nats_per_answer_token: Interval
-    decode_speed: float
-    prefill_speed: float
+    decode_speed: SpeedRatio
+    prefill_speed: SpeedRatio
 
 
 class Results(Facts):

@@ -1,7 +1,7 @@
 """Limits that a build must meet; those not set are reported but not enforced.
 
 A loss is within its limit if the worse end of its interval is: with the recipe's ``confidence``,
-other rows and rounds would show no larger loss. NaN fails every gate.
+other rows and processes would show no larger loss. NaN fails every gate.
 """
 
 from typing import Any
@@ -74,12 +74,17 @@ def _speed(recipe: Recipe, before: dict[str, Any], after: dict[str, Any]) -> str
     if limit is None:
         return None
     old, new = before["decode"]["samples"], after["decode"]["samples"]
+    if len(old) < 2:
+        return (
+            "gates.min_decode_speed cannot be checked with one process: set "
+            "measurement.processes to 2 or more."
+        )
     ratio = paired.speed_ratio(old, new, paired.one_sided(recipe.gates.confidence))
     if ratio.low >= limit:
         return None
     return (
         f"Decoding runs at {ratio.value:.2f}x the dense baseline's speed ({ratio.low:.2f}x to "
-        f"{ratio.high:.2f}x in {len(old)} rounds, each end with {recipe.gates.confidence:.0%} "
+        f"{ratio.high:.2f}x in {len(old)} processes, each end with {recipe.gates.confidence:.0%} "
         f"confidence); the required speed is {limit:g}x."
     )
 

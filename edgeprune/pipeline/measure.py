@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime_tests.accuracy import Item
 
 
-_VERSION = 8
+_VERSION = 9
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "
         perplexity_tokens=recipe.measurement.perplexity_tokens,
         prefill_tokens=recipe.measurement.prefill_tokens,
         decode_tokens=recipe.measurement.decode_tokens,
+        processes=recipe.measurement.processes,
         rounds=recipe.measurement.rounds,
         threads=recipe.measurement.threads or environment.cores(),
     )

@@ -198,7 +198,10 @@ class Measurement(Section):
     decode_tokens: int = Field(
         64, ge=1, le=2048, description="number of tokens of the decode timing"
     )
-    rounds: int = Field(5, ge=1, description="number of interleaved timing rounds")
+    processes: int = Field(
+        6, ge=1, description="number of fresh processes of each artifact that are timed"
+    )
+    rounds: int = Field(1, ge=1, description="number of timing rounds in each process")
     threads: int | None = Field(
         None, ge=1, description="number of runtime threads; default: all cores"
     )
@@ -211,7 +214,7 @@ class Gates(Section):
         0.95, gt=0.5, lt=1,
         description=(
             "one-sided confidence of gates and max_loss: the worse end of a loss's interval "
-            "over rows (or rounds) must be within the limit"
+            "over rows (or processes) must be within the limit"
         ),
     )  # fmt: skip
     max_accuracy_loss: float | None = Field(

@@ -11,8 +11,8 @@ FOLDER = Path("baselines")
 _NAME = re.compile(r"[\w.+-]+")
 
 
-def save(name: str, measured: Measurement, folder: Path = FOLDER) -> Path:
-    """Keep a measurement under a name, in place of an older one.
+def place(name: str, folder: Path = FOLDER) -> Path:
+    """Return the file of a baseline of that name.
 
     Raises:
         UsageError: the name can't be a file's.
@@ -21,9 +21,12 @@ def save(name: str, measured: Measurement, folder: Path = FOLDER) -> Path:
         raise UsageError(
             f"'{name}' can't name a baseline.", "Use letters, digits, '.', '+', '-' and '_'."
         )
-    path = folder / f"{name}.json"
+    return folder / f"{name}.json"
+
+
+def save(measured: Measurement, path: Path) -> None:
+    """Keep a measurement in a file, in place of an older one."""
     write_json(path, measured.to_json())
-    return path
 
 
 def names(folder: Path = FOLDER) -> list[str]:

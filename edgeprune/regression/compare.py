@@ -1,15 +1,18 @@
 """Two measurements beside each other."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.manifest.results import Answers
 from edgeprune.regression import verdicts
-from edgeprune.regression.measurement import MeasuredArtifact, Measurement
-from edgeprune.regression.verdicts import Finding
+from edgeprune.regression.measurement import MeasuredArtifact, Measurement, Timed
+from edgeprune.regression.verdicts import ERROR, Evidence, Finding
 from edgeprune.support.errors import UsageError
+
+BESIDE = "x baseline"  # measures that more processes make clear end so
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Thresholds:
     """What may be lost, as shares where nothing else is said.
 
     Attributes:
-        speed: of the baseline artifact's speed, both timed in the same rounds.
+        speed: of the speed of the baseline's artifact, timed beside the build's own.
         drift: of the speed relative to the dense baseline's, beside that of the earlier
             measurement. On a shared machine that ratio wanders: by 10 % in decode and 30 % in
             prefill, which is bound by computing and suffers more from neighbours
@@ -30,7 +33,7 @@ class Thresholds:
         memory: at its peak.
     """
 
-    speed: float = 0.05
+    speed: float = 0.03
     drift: float = 0.2
     total_speed: float = 0.25
     accuracy: float = 2.0
@@ -45,66 +48,85 @@ class Thresholds:
                 raise UsageError(f"The threshold {name} is {value}: expected a number from 0 on.")
 
 
-def compare(before: Measurement, after: Measurement, thresholds: Thresholds) -> list[Finding]:
-    """Hold a build's measurement against a baseline's."""
+def compare(
+    before: Measurement, after: Measurement, thresholds: Thresholds, error: float = ERROR
+) -> list[Finding]:
+    """Hold a build's measurement against a baseline's.
+
+    Args:
+        before: the baseline.
+        after: the build.
+        thresholds: what may be lost.
+        error: of this look at speeds, see `verdicts.spent`.
+    """
     name = after.own
     if name not in before.artifacts:
         said = "the build is pruned and the baseline is not, so they can't be compared"
         return [Finding("build", "unclear", said)]
     old, new = before.artifacts[name], after.artifacts[name]
-    return [
-        *_speeds(before, after, name, thresholds),
+    return verdicts.judge([
+        *_speeds(before, after, name, thresholds, error),
         *_answers(before, after, old, new, thresholds),
         _general_text(before, after, old, new, thresholds),
         verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size, "B"),
         verdicts.size(
             "peak memory", old.peak_memory_bytes, new.peak_memory_bytes, thresholds.memory, "B"
         ),
-    ]
+    ])  # fmt: skip
 
 
 def _speeds(
-    before: Measurement, after: Measurement, name: str, thresholds: Thresholds
-) -> list[Finding]:
+    before: Measurement, after: Measurement, name: str, thresholds: Thresholds, error: float
+) -> Iterator[Evidence | Finding]:
     if before.lengths != after.lengths:
         said = "the baseline was timed with another length of prompt or answer"
-        return [Finding("speed", "unclear", said)]
+        yield Finding("speed", "unclear", said)
+        return
     same_machine = before.machine == after.machine
-    findings = []
-    if not after.baseline_now:
+    if not after.beside:
         said = (
-            "the baseline's artifact is missing or has changed, so it could not be timed in the "
-            f"same rounds: a change of less than {thresholds.drift:.0%} can't be detected"
+            "the baseline's artifact is missing or has changed, so it could not be timed beside "
+            f"the build: a change of less than {thresholds.drift:.0%} can't be detected"
         )
-        findings.append(Finding("x baseline", "unclear" if same_machine else "held", said))
+        yield Finding(BESIDE, "unclear" if same_machine else "held", said)
     old, new = before.artifacts[name], after.artifacts[name]
     for kind, times in (("prefill", 2), ("decode", 1)):
-        samples = new.of(kind)
-        if beside := after.baseline_now:
-            measure = f"{kind}, x baseline"
-            findings.append(
-                verdicts.paired_speed(measure, beside.of(kind), samples, thresholds.speed)
-            )
+        if after.beside:
+            yield from _beside(kind, new, after.beside, thresholds.speed, error)
         if name == "pruned":
-            then, now = (_ratios(one, kind) for one in (before, after))
-            findings.append(verdicts.speed(f"{kind}, x dense", then, now, times * thresholds.drift))
+            limit = times * thresholds.drift
+            then, now = (_x_dense(one, kind) for one in (before, after))
+            yield verdicts.separate_speed(f"{kind}, x dense", then, now, limit, error)
         if same_machine:
             limit = times * thresholds.total_speed
-            findings.append(verdicts.speed(kind, old.of(kind), samples, limit))
+            yield verdicts.separate_speed(kind, old.of(kind), new.of(kind), limit, error)
     if not same_machine:
         said = (
             "the baseline was measured on another machine, so only speeds relative to the dense "
             "model are compared"
         )
-        findings.append(Finding("tokens/s", "held" if name == "pruned" else "unclear", said))
-    return findings
+        yield Finding("tokens/s", "held" if name == "pruned" else "unclear", said)
 
 
-def _ratios(measured: Measurement, kind: str) -> list[float]:
-    """Speed relative to the dense baseline, round by round: a slow minute hits both."""
-    pruned, dense = (np.array(measured.artifacts[name].of(kind)) for name in ("pruned", "dense"))
-    ratios: list[float] = (pruned / dense).tolist()
-    return ratios
+def _beside(
+    kind: str, new: Timed, beside: Sequence[Timed], threshold: float, error: float
+) -> Iterator[Evidence | Finding]:
+    """Compare with the baseline's artifact, whose two processes show what can be told at all."""
+    one, again = (timed.of(kind) for timed in beside)
+    noise = verdicts.same_file(f"{kind}, same file", again / one, threshold)
+    yield noise
+    measure = f"{kind}, {BESIDE}"
+    found = verdicts.paired_speed(measure, new.of(kind) / np.sqrt(one * again), threshold, error)
+    if noise.verdict == "held":
+        yield found
+    else:
+        yield Finding(measure, "unclear", f"{found.said}, but so do processes of the same file")
+
+
+def _x_dense(measured: Measurement, kind: str) -> np.ndarray:
+    """Speed relative to the dense baseline, process by process: a slow minute hits both."""
+    pruned, dense = (measured.artifacts[name].of(kind) for name in ("pruned", "dense"))
+    return pruned[: len(dense)] / dense  # the dense model takes part in the first blocks alone
 
 
 def _answers(
@@ -113,17 +135,16 @@ def _answers(
     old: MeasuredArtifact,
     new: MeasuredArtifact,
     thresholds: Thresholds,
-) -> list[Finding]:
+) -> Iterator[Evidence | Finding]:
     if before.task != after.task or new.answers.rows != old.answers.rows:
-        return [Finding("answers", "unclear", "the baseline was measured on other questions")]
-    findings = []
+        yield Finding("answers", "unclear", "the baseline was measured on other questions")
+        return
     if new.answers.correct[0] is not None:
-        findings.append(_accuracy(old.answers, new.answers, thresholds.accuracy))
-    nats, tokens = (old.answers.nats, new.answers.nats), new.answers.tokens
-    return [
-        *findings,
-        verdicts.likelihood("nats per answer token", *nats, tokens, thresholds.nats),
-    ]
+        yield _accuracy(old.answers, new.answers, thresholds.accuracy)
+    yield _likelihood(
+        "nats per answer token", (old.answers.nats, new.answers.nats), new.answers.tokens,
+        thresholds.nats, "rows",
+    )  # fmt: skip
 
 
 def _general_text(
@@ -132,20 +153,29 @@ def _general_text(
     old: MeasuredArtifact,
     new: MeasuredArtifact,
     thresholds: Thresholds,
-) -> Finding:
+) -> Evidence | Finding:
     windows = len(new.general_nats)
     if before.general != after.general or windows != len(old.general_nats):
         return Finding("general text", "unclear", "the baseline was measured on another text")
     tokens = [new.general_tokens / windows] * windows
-    return verdicts.likelihood(
-        "nats of general text", old.general_nats, new.general_nats, tokens, thresholds.perplexity,
-        "windows of text",
+    return _likelihood(
+        "nats of general text", (old.general_nats, new.general_nats), tokens,
+        thresholds.perplexity, "windows of text",
     )  # fmt: skip
 
 
-def _accuracy(before: Answers, after: Answers, threshold: float) -> Finding:
+def _likelihood(
+    measure: str, nats: tuple[list[float], list[float]], tokens: Sequence[float], limit: float,
+    of: str,
+) -> Evidence | Finding:  # fmt: skip
+    if nats[0] == nats[1]:
+        return Finding(measure, "held", f"identical on {len(tokens)} {of}", 0.0)
+    return verdicts.likelihood(measure, *nats, tokens, limit, of)
+
+
+def _accuracy(before: Answers, after: Answers, threshold: float) -> Evidence | Finding:
     """Where every row is answered as likely as before, nothing is left to chance."""
     if (before.correct, before.nats) == (after.correct, after.nats):
-        return Finding("accuracy", "held", f"identical on {len(after.rows)} rows")
+        return Finding("accuracy", "held", f"identical on {len(after.rows)} rows", 0.0)
     old, new = (list(map(bool, answers.correct)) for answers in (before, after))
     return verdicts.accuracy(old, new, threshold)

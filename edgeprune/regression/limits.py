@@ -1,14 +1,15 @@
 """Limits of a device that a build must keep, whatever it was before: ``configs/devices/*.yaml``."""
 
 from pathlib import Path
-from statistics import median
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeprune.regression.measurement import Measurement
-from edgeprune.regression.verdicts import Finding
+from edgeprune.regression.verdicts import ERROR, Finding
 from edgeprune.support.errors import InputError, unknown
 from edgeprune.support.resources import read_yaml, shipped
+from runtime_tests.paired import speed_ratio
 
 
 class Limits(BaseModel):
@@ -44,25 +45,48 @@ def read_limits(name: str) -> Limits:
 
 
 def judge(limits: Limits, measured: Measurement) -> list[Finding]:
-    """Hold what a build's artifact was measured at against a device's limits."""
+    """Hold what a build's artifact was measured at against a device's limits.
+
+    A speed held, or regressed, if its whole interval over processes did; else it is unclear.
+    """
     one = measured.artifacts[measured.own]
-    at_least = (
-        ("decode", limits.min_decode, median(one.decode), "tokens/s"),
-        ("prefill", limits.min_prefill, median(one.prefill), "tokens/s"),
+    speeds = (
+        ("decode", limits.min_decode, one.of("decode"), "at least {:g} tokens/s"),
+        ("prefill", limits.min_prefill, one.of("prefill"), "at least {:g} tokens/s"),
     )
-    at_most = (
-        ("first token", limits.max_first_token, median(one.first_token), "s"),
-        ("file", limits.max_file_mb, one.file_bytes / 1e6, "MB"),
-        ("peak memory", limits.max_peak_memory_mb, one.peak_memory_bytes / 1e6, "MB"),
+    found = [
+        _speed(name, values / limit, f"{np.median(values):.3g} tokens/s", required.format(limit))
+        for name, limit, values, required in speeds
+        if limit is not None
+    ]
+    if limits.max_first_token is not None:
+        seconds = measured.lengths.prefill / one.of("prefill")
+        required = f"at most {limits.max_first_token:g} s"
+        share = limits.max_first_token / seconds
+        found.append(_speed("first token", share, f"{np.median(seconds):.3g} s", required))
+    sizes = (
+        ("file", limits.max_file_mb, one.file_bytes / 1e6),
+        ("peak memory", limits.max_peak_memory_mb, one.peak_memory_bytes / 1e6),
     )
-    found = [(n, limit, value, unit, value >= limit, "at least")
-             for n, limit, value, unit in at_least if limit is not None]  # fmt: skip
-    found += [(n, limit, value, unit, value <= limit, "at most")
-              for n, limit, value, unit in at_most if limit is not None]  # fmt: skip
-    return [
+    found += [
         Finding(
-            f"{name}, limit", "held" if holds else "regressed",
-            f"{value:.3g} {unit}; the device requires {word} {limit:g}",
+            f"{name}, limit", "held" if value <= limit else "regressed",
+            f"{value:.3g} MB; the device requires at most {limit:g} MB",
         )
-        for name, limit, value, unit, holds, word in found
+        for name, limit, value in sizes if limit is not None
     ]  # fmt: skip
+    return found
+
+
+def _speed(name: str, shares: np.ndarray, value: str, required: str) -> Finding:
+    """Judge speeds of processes, as shares of the limit."""
+    there = speed_ratio([[1.0]] * len(shares), shares[:, None].tolist(), 1 - ERROR)
+    said = (
+        f"{value}; the device requires {required}; this is {there.value:.2f} times as fast "
+        f"({there.low:.2f}-{there.high:.2f}, {len(shares)} processes)"
+    )
+    if there.low >= 1:
+        return Finding(f"{name}, limit", "held", said)
+    if there.high < 1:
+        return Finding(f"{name}, limit", "regressed", said)
+    return Finding(f"{name}, limit", "unclear", f"{said}, which is too close to tell")

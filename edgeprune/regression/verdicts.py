@@ -3,25 +3,28 @@
 A change counts when its size passes a threshold *and* a test says that it is real (the rule of asv,
 airspeed velocity). It is held only if the worse end of its interval passes the threshold too: what
 was too little to tell is called unclear, with what would decide it.
+
+Every test and every end of an interval may err once in twenty checks, and not more often because a
+check has many lines (Holm's method) or because it looked before all samples were in: looks share
+out the error (Lan and DeMets, Biometrika 70, 1983).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from runtime_tests import paired
 
 Verdict = Literal["held", "regressed", "unclear"]
+Speeds = Sequence[float] | np.ndarray
 
-# Of Mann-Whitney's test, two-sided; asv's choice.
-SPEED_P = 0.002
-# Of McNemar's exact test and of all intervals, two-sided.
-CONFIDENCE = 0.95
-_RESAMPLES = 2000
+# Of false alarms, by all lines and looks of a check; of a line that is called held and is not.
+ERROR = 0.05
 _FEWEST_ROWS = 5
+_FEWEST_PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -32,77 +35,155 @@ class Finding:
         measure: what was compared.
         verdict: ``held`` (also if it got better), ``regressed`` or ``unclear``.
         sentence: why, with figures; of what is unclear, also what would decide it.
+        loss: how much it got worse, a share or points of accuracy; None if nothing was compared.
     """
 
     measure: str
     verdict: Verdict
     sentence: str
+    loss: float | None = None
 
 
-def speed(
-    measure: str, before: Sequence[float], after: Sequence[float], threshold: float
-) -> Finding:
-    """Compare samples where more is better.
+@dataclass(frozen=True)
+class Evidence:
+    """What samples say of one measure, before all measures are judged together.
+
+    Attributes:
+        measure: what was compared.
+        loss: how much it got worse; negative if it got better.
+        worst: worse end of the loss's interval.
+        allowed: the loss that is allowed.
+        p: of the test that nothing got worse, one-sided.
+        said: the figures, in words.
+        lacking: what would decide it if it is unclear.
+    """
+
+    measure: str
+    loss: float
+    worst: float
+    allowed: float
+    p: float
+    said: str
+    lacking: str
+
+
+def spent(before: float, now: float) -> float:
+    """Compute the error that a look at a part of the samples may make.
+
+    A third power of the share that is in: early looks, which see little, decide only what is plain.
+    The errors of all looks add up to `ERROR` when all samples are in.
 
     Args:
-        measure: what they are of.
-        before: of the baseline.
-        after: of the build.
-        threshold: share by which the median may fall.
+        before: share of the samples, or of the time for them, at the look before; 0 if none.
+        now: share at this look.
     """
-    from scipy.stats import mannwhitneyu
-
-    change = float(np.median(after) / np.median(before)) - 1
-    low, high = _ratio_interval(before, after)
-    p = float(mannwhitneyu(before, after).pvalue)
-    said = (
-        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(before)} and {len(after)} "
-        f"samples); a drop of up to {threshold:.0%} is allowed"
-    )
-    reachable = 2 / math.comb(len(before) + len(after), len(after))
-    if change < -threshold and p < SPEED_P:
-        return Finding(measure, "regressed", said)
-    if reachable >= SPEED_P:
-        return Finding(
-            measure, "unclear", f"{said}, but there are too few samples for p < {SPEED_P}"
-        )
-    if not low >= -threshold:
-        return Finding(measure, "unclear", f"{said}, but {_noise(change, threshold)}")
-    return Finding(measure, "held", said)
+    return ERROR * (now**3 - before**3)
 
 
-def paired_speed(
-    measure: str, before: Sequence[float], after: Sequence[float], threshold: float
-) -> Finding:
-    """Compare samples taken in the same rounds, by Wilcoxon's signed-rank test.
+def judge(lines: Sequence[Evidence | Finding]) -> list[Finding]:
+    """Give verdicts on the lines of a check, in their order; those that have one keep it."""
+    adjusted = iter(holm([one.p for one in lines if isinstance(one, Evidence)]))
+    return [one if isinstance(one, Finding) else _finding(one, next(adjusted)) for one in lines]
 
-    Whatever made a round slow made both slow: their ratio does not know of it.
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number (Holm, Scand. J. Statist. 6, 1979)."""
+    adjusted, worst = list(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        worst = max(worst, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = worst
+    return adjusted
+
+
+def _finding(one: Evidence, p: float) -> Finding:
+    if one.loss > one.allowed and p <= ERROR:
+        return Finding(one.measure, "regressed", one.said, one.loss)
+    if one.worst <= one.allowed:
+        return Finding(one.measure, "held", one.said, one.loss)
+    return Finding(one.measure, "unclear", f"{one.said}, but {one.lacking}", one.loss)
+
+
+def paired_speed(measure: str, ratios: Speeds, threshold: float, error: float = ERROR) -> Evidence:
+    """Judge speeds of processes that ran beside the baseline's, by Student's t of log ratios.
+
+    Whatever made a moment slow made both slow: their ratio does not know of it.
 
     Args:
         measure: what they are of; more is better.
-        before: of the baseline, round by round.
-        after: of the build, in the same rounds.
-        threshold: share by which the median ratio may fall below 1.
+        ratios: of the build's speed to the baseline's, one for each pair of processes.
+        threshold: share by which the mean ratio may fall below 1.
+        error: of this look, see `spent`.
     """
-    from scipy.stats import wilcoxon
+    from scipy.stats import ttest_1samp
 
-    ratios = np.array(after) / np.array(before)
-    change = float(np.median(ratios)) - 1
-    low, high = _ratio_interval([1.0], ratios)
-    p = float(wilcoxon(np.log(ratios)).pvalue) if np.any(ratios != 1) else 1.0
-    said = (
-        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, p {p:.2g}, {len(ratios)} rounds); "
-        f"a drop of up to {threshold:.0%} is allowed"
-    )
-    if change < -threshold and p < SPEED_P:
-        return Finding(measure, "regressed", said)
-    if 2.0 ** (1 - len(ratios)) >= SPEED_P:
-        return Finding(
-            measure, "unclear", f"{said}, but there are too few rounds for p < {SPEED_P}"
-        )
-    if not low >= -threshold:
-        return Finding(measure, "unclear", f"{said}, but {_noise(change, threshold)}")
+    logs = np.log(ratios)
+    test = partial(ttest_1samp, logs, 0.0)
+    of = f"{len(logs)} pairs of processes"
+    return _speed(measure, logs.mean(), test, len(logs), threshold, error, of)
+
+
+def same_file(measure: str, ratios: Speeds, threshold: float) -> Finding:
+    """Say how far processes of one file differ here and now, which is what nobody can tell.
+
+    Args:
+        measure: what the speeds are of.
+        ratios: of two processes of the file that ran beside each other.
+        threshold: change that is to be told.
+    """
+    found = paired_speed(measure, ratios, threshold)
+    other = paired_speed(measure, 1 / np.array(ratios), threshold)
+    said = f"the baseline's artifact beside itself: {found.said.partition(';')[0]}"
+    if max(found.loss, other.loss) > threshold and min(found.p, other.p) < ERROR / 2:
+        return Finding(measure, "unclear", f"{said}; this machine is too uneven to tell")
     return Finding(measure, "held", said)
+
+
+def separate_speed(
+    measure: str,
+    before: Speeds,
+    after: Speeds,
+    threshold: float,
+    error: float = ERROR,
+) -> Evidence:
+    """Judge speeds of processes that ran at different times, by Welch's t of their logarithms.
+
+    Args:
+        measure: what they are of; more is better.
+        before: of the baseline's processes.
+        after: of the build's.
+        threshold: share by which the mean may fall.
+        error: of this look, see `spent`.
+    """
+    from scipy.stats import ttest_ind
+
+    old, new = np.log(before), np.log(after)
+    test = partial(ttest_ind, new, old, equal_var=False)
+    count, of = min(len(old), len(new)), f"{len(old)} and {len(new)} processes"
+    return _speed(measure, new.mean() - old.mean(), test, count, threshold, error, of)
+
+
+def _speed(
+    measure: str,
+    log_change: float,
+    test: Callable[..., Any],
+    count: int,
+    threshold: float,
+    error: float,
+    of: str,
+) -> Evidence:
+    change, allowed = np.expm1(log_change), f"a drop of up to {threshold:.0%} is allowed"
+    if count < _FEWEST_PROCESSES:
+        said = f"{change:+.1%} ({of}); {allowed}"
+        return Evidence(measure, -change, np.inf, threshold, 1.0, said, "they are too few to judge")
+    ends = test().confidence_interval(1 - 2 * error)
+    low, high = np.expm1(ends.low), np.expm1(ends.high)
+    p = test(alternative="less").pvalue * ERROR / error
+    needed = paired.rows_needed(-change, -low, threshold, count)
+    return Evidence(
+        measure, -change, -low, threshold, float(np.nan_to_num(min(p, 1.0), nan=1.0)),
+        f"{change:+.1%} ({low:+.1%} to {high:+.1%}, {of}); {allowed}",
+        _too_few(needed, "processes"),
+    )  # fmt: skip
 
 
 def size(measure: str, before: float, after: float, threshold: float, unit: str) -> Finding:
@@ -112,7 +193,7 @@ def size(measure: str, before: float, after: float, threshold: float, unit: str)
     return Finding(measure, "held" if change <= threshold else "regressed", said)
 
 
-def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) -> Finding:
+def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) -> Evidence:
     """Compare right answers to the same questions, by McNemar's exact test and an interval.
 
     Args:
@@ -124,18 +205,14 @@ def accuracy(before: Sequence[bool], after: Sequence[bool], threshold: float) ->
 
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     won = sum(a and not b for b, a in zip(before, after, strict=True))
-    change = paired.accuracy_change(before, after, CONFIDENCE)
+    change = paired.accuracy_change(before, after, paired.one_sided(1 - ERROR))
     p = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
-    said = (
+    return Evidence(
+        "accuracy", -change.value, -change.low, threshold, float(p),
         f"{change.value:+.1f} points ({change.low:+.1f} to {change.high:+.1f}; {lost} answers "
-        f"lost, {won} won of {len(before)}, p {p:.2g}); a loss of {threshold:g} points is allowed"
-    )
-    if change.value < -threshold and p < 1 - CONFIDENCE:
-        return Finding("accuracy", "regressed", said)
-    if change.low >= -threshold:
-        return Finding("accuracy", "held", said)
-    needed = paired.rows_needed(-change.value, -change.low, threshold, len(before))
-    return Finding("accuracy", "unclear", f"{said}, but {_too_few(needed, 'rows')}")
+        f"lost, {won} won of {len(before)}); a loss of {threshold:g} points is allowed",
+        _too_few(paired.rows_needed(-change.value, -change.low, threshold, len(before)), "rows"),
+    )  # fmt: skip
 
 
 def likelihood(
@@ -145,8 +222,8 @@ def likelihood(
     tokens: Sequence[float],
     threshold: float,
     of: str = "rows",
-) -> Finding:
-    """Compare nats on the same rows by a paired bootstrap over rows.
+) -> Evidence:
+    """Compare nats on the same rows by Student's paired t, and a paired bootstrap for the interval.
 
     Args:
         measure: what they are of.
@@ -156,48 +233,23 @@ def likelihood(
         threshold: share by which nats per token may rise.
         of: what rows are called.
     """
-    if np.array_equal(before, after):
-        return Finding(measure, "held", f"identical on {len(before)} {of}")
-    rise = paired.nats_rise(before, after, CONFIDENCE)
-    said = (
-        f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%}) to "
-        f"{sum(after) / sum(tokens):.3f} nats per token; a rise of {threshold:.0%} is allowed"
-    )
+    from scipy.stats import ttest_rel
+
+    rise = paired.nats_rise(before, after, paired.one_sided(1 - ERROR))
+    p, worst = float(ttest_rel(after, before, alternative="greater").pvalue), rise.high
+    lacking = _too_few(paired.rows_needed(rise.value, worst, threshold, len(before)), of)
     if len(before) < _FEWEST_ROWS:  # resampling so few says little of others
-        return Finding(measure, "unclear", f"{said}, but {len(before)} {of} are too few to judge")
-    if rise.value > threshold and rise.low > 0:
-        return Finding(measure, "regressed", said)
-    if rise.high <= threshold:
-        return Finding(measure, "held", said)
-    needed = paired.rows_needed(rise.value, rise.high, threshold, len(before))
-    return Finding(measure, "unclear", f"{said}, but {_too_few(needed, of)}")
+        p, worst, lacking = 1.0, np.inf, f"{len(before)} {of} are too few to judge"
+    return Evidence(
+        measure, rise.value, worst, threshold, p,
+        f"{rise.value:+.1%} ({rise.low:+.1%} to {rise.high:+.1%}) to "
+        f"{sum(after) / sum(tokens):.3f} nats per token; a rise of {threshold:.0%} is allowed",
+        lacking,
+    )  # fmt: skip
 
 
 def _too_few(needed: int | None, of: str) -> str:
-    """What would decide a comparison that is unclear."""
+    """Say what would decide a comparison that is unclear."""
     if needed is None:
         return f"the loss may be chance: measure more {of}"
     return f"there are too few {of} to rule out a larger loss: about {needed:,} would be enough"
-
-
-def _noise(change: float, threshold: float) -> str:
-    """Why timings do not decide a comparison, and what would."""
-    if change < -threshold:
-        return "the drop may be chance: use more --rounds"
-    return "the timings are too noisy to rule out a larger drop: use more --rounds"
-
-
-def _ratio_interval(
-    before: Sequence[float], after: Sequence[float] | np.ndarray
-) -> tuple[float, float]:
-    """Bootstrap interval of the change of the median."""
-    chance = np.random.default_rng(0)
-    old, new = np.array(before), np.array(after)
-
-    def medians(samples: np.ndarray) -> np.ndarray:
-        picked = chance.integers(len(samples), size=(_RESAMPLES, len(samples)))
-        return np.median(samples[picked], axis=1)
-
-    edges = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-    low, high = np.quantile(medians(new) / medians(old) - 1, edges)
-    return float(low), float(high)

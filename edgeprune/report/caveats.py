@@ -6,7 +6,7 @@ import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import SearchFacts, StoredTensor, TrainingFacts
 from edgeprune.manifest.results import Difference, Measured, OnGpu, Results
-from edgeprune.report.words import interval_text, size_text
+from edgeprune.report.words import interval_text, ratio_text, size_text
 
 # Of a file, nearly the dense one's size: nothing worth calling smaller.
 _NO_SMALLER = 0.97
@@ -117,8 +117,8 @@ def _lost_zeros(tensors: list[StoredTensor], type_name: str) -> str:
 
 def _about_speed(pruned: Measured, change: Difference) -> Iterator[str]:
     speeds = (
-        f"Decode runs at {change.decode_speed:.2f}x and prefill at {change.prefill_speed:.2f}x the "
-        f"speed of the dense model in stock {pruned.runtime}"
+        f"Decode runs at {ratio_text(change.decode_speed)} and prefill at "
+        f"{ratio_text(change.prefill_speed)} the speed of the dense model in stock {pruned.runtime}"
     )
     if placed := pruned.sparse:
         share = placed.packed_bytes / placed.dense_bytes

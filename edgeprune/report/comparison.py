@@ -10,17 +10,19 @@ from pydantic import TypeAdapter
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
+from edgeprune.manifest.results import SpeedRatio
 from edgeprune.planning.patterns import parse
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
-from edgeprune.report.words import interval_text, size_text, verdict
+from edgeprune.report.words import interval_text, ratio_text, size_text, verdict
 from edgeprune.support.files import sha256_json
 
 HEADINGS = (
     "", "build", "zeros", "type", "smallest file", "decode, tokens/s", "x dense",
     "nats / answer token", "accuracy", "general perplexity", "verdict",
 )  # fmt: skip
+_ONE = SpeedRatio(value=1.0, low=1.0, high=1.0)  # the dense baseline beside itself
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Entry:
     type: str
     bytes: int
     decode: float
-    decode_ratio: float
+    decode_ratio: SpeedRatio
     nats: Interval
     accuracy: Interval | None
     perplexity: Interval
@@ -109,7 +111,7 @@ def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
         type=recipe.artifact.type,
         bytes=packed.packed_bytes if pruned and packed else record.file_bytes,
         decode=record.decode.median,
-        decode_ratio=record.decode.median / results.dense.decode.median,
+        decode_ratio=results.difference.decode_speed if pruned and results.difference else _ONE,
         nats=record.nats_per_answer_token,
         accuracy=record.accuracy,
         perplexity=record.general_perplexity,
@@ -196,17 +198,24 @@ def _history(builds: list[Entry]) -> Figure:
     lines = {
         "nats / answer token": [entry.nats for entry in builds],
         "general perplexity": [entry.perplexity for entry in builds],
-        "decode, x dense": [Interval.exactly(entry.decode_ratio) for entry in builds],
+        "decode, x dense": [_interval(entry.decode_ratio) for entry in builds],
         "file, MB": [Interval.exactly(entry.bytes / 1e6) for entry in builds],
     }
     first, last = builds[0], builds[-1]
     said = (
         f"from {first.label} to {last.label}: nats per answer token {first.nats.value:.2f} to "
-        f"{last.nats.value:.2f}, decode {first.decode_ratio:.2f} to {last.decode_ratio:.2f} "
-        f"times the dense model, {size_text(first.bytes)} to {size_text(last.bytes)}"
+        f"{last.nats.value:.2f}, decode {first.decode_ratio.value:.2f} to "
+        f"{last.decode_ratio.value:.2f} times the dense model, {size_text(first.bytes)} to "
+        f"{size_text(last.bytes)}"
     )
     plot = plots.history([entry.label for entry in builds], lines)
     return Figure("History, in the order of the table", plot, said)
+
+
+def _interval(found: SpeedRatio) -> Interval:
+    """For a plot, where one process is a point without an interval."""
+    low, high = (found.value if end is None else end for end in (found.low, found.high))
+    return Interval(value=found.value, low=low, high=high)
 
 
 def _sentence(unbeaten: list[Entry], builds: list[Entry]) -> str:
@@ -236,7 +245,7 @@ def cells(entry: Entry) -> list[str]:
         entry.type,
         size_text(entry.bytes),
         f"{entry.decode:.1f}",
-        f"{entry.decode_ratio:.2f}",
+        ratio_text(entry.decode_ratio),
         interval_text(entry.nats, 2),
         interval_text(entry.accuracy, 3),
         interval_text(entry.perplexity, 1),

@@ -188,17 +188,19 @@ def quality(artifacts: Mapping[str, Measured], chance_level: float | None) -> st
 
 
 def latency(artifacts: Mapping[str, Measured]) -> str:
-    """Every timing sample of prefill and decode."""
+    """Every timing sample of prefill and decode, process beside process."""
 
     def draw(title: str, speeds: Mapping[str, Speed]) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
             for place, (name, speed) in enumerate(speeds.items()):
-                places = [place] * len(speed.samples)
-                axes.scatter(places, speed.samples, color=_COLOURS[name], alpha=0.6)
+                for process, runs in enumerate(speed.samples):
+                    at = place + 0.3 * ((process + 0.5) / len(speed.samples) - 0.5)
+                    axes.scatter([at] * len(runs), runs, color=_COLOURS[name], alpha=0.6)
                 axes.hlines(speed.median, place - 0.2, place + 0.2, _COLOURS[name])
             axes.set(title=title, ylabel="tokens per second", xlim=(-0.6, len(speeds) - 0.4))
             axes.set_xticks(range(len(speeds)), list(speeds))
-            axes.set_ylim(0, 1.1 * max(max(speed.samples) for speed in speeds.values()))
+            fastest = max(max(runs) for speed in speeds.values() for runs in speed.samples)
+            axes.set_ylim(0, 1.1 * fastest)
 
         return on
 

@@ -2,7 +2,7 @@
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
-from edgeprune.manifest.results import Speed
+from edgeprune.manifest.results import Speed, SpeedRatio
 
 
 def size_text(count: float) -> str:
@@ -15,6 +15,13 @@ def interval_text(found: Interval | None, digits: int) -> str:
     if found is None:
         return "-"
     return f"{found.value:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"
+
+
+def ratio_text(found: SpeedRatio) -> str:
+    """A multiple of the dense model's speed, with its interval in brackets."""
+    if found.low is None or found.high is None:
+        return f"{found.value:.2f}x (one process, so no interval)"
+    return f"{found.value:.2f}x ({found.low:.2f}-{found.high:.2f})"
 
 
 def verdict(manifest: Manifest) -> tuple[str, str]:
@@ -33,7 +40,7 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
     artifacts = manifest.results.artifacts.values()
 
     def speed(found: Speed) -> str:
-        return f"{found.median:.1f} ± {found.sd:.1f}"
+        return f"{found.median:.1f}" + ("" if found.sd is None else f" ± {found.sd:.1f}")
 
     rows = [
         ("accuracy", [interval_text(a.accuracy, 3) for a in artifacts]),

@@ -33,11 +33,23 @@ def describe() -> dict[str, Any]:
 
 def conditions() -> dict[str, Any]:
     """Describe the present load and settings that affect speed."""
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    pages = _setting("kernel/mm/transparent_hugepage/enabled")
     return describe() | {
         "load": psutil.getloadavg()[0],
-        "governor": governor.read_text().strip() if governor.exists() else "unknown",
+        "governor": _setting("devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "frequency_mhz": frequency.current if frequency else None,
+        "huge_pages": pages.partition("[")[2].partition("]")[0] or pages,
+        "numa_nodes": max(len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))), 1),
     }
+
+
+def _setting(name: str) -> str:
+    """Read a setting of the Linux kernel."""
+    try:
+        return Path("/sys", name).read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def sentence() -> str:

@@ -26,7 +26,7 @@ def test_a_table_for_people_and_bad_input(tiny_folder, rows_file, tmp_path):
 
 
 def test_bench_times_artifacts_in_turns(tiny_folder, dense_f32):
-    done = run("bench", tiny_folder, dense_f32, "--rounds", "2", "--prefill", "16,32",
+    done = run("bench", tiny_folder, dense_f32, "--processes", "2", "--prefill", "16,32",
                "--decode", "4", "--depth", "8", "--threads", "1,2", "--batch", "1,3",
                "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -36,25 +36,29 @@ def test_bench_times_artifacts_in_turns(tiny_folder, dense_f32):
         for threads in (1, 2):
             for test in ("pp16", "pp32 b3", "tg4", "tg4 b3", "first_token", "load", "peak_memory"):
                 assert (str(path), threads, test) in tests
-    rounds = [row["samples"] for row in record["rows"] if row["test"] == "tg4"]
-    assert all(len(samples) == 2 and min(samples) > 0 for samples in rounds)
+    decoded = [row for row in record["rows"] if row["test"] == "tg4"]
+    for row in decoded:
+        assert [len(rounds) for rounds in row["samples"]] == [2, 2]
+        assert min(min(rounds) for rounds in row["samples"]) > 0
+    assert [row["ratio"] is None for row in decoded] == [True, True, False, False]
+    assert decoded[2]["ratio"]["low"] < decoded[2]["ratio"]["value"] < decoded[2]["ratio"]["high"]
     assert record["environment"]["cores"] >= 1
 
 
 def test_bench_prints_tables(tiny_folder):
-    options = ("--rounds", "2", "--prefill", "8", "--decode", "2", "--depth", "4")
+    options = ("--processes", "2", "--prefill", "8", "--decode", "2", "--depth", "4")
     table = run("bench", tiny_folder, *options)
     assert table.returncode == 0, table.stderr
-    assert "| artifact | size, MB | runtime | device | threads | test | result |" in table.stdout
+    assert "| device | threads | test | result | x first |" in table.stdout
     assert " ± " in table.stdout
     rows = run("bench", tiny_folder, *options, "--format", "csv").stdout.splitlines()
-    assert rows[0] == "artifact,device,threads,test,unit,median,mean,sd,rounds"
+    assert rows[0].startswith("artifact,device,threads,test,unit,median,mean,sd,processes,ratio,")
     assert any(row.split(",")[3] == "pp8" for row in rows[1:])
     assert run("bench", tiny_folder, "--prefill", "0").returncode == 2
 
 
 def test_gpus_that_are_not_here_are_named(tiny_folder, dense_f32):
-    options = ("--rounds", "1", "--prefill", "8", "--decode", "2", "--depth", "4", "--gpu")
+    options = ("--processes", "1", "--prefill", "8", "--decode", "2", "--depth", "4", "--gpu")
     done = run("bench", tiny_folder, dense_f32, *options, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -93,6 +97,6 @@ def test_two_of_four_is_recognised():
 
 
 def test_a_batch_that_does_not_fit_is_said(dense_f32):
-    done = run("bench", dense_f32, "--rounds", "1", "--prefill", "512", "--batch", "8")
+    done = run("bench", dense_f32, "--processes", "1", "--prefill", "512", "--batch", "8")
     assert done.returncode == 4
     assert "2048 tokens are read at once" in done.stderr.replace("\n", " ")

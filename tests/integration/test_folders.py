@@ -19,7 +19,12 @@ def test_another_recipes_build_is_not_overwritten_unasked(tiny_folder, rows_file
     assert "--replace" in str(refused.value.hint)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     measured = recipe.changed(
-        {"measurement.eval_rows": 6, "gates.min_decode_speed": 1e-6, "measurement.threads": 1}
+        {
+            "measurement.eval_rows": 6,
+            "measurement.threads": 1,
+            "gates.min_decode_speed": 1e-6,
+            "measurement.processes": 2,
+        }
     )
     again = build(measured, tmp_path)
     assert again.manifest.artifact.tensors == made.manifest.artifact.tensors

@@ -67,7 +67,7 @@ def test_a_row_that_gets_no_likelihood_is_named(
 
 def test_text_that_gets_no_likelihood_is_named(overflowing, rows_file):
     text = [json.loads(line)["question"] for line in rows_file.read_text().splitlines()]
-    plan = runtime_tests.Plan([], "nats", 1, " ".join(text), 512, 1, 1, 1, 2)
+    plan = runtime_tests.Plan([], "nats", 1, " ".join(text), 512, 1, 1, 1, 1, 2)
     with (
         start(overflowing, plan.threads) as child,
         pytest.raises(CheckFailed, match="Window 1 of the general text: its likelihood is NaN"),

@@ -252,7 +252,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     gpus_that_say(str)
     monkeypatch.setattr(run_module, "start", failing)
     monkeypatch.setattr(
-        measure_module, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1)
+        measure_module, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1, 1)
     )
     monkeypatch.setattr("runtime_tests.run", lambda *_: calls.append("cpu") or {"rows": 0})
     job = SimpleNamespace(run=Workspace(tmp_path, Quiet()), recipe=None, data=None)
@@ -295,7 +295,7 @@ def test_a_whole_run_measures_both_and_their_difference(
         Item(str(i), q["prompt"], tuple(q["continuations"]), 0, (1, 1, 1, 1))
         for i, q in enumerate(questions)
     ]
-    plan = Plan(items, "acc", 8, "word " * 2000, 1024, 32, 8, 2, 2)
+    plan = Plan(items, "acc", 8, "word " * 2000, 1024, 32, 8, 2, 3, 2)
     seen = []
 
     class Stage:
@@ -311,11 +311,14 @@ def test_a_whole_run_measures_both_and_their_difference(
     result = run({"dense": dense_f32, "pruned": small}, plan, Stage)
     assert set(result["artifacts"]) == {"dense", "pruned"}
     for record in result["artifacts"].values():
-        assert len(record["prefill"]["samples"]) == len(record["decode"]["samples"]) == 2
+        for kind, runs in (("prefill", 6), ("decode", 3)):  # two processes of three rounds
+            assert [len(one) for one in record[kind]["samples"]] == [runs] * 2
         assert record["decode"]["median"] > 0
         assert record["accuracy"]["rows"] == 12
         assert record["general_perplexity"]["tokens"] == 1022
     dense, pruned = (result["artifacts"][n]["nats_per_answer_token"] for n in ("dense", "pruned"))
+    speed = result["difference"]["decode_speed"]
+    assert speed["low"] <= speed["value"] <= speed["high"]
     change = result["difference"]["nats_per_answer_token"]
     assert change["value"] == pytest.approx(pruned["value"] - dense["value"])
     assert change["low"] <= change["value"] <= change["high"]

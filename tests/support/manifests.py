@@ -1,5 +1,6 @@
 """A manifest and a measurement of a build that nobody made."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ def _values() -> dict[str, Any]:
             "difference": {
                 "accuracy_points": 0.0,
                 "nats_per_answer_token": {"value": 0.2, "low": 0.1, "high": 0.3},
-                "decode_speed": 1.5, "prefill_speed": 1.5,
+                "decode_speed": {"value": 1.5, "low": 1.4, "high": 1.6},
+                "prefill_speed": {"value": 1.5, "low": 1.4, "high": 1.6},
             },
             "gpus": {"CUDA": {"not_run": "no GPU"}},
         },
@@ -113,17 +115,22 @@ def _measured(speed: float, nats: float) -> dict[str, Any]:
                     "nats": [nats] * 3, "tokens": [1] * 3},
         "general_perplexity": {"value": 20.0, "low": 18.0, "high": 22.0, "tokens": 1022,
                                "window_nats": [1500.0, 1562.0]},
-        "prefill": timed | {"median": 10 * speed, "samples": [10 * speed] * 2},
-        "decode": timed | {"median": speed, "samples": [speed] * 2},
+        "prefill": timed | {"median": 10 * speed, "samples": [[10 * speed]] * 2},
+        "decode": timed | {"median": speed, "samples": [[speed]] * 2},
     }  # fmt: skip
 
 
 def samples(center: float, spread: float, count: int = 15, seed: int = 0) -> list[float]:
-    """Speeds that scatter."""
+    """Speeds of processes that scatter."""
     scattered: list[float] = (
         center * np.random.default_rng(seed).normal(1, spread, count)
     ).tolist()
     return scattered
+
+
+def one_round(speeds: Iterable[float]) -> list[list[float]]:
+    """Processes that ran one round each."""
+    return [[speed] for speed in speeds]
 
 
 def measured_artifact(speed: float, seed: int, rows: int = 80) -> MeasuredArtifact:
@@ -134,20 +141,23 @@ def measured_artifact(speed: float, seed: int, rows: int = 80) -> MeasuredArtifa
         peak_memory_bytes=2000,
         answers=Answers(rows=["a", "b"] * half, correct=[True, False] * half,
                         nats=[1.0, 2.0] * half, tokens=[1, 1] * half),
-        general_nats=[100.0, 110.0], general_tokens=1022, first_token=[0.1] * 15,
-        prefill=samples(10 * speed, 0.02, seed=seed),
-        decode=samples(speed, 0.02, seed=seed + 1),
+        general_nats=[100.0, 110.0], general_tokens=1022,
+        prefill=one_round(samples(10 * speed, 0.01, seed=seed)),
+        decode=one_round(samples(speed, 0.01, seed=seed + 1)),
     )  # fmt: skip
 
 
 def sample_measurement(**changes: Any) -> Measurement:
-    """A build whose baseline, the same build, was timed in the same rounds."""
+    """A build whose baseline, the same build, was timed beside it."""
     pruned = measured_artifact(150, 3)
     values = {
         "build": "b", "folder": "/b", "task": "t", "general": "g", "metric": "acc", "threads": 2,
         "lengths": TimedLengths(prefill=256, decode=64), "machine": "m",
-        "environment": Environment(**_MACHINE, load=0.0, governor="unknown"),
-        "baseline_now": Timed(prefill=pruned.prefill, decode=pruned.decode),
+        "environment": Environment(**_MACHINE, load=0.0, governor="unknown",
+            frequency_mhz=None, huge_pages="madvise", numa_nodes=1,
+        ),
+        "seconds": 60.0, "repeated": 0, "stolen": 0.0,
+        "beside": (Timed(prefill=pruned.prefill, decode=pruned.decode),) * 2,
         "artifacts": {"dense": measured_artifact(100, 1), "pruned": pruned},
     }  # fmt: skip
     return Measurement(**(values | changes))

@@ -222,7 +222,7 @@ def test_gpu_providers_are_measured_where_they_run(exported, monkeypatch):
     from runtime_tests.devices import CPU, ONNXRUNTIME, Gpu
 
     items = [Item("1", "Two and two are", (" four", " five"), 0)]
-    plan = Plan(items, "acc", 8, "text", 0, 16, 4, 2, 1)
+    plan = Plan(items, "acc", 8, "text", 0, 16, 4, 1, 2, 1)
     found = run_on_gpus(exported["fp16"], plan, Quiet().stage, [Gpu("CPU", str)])
     assert found["CPU"]["nats_per_answer_token"]["value"] > 0
     assert found["CPU"]["decode"]["median"] > 0

@@ -1,0 +1,60 @@
+"""A check: measure a build until it is clear whether it got worse."""
+
+from pathlib import Path
+
+from edgeprune.regression import limits as device
+from edgeprune.regression.compare import BESIDE, Thresholds, compare
+from edgeprune.regression.limits import Limits
+from edgeprune.regression.measure import looks, measure
+from edgeprune.regression.measurement import Measurement
+from edgeprune.regression.verdicts import Finding, Verdict, spent
+from edgeprune.support.progress import Progress
+
+SECONDS = 150.0  # of timing, if it takes that long to be clear
+
+
+def check(
+    build: Path,
+    baseline: Measurement | None,
+    limits: Limits | None,
+    thresholds: Thresholds,
+    seconds: float,
+    progress: Progress,
+    threads: int | None = None,
+) -> tuple[list[Finding], Measurement]:
+    """Compare a build with a baseline, with a device's limits, or with both.
+
+    Args:
+        build: its folder.
+        baseline: an earlier measurement.
+        limits: of a device.
+        thresholds: what may be lost.
+        seconds: time for timing, if it takes that long to be clear.
+        progress: told of every stage.
+        threads: of the runtime; None: as in the baseline, or as the build was measured.
+
+    Returns:
+        A finding for every measure, and what was measured.
+
+    Raises:
+        InputError: the build is not finished, or an artifact is gone.
+        MachineError: the runtime refuses an artifact.
+    """
+    findings: list[Finding] = []
+    if baseline:
+        for look in looks(build, progress, baseline, seconds, threads):
+            found = look.found
+            findings = compare(baseline, found, thresholds, spent(look.before, look.now))
+            if all(one.verdict != "unclear" for one in findings if one.measure.endswith(BESIDE)):
+                break
+    else:
+        found = measure(build, progress, threads)
+    return findings + (device.judge(limits, found) if limits else []), found
+
+
+def worst(findings: list[Finding]) -> Verdict:
+    """Return the verdict of a check: the worst of its findings."""
+    said = {finding.verdict for finding in findings}
+    if "regressed" in said:
+        return "regressed"
+    return "unclear" if "unclear" in said else "held"

@@ -1,0 +1,135 @@
+"""Checks kept in a file, and the drift over many of them that no single one can see."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from edgeprune.manifest.base import Facts
+from edgeprune.regression.compare import BESIDE, Thresholds
+from edgeprune.regression.measurement import Measurement
+from edgeprune.regression.verdicts import ERROR, Finding, Verdict
+from edgeprune.support.errors import InputError
+from edgeprune.support.files import json_text, write_text
+
+_FEWEST = 5  # checks in a row: fewer never show a trend that is significant
+
+
+class Entry(Facts):
+    """One check.
+
+    Attributes:
+        date: when it ended, UTC.
+        commit: what was checked, in words of the one who ran it; may be empty.
+        build: name of its folder.
+        artifact: SHA-256 of its artifact.
+        baseline: SHA-256 of the artifact that it was compared with.
+        verdict: of the check.
+        losses: by measure, how much worse than the baseline, as it was estimated: shares, of
+            accuracy points.
+    """
+
+    date: datetime
+    commit: str
+    build: str
+    artifact: str
+    baseline: str
+    verdict: Verdict
+    losses: dict[str, float]
+
+
+def entry(
+    before: Measurement, after: Measurement, found: list[Finding], verdict: Verdict, commit: str
+) -> Entry:
+    """Make the entry of a check that ends now."""
+    return Entry(
+        date=datetime.now(UTC).replace(microsecond=0),
+        commit=commit,
+        build=after.build,
+        artifact=after.artifacts[after.own].sha256,
+        baseline=before.artifacts[after.own].sha256 if after.own in before.artifacts else "",
+        verdict=verdict,
+        losses={one.measure: one.loss for one in found if one.loss is not None},
+    )
+
+
+def read(path: Path) -> list[Entry]:
+    """Read a history, oldest first; a file that is not there is an empty one.
+
+    Raises:
+        InputError: a line is not an entry; nothing is changed then.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(Entry.model_validate(json.loads(line)))
+        except (ValueError, ValidationError) as error:
+            said = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}, line {number} is not an entry of a history: {said}.",
+                "Restore it from version control, or start another file.",
+            ) from None
+    return found
+
+
+def write(path: Path, entries: list[Entry]) -> None:
+    """Write a history, a line for each check."""
+    write_text(path, "".join(json_text(one.to_json()) + "\n" for one in entries))
+
+
+def drift(entries: list[Entry], thresholds: Thresholds) -> list[Finding]:
+    """Look for measures that got worse in steps too small for any check.
+
+    A loss is counted from the first check on, from baseline to baseline. It is drift if it has a
+    trend (Kendall's test) and amounts to more than one check allows (Theil and Sen's slope).
+    """
+    allowed = {
+        f"prefill, {BESIDE}": thresholds.speed, f"decode, {BESIDE}": thresholds.speed,
+        "nats per answer token": thresholds.nats, "nats of general text": thresholds.perplexity,
+    }  # fmt: skip
+    found = [_drift(measure, entries, limit) for measure, limit in allowed.items()]
+    return [one for one in found if one]
+
+
+def _drift(measure: str, entries: list[Entry], allowed: float) -> Finding | None:
+    from scipy.stats import kendalltau, theilslopes
+
+    levels, dates = _levels(measure, entries)
+    if len(levels) < _FEWEST:
+        return None
+    steps = np.arange(len(levels))
+    p = float(kendalltau(steps, levels, alternative="greater").pvalue)
+    total = float(theilslopes(levels, steps).slope) * (len(levels) - 1)
+    if not (total > allowed and p <= ERROR):
+        return None
+    change = _change_point(levels)
+    said = (
+        f"{-total:+.1%} over {len(levels)} checks since {dates[0]} (p {p:.2g}), most of it from "
+        f"{dates[change]} on; {allowed:.0%} is allowed"
+    )
+    return Finding(f"drift of {measure}", "regressed", said, total)
+
+
+def _levels(measure: str, entries: list[Entry]) -> tuple[np.ndarray, list[str]]:
+    """Add up losses along baselines: the level of each check that has the measure, and its date."""
+    known: dict[str, list[float]] = {}
+    levels, dates = [], []
+    for one in entries:
+        if measure in one.losses:
+            start = known.get(one.baseline, [0.0])
+            levels.append(float(np.mean(start)) + one.losses[measure])
+            known.setdefault(one.artifact, []).append(levels[-1])
+            dates.append(f"{one.date:%Y-%m-%d}" + (f" ({one.commit})" if one.commit else ""))
+    return np.array(levels), dates
+
+
+def _change_point(levels: np.ndarray) -> int:
+    """Find the first check of the later part, where two levels explain the series best."""
+
+    def left(at: int) -> float:
+        return float(levels[:at].var() * at + levels[at:].var() * (len(levels) - at))
+
+    return min(range(1, len(levels)), key=left)

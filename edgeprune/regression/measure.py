@@ -1,0 +1,222 @@
+"""Measure a build for comparison: once, or beside a baseline for as long as it takes."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import psutil
+
+from edgeprune.manifest import Manifest, read
+from edgeprune.regression.measurement import (
+    Environment,
+    MeasuredArtifact,
+    Measurement,
+    Timed,
+    TimedLengths,
+    fingerprint,
+)
+from edgeprune.support import environment
+from edgeprune.support.errors import InputError
+from edgeprune.support.files import sha256_file
+from edgeprune.support.progress import Progress, Stage
+from runtime_tests.bench import Lengths, Setting, contender
+from runtime_tests.timing import Contender, Timings, blocks
+
+PROCESSES = 8  # of each artifact of a baseline
+_ROUNDS = 3  # in each process
+_DEPTH = 64  # a short prompt before what is decoded: it is read again in every round
+_FIRST = 4  # processes of each before the first look, and all that the dense model gets
+_LOOKS = (0.4, 0.7)  # shares of the time after which a look is worth its share of the error
+_BESIDE = ("baseline", "baseline, again")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at a measurement that goes on.
+
+    Attributes:
+        found: everything measured so far.
+        before: share of the time at the look before; 0 if there was none.
+        now: share of the time; 1 at the last look.
+    """
+
+    found: Measurement
+    before: float
+    now: float
+
+
+@dataclass(frozen=True)
+class _Build:
+    folder: Path
+    manifest: Manifest
+    threads: int
+
+    def lengths(self) -> Lengths:
+        asked = self.manifest.recipe.measurement
+        return Lengths(  # prefill, which shared machines disturb most, is short and run twice
+            (asked.prefill_tokens,) * 2, (asked.decode_tokens,), _DEPTH, threads=(self.threads,),
+            first_token=False,
+        )  # fmt: skip
+
+    def contenders(self, beside: Path | None = None) -> dict[str, Contender]:
+        """The build's artifacts, and a file that runs twice beside them."""
+        paths = _artifacts(self.folder, self.manifest)
+        if beside:
+            paths |= dict.fromkeys(_BESIDE, beside)
+        return {
+            name: contender(Setting(name, path, "CPU", self.threads), self.lengths())
+            for name, path in paths.items()
+        }
+
+
+def measure(folder: Path, progress: Progress, threads: int | None = None) -> Measurement:
+    """Take answers and sizes of a build as it measured them, and its speed as it is now.
+
+    Args:
+        folder: of the build; its artifact and the dense baseline in ``work`` take turns.
+        progress: told of every stage.
+        threads: of the runtime; None: as the build was measured.
+
+    Raises:
+        InputError: as `edgeprune.manifest.read`, or an artifact is gone.
+        MachineError: the runtime refuses an artifact.
+    """
+    manifest = read(folder)
+    build = _Build(folder, manifest, threads or manifest.results.threads)
+    contenders, start = build.contenders(), time.perf_counter()
+    runs = sum(len(one.runs) for one in contenders.values())
+    with progress.stage("time", PROCESSES * _ROUNDS * runs) as stage:
+        *_, timings = islice(blocks(contenders, _ROUNDS, stage.advance), PROCESSES)
+    return _measurement(build, timings, time.perf_counter() - start)
+
+
+def looks(
+    folder: Path,
+    progress: Progress,
+    baseline: Measurement,
+    seconds: float,
+    threads: int | None = None,
+) -> Iterator[Look]:
+    """Measure a build beside a baseline's artifact, for as long as the caller goes on looking.
+
+    A shared machine is a third faster in one minute than in the next, and nothing but turns cancels
+    that. The baseline's artifact runs twice, so that it is known how far two processes of the same
+    file differ here and now. If it is gone, there is one look.
+
+    Args:
+        folder: of the build.
+        progress: told of every stage.
+        baseline: an earlier measurement.
+        seconds: time for all looks; exceeded only if the first processes of each take longer.
+        threads: of the runtime; None: as in the baseline.
+
+    Raises:
+        InputError: as `edgeprune.manifest.read`, or an artifact is gone.
+        MachineError: the runtime refuses an artifact.
+    """
+    manifest = read(folder)
+    build = _Build(folder, manifest, threads or baseline.threads)
+    before = _still_there(baseline, manifest.results.own)
+    if not before:
+        yield Look(measure(folder, progress, build.threads), 0.0, 1.0)
+        return
+    everyone = build.contenders(before)
+    without_dense = {name: everyone[name] for name in (manifest.results.own, *_BESIDE)}
+    start = time.perf_counter()
+    with progress.stage("time", round(seconds)) as stage:
+        tick = _clock(stage, start)
+        *_, timings = islice(blocks(everyone, _ROUNDS, tick), _FIRST)
+        more = blocks(without_dense, _ROUNDS, tick, timings)
+        began = start + (time.perf_counter() - start) * (_FIRST - 1) / _FIRST
+        earlier, due = 0.0, _LOOKS[0]
+        for so_far in chain([timings], more):
+            now = time.perf_counter()
+            spent, block, began = now - start, now - began, now
+            last = spent + block > seconds  # there is no time for another block like this one
+            share = 1.0 if last else spent / seconds
+            if share >= due:
+                yield Look(_measurement(build, so_far, spent), earlier, share)
+                earlier, due = share, next((one for one in _LOOKS if one > share), 1.0)
+            if last:
+                return
+
+
+def _clock(stage: Stage, start: float) -> Callable[[], None]:
+    """Advance a stage by the seconds that have passed."""
+    shown = 0
+
+    def advance() -> None:
+        nonlocal shown
+        passed = int(time.perf_counter() - start)
+        stage.advance(passed - shown)
+        shown = passed
+
+    return advance
+
+
+def _measurement(build: _Build, timings: Timings, seconds: float) -> Measurement:
+    manifest, lengths = build.manifest, build.lengths()
+    prefill, decode = lengths.prefill[0], lengths.decode[0]
+    speeds = {
+        name: Timed(prefill=found[f"pp{prefill}"], decode=found[f"tg{decode}"])
+        for name, found in timings.samples.items()
+    }
+    memory = {name: max(found["peak_memory"])[0] for name, found in timings.samples.items()}
+    return Measurement(
+        build=build.folder.name,
+        folder=str(build.folder.resolve()),
+        task=manifest.data.task.name,
+        general=manifest.data.general.sha256,
+        metric=manifest.results.metric,
+        threads=build.threads,
+        lengths=TimedLengths(prefill=prefill, decode=decode),
+        machine=fingerprint(),
+        environment=Environment(**environment.conditions()),
+        seconds=seconds,
+        repeated=timings.repeated,
+        stolen=timings.stolen / (seconds * (psutil.cpu_count() or 1)),
+        beside=tuple(speeds[name] for name in _BESIDE if name in speeds),
+        artifacts={
+            name: _measured(manifest, name, speeds[name], int(memory[name]))
+            for name in manifest.results.artifacts
+        },
+    )
+
+
+def _artifacts(folder: Path, manifest: Manifest) -> dict[str, Path]:
+    files = {"dense": manifest.dense_artifact.file, "pruned": manifest.artifact.file}
+    paths = {name: folder / files[name] for name in manifest.results.artifacts}
+    for path in paths.values():
+        if not path.exists():
+            raise InputError(f"{path} is missing.", "Run the same edgeprune build again.")
+    return paths
+
+
+def _measured(manifest: Manifest, name: str, speed: Timed, peak_memory: int) -> MeasuredArtifact:
+    record = manifest.results.artifacts[name]
+    facts = manifest.artifact if name == "pruned" else manifest.dense_artifact
+    return MeasuredArtifact(
+        file=facts.file,
+        files=facts.files,
+        sha256=facts.sha256,
+        file_bytes=record.file_bytes,
+        peak_memory_bytes=peak_memory,
+        answers=record.answers,
+        general_nats=record.general_perplexity.window_nats,
+        general_tokens=record.general_perplexity.tokens,
+        prefill=speed.prefill,
+        decode=speed.decode,
+    )
+
+
+def _still_there(baseline: Measurement, name: str) -> Path | None:
+    """Find a baseline's artifact of that name, if all its files are unchanged."""
+    if not (facts := baseline.artifacts.get(name)):
+        return None
+    folder = Path(baseline.folder)
+    for file, digest in facts.files.items():
+        if not (folder / file).is_file() or sha256_file(folder / file) != digest:
+            return None
+    return folder / facts.file
