@@ -81,8 +81,8 @@ def command(
 ) -> None:
     """Time GGUF and ONNX files and transformers models, in fresh processes that take turns.
 
-    Figures are of the processes, each the median of its rounds. Speeds are also compared with the
-    first artifact's, with a 95 % interval over pairs of processes that ran side by side.
+    Figures are of the processes, each the geometric mean of its runs. Speeds are also compared
+    with the first artifact's, with a 95 % interval over pairs of processes side by side.
     """
     from edgeprune.models import artifact_path
     from edgeprune.support.environment import conditions, cores
@@ -151,7 +151,7 @@ def _result(row: dict[str, Any]) -> str:
 
 
 def _by_process(row: dict[str, Any]) -> list[float]:
-    return [statistics.median(rounds) for rounds in row["samples"]]
+    return [statistics.geometric_mean(runs) for runs in row["samples"]]
 
 
 def _sd(samples: list[float]) -> float:

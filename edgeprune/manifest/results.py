@@ -32,7 +32,7 @@ class Speed(Facts):
     """Tokens per second.
 
     Attributes:
-        median: of the processes, each the median of its rounds.
+        median: of the processes, each the geometric mean of its runs.
         sd: of the processes; None if there was one.
         samples: of each process its rounds.
     """

@@ -21,7 +21,7 @@ class Timed(Facts):
     decode: list[list[float]]
 
     def of(self, kind: str) -> np.ndarray:
-        """``prefill`` or ``decode`` of each process, the median of its rounds, (processes,)."""
+        """``prefill`` or ``decode`` of each process, the mean of its runs, (processes,)."""
         return by_process(self.prefill if kind == "prefill" else self.decode)
 
 

@@ -37,6 +37,7 @@ from tests.support.exporting import dense_model, plan_as
 from tests.support.onnx import IDS, METADATA, PRECISIONS, close, save
 from tests.support.processes import run
 from tests.support.recipes import QUICK
+from tests.support.traced import SHAPE
 
 
 @pytest.fixture
@@ -106,11 +107,7 @@ def test_the_portable_flavour_has_standard_operators_only(pruned, exported, tmp_
         plan_as("onnx", pruned, StorageRequest("int8", operators="portable"))
 
 
-_SHAPE = {
-    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+_SHAPE = SHAPE | {"num_hidden_layers": 4}
 _LLAMA3 = {
     "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16, "rope_theta": 10000.0,
