@@ -6,19 +6,20 @@ Writes docs/measured/check.md, a row for each machine, kept in check.jsonl besid
     python benchmarks/check_calibration.py --busy          # with a process that spins on one core
 
 One build is checked against itself again and again with the default settings: whatever is found is
-a false alarm. The same samples are judged again with the build's speeds cut by 5 and 10 %, as an
-artifact that runs slower would show. Then real changes are made, one at a time: the same recipe
-built anew, edgeprune's kernels turned off, or slower ones chosen, one thread less, more zeros.
+a false alarm. Each is timed to the end, and then judged look by look as `check` does, which ends
+when all is clear: as it was, and with the build's speeds cut by 5 and 10 %, as an artifact that
+runs slower would show. Then real changes are made, one at a time: the same recipe built anew,
+edgeprune's kernels turned off, or slower ones chosen, one thread less, more zeros.
 """
 
 import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -27,11 +28,11 @@ import click
 import numpy as np
 
 from edgeprune import Recipe, build
-from edgeprune.regression.check import SECONDS, check, worst
-from edgeprune.regression.compare import Thresholds, compare
-from edgeprune.regression.measure import measure
+from edgeprune.regression.check import SECONDS, judged, worst
+from edgeprune.regression.compare import Thresholds
+from edgeprune.regression.measure import Look, looks, measure
 from edgeprune.regression.measurement import SCHEMA, Measurement
-from edgeprune.regression.verdicts import Finding, spent
+from edgeprune.regression.verdicts import Finding
 from edgeprune.support.environment import describe
 from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars, Quiet
@@ -42,9 +43,10 @@ _SLOWER = {"decode 5 %": ("decode", 0.95), "decode 10 %": ("decode", 0.9),
 _PROSE = (
     "Written by `benchmarks/check_calibration.py`. A build (SmolLM2-135M pruned for {task} to "
     "50 %, Q8_0) is checked against itself with the default settings, and the same samples are "
-    "judged with its speeds cut. *A/A spread* is the standard deviation of the ratio of two "
-    "processes of one file. Kinds of machine are rows; all are virtual ones that share their "
-    "processor. [Why the rule is what it is](check-rule.md)."
+    "judged with its speeds cut. *Seconds* are of timing, in the mean, and at most. *A/A spread* "
+    "is the standard deviation of the ratio of two processes of one file. Kinds of machine are "
+    "rows; all are virtual ones that share their processor. [Why the rule is what it "
+    "is](check-rule.md)."
 )
 _COLUMNS = ("machine", "pairs", "held", "could not tell", "regressed", *(f"{name} slower: caught"
             for name in _SLOWER), "seconds", "A/A spread, decode", "prefill")  # fmt: skip
@@ -80,30 +82,37 @@ def _spinning(busy: bool) -> Iterator[None]:
             other.kill()
 
 
-def _row(
-    task: str, busy: bool, before: Measurement, found: list[tuple[Measurement, float]]
-) -> dict[str, Any]:
+def _row(task: str, busy: bool, before: Measurement, found: list[list[Look]]) -> dict[str, Any]:
     """Count verdicts: of the build beside itself, and of slower ones."""
-    last = spent(0.7, 1.0)
-    same = Counter(worst(compare(before, one, Thresholds(), last)) for one, _ in found)
+    same = [judged(before, one, Thresholds()) for one in found]
     alarms = Counter(
-        line.measure for one, _ in found for line in compare(before, one, Thresholds(), last)
-        if line.verdict == "regressed"
-    )  # fmt: skip
+        line.measure for lines, _ in same for line in lines if line.verdict == "regressed"
+    )
     caught = {
-        name: sum(
-            worst(compare(before, _slowed(one, *how), Thresholds(), last)) == "regressed"
-            for one, _ in found
-        )
+        name: sum(worst(_judged_slower(before, one, *how)) == "regressed" for one in found)
         for name, how in _SLOWER.items()
     }
-    spread = {kind: mean(_apart(one, kind) for one, _ in found) for kind in ("decode", "prefill")}
+    spread = {
+        kind: mean(_apart(one[-1].found, kind) for one in found) for kind in ("decode", "prefill")
+    }
     return {
-        "kind": "pairs", "machine": _machine(busy), "task": task, "pairs": len(found), **same,
-        "caught": caught, "alarms": alarms, "seconds": mean(one for _, one in found),
-        "processes": median(len(one.artifacts[one.own].decode) for one, _ in found),
-        "spread": spread,
+        "kind": "pairs", "machine": _machine(busy), "task": task, "pairs": len(found),
+        **Counter(worst(lines) for lines, _ in same), "caught": caught, "alarms": alarms,
+        "seconds": mean(measured.seconds for _, measured in same),
+        "longest": max(one[-1].found.seconds for one in found),
+        "processes": median(_processes(measured) for _, measured in same), "spread": spread,
     }  # fmt: skip
+
+
+def _judged_slower(
+    before: Measurement, found: list[Look], kind: str, factor: float
+) -> list[Finding]:
+    slower = [replace(look, found=_slowed(look.found, kind, factor)) for look in found]
+    return judged(before, slower, Thresholds())[0]
+
+
+def _processes(measured: Measurement) -> int:
+    return len(measured.artifacts[measured.own].decode)
 
 
 def _apart(measured: Measurement, kind: str) -> float:
@@ -140,10 +149,10 @@ def _findings(
 ) -> list[Finding]:
     variables = {f"EDGEPRUNE_{key}": value for key, value in settings.items()}
     os.environ |= variables
-    measured, _ = _checked(name, folder, before, threads)
+    found = _checked(name, folder, before, threads)
     for variable in variables:
         del os.environ[variable]
-    return compare(before, measured, Thresholds(), spent(0.7, 1.0))
+    return judged(before, found, Thresholds())[0]
 
 
 def _built(name: str, task: str, sparsity: float) -> Path:
@@ -162,17 +171,20 @@ def _baseline(folder: Path, busy: bool) -> Measurement:
 
 def _checked(
     name: str, folder: Path, before: Measurement, threads: int | None = None
-) -> tuple[Measurement, float]:
-    """Check a build; returns what was measured, and the seconds; known ones are only read."""
+) -> list[Look]:
+    """Look at a build as a check does, to the end; known looks are only read."""
     record = folder.parent / f"{name}.json"
     known = read_json(record)
-    if known is None or known["measured"]["schema"] != SCHEMA:
-        start = time.perf_counter()
-        _, found = check(folder, before, None, Thresholds(), SECONDS, Quiet(), threads)
-        known = {"seconds": time.perf_counter() - start, "measured": found.to_json()}
+    if known is None or known["schema"] != SCHEMA:
+        found = list(looks(folder, Quiet(), before, SECONDS, threads))
+        kept = [[one.before, one.now, one.found.to_json()] for one in found]
+        known = {"schema": SCHEMA, "looks": kept}
         write_json(record, known)
-    click.echo(f"{name}: {known['seconds']:.0f} s", err=True)
-    return Measurement.model_validate(known["measured"]), known["seconds"]
+    found = [
+        Look(Measurement.model_validate(one), start, end) for start, end, one in known["looks"]
+    ]
+    click.echo(f"{name}: {found[-1].found.seconds:.0f} s", err=True)
+    return found
 
 
 def _machine(busy: bool) -> str:
@@ -194,7 +206,7 @@ def _page(task: str, rows: list[dict[str, Any]]) -> str:
         shares = [row.get(verdict, 0) for verdict in ("held", "unclear", "regressed")]
         shares += [row["caught"][name] for name in _SLOWER]
         cells = [row["machine"], row["pairs"], *(f"{one / row['pairs']:.0%}" for one in shares),
-                 f"{row['seconds']:.0f}", f"{row['spread']['decode']:.1%}",
+                 f"{row['seconds']:.0f}, {row['longest']:.0f}", f"{row['spread']['decode']:.1%}",
                  f"{row['spread']['prefill']:.1%}"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         if row["alarms"]:

@@ -46,11 +46,13 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
     help="Limits of a device: laptop-cpu, phone-arm, or a .yaml.",
 )
 @click.option(
-    "--time", "budget", default="150s", show_default=True, metavar="TIME", callback=_seconds,
+    "--time", "budget", default="120s", show_default=True, metavar="TIME", callback=_seconds,
     help="Longest time for timing: 90s, 5m. It ends as soon as all is clear.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[as in the baseline]")
-@click.option("--speed", type=float, help="Share of the baseline artifact's speed. [0.03]")
+@click.option(
+    "--speed", type=float, help="Share of the baseline artifact's speed; prefill twice that. [0.03]"
+)
 @click.option("--drift", type=float, help="Share of speed as x dense; prefill twice that. [0.2]")
 @click.option("--total-speed", type=float, help="Share of tokens/s; prefill twice that. [0.25]")
 @click.option("--accuracy", type=float, help="Points that may be lost. [2]")

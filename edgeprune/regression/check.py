@@ -1,16 +1,17 @@
 """A check: measure a build until it is clear whether it got worse."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgeprune.regression import limits as device
-from edgeprune.regression.compare import BESIDE, Thresholds, compare
+from edgeprune.regression.compare import Thresholds, compare
 from edgeprune.regression.limits import Limits
-from edgeprune.regression.measure import looks, measure
+from edgeprune.regression.measure import Look, looks, measure
 from edgeprune.regression.measurement import Measurement
 from edgeprune.regression.verdicts import Finding, Verdict, spent
 from edgeprune.support.progress import Progress
 
-SECONDS = 150.0  # of timing, if it takes that long to be clear
+SECONDS = 120.0  # of timing, if it takes that long to be clear
 
 
 def check(
@@ -40,16 +41,23 @@ def check(
         InputError: the build is not finished, or an artifact is gone.
         MachineError: the runtime refuses an artifact.
     """
-    findings: list[Finding] = []
     if baseline:
-        for look in looks(build, progress, baseline, seconds, threads):
-            found = look.found
-            findings = compare(baseline, found, thresholds, spent(look.before, look.now))
-            if all(one.verdict != "unclear" for one in findings if one.measure.endswith(BESIDE)):
-                break
+        seen = looks(build, progress, baseline, seconds, threads)
+        findings, found = judged(baseline, seen, thresholds)
     else:
-        found = measure(build, progress, threads)
+        findings, found = [], measure(build, progress, threads)
     return findings + (device.judge(limits, found) if limits else []), found
+
+
+def judged(
+    baseline: Measurement, seen: Iterable[Look], thresholds: Thresholds
+) -> tuple[list[Finding], Measurement]:
+    """Look until what is measured in turns is clear; returns findings, and what was measured."""
+    for look in seen:
+        findings = compare(baseline, look.found, thresholds, spent(look.before, look.now))
+        if all(one.verdict != "unclear" for one in findings if one.in_turns):
+            break
+    return findings, look.found
 
 
 def worst(findings: list[Finding]) -> Verdict:

@@ -8,11 +8,17 @@ import numpy as np
 
 from edgeprune.manifest.results import Answers
 from edgeprune.regression import verdicts
-from edgeprune.regression.measurement import MeasuredArtifact, Measurement, Timed
+from edgeprune.regression.measurement import MeasuredArtifact, Measurement
 from edgeprune.regression.verdicts import ERROR, Evidence, Finding
 from edgeprune.support.errors import UsageError
 
-BESIDE = "x baseline"  # measures that more processes make clear end so
+# How many times the allowed loss of speed each kind may lose: prefill's noise is twice decode's.
+TIMES = {"prefill": 2, "decode": 1}
+
+
+def beside(kind: str) -> str:
+    """Name the measure of a speed in turns with the baseline's artifact."""
+    return f"{kind}, x baseline"
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,13 @@ class Thresholds:
     """What may be lost, as shares where nothing else is said.
 
     Attributes:
-        speed: of the speed of the baseline's artifact, timed beside the build's own.
+        speed: of the speed of the baseline's artifact, timed beside the build's own. Prefill may
+            lose twice as much, here and below: on a shared machine its noise is twice decode's.
         drift: of the speed relative to the dense baseline's, beside that of the earlier
             measurement. On a shared machine that ratio wanders: by 10 % in decode and 30 % in
             prefill, which is bound by computing and suffers more from neighbours
-            (docs/measured/check.md). Prefill may lose twice as much.
-        total_speed: of tokens per second, on the same machine; prefill may lose twice as much.
+            (docs/measured/check-rule.md).
+        total_speed: of tokens per second, on the same machine.
         accuracy: points of 100.
         nats: per answer token.
         perplexity: nats of general text.
@@ -88,11 +95,11 @@ def _speeds(
             "the baseline's artifact is missing or has changed, so it could not be timed beside "
             f"the build: a change of less than {thresholds.drift:.0%} can't be detected"
         )
-        yield Finding(BESIDE, "unclear" if same_machine else "held", said)
+        yield Finding("x baseline", "unclear" if same_machine else "held", said)
     old, new = before.artifacts[name], after.artifacts[name]
-    for kind, times in (("prefill", 2), ("decode", 1)):
+    for kind, times in TIMES.items():
         if after.beside:
-            yield from _beside(kind, new, after.beside, thresholds.speed, error)
+            yield from _beside(kind, name, after, times * thresholds.speed, error)
         if name == "pruned":
             limit = times * thresholds.drift
             then, now = (_x_dense(one, kind) for one in (before, after))
@@ -109,18 +116,19 @@ def _speeds(
 
 
 def _beside(
-    kind: str, new: Timed, beside: Sequence[Timed], threshold: float, error: float
+    kind: str, name: str, after: Measurement, threshold: float, error: float
 ) -> Iterator[Evidence | Finding]:
     """Compare with the baseline's artifact, whose two processes show what can be told at all."""
-    one, again = (timed.of(kind) for timed in beside)
+    new, (one, again) = after.artifacts[name].of(kind), (timed.of(kind) for timed in after.beside)
     noise = verdicts.same_file(f"{kind}, same file", again / one, threshold)
     yield noise
-    measure = f"{kind}, {BESIDE}"
-    found = verdicts.paired_speed(measure, new.of(kind) / np.sqrt(one * again), threshold, error)
+    ratios = new / np.sqrt(one * again)
+    found = verdicts.paired_speed(beside(kind), ratios, threshold, error, after.seconds)
     if noise.verdict == "held":
         yield found
     else:
-        yield Finding(measure, "unclear", f"{found.said}, but so do processes of the same file")
+        said = f"{found.said}, but so do processes of the same file"
+        yield Finding(found.measure, "unclear", said, in_turns=True)
 
 
 def _x_dense(measured: Measurement, kind: str) -> np.ndarray:

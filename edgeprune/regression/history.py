@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgeprune.manifest.base import Facts
-from edgeprune.regression.compare import BESIDE, Thresholds
+from edgeprune.regression.compare import TIMES, Thresholds, beside
 from edgeprune.regression.measurement import Measurement
-from edgeprune.regression.verdicts import ERROR, Finding, Verdict
+from edgeprune.regression.verdicts import ERROR, Finding, Verdict, holm
 from edgeprune.support.errors import InputError
 from edgeprune.support.files import json_text, write_text
 
@@ -87,22 +87,33 @@ def drift(entries: list[Entry], thresholds: Thresholds) -> list[Finding]:
     trend (Kendall's test) and amounts to more than one check allows (Theil and Sen's slope).
     """
     allowed = {
-        f"prefill, {BESIDE}": thresholds.speed, f"decode, {BESIDE}": thresholds.speed,
+        **{beside(kind): times * thresholds.speed for kind, times in TIMES.items()},
         "nats per answer token": thresholds.nats, "nats of general text": thresholds.perplexity,
     }  # fmt: skip
-    found = [_drift(measure, entries, limit) for measure, limit in allowed.items()]
+    levels = {measure: _levels(measure, entries) for measure in allowed}
+    judged = {measure: one for measure, one in levels.items() if len(one[0]) >= _FEWEST}
+    values = holm([_trend(series) for series, _ in judged.values()])
+    found = [
+        _drift(measure, *judged[measure], allowed[measure], p)
+        for measure, p in zip(judged, values, strict=True)
+    ]
     return [one for one in found if one]
 
 
-def _drift(measure: str, entries: list[Entry], allowed: float) -> Finding | None:
-    from scipy.stats import kendalltau, theilslopes
+def _trend(levels: np.ndarray) -> float:
+    """Compute p of the test that there is no trend upwards."""
+    from scipy.stats import kendalltau
 
-    levels, dates = _levels(measure, entries)
-    if len(levels) < _FEWEST:
-        return None
-    steps = np.arange(len(levels))
-    p = float(kendalltau(steps, levels, alternative="greater").pvalue)
-    total = float(theilslopes(levels, steps).slope) * (len(levels) - 1)
+    p = float(kendalltau(np.arange(len(levels)), levels, alternative="greater").pvalue)
+    return 1.0 if np.isnan(p) else p  # all levels are the same
+
+
+def _drift(
+    measure: str, levels: np.ndarray, dates: list[str], allowed: float, p: float
+) -> Finding | None:
+    from scipy.stats import theilslopes
+
+    total = float(theilslopes(levels, np.arange(len(levels))).slope) * (len(levels) - 1)
     if not (total > allowed and p <= ERROR):
         return None
     change = _change_point(levels)

@@ -25,7 +25,7 @@ from runtime_tests.bench import Lengths, Setting, contender
 from runtime_tests.timing import Contender, Timings, blocks
 
 PROCESSES = 8  # of each artifact of a baseline
-_ROUNDS = 3  # in each process
+_ROUNDS = 4  # in each process
 _DEPTH = 64  # a short prompt before what is decoded: it is read again in every round
 _FIRST = 4  # processes of each before the first look, and all that the dense model gets
 _LOOKS = (0.4, 0.7)  # shares of the time after which a look is worth its share of the error
@@ -55,8 +55,8 @@ class _Build:
 
     def lengths(self) -> Lengths:
         asked = self.manifest.recipe.measurement
-        return Lengths(  # prefill, which shared machines disturb most, is short and run twice
-            (asked.prefill_tokens,) * 2, (asked.decode_tokens,), _DEPTH, threads=(self.threads,),
+        return Lengths(
+            (asked.prefill_tokens,), (asked.decode_tokens,), _DEPTH, threads=(self.threads,),
             first_token=False,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ out the error (Lan and DeMets, Biometrika 70, 1983).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,12 +36,15 @@ class Finding:
         verdict: ``held`` (also if it got better), ``regressed`` or ``unclear``.
         sentence: why, with figures; of what is unclear, also what would decide it.
         loss: how much it got worse, a share or points of accuracy; None if nothing was compared.
+        in_turns: whether it was measured in turns with the baseline's artifact, so that more turns
+            make it clearer.
     """
 
     measure: str
     verdict: Verdict
     sentence: str
     loss: float | None = None
+    in_turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Evidence:
         p: of the test that nothing got worse, one-sided.
         said: the figures, in words.
         lacking: what would decide it if it is unclear.
+        in_turns: as `Finding.in_turns`.
     """
 
     measure: str
@@ -65,6 +69,7 @@ class Evidence:
     p: float
     said: str
     lacking: str
+    in_turns: bool = False
 
 
 def spent(before: float, now: float) -> float:
@@ -96,14 +101,18 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _finding(one: Evidence, p: float) -> Finding:
+    verdict: Verdict = "unclear"
     if one.loss > one.allowed and p <= ERROR:
-        return Finding(one.measure, "regressed", one.said, one.loss)
-    if one.worst <= one.allowed:
-        return Finding(one.measure, "held", one.said, one.loss)
-    return Finding(one.measure, "unclear", f"{one.said}, but {one.lacking}", one.loss)
+        verdict = "regressed"
+    elif one.worst <= one.allowed:
+        verdict = "held"
+    said = f"{one.said}, but {one.lacking}" if verdict == "unclear" else one.said
+    return Finding(one.measure, verdict, said, one.loss, one.in_turns)
 
 
-def paired_speed(measure: str, ratios: Speeds, threshold: float, error: float = ERROR) -> Evidence:
+def paired_speed(
+    measure: str, ratios: Speeds, threshold: float, error: float = ERROR, seconds: float = 0.0
+) -> Evidence:
     """Judge speeds of processes that ran beside the baseline's, by Student's t of log ratios.
 
     Whatever made a moment slow made both slow: their ratio does not know of it.
@@ -113,13 +122,15 @@ def paired_speed(measure: str, ratios: Speeds, threshold: float, error: float = 
         ratios: of the build's speed to the baseline's, one for each pair of processes.
         threshold: share by which the mean ratio may fall below 1.
         error: of this look, see `spent`.
+        seconds: that it took to time them, from which follows how long more would take.
     """
     from scipy.stats import ttest_1samp
 
     logs = np.log(ratios)
     test = partial(ttest_1samp, logs, 0.0)
     of = f"{len(logs)} pairs of processes"
-    return _speed(measure, logs.mean(), test, len(logs), threshold, error, of)
+    found = _speed(measure, logs.mean(), test, len(logs), threshold, error, of, seconds)
+    return replace(found, in_turns=True)
 
 
 def same_file(measure: str, ratios: Speeds, threshold: float) -> Finding:
@@ -170,6 +181,7 @@ def _speed(
     threshold: float,
     error: float,
     of: str,
+    seconds: float = 0.0,
 ) -> Evidence:
     change, allowed = np.expm1(log_change), f"a drop of up to {threshold:.0%} is allowed"
     if count < _FEWEST_PROCESSES:
@@ -182,7 +194,7 @@ def _speed(
     return Evidence(
         measure, -change, -low, threshold, float(np.nan_to_num(min(p, 1.0), nan=1.0)),
         f"{change:+.1%} ({low:+.1%} to {high:+.1%}, {of}); {allowed}",
-        _too_few(needed, "processes"),
+        _too_few(needed, "processes", seconds / count),
     )  # fmt: skip
 
 
@@ -248,8 +260,10 @@ def likelihood(
     )  # fmt: skip
 
 
-def _too_few(needed: int | None, of: str) -> str:
+def _too_few(needed: int | None, of: str, seconds_each: float = 0.0) -> str:
     """Say what would decide a comparison that is unclear."""
     if needed is None:
         return f"the loss may be chance: measure more {of}"
-    return f"there are too few {of} to rule out a larger loss: about {needed:,} would be enough"
+    time = f" (--time {needed * seconds_each / 60:.0f}m)" if seconds_each else ""
+    enough = f"about {needed:,}{time} would be enough"
+    return f"there are too few {of} to rule out a larger loss: {enough}"
