@@ -1,8 +1,7 @@
 """Time artifacts, in fresh processes that take turns."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,14 +9,17 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from edgeprune.support.errors import MachineError
+from edgeprune.support.errors import MachineError, UsageError
 from runtime_tests.accuracy import CONFIDENCE
-from runtime_tests.child import Child, start
+from runtime_tests.child import start
 from runtime_tests.counters import joules
 from runtime_tests.paired import speed_ratio
+from runtime_tests.programs import Program, Running
 from runtime_tests.run import Stage
 from runtime_tests.runners import entry_of
 from runtime_tests.timing import Contender, blocks
+
+_DASH = "-"  # the device of programs, which they choose
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,21 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Setting:
-    """An artifact on a device with a number of threads."""
+    """An artifact on a device with a number of threads.
+
+    Attributes:
+        name: of the artifact, or a program's.
+        path: of the artifact.
+        device: ``CPU``, or a GPU by its name.
+        threads: of the runtime.
+        program: that runs it; None: the package's own runtime for such artifacts.
+    """
 
     name: str
     path: Path
     device: str
     threads: int
+    program: Program | None = None
 
 
 def bench(
@@ -60,6 +71,7 @@ def bench(
     lengths: Lengths,
     progress: Callable[[str, int], AbstractContextManager[Stage]],
     on_gpus: bool = False,
+    programs: Sequence[Program] = (),
 ) -> dict[str, Any]:
     """Time artifacts in turns.
 
@@ -68,6 +80,7 @@ def bench(
         lengths: lengths to time.
         progress: begins a progress stage of so many steps.
         on_gpus: also on every GPU that can run an artifact here.
+        programs: that run every GGUF file too; their device is a dash.
 
     Returns:
         A JSON-like record: ``lengths``; ``repeated``, the number of runs made again since other
@@ -75,7 +88,8 @@ def bench(
         wanted; and ``rows``, one for each artifact, device, number of threads and test, with
         ``runtime``, ``bytes`` and raw ``samples``, of each process its rounds, in tokens/s
         (``pp<n>``, ``tg<n>``; ``tg<n> b<m>`` for m sequences side by side, whose tokens all
-        count), seconds (``load``, ``load_cold``, ``first_token``), bytes (``peak_memory``) or
+        count; ``pp<n>`` of a server has its time to the first token), seconds (``load``,
+        ``load_cold``, ``first_token``), bytes (``peak_memory``) or
         joules a token (``energy<n>``, where the processor counts them); of speeds also ``ratio``
         to the first artifact's, with its 95 % interval.
 
@@ -85,14 +99,15 @@ def bench(
     settings = [
         Setting(name, path, "CPU", threads)
         for (name, path), threads in product(artifacts.items(), lengths.threads)
-    ]
+    ] + list(_in_programs(artifacts, lengths, programs))
     tests: dict[Setting, dict[str, list[list[float]]]] = {}
     about = {}
     for one in settings:
         is_cold = _drop_from_cache(one.path)
         with _started(one) as child:
             about[one] = child.call("info")
-        tests[one] = {"load_cold": [[about[one]["load_seconds"]]]} if is_cold else {}
+        seconds = about[one].get("load_seconds")
+        tests[one] = {"load_cold": [[seconds]]} if is_cold and seconds else {}
     on_gpu, not_run = _on_gpus(artifacts, lengths) if on_gpus else ({}, [])
     about |= on_gpu
     contenders = {one: contender(one, lengths) for one in about}
@@ -101,7 +116,7 @@ def bench(
         *_, found = islice(blocks(contenders, lengths.rounds, stage.advance), lengths.processes)
     rows = [
         {"artifact": one.name, "device": one.device, "threads": one.threads, "test": test,
-         "unit": _unit(test), "runtime": info["version"], "bytes": info["file_bytes"],
+         "unit": _unit(test), "runtime": info["version"], "bytes": info.get("file_bytes"),
          "samples": samples}
         for one, info in about.items()
         for test, samples in (tests.get(one, {}) | found.samples[one]).items()
@@ -112,28 +127,51 @@ def bench(
     }  # fmt: skip
 
 
+def _in_programs(
+    artifacts: dict[str, Path], lengths: Lengths, programs: Sequence[Program]
+) -> Iterator[Setting]:
+    files = {name: path for name, path in artifacts.items() if path.suffix == ".gguf"}
+    if programs and not files:
+        raise UsageError("Programs run GGUF files, and there is none.", "Name one too.")
+    if programs and lengths.batch != (1,):
+        raise UsageError("Programs are timed with one request at a time.", "Leave out --batch.")
+    for program in programs:
+        if not program.loads:
+            path = next(iter(files.values()))
+            yield Setting(program.name, path, _DASH, max(lengths.threads), program)
+            continue
+        for (name, path), threads in product(files.items(), lengths.threads):
+            yield Setting(f"{name} in {program.name}", path, _DASH, threads, program)
+
+
 def _compare(rows: list[dict[str, Any]]) -> None:
-    """Add the ratio of each speed to that of the first artifact on the same device and threads."""
+    """Add the ratio of each speed to the first artifact's on the same device and threads.
+
+    Programs choose their device, and are compared with the processor.
+    """
     first: dict[tuple[str, int, str], dict[str, Any]] = {}
     for row in rows:
-        before = first.setdefault((row["device"], row["threads"], row["test"]), row)
+        device = "CPU" if row["device"] == _DASH else row["device"]
+        before = first.setdefault((device, row["threads"], row["test"]), row)
         compared = row["unit"] == "tokens/s" and len(row["samples"]) > 1 and before is not row
         pair = (before["samples"], row["samples"])
         row["ratio"] = asdict(speed_ratio(*pair, CONFIDENCE)) if compared else None
 
 
-def _started(one: Setting) -> AbstractContextManager[Child]:
+def _started(one: Setting) -> AbstractContextManager[Running]:
+    if one.program:
+        return one.program.start(one.path, one.threads)
     return start(one.path, one.threads, one.device)
 
 
 def contender(one: Setting, lengths: Lengths) -> Contender:
     """Make what is timed of an artifact: all lengths in each run."""
 
-    def at_end(child: Child) -> dict[str, float]:
-        seconds = {"load": child.call("info")["load_seconds"]}
-        if one.device != "CPU":  # a GPU's memory is not what the process holds
-            return seconds
-        return seconds | {"peak_memory": child.call("peak_memory")}
+    def at_end(child: Running) -> dict[str, float]:
+        found = {"load": child.call("info").get("load_seconds")}
+        if one.device in ("CPU", _DASH):  # a GPU's memory is not what the process holds
+            found["peak_memory"] = child.call("peak_memory")
+        return {name: value for name, value in found.items() if value is not None}
 
     runs, warm_up = list(_runs(one.device, lengths)), partial(_warm_up, lengths=lengths)
     return Contender(partial(_started, one), runs, warm_up, at_end)
@@ -158,14 +196,14 @@ def _on_gpus(
     return found, not_run
 
 
-def _warm_up(child: Child, lengths: Lengths) -> float:
+def _warm_up(child: Running, lengths: Lengths) -> float:
     return sum(
         child.call("decode_seconds", prompt_tokens=lengths.depth, tokens=8, batch=batch)
         for batch in lengths.batch
     )
 
 
-def _runs(device: str, lengths: Lengths) -> Iterator[Callable[[Child], dict[str, float]]]:
+def _runs(device: str, lengths: Lengths) -> Iterator[Callable[[Running], dict[str, float]]]:
     """Make the runs of a round."""
     for batch, tokens in product(lengths.batch, lengths.prefill):
         yield partial(_prefill, tokens=tokens, batch=batch)
@@ -175,18 +213,17 @@ def _runs(device: str, lengths: Lengths) -> Iterator[Callable[[Child], dict[str,
         yield partial(_decode, depth=lengths.depth, tokens=tokens, batch=batch, device=device)
 
 
-def _prefill(child: Child, tokens: int, batch: int) -> dict[str, float]:
+def _prefill(child: Running, tokens: int, batch: int) -> dict[str, float]:
     seconds = child.call("prefill_seconds", tokens=tokens, batch=batch)
     return {_name("pp", tokens, batch): batch * tokens / seconds}
 
 
-def _first_token(child: Child, tokens: int) -> dict[str, float]:
-    start = time.perf_counter()
-    child.call("decode_seconds", prompt_tokens=tokens, tokens=1)
-    return {"first_token": time.perf_counter() - start}
+def _first_token(child: Running, tokens: int) -> dict[str, float]:
+    seconds = child.call("first_token_seconds", prompt_tokens=tokens)
+    return {"first_token": seconds} if seconds else {}  # llama-bench has none
 
 
-def _decode(child: Child, depth: int, tokens: int, batch: int, device: str) -> dict[str, float]:
+def _decode(child: Running, depth: int, tokens: int, batch: int, device: str) -> dict[str, float]:
     with _energy(device) as used:
         seconds = child.call("decode_seconds", prompt_tokens=depth, tokens=tokens, batch=batch)
     found = {_name("tg", tokens, batch): batch * tokens / seconds}

@@ -3,9 +3,12 @@
 import csv
 import io
 import statistics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from runtime_tests.programs import Program
 
 _EPILOG = """\b
 Examples:
@@ -13,6 +16,8 @@ Examples:
   edgeprune bench dense.gguf pruned.gguf --prefill 128,512 --decode 64 --threads 1,2
   edgeprune bench model.gguf --batch 1,4,8
   edgeprune bench model.onnx ./my-model --json > bench.json     # a folder runs in transformers
+  edgeprune bench model.gguf --program llama-server --program "llama-server --no-repack"
+  edgeprune bench model.gguf --program http://127.0.0.1:8080 --program /opt/new/llama-bench
 """
 
 _COLUMNS = ("artifact", "size, MB", "runtime", "device", "threads", "test", "result", "x first")
@@ -33,6 +38,14 @@ class _Numbers(click.ParamType):
         if min(found) < 1:
             self.fail(f"{value!r} is not a list of positive integers, such as 128,512.", param, ctx)
         return found
+
+
+def _programs(
+    _context: click.Context, _option: click.Parameter, said: tuple[str, ...]
+) -> "list[Program]":
+    from runtime_tests.programs import program
+
+    return [program(one) for one in said]
 
 
 @click.command("bench", epilog=_EPILOG)
@@ -61,6 +74,11 @@ class _Numbers(click.ParamType):
     "--gpu", is_flag=True, help="Also run on GPUs; those that are not available are listed."
 )
 @click.option(
+    "--program", "programs", multiple=True, metavar="CMD|URL", callback=_programs,
+    help="Also run GGUF files in llama-server, in llama-bench, in another OpenAI-style server "
+    "whose command has {model} and {port} in it, or ask a server that runs. Repeatable.",
+)  # fmt: skip
+@click.option(
     "--processes", type=click.IntRange(1), default=5, show_default=True,
     help="Number of fresh processes of each artifact.",
 )  # fmt: skip
@@ -76,6 +94,7 @@ def command(
     artifacts: tuple[str, ...],
     threads: tuple[int, ...] | None,
     gpu: bool,
+    programs: "list[Program]",
     form: str,
     **lengths: Any,
 ) -> None:
@@ -95,7 +114,7 @@ def command(
         paths[text] = artifact_path(text)
     before = conditions()
     timed = Lengths(threads=threads or (cores(),), **lengths)
-    found = bench(paths, timed, Bars().stage, on_gpus=gpu)
+    found = bench(paths, timed, Bars().stage, on_gpus=gpu, programs=programs)
     record = {"environment": before} | found
     if form == "json":
         click.echo(json_text(record))
@@ -126,7 +145,7 @@ def _markdown(record: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     for row in record["rows"]:
         beside = "{value:.3f} ({low:.3f}-{high:.3f})".format(**row["ratio"]) if row["ratio"] else ""
-        cells = (row["artifact"], f"{row['bytes'] / 1e6:.1f}", row["runtime"], row["device"],
+        cells = (row["artifact"], _megabytes(row["bytes"]), row["runtime"], row["device"],
                  row["threads"], row["test"], _result(row), beside)  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for one in record["not_run"]:
@@ -139,6 +158,10 @@ def _markdown(record: dict[str, Any]) -> str:
         "interval.",
     ]
     return "\n".join(lines)
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}"
 
 
 def _result(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from edgeprune.support.files import sha256_json
 from runtime_tests.paired import by_process
 
 # Raised whenever a field of `Measurement` changes its name or its meaning.
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Timed(Facts):
@@ -46,6 +46,20 @@ class MeasuredArtifact(Timed):
     general_tokens: int
 
 
+class MeasuredProgram(Timed):
+    """A program that ran the build's own artifact; prefill has its time to the first token.
+
+    Attributes:
+        said: its command, or the address of a server.
+        version: as it says.
+        peak_memory_bytes: of its process; None where it is not known.
+    """
+
+    said: str
+    version: str
+    peak_memory_bytes: int | None
+
+
 class Environment(Machine):
     """The machine, and what else ran on it."""
 
@@ -78,6 +92,8 @@ class Measurement(Facts):
         beside: speeds of the baseline's artifact, twice, each in as many processes as the build's
             own and beside them; empty if it was not there to be timed.
         artifacts: ``dense``, and ``pruned`` if there is one.
+        program: that was timed with the build's own artifact.
+        program_before: another program, the baseline's, with the baseline's artifact.
     """
 
     schema_number: int = Field(SCHEMA, alias="schema")
@@ -95,6 +111,8 @@ class Measurement(Facts):
     stolen: float
     beside: tuple[Timed, ...] = ()
     artifacts: dict[str, MeasuredArtifact]
+    program: MeasuredProgram | None = None
+    program_before: Timed | None = None
 
     @property
     def own(self) -> str:

@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "huggingface_hub": "prune",
     "tokenizers": "prune",
     "llama_cpp": "gguf",
+    "httpx": "programs",
     "peft": "adapters",
     "ray": "ray",
     "fastapi": "serve",

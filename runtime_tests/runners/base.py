@@ -53,6 +53,9 @@ class Runner(Protocol):
     def decode_seconds(self, prompt_tokens: int, tokens: int, batch: int = 1) -> float:
         """Time to decode so many tokens one by one after a prompt, without the prompt."""
 
+    def first_token_seconds(self, prompt_tokens: int) -> float:
+        """Time to read a prompt and to decode one token behind it."""
+
     def peak_memory(self) -> int:
         """The most memory this process has held resident, in bytes."""
 
@@ -156,6 +159,12 @@ class InProcess(ABC):
         for place, token in enumerate(ids, prompt_tokens):
             self._step([token] * batch, place)
         self._wait()
+        return time.perf_counter() - start
+
+    def first_token_seconds(self, prompt_tokens: int) -> float:
+        """See `Runner`."""
+        start = time.perf_counter()
+        self.decode_seconds(prompt_tokens, 1)
         return time.perf_counter() - start
 
     def peak_memory(self) -> int:
