@@ -29,9 +29,9 @@ import numpy as np
 
 from edgeprune import Recipe, build
 from edgeprune.regression.check import SECONDS, judged, worst
-from edgeprune.regression.compare import Thresholds
 from edgeprune.regression.measure import Look, looks, measure
 from edgeprune.regression.measurement import SCHEMA, Measurement
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.regression.verdicts import Finding
 from edgeprune.support.environment import describe
 from edgeprune.support.files import read_json, write_json

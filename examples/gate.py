@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from edgeprune.regression.check import check, worst
-from edgeprune.regression.compare import Thresholds
 from edgeprune.regression.measure import measure
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.support.progress import Bars
 
 SECONDS = 20.0  # of timing, if it takes that long; `edgeprune check` takes more

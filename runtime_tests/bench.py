@@ -19,7 +19,7 @@ from runtime_tests.run import Stage
 from runtime_tests.runners import entry_of
 from runtime_tests.timing import Contender, blocks
 
-_DASH = "-"  # the device of programs, which they choose
+ITS_OWN = "-"  # the device of a program, which it chooses
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,10 @@ def _in_programs(
     for program in programs:
         if not program.loads:
             path = next(iter(files.values()))
-            yield Setting(program.name, path, _DASH, max(lengths.threads), program)
+            yield Setting(program.name, path, ITS_OWN, max(lengths.threads), program)
             continue
         for (name, path), threads in product(files.items(), lengths.threads):
-            yield Setting(f"{name} in {program.name}", path, _DASH, threads, program)
+            yield Setting(f"{name} in {program.name}", path, ITS_OWN, threads, program)
 
 
 def _compare(rows: list[dict[str, Any]]) -> None:
@@ -151,7 +151,7 @@ def _compare(rows: list[dict[str, Any]]) -> None:
     """
     first: dict[tuple[str, int, str], dict[str, Any]] = {}
     for row in rows:
-        device = "CPU" if row["device"] == _DASH else row["device"]
+        device = "CPU" if row["device"] == ITS_OWN else row["device"]
         before = first.setdefault((device, row["threads"], row["test"]), row)
         compared = row["unit"] == "tokens/s" and len(row["samples"]) > 1 and before is not row
         pair = (before["samples"], row["samples"])
@@ -169,7 +169,7 @@ def contender(one: Setting, lengths: Lengths) -> Contender:
 
     def at_end(child: Running) -> dict[str, float]:
         found = {"load": child.call("info").get("load_seconds")}
-        if one.device in ("CPU", _DASH):  # a GPU's memory is not what the process holds
+        if one.device in ("CPU", ITS_OWN):  # a GPU's memory is not what the process holds
             found["peak_memory"] = child.call("peak_memory")
         return {name: value for name, value in found.items() if value is not None}
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeprune.cli.programs import ProgramType
+
 if TYPE_CHECKING:
     from runtime_tests.programs import Program
 
@@ -40,14 +42,6 @@ class _Numbers(click.ParamType):
         return found
 
 
-def _programs(
-    _context: click.Context, _option: click.Parameter, said: tuple[str, ...]
-) -> "list[Program]":
-    from runtime_tests.programs import program
-
-    return [program(one) for one in said]
-
-
 @click.command("bench", epilog=_EPILOG)
 @click.argument("artifacts", nargs=-1, required=True)
 @click.option(
@@ -74,7 +68,7 @@ def _programs(
     "--gpu", is_flag=True, help="Also run on GPUs; those that are not available are listed."
 )
 @click.option(
-    "--program", "programs", multiple=True, metavar="CMD|URL", callback=_programs,
+    "--program", "programs", multiple=True, type=ProgramType(),
     help="Also run GGUF files in llama-server, in llama-bench, in another OpenAI-style server "
     "whose command has {model} and {port} in it, or ask a server that runs. Repeatable.",
 )  # fmt: skip
@@ -94,7 +88,7 @@ def command(
     artifacts: tuple[str, ...],
     threads: tuple[int, ...] | None,
     gpu: bool,
-    programs: "list[Program]",
+    programs: "tuple[Program, ...]",
     form: str,
     **lengths: Any,
 ) -> None:

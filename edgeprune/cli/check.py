@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 import click
 
 from edgeprune.cli.baseline import folder_option
+from edgeprune.cli.programs import ProgramType
 
 if TYPE_CHECKING:
     from edgeprune.regression.verdicts import Finding
+    from runtime_tests.programs import Program
 
 # Exit codes of this verb.
 _CODES = {"held": 0, "regressed": 1, "unclear": 5}
@@ -21,6 +23,7 @@ Examples:
   edgeprune check builds/new --baseline main --limits laptop-cpu --junit check.xml
   edgeprune check builds/new --baseline main --history checks.jsonl --commit $GITHUB_SHA
   edgeprune check builds/new --limits phone-arm            # limits alone
+  edgeprune check builds/new --baseline main --program /opt/new/llama-server
 \b
 Exit codes: 0 held, 1 regressed, 5 could not tell (too noisy, too few rows, other questions,
 another machine); errors have others.
@@ -51,6 +54,11 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[as in the baseline]")
 @click.option(
+    "--program", type=ProgramType(),
+    help="Also run the artifact in this llama-server, llama-bench or OpenAI-style server. [as the "
+    "baseline was saved]",
+)  # fmt: skip
+@click.option(
     "--speed", type=float, help="Share of the baseline artifact's speed; prefill twice that. [0.03]"
 )
 @click.option("--drift", type=float, help="Share of speed as x dense; prefill twice that. [0.2]")
@@ -69,7 +77,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
 def command(
     build: Path, baseline: str | None, limits_of: str | None, budget: float, threads: int | None,
     junit: Path | None, github: bool, history_file: Path | None, commit: str, as_json: bool,
-    folder: Path, **thresholds: float | None,
+    folder: Path, program: "Program | None", **thresholds: float | None,
 ) -> None:  # fmt: skip
     """Compare a build with a baseline or with a device's limits: did it get worse?
 
@@ -84,7 +92,7 @@ def command(
     """
     from edgeprune.regression import baselines, history, limits
     from edgeprune.regression.check import check, worst
-    from edgeprune.regression.compare import Thresholds
+    from edgeprune.regression.thresholds import Thresholds
     from edgeprune.support.errors import UsageError
     from edgeprune.support.files import json_text, write_text
     from edgeprune.support.progress import Bars
@@ -100,7 +108,7 @@ def command(
     before = baselines.load(baseline, folder) if baseline else None
     given = {name: value for name, value in thresholds.items() if value is not None}
     allowed = Thresholds(**given)
-    findings, after = check(build, before, asked, allowed, budget, Bars(), threads)
+    findings, after = check(build, before, asked, allowed, budget, Bars(), threads, program)
     if history_file and before:
         kept.append(history.entry(before, after, findings, worst(findings), commit))
         history.write(history_file, kept)

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgeprune.regression import limits as device
-from edgeprune.regression.compare import Thresholds, compare
+from edgeprune.regression.compare import compare
 from edgeprune.regression.limits import Limits
 from edgeprune.regression.measure import Look, looks, measure
 from edgeprune.regression.measurement import Measurement
+from edgeprune.regression.programs import programs
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.regression.verdicts import Finding, Verdict, spent
 from edgeprune.support.progress import Progress
+from runtime_tests.programs import Program
 
 SECONDS = 120.0  # of timing, if it takes that long to be clear
 
@@ -22,6 +25,7 @@ def check(
     seconds: float,
     progress: Progress,
     threads: int | None = None,
+    program: Program | None = None,
 ) -> tuple[list[Finding], Measurement]:
     """Compare a build with a baseline, with a device's limits, or with both.
 
@@ -33,6 +37,7 @@ def check(
         seconds: time for timing, if it takes that long to be clear.
         progress: told of every stage.
         threads: of the runtime; None: as in the baseline, or as the build was measured.
+        program: that is to run the artifact as well; None: the baseline's, if it has one.
 
     Returns:
         A finding for every measure, and what was measured.
@@ -42,7 +47,8 @@ def check(
         MachineError: the runtime refuses an artifact.
     """
     if baseline:
-        seen = looks(build, progress, baseline, seconds, threads)
+        beside = programs(program, baseline)
+        seen = looks(build, progress, baseline, seconds, threads, beside)
         findings, found = judged(baseline, seen, thresholds)
     else:
         findings, found = [], measure(build, progress, threads)

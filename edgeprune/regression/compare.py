@@ -1,58 +1,19 @@
 """Two measurements beside each other."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.manifest.results import Answers
-from edgeprune.regression import verdicts
+from edgeprune.regression import programs, verdicts
 from edgeprune.regression.measurement import MeasuredArtifact, Measurement
+from edgeprune.regression.thresholds import TIMES, Thresholds
 from edgeprune.regression.verdicts import ERROR, Evidence, Finding
-from edgeprune.support.errors import UsageError
-
-# How many times the allowed loss of speed each kind may lose: prefill's noise is twice decode's.
-TIMES = {"prefill": 2, "decode": 1}
 
 
 def beside(kind: str) -> str:
     """Name the measure of a speed in turns with the baseline's artifact."""
     return f"{kind}, x baseline"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What may be lost, as shares where nothing else is said.
-
-    Attributes:
-        speed: of the speed of the baseline's artifact, timed beside the build's own. Prefill may
-            lose twice as much, here and below: on a shared machine its noise is twice decode's.
-        drift: of the speed relative to the dense baseline's, beside that of the earlier
-            measurement. On a shared machine that ratio wanders: by 10 % in decode and 30 % in
-            prefill, which is bound by computing and suffers more from neighbours
-            (docs/measured/check-rule.md).
-        total_speed: of tokens per second, on the same machine.
-        accuracy: points of 100.
-        nats: per answer token.
-        perplexity: nats of general text.
-        size: of the file.
-        memory: at its peak.
-    """
-
-    speed: float = 0.03
-    drift: float = 0.2
-    total_speed: float = 0.25
-    accuracy: float = 2.0
-    nats: float = 0.02
-    perplexity: float = 0.02
-    size: float = 0.01
-    memory: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:  # NaN would hold everything
-                raise UsageError(f"The threshold {name} is {value}: expected a number from 0 on.")
 
 
 def compare(
@@ -73,6 +34,7 @@ def compare(
     old, new = before.artifacts[name], after.artifacts[name]
     return verdicts.judge([
         *_speeds(before, after, name, thresholds, error),
+        *programs.compare(before, after, thresholds, error),
         *_answers(before, after, old, new, thresholds),
         _general_text(before, after, old, new, thresholds),
         verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size, "B"),

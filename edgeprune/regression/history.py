@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgeprune.manifest.base import Facts
-from edgeprune.regression.compare import TIMES, Thresholds, beside
+from edgeprune.regression.compare import beside
 from edgeprune.regression.measurement import Measurement
+from edgeprune.regression.thresholds import TIMES, Thresholds
 from edgeprune.regression.verdicts import ERROR, Finding, Verdict, holm
 from edgeprune.support.errors import InputError
 from edgeprune.support.files import json_text, write_text

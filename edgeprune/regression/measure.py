@@ -12,16 +12,19 @@ from edgeprune.manifest import Manifest, read
 from edgeprune.regression.measurement import (
     Environment,
     MeasuredArtifact,
+    MeasuredProgram,
     Measurement,
     Timed,
     TimedLengths,
     fingerprint,
 )
+from edgeprune.regression.programs import Programs
 from edgeprune.support import environment
 from edgeprune.support.errors import InputError
 from edgeprune.support.files import sha256_file
 from edgeprune.support.progress import Progress, Stage
-from runtime_tests.bench import Lengths, Setting, contender
+from runtime_tests.bench import ITS_OWN, Lengths, Setting, contender
+from runtime_tests.programs import Program
 from runtime_tests.timing import Contender, Timings, blocks
 
 PROCESSES = 8  # of each artifact of a baseline
@@ -30,6 +33,8 @@ _DEPTH = 64  # a short prompt before what is decoded: it is read again in every 
 _FIRST = 4  # processes of each before the first look, and all that the dense model gets
 _LOOKS = (0.4, 0.7)  # shares of the time after which a look is worth its share of the error
 _BESIDE = ("baseline", "baseline, again")
+_PROGRAM, _PROGRAM_BEFORE = "program", "baseline's program"
+_NONE = Programs()
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class _Build:
     folder: Path
     manifest: Manifest
     threads: int
+    programs: Programs
 
     def lengths(self) -> Lengths:
         asked = self.manifest.recipe.measurement
@@ -63,28 +69,37 @@ class _Build:
     def contenders(self, beside: Path | None = None) -> dict[str, Contender]:
         """The build's artifacts, and a file that runs twice beside them."""
         paths = _artifacts(self.folder, self.manifest)
+        own = paths[self.manifest.results.own]
         if beside:
             paths |= dict.fromkeys(_BESIDE, beside)
-        return {
-            name: contender(Setting(name, path, "CPU", self.threads), self.lengths())
-            for name, path in paths.items()
-        }
+        settings = [Setting(name, path, "CPU", self.threads) for name, path in paths.items()]
+        if one := self.programs.own:
+            settings.append(Setting(_PROGRAM, own, ITS_OWN, self.threads, one))
+        if (before := self.programs.before) and beside:
+            settings.append(Setting(_PROGRAM_BEFORE, beside, ITS_OWN, self.threads, before))
+        return {one.name: contender(one, self.lengths()) for one in settings}
 
 
-def measure(folder: Path, progress: Progress, threads: int | None = None) -> Measurement:
+def measure(
+    folder: Path,
+    progress: Progress,
+    threads: int | None = None,
+    program: Program | None = None,
+) -> Measurement:
     """Take answers and sizes of a build as it measured them, and its speed as it is now.
 
     Args:
         folder: of the build; its artifact and the dense baseline in ``work`` take turns.
         progress: told of every stage.
         threads: of the runtime; None: as the build was measured.
+        program: that runs the artifact as well.
 
     Raises:
         InputError: as `edgeprune.manifest.read`, or an artifact is gone.
-        MachineError: the runtime refuses an artifact.
+        MachineError: the runtime, or the program, refuses an artifact.
     """
     manifest = read(folder)
-    build = _Build(folder, manifest, threads or manifest.results.threads)
+    build = _Build(folder, manifest, threads or manifest.results.threads, Programs(program))
     contenders, start = build.contenders(), time.perf_counter()
     runs = sum(len(one.runs) for one in contenders.values())
     with progress.stage("time", PROCESSES * _ROUNDS * runs) as stage:
@@ -98,6 +113,7 @@ def looks(
     baseline: Measurement,
     seconds: float,
     threads: int | None = None,
+    programs: Programs = _NONE,
 ) -> Iterator[Look]:
     """Measure a build beside a baseline's artifact, for as long as the caller goes on looking.
 
@@ -111,19 +127,24 @@ def looks(
         baseline: an earlier measurement.
         seconds: time for all looks; exceeded only if the first processes of each take longer.
         threads: of the runtime; None: as in the baseline.
+        programs: that are timed as well.
 
     Raises:
         InputError: as `edgeprune.manifest.read`, or an artifact is gone.
-        MachineError: the runtime refuses an artifact.
+        MachineError: the runtime, or a program, refuses an artifact.
     """
     manifest = read(folder)
-    build = _Build(folder, manifest, threads or baseline.threads)
+    build = _Build(folder, manifest, threads or baseline.threads, programs)
     before = _still_there(baseline, manifest.results.own)
     if not before:
-        yield Look(measure(folder, progress, build.threads), 0.0, 1.0)
+        yield Look(measure(folder, progress, build.threads, programs.own), 0.0, 1.0)
         return
     everyone = build.contenders(before)
-    without_dense = {name: everyone[name] for name in (manifest.results.own, *_BESIDE)}
+    without_dense = {
+        name: one
+        for name, one in everyone.items()
+        if name != "dense" or manifest.results.own == "dense"
+    }
     start = time.perf_counter()
     with progress.stage("time", round(seconds)) as stage:
         tick = _clock(stage, start)
@@ -163,7 +184,11 @@ def _measurement(build: _Build, timings: Timings, seconds: float) -> Measurement
         name: Timed(prefill=found[f"pp{prefill}"], decode=found[f"tg{decode}"])
         for name, found in timings.samples.items()
     }
-    memory = {name: max(found["peak_memory"])[0] for name, found in timings.samples.items()}
+    memory = {
+        name: int(max(found["peak_memory"])[0])
+        for name, found in timings.samples.items()
+        if "peak_memory" in found
+    }
     return Measurement(
         build=build.folder.name,
         folder=str(build.folder.resolve()),
@@ -179,10 +204,23 @@ def _measurement(build: _Build, timings: Timings, seconds: float) -> Measurement
         stolen=timings.stolen / (seconds * (psutil.cpu_count() or 1)),
         beside=tuple(speeds[name] for name in _BESIDE if name in speeds),
         artifacts={
-            name: _measured(manifest, name, speeds[name], int(memory[name]))
+            name: _measured(manifest, name, speeds[name], memory[name])
             for name in manifest.results.artifacts
         },
+        program=_program(build, speeds[_PROGRAM], memory.get(_PROGRAM))
+        if _PROGRAM in speeds
+        else None,
+        program_before=speeds.get(_PROGRAM_BEFORE),
     )
+
+
+def _program(build: _Build, speed: Timed, peak_memory: int | None) -> MeasuredProgram:
+    one = build.programs.own
+    assert one is not None  # it has been timed
+    return MeasuredProgram(
+        name=one.name, said=one.said, version=one.version(), peak_memory_bytes=peak_memory,
+        prefill=speed.prefill, decode=speed.decode,
+    )  # fmt: skip
 
 
 def _artifacts(folder: Path, manifest: Manifest) -> dict[str, Path]:

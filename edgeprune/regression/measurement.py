@@ -50,11 +50,13 @@ class MeasuredProgram(Timed):
     """A program that ran the build's own artifact; prefill has its time to the first token.
 
     Attributes:
+        name: short.
         said: its command, or the address of a server.
         version: as it says.
         peak_memory_bytes: of its process; None where it is not known.
     """
 
+    name: str
     said: str
     version: str
     peak_memory_bytes: int | None

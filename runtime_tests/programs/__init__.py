@@ -37,6 +37,9 @@ class Program(Protocol):
     def loads(self) -> bool:
         """Whether it loads the artifact, or has loaded something by itself."""
 
+    def version(self) -> str:
+        """What it says of its version, with its name."""
+
     def start(self, artifact: Path, threads: int) -> AbstractContextManager[Running]:
         """Start it with an artifact; it ends with the context.
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from edgeprune.support.errors import MachineError
 from runtime_tests.child import patience
+from runtime_tests.programs.versions import version_of
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,23 @@ class LlamaBench:
     command: tuple[str, ...]
     loads: ClassVar[bool] = True
 
+    def version(self) -> str:
+        """See `runtime_tests.programs.Program`."""
+        return version_of(self.command[0])
+
     @contextmanager
     def start(self, artifact: Path, threads: int) -> Iterator["_Runs"]:
         """See `runtime_tests.programs.Program`."""
         own = ["--model", str(artifact), "--threads", str(threads)]
-        yield _Runs([self.command[0], *own, *self.command[1:]], artifact)
+        about = {"version": self.version(), "file_bytes": artifact.stat().st_size}
+        yield _Runs([self.command[0], *own, *self.command[1:]], about)
 
 
 class _Runs:
     """Runs of one artifact."""
 
-    def __init__(self, command: list[str], artifact: Path):
-        self._command, self._artifact = command, artifact
-        self._version = Path(command[0]).name
+    def __init__(self, command: list[str], about: dict[str, Any]):
+        self._command, self._about = command, about
 
     def call(self, name: str, **arguments: Any) -> Any:
         """See `runtime_tests.programs.Running`."""
@@ -48,8 +53,7 @@ class _Runs:
         return getattr(self, name)(**arguments)
 
     def info(self) -> dict[str, Any]:
-        self.prefill_seconds(1)  # the runs tell which version this is
-        return {"version": self._version, "file_bytes": self._artifact.stat().st_size}
+        return self._about
 
     def prefill_seconds(self, tokens: int) -> float:
         return self._seconds(tokens, "--n-prompt", str(tokens), "--n-gen", "0")
@@ -77,8 +81,6 @@ class _Runs:
             ) from None
         try:
             (found,) = json.loads(done.stdout)
-            built = f"{found['build_number']} ({found['build_commit']})"
-            self._version = f"{Path(command[0]).name} {built}"
             return float(found["samples_ns"][0]) / 1e9
         except (ValueError, KeyError):
             tail = " ".join(done.stderr.split())[-300:] or f"it exited with {done.returncode}"

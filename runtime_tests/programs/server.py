@@ -16,6 +16,7 @@ import psutil
 from edgeprune.support.errors import MachineError
 from runtime_tests.counters import peak_memory
 from runtime_tests.programs.client import Client
+from runtime_tests.programs.versions import version_of
 
 _POLL = 0.02
 _UNTIL_READY = 600.0
@@ -36,6 +37,10 @@ class Server:
     command: tuple[str, ...]
     loads: ClassVar[bool] = True
 
+    def version(self) -> str:
+        """See `runtime_tests.programs.Program`."""
+        return version_of(self.command[0])
+
     @contextmanager
     def start(self, artifact: Path, threads: int) -> Iterator["_Served"]:
         """See `runtime_tests.programs.Program`."""
@@ -48,7 +53,7 @@ class Server:
                 client = Client(f"http://127.0.0.1:{values['{port}']}")
                 _wait(client, process, said, self.said)
                 about = {
-                    "version": _version(self.command[0]),
+                    "version": self.version(),
                     "load_seconds": time.perf_counter() - before,
                     "file_bytes": artifact.stat().st_size,
                 }
@@ -78,13 +83,17 @@ class Address:
         """Host and port."""
         return urlsplit(self.said).netloc
 
+    def version(self) -> str:
+        """Servers do not tell."""
+        return self.name
+
     @contextmanager
     def start(self, artifact: Path, threads: int) -> Iterator["_Served"]:
         """See `runtime_tests.programs.Program`; nothing is started, and no artifact is loaded."""
         client = Client(self.said)
         if not client.is_ready():
             raise MachineError(f"No server answers at {self.said}.", "Start it first.")
-        yield _Served(client, {"version": self.name}, _listening(self.said))
+        yield _Served(client, {"version": self.version()}, _listening(self.said))
 
 
 class _Served:
@@ -138,16 +147,6 @@ def _wait(client: Client, process: "subprocess.Popen[bytes]", said: IO[str], com
             how = "does not answer" if process.returncode is None else "ended"
             raise MachineError(f"{command} {how}: {tail or 'it left no message'}")
         time.sleep(_POLL)
-
-
-def _version(executable: str) -> str:
-    """What llama.cpp's programs say of themselves; of others, their name."""
-    name = Path(executable).name
-    if not name.startswith("llama-"):
-        return name
-    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False)
-    found = [line for line in (said.stderr + said.stdout).splitlines() if "version:" in line]
-    return f"{name} {found[0].partition('version:')[2].strip()}" if found else name
 
 
 def _listening(address: str) -> int | None:

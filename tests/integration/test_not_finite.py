@@ -10,7 +10,7 @@ from edgeprune import Recipe
 from edgeprune.models import open_checkpoint
 from edgeprune.pipeline.job import rows_for
 from edgeprune.pipeline.measure import measure_plan
-from edgeprune.regression.compare import Thresholds
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
 from exporters.base import StorageRequest

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edgeprune.regression.check import check
-from edgeprune.regression.compare import Thresholds
 from edgeprune.regression.measure import measure
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.support.progress import Quiet
 from tests.support.processes import run
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgeprune.regression import history
-from edgeprune.regression.compare import Thresholds
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.regression.verdicts import Finding
 from edgeprune.support.errors import InputError
 from tests.support.manifests import sample_measurement

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edgeprune.regression import baselines, limits, verdicts
-from edgeprune.regression.compare import Thresholds, compare
+from edgeprune.regression.compare import compare
 from edgeprune.regression.measurement import SCHEMA, Timed, TimedLengths
+from edgeprune.regression.thresholds import Thresholds
 from edgeprune.support.errors import InputError, UsageError
 from tests.support.manifests import measured_artifact, one_round, samples
 from tests.support.manifests import sample_measurement as measured
