@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   edgeprune report builds/medqa-smollm2-135m-alps_fast-mix-50pct-q8_0   # its page and card again
+  edgeprune report builds/new --history checks.jsonl                    # with all its checks
   edgeprune report --compare builds/old builds/new builds/newest        # history, Pareto plot
   edgeprune report --compare builds --out pareto.html                   # all builds of a folder
 """
@@ -22,24 +23,37 @@ Examples:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The page of --compare. [comparison.html]"
 )
+@click.option(
+    "--history", "history_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Also plot the checks in this file, see 'edgeprune check --history'.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --compare: print the figures as JSON.")
-def command(builds: tuple[Path, ...], compare: bool, out: Path | None, as_json: bool) -> None:
+def command(
+    builds: tuple[Path, ...], compare: bool, out: Path | None, history_file: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Write a build's page and model card again, or one page that compares builds."""
     from edgeprune import report
-    from edgeprune.support.errors import UsageError
+    from edgeprune.support.errors import InputError, UsageError
     from edgeprune.support.extras import need
     from edgeprune.support.files import json_text, write_text
 
-    need("matplotlib", "huggingface_hub", *(["adjustText"] if compare else []))
+    need("matplotlib", "huggingface_hub", "scipy", *(["adjustText"] if compare else []))
+    from edgeprune.regression import history
     from edgeprune.report import comparison
 
     if (out or as_json) and not compare:
         raise UsageError("--out and --json need --compare: a build's page is always report.html.")
+    if history_file and compare:
+        raise UsageError("--history is of one build's page, not of --compare.")
+    if history_file and not history_file.exists():
+        raise InputError(f"{history_file} is missing.", "'edgeprune check --history' writes it.")
+    checks = history.read(history_file) if history_file else []
     out = out or Path("comparison.html")
     manifests = _manifests(builds)
     if not compare:
         for folder, manifest in manifests.items():
-            report.write(folder, manifest)
+            report.write(folder, manifest, checks)
             click.echo(folder / "report.html")
         return
     found = comparison.entries(manifests)

@@ -37,9 +37,9 @@ def compare(
         *programs.compare(before, after, thresholds, error),
         *_answers(before, after, old, new, thresholds),
         _general_text(before, after, old, new, thresholds),
-        verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size, "B"),
+        verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size),
         verdicts.size(
-            "peak memory", old.peak_memory_bytes, new.peak_memory_bytes, thresholds.memory, "B"
+            "peak memory", old.peak_memory_bytes, new.peak_memory_bytes, thresholds.memory
         ),
     ])  # fmt: skip
 

@@ -15,6 +15,7 @@ from edgeprune.regression.verdicts import ERROR, Finding, Verdict, holm
 from edgeprune.support.errors import InputError
 from edgeprune.support.files import json_text, write_text
 
+_NATS, _GENERAL = "nats per answer token", "nats of general text"
 _FEWEST = 5  # checks in a row: fewer never show a trend that is significant
 
 
@@ -89,10 +90,9 @@ def drift(entries: list[Entry], thresholds: Thresholds) -> list[Finding]:
     """
     allowed = {
         **{beside(kind): times * thresholds.speed for kind, times in TIMES.items()},
-        "nats per answer token": thresholds.nats, "nats of general text": thresholds.perplexity,
+        _NATS: thresholds.nats, _GENERAL: thresholds.perplexity,
     }  # fmt: skip
-    levels = {measure: _levels(measure, entries) for measure in allowed}
-    judged = {measure: one for measure, one in levels.items() if len(one[0]) >= _FEWEST}
+    judged = {name: one for name, one in levels(entries).items() if len(one[0]) >= _FEWEST}
     values = holm([_trend(series) for series, _ in judged.values()])
     found = [
         _drift(measure, *judged[measure], allowed[measure], p)
@@ -101,25 +101,31 @@ def drift(entries: list[Entry], thresholds: Thresholds) -> list[Finding]:
     return [one for one in found if one]
 
 
-def _trend(levels: np.ndarray) -> float:
+def levels(entries: list[Entry]) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """By measure, what has been lost since the first check, and the dates of the checks."""
+    measures = [*map(beside, TIMES), _NATS, _GENERAL]
+    return {measure: _levels(measure, entries) for measure in measures}
+
+
+def _trend(series: np.ndarray) -> float:
     """Compute p of the test that there is no trend upwards."""
     from scipy.stats import kendalltau
 
-    p = float(kendalltau(np.arange(len(levels)), levels, alternative="greater").pvalue)
+    p = float(kendalltau(np.arange(len(series)), series, alternative="greater").pvalue)
     return 1.0 if np.isnan(p) else p  # all levels are the same
 
 
 def _drift(
-    measure: str, levels: np.ndarray, dates: list[str], allowed: float, p: float
+    measure: str, series: np.ndarray, dates: list[str], allowed: float, p: float
 ) -> Finding | None:
     from scipy.stats import theilslopes
 
-    total = float(theilslopes(levels, np.arange(len(levels))).slope) * (len(levels) - 1)
+    total = float(theilslopes(series, np.arange(len(series))).slope) * (len(series) - 1)
     if not (total > allowed and p <= ERROR):
         return None
-    change = _change_point(levels)
+    change = _change_point(series)
     said = (
-        f"{-total:+.1%} over {len(levels)} checks since {dates[0]} (p {p:.2g}), most of it from "
+        f"{-total:+.1%} over {len(series)} checks since {dates[0]} (p {p:.2g}), most of it from "
         f"{dates[change]} on; {allowed:.0%} is allowed"
     )
     return Finding(f"drift of {measure}", "regressed", said, total)
@@ -128,20 +134,20 @@ def _drift(
 def _levels(measure: str, entries: list[Entry]) -> tuple[np.ndarray, list[str]]:
     """Add up losses along baselines: the level of each check that has the measure, and its date."""
     known: dict[str, list[float]] = {}
-    levels, dates = [], []
+    found, dates = [], []
     for one in entries:
         if measure in one.losses:
             start = known.get(one.baseline, [0.0])
-            levels.append(float(np.mean(start)) + one.losses[measure])
-            known.setdefault(one.artifact, []).append(levels[-1])
+            found.append(float(np.mean(start)) + one.losses[measure])
+            known.setdefault(one.artifact, []).append(found[-1])
             dates.append(f"{one.date:%Y-%m-%d}" + (f" ({one.commit})" if one.commit else ""))
-    return np.array(levels), dates
+    return np.array(found), dates
 
 
-def _change_point(levels: np.ndarray) -> int:
+def _change_point(series: np.ndarray) -> int:
     """Find the first check of the later part, where two levels explain the series best."""
 
     def left(at: int) -> float:
-        return float(levels[:at].var() * at + levels[at:].var() * (len(levels) - at))
+        return float(series[:at].var() * at + series[at:].var() * (len(series) - at))
 
-    return min(range(1, len(levels)), key=left)
+    return min(range(1, len(series)), key=left)

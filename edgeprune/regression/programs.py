@@ -84,5 +84,5 @@ def compare(
     if old.peak_memory_bytes and new.peak_memory_bytes:
         yield verdicts.size(
             f"peak memory, {new.name}", old.peak_memory_bytes, new.peak_memory_bytes,
-            thresholds.memory, "B",
+            thresholds.memory,
         )  # fmt: skip

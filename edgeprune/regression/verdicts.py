@@ -198,10 +198,10 @@ def _speed(
     )  # fmt: skip
 
 
-def size(measure: str, before: float, after: float, threshold: float, unit: str) -> Finding:
-    """Compare numbers without noise where less is better."""
-    change = after / before - 1
-    said = f"{after:,.4g} {unit}, was {before:,.4g} ({change:+.1%}); {threshold:+.0%} is allowed"
+def size(measure: str, before: int, after: int, threshold: float) -> Finding:
+    """Compare bytes, which have no noise that a test could tell."""
+    change, old, new = after / before - 1, before / 1e6, after / 1e6
+    said = f"{new:,.1f} MB, was {old:,.1f} ({change:+.1%}); {threshold:+.0%} is allowed"
     return Finding(measure, "held" if change <= threshold else "regressed", said)
 
 

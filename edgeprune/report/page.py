@@ -1,12 +1,13 @@
 """One HTML page from a build's manifest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import PrunedTensor, TrainingFacts
-from edgeprune.report import plots, tensors
+from edgeprune.regression.history import Entry
+from edgeprune.report import checks, plots, tensors
 from edgeprune.report.caveats import TRAINED_ON, caveats
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
@@ -22,15 +23,24 @@ _LONG: Any = {
 }
 
 
-def render(manifest: Manifest) -> str:
-    """The report: verdict on top, then figures, then where everything came from."""
+def render(manifest: Manifest, history: Sequence[Entry] = ()) -> str:
+    """The report: verdict on top, then figures, then where everything came from.
+
+    Args:
+        manifest: of the build.
+        history: of its checks.
+    """
     short = manifest.model_dump(mode="json", by_alias=True, exclude=_LONG)
     return fill(
         "build.html.j2",
         manifest=manifest,
         recipe=manifest.recipe,
         results=manifest.results,
-        figures=[*_of_results(manifest), *_of_pruning(manifest)],
+        figures=[
+            *_of_results(manifest),
+            *_of_pruning(manifest),
+            *checks.figures(list(history)),
+        ],
         rows=table(manifest),
         plan=[tensors.HEADINGS, *map(tensors.cells, tensors.by_kind(manifest.plan))],
         verdict=verdict(manifest),

@@ -105,9 +105,9 @@ def test_llama_bench_is_asked_for_one_run(real_checkpoint, tmp_path):
         assert running.call("decode_seconds", prompt_tokens=16, tokens=8, batch=1) == 0.25
         assert running.call("first_token_seconds", prompt_tokens=8) is None
     broken = program(llama_bench(tmp_path, "raise SystemExit('no such model')"))
-    with broken.start(real_checkpoint.gguf, 2) as running:
-        with pytest.raises(MachineError, match="no such model"):
-            running.call("prefill_seconds", tokens=32)
+    refused = pytest.raises(MachineError, match="no such model")
+    with broken.start(real_checkpoint.gguf, 2) as running, refused:
+        running.call("prefill_seconds", tokens=32)
 
 
 @pytest.mark.skipif(not shutil.which("llama-server"), reason="llama-server is not on the PATH")

@@ -153,6 +153,17 @@ def test_a_report_is_written_again(sweep):
     assert "not a finished build" in nothing.stderr
 
 
+def test_a_history_belongs_to_one_page(sweep, tmp_path):
+    build = sweep / "builds/q8"
+    missing = run("report", build, "--history", tmp_path / "none.jsonl")
+    assert missing.returncode == 3
+    assert "edgeprune check --history" in missing.stderr
+    (tmp_path / "checks.jsonl").touch()
+    assert run("report", build, "--history", tmp_path / "checks.jsonl").returncode == 0
+    both = run("report", "--compare", build, "--history", tmp_path / "checks.jsonl")
+    assert both.returncode == 2
+
+
 def test_builds_are_compared_on_one_page(sweep, tmp_path):
     done = run("report", "--compare", sweep / "builds", "--out", tmp_path / "c.html", "--json")
     assert done.returncode == 0, done.stderr

@@ -197,8 +197,8 @@ def test_what_answers_every_row_as_before_held():
 
 
 def test_sizes_have_thresholds_alone():
-    assert verdicts.size("file", 100, 102, 0.01, "B").verdict == "regressed"
-    assert verdicts.size("file", 100, 100.5, 0.01, "B").verdict == "held"
+    assert verdicts.size("file", 1000, 1020, 0.01).verdict == "regressed"
+    assert verdicts.size("file", 1000, 1005, 0.01).verdict == "held"
 
 
 def verdict_of(found, measure: str) -> str:

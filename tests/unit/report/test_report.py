@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from edgeprune.manifest.base import Interval
 from edgeprune.manifest.manifest import PlannedTensor
 from edgeprune.recipe.schema import make
+from edgeprune.regression.history import Entry
 from edgeprune.report import card, page, tensors
 from edgeprune.report.caveats import caveats
 from edgeprune.report.comparison import as_json, entries, front, render
@@ -32,6 +33,21 @@ def test_the_page_shows_the_plan_and_every_figure():
     assert "packed 1.2 MB" in text or "packed file: 1.2 MB" in text
     assert "window_nats" in text  # under "Everything else", without single answers
     assert "e1" not in re.search(r"<pre>(.*?)</pre>", text, re.S)[1].partition("results")[2]
+
+
+def test_checks_are_plotted_and_drift_is_said():
+    entries = [
+        Entry(
+            date=f"2026-11-{day:02d}T12:00:00Z", commit="", build="b", artifact=f"a{day}",
+            baseline="a0", verdict="held", losses={"decode, x baseline": 0.01 * day},
+        )
+        for day in range(1, 10)
+    ]  # fmt: skip
+    text = page.render(sample_manifest(), entries)
+    assert "<h2>9 checks</h2>" in text
+    assert "decode, x baseline, % lost" in text
+    assert "from 2026-11-01 to 2026-11-09: held 9; drift: decode, x baseline" in text
+    assert "checks</h2>" not in page.render(sample_manifest(), entries[:1])
 
 
 def test_tensors_of_one_kind_stand_on_one_line():
