@@ -3,31 +3,31 @@
     python benchmarks/break_even.py
 
 Decode of a random Llama (four blocks of a 1B model) at falling sparsity, sparse beside stock, in
-children that take turns. The densities at which both are as fast stand in the kernels' tables
-(`edgeprune/runtime/kernels/isa_*.cpp`, the last argument of `table`).
+fresh processes that take turns. The densities at which both are as fast stand in the kernels'
+tables (`edgeprune/runtime/kernels/isa_*.cpp`, the last argument of `table`).
 """
 
-import os
-import statistics
 from pathlib import Path
 
 import click
 
-from benchmarks import sparse_speed
+from benchmarks.timed import in_turns, times, way
 from edgeprune.runtime import library
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.environment import sentence
+from runtime_tests.bench import Lengths
 
 _DENSITIES = (0.5, 0.7, 0.8, 0.9, 1.0)
 
 
 @click.command()
-@click.option("--rounds", default=3)
+@click.option("--processes", default=4, help="of each contender")
 @click.option("--threads", default=2)
-def main(rounds: int, threads: int) -> None:
+def main(processes: int, threads: int) -> None:
     click.echo(sentence())
     folder = Path("ablations/break-even")
     folder.mkdir(parents=True, exist_ok=True)
+    lengths = Lengths((64,), (48,), threads=(threads,), first_token=False)
     kernels = [name for name in library.kernels() if name != "portable"]
     for kind in library.TYPES:
         for density in _DENSITIES:
@@ -35,16 +35,13 @@ def main(rounds: int, threads: int) -> None:
             if not path.exists():
                 sizes = Sizes((kind,) * 4, width=2048, feed_forward=8192, heads=32, kv_heads=8)
                 write_random_llama(path, sizes, 1 - density)
-            rates: dict[str, list[float]] = {}
-            for _ in range(rounds):
-                for name in ("stock", *kernels):
-                    os.environ["EDGEPRUNE_KERNEL"] = name if name != "stock" else ""
-                    who = "stock" if name == "stock" else "any density"
-                    found = sparse_speed.child(path, who, threads)
-                    rates.setdefault(name, []).append(found["decode"])
-            stock = statistics.median(rates["stock"])
-            shown = (f"{k} {statistics.median(rates[k]) / stock:.2f}x" for k in kernels)
-            click.echo(f"{kind} density {density:.0%}: stock {stock:.0f} tok/s, {', '.join(shown)}")
+            ways = {"stock": way(path, lengths, {"EDGEPRUNE_SPARSE": "0"})} | {
+                name: way(path, lengths, {"EDGEPRUNE_KERNEL": name, "EDGEPRUNE_LAYOUT": "sparse"})
+                for name in kernels
+            }
+            found = in_turns(ways, processes, 1)
+            shown = (f"{name} {times(found['stock'], found[name], 'tg48')}x" for name in kernels)
+            click.echo(f"{kind} density {density:.0%}: {', '.join(shown)} of stock's speed")
 
 
 if __name__ == "__main__":

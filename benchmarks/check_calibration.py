@@ -7,9 +7,11 @@ Writes docs/measured/check.md, a row for each machine, kept in check.jsonl besid
 
 One build is checked against itself again and again with the default settings: whatever is found is
 a false alarm. Each is timed to the end, and then judged look by look as `check` does, which ends
-when all is clear: as it was, and with the build's speeds cut by 5 and 10 %, as an artifact that
-runs slower would show. Then real changes are made, one at a time: the same recipe built anew,
-edgeprune's kernels turned off, or slower ones chosen, one thread less, more zeros.
+when all is clear. A check times three processes of the file side by side; each of them in turn is
+taken for the build's, so that it makes three comparisons, of which two are independent. They are
+judged as they were, and with the build's speeds cut by 5 and 10 %, as an artifact that runs slower
+would show. Then real changes are made, one at a time: the same recipe built anew, edgeprune's
+kernels turned off, or slower ones chosen, one thread less, more zeros.
 """
 
 import json
@@ -30,7 +32,7 @@ import numpy as np
 from edgeprune import Recipe, build
 from edgeprune.regression.check import SECONDS, judged, worst
 from edgeprune.regression.measure import Look, looks, measure
-from edgeprune.regression.measurement import SCHEMA, Measurement
+from edgeprune.regression.measurement import SCHEMA, Measurement, Timed
 from edgeprune.regression.thresholds import Thresholds
 from edgeprune.regression.verdicts import Finding
 from edgeprune.support.environment import describe
@@ -43,27 +45,28 @@ _SLOWER = {"decode 5 %": ("decode", 0.95), "decode 10 %": ("decode", 0.9),
 _PROSE = (
     "Written by `benchmarks/check_calibration.py`. A build (SmolLM2-135M pruned for {task} to "
     "50 %, Q8_0) is checked against itself with the default settings, and the same samples are "
-    "judged with its speeds cut. *Seconds* are of timing, in the mean, and at most. *A/A spread* "
+    "judged with its speeds cut; each of a check's three processes takes the build's part in turn. "
+    "*Seconds* are of timing, in the mean, and at most. *A/A spread* "
     "is the standard deviation of the ratio of two processes of one file. Kinds of machine are "
     "rows; all are virtual ones that share their processor. [Why the rule is what it "
     "is](check-rule.md)."
 )
-_COLUMNS = ("machine", "pairs", "held", "could not tell", "regressed", *(f"{name} slower: caught"
+_COLUMNS = ("machine", "checks, comparisons", "held", "could not tell", "regressed", *(f"{name} slower: caught"
             for name in _SLOWER), "seconds", "A/A spread, decode", "prefill")  # fmt: skip
 
 
 @click.command()
 @click.option("--task", default="medqa")
-@click.option("--pairs", default=40)
+@click.option("--checks", default=20)
 @click.option("--busy", is_flag=True, help="Keep one core busy with something else.")
 @click.option("--changes/--no-changes", default=False, help="Also make real changes, one each.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/check.md"))
-def main(task: str, pairs: int, busy: bool, changes: bool, out: Path) -> None:
+def main(task: str, checks: int, busy: bool, changes: bool, out: Path) -> None:
     good = _built("good", task, 0.5)
     rows = out.with_suffix(".jsonl")
     with _spinning(busy):
         before = _baseline(good, busy)
-        found = [_checked(f"same-{busy:d}-{i:03d}", good, before) for i in range(pairs)]
+        found = [_checked(f"same-{busy:d}-{i:03d}", good, before) for i in range(checks)]
     _keep(rows, _row(task, busy, before, found))
     if changes:
         _keep(rows, {"kind": "change", "machine": _machine(False)} | _changes(task, good, before))
@@ -84,24 +87,36 @@ def _spinning(busy: bool) -> Iterator[None]:
 
 def _row(task: str, busy: bool, before: Measurement, found: list[list[Look]]) -> dict[str, Any]:
     """Count verdicts: of the build beside itself, and of slower ones."""
-    same = [judged(before, one, Thresholds()) for one in found]
+    turned = [[_turned(look, role) for look in one] for one in found for role in range(3)]
+    same = [judged(before, one, Thresholds()) for one in turned]
     alarms = Counter(
         line.measure for lines, _ in same for line in lines if line.verdict == "regressed"
     )
     caught = {
-        name: sum(worst(_judged_slower(before, one, *how)) == "regressed" for one in found)
+        name: sum(worst(_judged_slower(before, one, *how)) == "regressed" for one in turned)
         for name, how in _SLOWER.items()
     }
     spread = {
         kind: mean(_apart(one[-1].found, kind) for one in found) for kind in ("decode", "prefill")
     }
     return {
-        "kind": "pairs", "machine": _machine(busy), "task": task, "pairs": len(found),
-        **Counter(worst(lines) for lines, _ in same), "caught": caught, "alarms": alarms,
-        "seconds": mean(measured.seconds for _, measured in same),
+        "kind": "same", "machine": _machine(busy), "task": task, "checks": len(found),
+        "comparisons": len(turned), **Counter(worst(lines) for lines, _ in same),
+        "caught": caught, "alarms": alarms, "seconds": mean(measured.seconds for _, measured in same),
         "longest": max(one[-1].found.seconds for one in found),
         "processes": median(_processes(measured) for _, measured in same), "spread": spread,
     }  # fmt: skip
+
+
+def _turned(look: Look, role: int) -> Look:
+    """Take another process of each block for the build's: all of them run the same file."""
+    found = look.found
+    own = found.artifacts[found.own]
+    speeds = [Timed(prefill=one.prefill, decode=one.decode) for one in (own, *found.beside)]
+    build, *beside = speeds[role:] + speeds[:role]
+    own = own.model_copy(update=vars(build))
+    turned = {"beside": tuple(beside), "artifacts": found.artifacts | {found.own: own}}
+    return replace(look, found=found.model_copy(update=turned))
 
 
 def _judged_slower(
@@ -202,10 +217,11 @@ def _keep(rows: Path, row: dict[str, Any]) -> None:
 def _page(task: str, rows: list[dict[str, Any]]) -> str:
     lines = ["# How `edgeprune check` errs, measured", "", _PROSE.format(task=task), "",
              "| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]  # fmt: skip
-    for row in (one for one in rows if one["kind"] == "pairs"):
+    for row in (one for one in rows if one["kind"] == "same"):
         shares = [row.get(verdict, 0) for verdict in ("held", "unclear", "regressed")]
         shares += [row["caught"][name] for name in _SLOWER]
-        cells = [row["machine"], row["pairs"], *(f"{one / row['pairs']:.0%}" for one in shares),
+        cells = [row["machine"], f"{row['checks']}, {row['comparisons']}",
+                 *(f"{one / row['comparisons']:.0%}" for one in shares),
                  f"{row['seconds']:.0f}, {row['longest']:.0f}", f"{row['spread']['decode']:.1%}",
                  f"{row['spread']['prefill']:.1%}"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

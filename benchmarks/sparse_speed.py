@@ -2,13 +2,13 @@
 
 Writes docs/measured/sparse.md.
 
-    python benchmarks/sparse_speed.py                    # the page's models, about 40 minutes
+    python benchmarks/sparse_speed.py                    # the page's models, about 30 minutes
     python benchmarks/sparse_speed.py --only "1B Q8_0 50 %"    # one anew, the rest as last measured
 
-Each measurement is a child process of its own: stock, sparse, and the same kernels with the zeros
-left in (`EDGEPRUNE_LAYOUT=dense`), which shows what sparsity itself brings. They take turns;
-figures are medians, with their range. Decode reads every weight once a token: the rate at which
-that happens stands beside it, and the rate at which this machine reads memory at all.
+Stock, sparse, and the same kernels with the zeros left in (`EDGEPRUNE_LAYOUT=dense`), which shows
+what sparsity itself brings: fresh processes of each take turns, as everywhere in the product
+(`runtime_tests.timing`). Decode reads every weight once a token: the rate at which that happens
+stands beside it, and the rate at which this machine reads memory at all.
 """
 
 import json
@@ -24,17 +24,20 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.timed import Samples, in_turns, middle, times, way
 from edgeprune.support.environment import sentence
+from edgeprune.support.files import read_json, write_json
+from runtime_tests.bench import Lengths
+from runtime_tests.paired import by_process
 
 _FOLDER = Path("ablations/sparse-speed")
 _ENVIRONMENT = {
     "stock": {"EDGEPRUNE_SPARSE": "0"},
     "dense layout": {"EDGEPRUNE_LAYOUT": "dense"},
     "sparse": {},
-    "any density": {"EDGEPRUNE_LAYOUT": "sparse"},
 }
 _BYTES = {"Q8_0": 34 / 32, "Q4_0": 18 / 32, "F16": 2}  # a weight takes in a GGUF file
-_TURNS = ("stock", "dense layout", "sparse")
+_PREFILL, _DECODE = 256, 48
 
 
 @dataclass(frozen=True)
@@ -69,45 +72,51 @@ CASES = (
 
 @click.command()
 @click.option("--only", multiple=True, help="name of a case; may be repeated")
-@click.option("--rounds", default=7)
+@click.option("--processes", default=6, help="of each contender")
+@click.option("--rounds", default=2, help="in each process")
 @click.option("--threads", default=2)
 @click.option("--print", "only_print", is_flag=True, help="write no page")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/measured/sparse.md"))
-@click.option("--job", hidden=True)
+@click.option("--weigh", hidden=True)
 @click.option("--agreement-of", hidden=True)
 def main(
-    only: tuple[str, ...], rounds: int, threads: int, only_print: bool, out: Path,
-    job: str | None, agreement_of: str | None,
+    only: tuple[str, ...], processes: int, rounds: int, threads: int, only_print: bool, out: Path,
+    weigh: str | None, agreement_of: str | None,
 ) -> None:  # fmt: skip
-    if job or agreement_of:
-        found = _measure(Path(job), threads) if job else _agreement(Path(agreement_of or ""))
+    if weigh or agreement_of:
+        found = _weigh(Path(weigh)) if weigh else _agreement(Path(agreement_of or ""))
         click.echo(json.dumps(found))
         return
-    cases = [case for case in CASES if not only or case.name in only]
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    runs: dict[Case, dict[str, list[dict[str, Any]]]] = {}
-    bandwidth = []
-    for case in cases:
+    timings, answers = _FOLDER / "timings.json", _FOLDER / "agreement.json"
+    known = read_json(timings) or {}
+    for case in CASES:
+        if case.name not in only and (only or case.name in known):
+            continue
         _make(case)
-        bandwidth.append(read_bandwidth(threads))
-        runs[case] = {who: [] for who in _TURNS}
-        for _ in range(rounds):
-            for who in _TURNS:
-                runs[case][who].append(child(case.path, who, threads))
-        click.echo(_table({case: runs[case]}), err=True)
-    samples, answers = _FOLDER / "samples.json", _FOLDER / "agreement.json"
-    known = json.loads(samples.read_text()) if samples.exists() else {}
-    known |= {case.name: found for case, found in runs.items()}
-    samples.write_text(json.dumps(known))
-    for case in cases:
+        known[case.name] = _measured(case, threads, processes, rounds)
+        write_json(timings, known)
+        click.echo(_table({case: known[case.name]}), err=True)
         if not case.random:
-            answers.write_text(json.dumps([_job(["--agreement-of", str(case.path)], {})]))
-    agreement = json.loads(answers.read_text()) if answers.exists() else []
-    runs = {case: known[case.name] for case in CASES if case.name in known}
-    page = _page(runs, rounds, threads, statistics.median(bandwidth), agreement, _bounds(threads))
+            answers.write_text(json.dumps([_job("--agreement-of", str(case.path))]))
+    page = _page(
+        {case: known[case.name] for case in CASES if case.name in known}, processes, rounds,
+        threads, json.loads(answers.read_text()) if answers.exists() else [], _bounds(threads),
+    )  # fmt: skip
     if not only_print:
         out.write_text(page, encoding="utf-8")
     click.echo(page)
+
+
+def _measured(case: Case, threads: int, processes: int, rounds: int) -> dict[str, Any]:
+    """Speeds of all contenders in turns, their bytes, and how fast memory was then."""
+    lengths = Lengths((_PREFILL,), (_DECODE,), threads=(threads,), first_token=False)
+    ways = {who: way(case.path, lengths, wants) for who, wants in _ENVIRONMENT.items()}
+    return {
+        "bandwidth": read_bandwidth(threads),
+        "bytes": {who: _job("--weigh", str(case.path), **_ENVIRONMENT[who]) for who in ways},
+        "samples": in_turns(ways, processes, rounds),
+    }
 
 
 def read_bandwidth(threads: int) -> float:
@@ -143,12 +152,7 @@ def _make(case: Case) -> None:
     case.path.symlink_to(built.artifact.resolve())
 
 
-def child(path: Path, who: str, threads: int) -> dict[str, Any]:
-    """Measure a file in a process of its own, as one of the contenders loads it."""
-    return _job(["--job", str(path), "--threads", str(threads)], _ENVIRONMENT[who])
-
-
-def _job(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def _job(*arguments: str, **environment: str) -> Any:
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
         env=os.environ | environment, check=True, text=True, stdout=subprocess.PIPE,
@@ -156,45 +160,20 @@ def _job(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measure(path: Path, threads: int) -> dict[str, Any]:
-    """Load, prefill and decode once in this process."""
+def _weigh(path: Path) -> dict[str, int]:
+    """Bytes that loading without a mapping adds, and those of pruned tensors, packed and plain."""
     from llama_cpp import llama_cpp as api
 
     from edgeprune.runtime import load_model
 
     api.llama_log_set(_quiet := api.llama_log_callback(lambda *_: None), None)
     api.llama_backend_init()
-    path.read_bytes() if path.stat().st_size < 1 << 28 else _touch(path)
     before = _anonymous_bytes()
     params = api.llama_model_default_params()
     params.load_mode = api.LLAMA_LOAD_MODE_NONE
-    start = time.perf_counter()
-    loaded = load_model(path, params)
-    load_seconds = time.perf_counter() - start
-    weights = _anonymous_bytes() - before
-    settings = api.llama_context_default_params()
-    settings.n_ctx, settings.n_threads, settings.n_threads_batch = 1024, threads, threads
-    context = api.llama_init_from_model(loaded.model, settings)
-
-    def decode(ids: list[int]) -> float:
-        tokens = (api.llama_token * len(ids))(*ids)
-        start = time.perf_counter()
-        assert api.llama_decode(context, api.llama_batch_get_one(tokens, len(ids))) == 0
-        api.llama_synchronize(context)
-        return time.perf_counter() - start
-
-    vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(loaded.model))
-    prompt = [i * 7919 % vocabulary for i in range(256)]
-    decode(prompt)
-    api.llama_memory_clear(api.llama_get_memory(context), True)
-    prefill = 256 / decode(prompt)
-    steps = [decode([100 + i % 100]) for i in range(48)]
-    sparse = loaded.sparse
+    sparse = load_model(path, params).sparse
     return {
-        "load": load_seconds,
-        "weights": weights,
-        "prefill": prefill,
-        "decode": 1 / statistics.median(steps),
+        "weights": _anonymous_bytes() - before,
         "packed": sparse.packed_bytes if sparse else 0,
         "plain": sparse.dense_bytes if sparse else 0,
     }
@@ -225,12 +204,6 @@ def _bounds(threads: int) -> list[tuple[str, float, float, float]]:
         dense, sparse = times
         found.append((f"{kind} {zeros:.0%}", bits, dense, sparse))
     return found
-
-
-def _touch(path: Path) -> None:
-    with path.open("rb") as file:  # into the page cache, as every contender finds it
-        while file.read(1 << 24):
-            pass
 
 
 def _anonymous_bytes() -> int:
@@ -278,57 +251,59 @@ def _agreement(path: Path) -> dict[str, Any]:
     return found
 
 
-def _table(runs: dict[Case, dict[str, list[dict[str, Any]]]]) -> str:
+def _table(found: dict[Case, dict[str, Any]]) -> str:
     lines = [
         "| model | | decode, tok/s | × stock | × dense layout | bits / weight | GB/s "
-        "| prefill, tok/s | × stock | memory, MB | × stock | load, s | × stock |",
-        "|" + " --- |" * 13,
+        "| prefill, tok/s | × stock | memory, MB | × stock | load, s |",
+        "|" + " --- |" * 12,
     ]
-    for case, found in runs.items():
-        medians = {
-            who: {key: statistics.median(s[key] for s in samples) for key in samples[0]}
-            for who, samples in found.items()
-        }
-        stock, layout = medians["stock"], medians["dense layout"]
-        weights = medians["sparse"]["plain"] / _BYTES[case.kind]
-        for who, own in medians.items():
-            rates = [sample["decode"] for sample in found[who]]
-            held = own["packed"] or medians["sparse"]["plain"]
-            lines.append(
-                f"| {case.name} | {who} | {own['decode']:.1f} ({min(rates):.1f}-{max(rates):.1f}) "
-                f"| {own['decode'] / stock['decode']:.2f} "
-                f"| {own['decode'] / layout['decode']:.2f} | {8 * held / weights:.2f} "
-                f"| {(own['weights'] - case.unread) * own['decode'] / 1e9:.1f} "
-                f"| {own['prefill']:.0f} | {own['prefill'] / stock['prefill']:.2f} "
-                f"| {own['weights'] / 1e6:.0f} | {own['weights'] / stock['weights']:.2f} "
-                f"| {own['load']:.2f} | {own['load'] / stock['load']:.2f} |"
-            )
+    for case, measured in found.items():
+        lines += [_row(case, who, measured) for who in _ENVIRONMENT]
     return "\n".join(lines)
 
 
+def _row(case: Case, who: str, measured: dict[str, Any]) -> str:
+    weighed, samples = measured["bytes"], measured["samples"]
+    own, stock, layout = (samples[name] for name in (who, "stock", "dense layout"))
+    decode, prefill = f"tg{_DECODE}", f"pp{_PREFILL}"
+    plain = weighed["sparse"]["plain"]
+    bits = 8 * _BYTES[case.kind] * (weighed[who]["packed"] or plain) / plain
+    rate = (weighed[who]["weights"] - case.unread) * by_process(own[decode]).mean() / 1e9
+    cells = (
+        case.name, who, middle(own, decode, 1), times(stock, own, decode),
+        times(layout, own, decode), f"{bits:.2f}", f"{rate:.1f}", middle(own, prefill, 0),
+        times(stock, own, prefill), f"{weighed[who]['weights'] / 1e6:.0f}",
+        f"{weighed[who]['weights'] / weighed['stock']['weights']:.2f}", middle(own, "load", 2),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def _page(
-    runs: dict[Case, dict[str, list[dict[str, Any]]]],
+    found: dict[Case, dict[str, Any]],
+    processes: int,
     rounds: int,
     threads: int,
-    bandwidth: float,
     agreement: list[dict[str, Any]],
     bounds: list[tuple[str, float, float, float]],
 ) -> str:
+    bandwidth = statistics.median(one["bandwidth"] for one in found.values())
     lines = [
         "# Sparse weights in llama.cpp, measured",
         "",
-        f"Written by `benchmarks/sparse_speed.py`: {threads} threads, {rounds} rounds in which "
-        "contenders take turns, each time in a process of its own; medians, for decode with their "
-        "range. *stock* is llama-cpp-python on the same file. *dense layout* is our kernels with "
+        f"Written by `benchmarks/sparse_speed.py`: {threads} threads, {processes} fresh processes "
+        f"of each contender, {rounds} rounds in each, in which all take turns; means ± standard "
+        "deviations of the processes, ratios with 95 % intervals over pairs of processes. "
+        "*stock* is llama-cpp-python on the same file. *dense layout* is our kernels with "
         "the zeros left in: what stands between it and *sparse* is sparsity, what stands between "
         "it and *stock* is the kernel. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
         "a vocabulary of 32,768, head and embedding dense in Q8_0; SmolLM2-135M is what "
-        "`edgeprune build --task medqa` makes. Nothing is mapped: memory is what loading adds. "
-        "Prefill: 256 tokens. GB/s: bytes of weights that a token reads, times tokens per second.",
+        "`edgeprune build --task medqa --sparsity 0.5` makes. Memory is what loading adds where "
+        f"nothing is mapped; load is with a mapping. Prefill: {_PREFILL} tokens; decode: {_DECODE} "
+        "behind 64. GB/s: bytes of weights that a token reads, times tokens per second.",
         "",
         f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
         "",
-        _table(runs),
+        _table(found),
         "",
         "## What bounds decode",
         "",
@@ -346,7 +321,7 @@ def _page(
             for name, bits, dense, sparse in bounds
         ),
     ]
-    for found in agreement:
+    for compared in agreement:
         lines += [
             "",
             "## The same answers?",
@@ -359,13 +334,13 @@ def _page(
             "",
             "| perplexity | |",
             "| --- | --- |",
-            *(f"| {name} | {value:.3f} |" for name, value in found["perplexity"].items()),
+            *(f"| {name} | {value:.3f} |" for name, value in compared["perplexity"].items()),
             "",
             "| of 100 greedy answers to medqa, equal | 1 token | 8 tokens |",
             "| --- | --- | --- |",
             *(
                 f"| {pair} | " + " | ".join(map(str, equal)) + " |"
-                for pair, equal in found["pairs"].items()
+                for pair, equal in compared["pairs"].items()
             ),
         ]
     return "\n".join([*lines, ""])

@@ -1,47 +1,12 @@
-"""The child's end of `runtime_tests.child`: ``python -m runtime_tests ARTIFACT THREADS DEVICE``."""
+"""A child of `runtime_tests.child`: ``python -m runtime_tests ARTIFACT THREADS DEVICE``."""
 
-import json
-import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from edgeprune.support.errors import EdgepruneError, out_of_memory
 from runtime_tests.runners import open_runner
-
-
-def _serve(artifact: Path, threads: int, device: str) -> None:
-    """Answer the parent's requests until it closes the pipe."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the runtime prints must not mix with answers
-    try:
-        runner = open_runner(artifact, threads, device)
-        failure = None
-    except Exception as error:
-        if not isinstance(error, OSError | ImportError) and not _refusal(error):
-            raise  # a bug: the parent says how the child ended
-        failure = _refusal(error) or {"error": str(error)}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = failure or {"value": getattr(runner, request["call"])(**request["args"])}
-        except Exception as error:
-            answer = _refusal(error)
-            if not answer:
-                raise
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _refusal(error: Exception) -> dict[str, Any]:
-    """Describe an error for the parent; empty if it is a bug."""
-    if isinstance(error, EdgepruneError):
-        return {"error": str(error), "hint": error.hint, "code": error.exit_code}
-    of_onnxruntime = type(error).__module__.startswith("onnxruntime")  # no kind of RuntimeError
-    if isinstance(error, RuntimeError) or of_onnxruntime or out_of_memory(error):
-        return {"error": str(error) or "out of memory"}
-    return {}
-
+from runtime_tests.serve import serve
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    artifact, threads, device = sys.argv[1:]
+    serve(partial(open_runner, Path(artifact), int(threads), device))

@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Timer
 from typing import IO, Any
@@ -122,23 +122,40 @@ def patience(arguments: dict[str, Any]) -> float:
     return _SECONDS + _SECONDS_A_TOKEN * (len(json.dumps(texts)) + written)
 
 
-@contextmanager
-def start(artifact: Path, threads: int, device: str = "CPU") -> Iterator[Child]:
+def start(
+    artifact: Path,
+    threads: int,
+    device: str = "CPU",
+    environment: Mapping[str, str] | None = None,
+) -> AbstractContextManager[Child]:
     """Start a child process with ``artifact`` loaded; it ends with the context.
 
-    ``device`` is ``CPU``, or a GPU of the artifact's runner by its name.
+    Args:
+        artifact: what is loaded.
+        threads: of the runtime.
+        device: ``CPU``, or a GPU of the artifact's runner by its name.
+        environment: variables of the child's, beside this process's own.
 
     Raises:
         MachineError: the runtime rejected the artifact or crashed on it.
     """
+    command = [sys.executable, "-m", "runtime_tests", str(artifact), str(threads), device]
+    return started(command, artifact, environment)
+
+
+@contextmanager
+def started(
+    command: Sequence[str], artifact: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Start a child by a command whose program ends in `runtime_tests.serve.serve`; as `start`."""
     with tempfile.TemporaryFile("w+") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime_tests", str(artifact), str(threads), device],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=_HUGE_PAGES | os.environ,
+            env=_HUGE_PAGES | os.environ | (environment or {}),
         )
         child = Child(process, stderr, artifact)
         try:
