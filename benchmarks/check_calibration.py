@@ -51,8 +51,10 @@ _PROSE = (
     "rows; all are virtual ones that share their processor. [Why the rule is what it "
     "is](check-rule.md)."
 )
-_COLUMNS = ("machine", "checks, comparisons", "held", "could not tell", "regressed", *(f"{name} slower: caught"
-            for name in _SLOWER), "seconds", "A/A spread, decode", "prefill")  # fmt: skip
+_COLUMNS = (
+    "machine", "checks, comparisons", "held", "could not tell", "regressed",
+    *(f"{name} slower: caught" for name in _SLOWER), "seconds", "A/A spread, decode", "prefill",
+)  # fmt: skip
 
 
 @click.command()
@@ -102,7 +104,8 @@ def _row(task: str, busy: bool, before: Measurement, found: list[list[Look]]) ->
     return {
         "kind": "same", "machine": _machine(busy), "task": task, "checks": len(found),
         "comparisons": len(turned), **Counter(worst(lines) for lines, _ in same),
-        "caught": caught, "alarms": alarms, "seconds": mean(measured.seconds for _, measured in same),
+        "caught": caught, "alarms": alarms,
+        "seconds": mean(measured.seconds for _, measured in same),
         "longest": max(one[-1].found.seconds for one in found),
         "processes": median(_processes(measured) for _, measured in same), "spread": spread,
     }  # fmt: skip

@@ -4,8 +4,8 @@ Writes docs/measured/onnx.md.
 
     python benchmarks/onnx_table.py --task medqa --patterns unstructured,2:4
 
-Each model is opened as stock onnxruntime opens it and as edgeprune does, with sparse products: fresh
-processes of all contenders take turns, as everywhere in the product (`runtime_tests.timing`).
+Each model is opened as stock onnxruntime opens it and as edgeprune does, with sparse products:
+fresh processes of all contenders take turns, as everywhere in the product (`runtime_tests.timing`).
 """
 
 import json
@@ -68,7 +68,12 @@ def main(
         sentence(),
     ]
     for pattern in patterns.split(","):
-        lines += ["", f"## {pattern}", "", *_table(task, pattern, types.split(","), processes, rounds, rows)]
+        lines += [
+            "",
+            f"## {pattern}",
+            "",
+            *_table(task, pattern, types.split(","), processes, rounds, rows),
+        ]
         out.write_text("\n".join([*lines, ""]), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 

@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.timed import Samples, in_turns, middle, times, way
+from benchmarks.timed import in_turns, middle, times, way
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from runtime_tests.bench import Lengths
@@ -228,7 +228,7 @@ def _agreement(path: Path) -> dict[str, Any]:
     settings.ftype, settings.allow_requantize = 0, True
     assert api.llama_model_quantize(str(path).encode(), str(widened).encode(), settings) == 0
     runners = {"sparse": LlamaCpp(path, 2)}
-    adapter.is_sparse = lambda file: False  # from here on, files are loaded as they stand
+    adapter.gains = lambda file: False  # from here on, files are loaded as they stand
     runners |= {"stock": LlamaCpp(path, 2), "float activations": LlamaCpp(widened, 2)}
     prompts = {}
     for name in ("boolq", "medqa"):

@@ -155,7 +155,7 @@ def started(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=_HUGE_PAGES | os.environ | (environment or {}),
+            env=_HUGE_PAGES | os.environ | dict(environment or {}),
         )
         child = Child(process, stderr, artifact)
         try:

@@ -88,6 +88,22 @@ def from_json(text: str) -> SparsityMetadata:
     return metadata
 
 
+def read_storage(file: "GgufFile") -> dict[str, str]:
+    """Read the alphabets of a GGUF file's tensors, by their names: `edgeprune.formats.forms`.
+
+    Raises:
+        InputError: the keys exist but are invalid.
+    """
+    names, texts = (file.get(f"edgeprune.storage.{key}", []) for key in ("tensors", "codes"))
+    known = all(
+        isinstance(one, list) and all(isinstance(text, str) for text in one)
+        for one in (names, texts)
+    )
+    if not known or len(names) != len(texts):
+        raise InputError("The storage metadata is damaged: it is no list of names and alphabets.")
+    return dict(zip(names, texts, strict=True))
+
+
 def read_gguf(file: "GgufFile") -> SparsityMetadata | None:
     """Read the sparsity metadata of a GGUF file; None if edgeprune did not write it.
 

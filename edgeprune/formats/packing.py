@@ -1,12 +1,13 @@
-"""One tensor without its zeros: scales, a bit mask, and the codes of the kept weights.
+"""One tensor in the codes that it uses: scales, perhaps a bit mask, and the codes, at their width.
 
-At 50 % zeros an 8-bit tensor takes 5.5 bits a weight instead of 8.5, a 4-bit one 3.5 instead
-of 4.5. Unpacking restores the exact bytes.
+At 50 % zeros an 8-bit tensor takes 5.5 bits a weight instead of 8.5, a 4-bit one 3.5 instead of
+4.5, as one with 3-bit codes does. Unpacking restores the exact bytes.
 """
 
 import numpy as np
 
 from edgeprune.formats.codes import CODES, block_bytes
+from edgeprune.formats.forms import Form, codes_size, side_bytes
 
 
 def packable(kind: str) -> bool:
@@ -14,27 +15,7 @@ def packable(kind: str) -> bool:
     return kind in CODES
 
 
-def packed_size(kind: str, weights: int, kept: int) -> int:
-    """Compute the bytes of a packed tensor.
-
-    Args:
-        kind: ggml's name of its type.
-        weights: number of weights.
-        kept: number of weights whose code is not zero's.
-    """
-    per_block, size = block_bytes(kind)
-    bits = CODES[kind].bits
-    side = weights // per_block * (size * 8 - per_block * bits) // 8
-    return side + -(-weights // 8) + _codes_size(bits, kept)
-
-
-def count_kept(kind: str, data: np.ndarray) -> int:
-    """Count codes other than zero's in the bytes of a tensor."""
-    codes = CODES[kind]
-    return int(np.count_nonzero(codes.split(_blocks(kind, data))[1] != codes.zero))
-
-
-def pack(kind: str, data: np.ndarray) -> np.ndarray:
+def pack(kind: str, data: np.ndarray, form: Form) -> np.ndarray:
     """Pack a tensor: scales, then the mask (one bit per weight, lowest first), then codes.
 
     Codes of whole bytes stand one after another, others as one bit plane after another.
@@ -42,62 +23,66 @@ def pack(kind: str, data: np.ndarray) -> np.ndarray:
     Args:
         kind: ggml's name of its type.
         data: (bytes,) uint8.
+        form: one that holds it, see `edgeprune.formats.forms.find`.
 
     Returns:
         (bytes,) uint8.
     """
-    codes = CODES[kind]
-    side, all_codes = codes.split(_blocks(kind, data))
-    mask = all_codes != codes.zero
-    kept = all_codes[mask]
-    if codes.bits % 8 == 0:
-        planes = [np.ascontiguousarray(kept).view(np.uint8)]
-    else:
-        planes = [np.packbits(kept >> i & 1, bitorder="little") for i in range(codes.bits)]
-    bits = np.packbits(mask.reshape(-1), bitorder="little")
-    return np.concatenate([np.ascontiguousarray(side).reshape(-1), bits, *planes])
+    own = CODES[kind]
+    side, codes = own.split(data.reshape(-1, block_bytes(kind)[1]))
+    parts, kept = [np.ascontiguousarray(side[:: form.group]).reshape(-1)], codes.reshape(-1)
+    if form.masked:
+        mask = kept != own.zero
+        parts.append(np.packbits(mask, bitorder="little"))
+        kept = kept[mask]
+    index = form.to_index(kind, kept)
+    if form.bits % 8 == 0:
+        return np.concatenate([*parts, np.ascontiguousarray(index).view(np.uint8)])
+    planes = [np.packbits(index >> bit & 1, bitorder="little") for bit in range(form.bits)]
+    return np.concatenate([*parts, *planes])
 
 
-def unpack(kind: str, packed: np.ndarray, weights: int) -> np.ndarray:
+def unpack(kind: str, packed: np.ndarray, weights: int, form: Form) -> np.ndarray:
     """Restore the bytes of a tensor.
 
     Args:
         kind: ggml's name of its type.
         packed: the bytes from `pack`.
         weights: number of weights.
+        form: as it was packed.
 
     Raises:
         ValueError: the sizes do not match.
     """
-    codes = CODES[kind]
-    per_block, size = block_bytes(kind)
+    own = CODES[kind]
+    per_block = block_bytes(kind)[0]
     blocks = weights // per_block
-    side_bytes = (size * 8 - per_block * codes.bits) // 8
-    mask_start = blocks * side_bytes
-    mask_end = mask_start + -(-weights // 8)
-    if len(packed) < mask_end:
+    mask_start = blocks // form.group * side_bytes(kind)
+    start = mask_start + (-(-weights // 8) if form.masked else 0)
+    if len(packed) < start:
         raise ValueError(f"{len(packed)} packed bytes cannot hold {weights} weights")
-    mask = np.unpackbits(packed[mask_start:mask_end], count=weights, bitorder="little").view(bool)
-    kept = int(np.count_nonzero(mask))
-    if len(packed) != mask_end + _codes_size(codes.bits, kept):
+    mask, kept = None, weights
+    if form.masked:
+        bits = packed[mask_start:start]
+        mask = np.unpackbits(bits, count=weights, bitorder="little").view(bool)
+        kept = int(np.count_nonzero(mask))
+    if len(packed) != start + codes_size(form.bits, kept):
         raise ValueError(
             f"{len(packed)} packed bytes do not match {kept} kept of {weights} weights"
         )
-    if codes.bits % 8 == 0:
-        values = packed[mask_end:].view(f"<u{codes.bits // 8}")
-    else:
-        values = np.zeros(kept, np.uint8)
-        for i, plane in enumerate(packed[mask_end:].reshape(codes.bits, -1)):
-            values |= np.unpackbits(plane, count=kept, bitorder="little") << i
-    all_codes = np.full(weights, codes.zero, values.dtype)
-    all_codes[mask] = values
-    side = packed[:mask_start].reshape(blocks, side_bytes)
-    return codes.join(side, all_codes.reshape(blocks, per_block)).reshape(-1)
+    codes = form.to_codes(kind, _index(packed[start:], form.bits, kept))
+    if mask is not None:
+        every = np.full(weights, own.zero, codes.dtype)
+        every[mask] = codes
+        codes = every
+    side = packed[:mask_start].reshape(blocks // form.group, side_bytes(kind))
+    return own.join(side.repeat(form.group, axis=0), codes.reshape(blocks, per_block)).reshape(-1)
 
 
-def _codes_size(bits: int, kept: int) -> int:
-    return kept * bits // 8 if bits % 8 == 0 else bits * -(-kept // 8)
-
-
-def _blocks(kind: str, data: np.ndarray) -> np.ndarray:
-    return data.reshape(-1, block_bytes(kind)[1])
+def _index(planes: np.ndarray, bits: int, kept: int) -> np.ndarray:
+    if bits % 8 == 0:
+        return planes.view(f"<u{bits // 8}")
+    values = np.zeros(kept, np.uint8)
+    for bit, plane in enumerate(planes.reshape(bits, -1)):
+        values |= np.unpackbits(plane, count=kept, bitorder="little") << bit
+    return values

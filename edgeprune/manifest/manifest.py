@@ -72,6 +72,7 @@ class GridFacts(Facts):
     low: int
     high: int
     block: int
+    masked: bool = False
 
 
 class StorageFacts(Facts):
@@ -80,6 +81,8 @@ class StorageFacts(Facts):
     type: str
     bytes: int
     grid: GridFacts | None
+    alphabet: GridFacts | None = None
+    name: str = ""
 
 
 class PlannedTensor(Facts):
@@ -92,6 +95,7 @@ class PlannedTensor(Facts):
     pattern: str
     zeros: int
     storage: StorageFacts
+    packed_bits: float | None = None
 
     @property
     def size(self) -> int:

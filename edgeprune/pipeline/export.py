@@ -33,15 +33,17 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
     Returns:
         Facts about ``dense``, and about ``pruned`` if anything was pruned, rounded or trained.
     """
-    baseline = job.run.work / f"dense-{job.recipe.artifact.type}.{job.exporter.name}"
+    kind = job.recipe.artifact.type.partition(":")[0]
+    baseline = job.run.work / f"dense-{kind}.{job.exporter.name}"
     result = job.run.folder / job.exporter.artifact
     dense = dense_model(job.checkpoint)
     if sparse.checkpoint is None:
         return {"dense": _export(job, plan, "dense", dense, None, job.checkpoint.sha256, result)}
     pruned, metadata = pruned_model(job, sparse.checkpoint)
     key = sha256_json([metadata and asdict(metadata), sparse.key])
+    stock = plan.without_alphabets()  # what anyone could make of the dense model
     return {
-        "dense": _export(job, plan, "dense", dense, None, job.checkpoint.sha256, baseline),
+        "dense": _export(job, stock, "dense", dense, None, job.checkpoint.sha256, baseline),
         "pruned": _export(job, plan, "pruned", pruned, metadata, key, result),
     }
 
@@ -79,7 +81,7 @@ def _export(
     """Write one artifact, unless it exists from an earlier run."""
     folder = job.run.folder
     file = str(path.relative_to(folder))
-    types = {row.name: row.storage.type for row in plan.tensors.values()}
+    types = {row.name: row.storage.name for row in plan.tensors.values()}
     made_from = [_VERSION, key, asdict(wanted(job.recipe)), types, quantized_by(), path.name]
 
     def write() -> Facts:

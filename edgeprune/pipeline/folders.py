@@ -17,6 +17,7 @@ from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json
 
 _FILE_ENDING = re.compile(r"\.(yaml|yml|json|jsonl|jsonl\.gz|jsonl\.xz|gguf)$")
+_NO_FILE_NAME = re.compile(r"[:/+]+")  # of a type with an alphabet
 _BUILDS = Path("builds")
 _RECIPE = Path("work", "recipe.json")
 # Settings that leave the artifact as it is: where it is made, what is measured, what is a failure.
@@ -42,7 +43,8 @@ def default_folder(recipe: Recipe) -> Path:
     if asked.max_loss:
         zeros = f"loss{asked.max_loss.replace('%', 'pct')}"
     task, model = short_name(recipe.data.task), short_name(recipe.model.name)
-    parts = [task, model, asked.method, asked.fusion.mode, zeros, recipe.artifact.type]
+    kind = _NO_FILE_NAME.sub("-", recipe.artifact.type)
+    parts = [task, model, asked.method, asked.fusion.mode, zeros, kind]
     if recipe.training.enabled:
         parts.append("recovered")
     if untold := _untold(recipe):

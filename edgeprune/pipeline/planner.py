@@ -80,8 +80,8 @@ def by_rule(recipe: Recipe, rows: list[TensorPlan]) -> ModelPlan:
 def grids(job: Job) -> Mapping[str, Grid]:
     """Choose grids for calibrated rounding; empty: each weight is rounded to nearest.
 
-    Calibrated rounding is worth its time below 8 bits, where it is the default. It needs a method
-    that uses data.
+    Calibrated rounding is worth its time below 8 bits, where it is the default if anything else is
+    done to the weights, and on every alphabet. It needs a method that uses data.
 
     Raises:
         UsageError: it is requested but not available.
@@ -93,11 +93,19 @@ def grids(job: Job) -> Mapping[str, Grid]:
             f"artifact.rounding 'gptq' needs calibration data, but the method {method} uses "
             "none. Choose another --method."
         )
-    if not job.sees_data or rounding == "nearest" or (rounding == "auto" and not sparsity):
+    if not job.sees_data or rounding == "nearest":
         return {}
-    known = {row.name: row.storage.grid for row in job.file.tensors if row.storage.grid}
+    rows = [row for row in job.file.tensors if row.storage.grid]
+    changed = sparsity or job.recipe.training.enabled
     chosen = {
-        name: grid for name, grid in known.items() if rounding == "gptq" or grid.high < _EIGHT_BITS
+        row.name: grid
+        for row in rows
+        if (grid := row.storage.grid)
+        and (
+            rounding == "gptq"
+            or (changed and grid.high < _EIGHT_BITS)
+            or row.storage.alphabet is not None
+        )
     }
     if rounding == "gptq" and not chosen:
         raise UsageError(

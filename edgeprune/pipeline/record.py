@@ -74,7 +74,8 @@ def plan_rows(plan: ModelPlan) -> list[PlannedTensor]:
             role=row.role,
             pattern=row.pattern.name,
             zeros=row.zeros,
-            storage=StorageFacts.model_validate(asdict(row.storage)),
+            storage=StorageFacts.model_validate(asdict(row.storage) | {"name": row.storage.name}),
+            packed_bits=row.packed_bits,
         )
         for row in plan.tensors.values()
     ]

@@ -57,11 +57,18 @@ class Storage:
         bytes: size in the file.
         grid: what weights are rounded to on the calibration data, or trained on; None: each weight
             is rounded by itself when the file is written.
+        alphabet: the only codes that the tensor may have, fewer than its type's; None: all.
     """
 
     type: str
     bytes: int
     grid: Grid | None = None
+    alphabet: Grid | None = None
+
+    @property
+    def name(self) -> str:
+        """The type, with its alphabet: ``Q4_0:3/64``."""
+        return f"{self.type}:{self.alphabet.name}" if self.alphabet else self.type
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,14 @@ class TensorPlan:
         for length in self.shape:
             product *= length
         return product
+
+    @property
+    def packed_bits(self) -> float:
+        """Bits of a weight in a packed file, scales and mask included."""
+        stored = self.storage
+        codes = stored.alphabet or stored.grid
+        plain = 8 * stored.bytes / self.size
+        return min(plain, codes.bits_per_weight(1 - self.zeros / self.size)) if codes else plain
 
     @property
     def block(self) -> int | None:
@@ -164,6 +179,16 @@ class ModelPlan:
             for name, tensor in self.tensors.items()
         }
         return ModelPlan(tensors, pattern, sparsity)
+
+    def without_alphabets(self) -> "ModelPlan":
+        """Return the same plan in all codes of each type, as files without edgeprune have them."""
+        return replace(
+            self,
+            tensors={
+                name: replace(tensor, storage=replace(tensor.storage, alphabet=None))
+                for name, tensor in self.tensors.items()
+            },
+        )
 
     def without_grids(self) -> "ModelPlan":
         """Return the same plan without rounding before the export."""

@@ -1,6 +1,25 @@
-"""Weight types for ``--type``; each target defines its own (``exporters/<target>``)."""
+"""Weight types for ``--type``; each target defines its own (``exporters/<target>``).
 
-from dataclasses import dataclass
+A type may be followed by an alphabet, the codes of it that a tensor uses: ``q4_0:3`` is a Q4_0 file
+with the codes -4 to 3, of 3 bits. ``+mask`` leaves 0 to a mask: of ``q4_0:2+mask``, kept weights
+are ±1 or ±2 scales, and zeros cost one bit each, as pruning asks for them. ``/64`` is one scale for
+64 weights instead of 32. The plain file is one of its type; a packed file has the codes at their
+own width.
+"""
+
+from dataclasses import dataclass, replace
+
+from edgeprune.planning.grid import FILE_BLOCK, Grid
+
+# By type: codes that are narrower than its own.
+_ALPHABETS = {
+    "q4_0": (
+        Grid(-4, 3), Grid(-2, 1),
+        Grid(-4, 4, masked=True), Grid(-2, 2, masked=True), Grid(-1, 1, masked=True),
+    ),
+    "q8_0": (Grid(-32, 31), Grid(-16, 15)),
+}  # fmt: skip
+_SCALES = (FILE_BLOCK, 64, 128)  # weights that may share one
 
 
 @dataclass(frozen=True)
@@ -13,14 +32,25 @@ class WeightType:
         instead: for types that lose zeros, the type nearest in size that keeps them.
         mix: llama.cpp's rule that gives some tensors more bits, such as ``Q4_K_M``; empty: the
             base everywhere but in embedding and head.
+        alphabet: the codes that the matrices of decoder blocks use; None: all.
     """
 
     base: str
     keeps_zeros: bool
     instead: str = ""
     mix: str = ""
+    alphabet: Grid | None = None
 
 
 def keeps_zeros(*names: str) -> dict[str, WeightType]:
     """Find the types that hold an exact zero, by their names in lower case."""
     return {name: WeightType(name.upper(), keeps_zeros=True) for name in names}
+
+
+def narrow() -> dict[str, WeightType]:
+    """Find all types with an alphabet, by their names."""
+    found = {}
+    for base, grids in _ALPHABETS.items():
+        for grid in (replace(one, block=block) for one in grids for block in _SCALES):
+            found[f"{base}:{grid.name}"] = WeightType(base.upper(), keeps_zeros=True, alphabet=grid)
+    return found

@@ -6,14 +6,14 @@ from edgeprune.manifest.manifest import PlannedTensor
 from edgeprune.planning.tensors import block_of
 from edgeprune.report.words import size_text
 
-HEADINGS = ("tensors", "count", "shape", "stored as", "zeros", "size")
+HEADINGS = ("tensors", "count", "shape", "stored as", "zeros", "size", "bits, packed")
 
 
 def by_kind(rows: Iterable[PlannedTensor]) -> list[list[PlannedTensor]]:
     """Rows of one kind: name without its block's number, shape, type and pattern."""
     kinds: dict[tuple[str, ...], list[PlannedTensor]] = {}
     for row in rows:
-        kind = (_name(row), str(row.shape), row.storage.type, row.pattern)
+        kind = (_name(row), str(row.shape), _stored_as(row), row.pattern)
         kinds.setdefault(kind, []).append(row)
     return list(kinds.values())
 
@@ -26,10 +26,21 @@ def cells(rows: list[PlannedTensor]) -> tuple[str, ...]:
         _name(first),
         str(len(rows)),
         "x".join(map(str, first.shape)),
-        first.storage.type,
+        _stored_as(first),
         f"{share:.0%} {first.pattern}" if share else "-",
         size_text(sum(row.storage.bytes for row in rows)),
+        _packed_bits(rows),
     )
+
+
+def _stored_as(row: PlannedTensor) -> str:
+    return row.storage.name or row.storage.type
+
+
+def _packed_bits(rows: list[PlannedTensor]) -> str:
+    """Bits of a weight in a packed file; manifests of before do not say."""
+    bits = [row.packed_bits * row.size for row in rows if row.packed_bits is not None]
+    return f"{sum(bits) / sum(row.size for row in rows):.2f}" if len(bits) == len(rows) else ""
 
 
 def _name(row: PlannedTensor) -> str:

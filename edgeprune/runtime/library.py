@@ -10,26 +10,61 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.formats.forms import Form
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import MachineError
 
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
-SPARSE, DENSE = 0, 1
+SPARSE, DENSE, NARROW, MASKED = range(4)  # ep_layout
 _NO_MEMORY, _NO_SIZE = -2, ctypes.c_size_t(-1).value  # EP_NO_MEMORY, EP_NO_SIZE
+
+_LEAST_NARROW, _MOST_MASKED = 2, 2  # bits of codes that kernels have
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
 
 
 class Shape(ctypes.Structure):
-    """``ep_shape``: type, layout, rows (outputs) and columns (inputs) of a matrix."""
+    """``ep_shape``: type, layout, code width, scale groups, rows (outputs), columns (inputs)."""
 
     _fields_ = (
         ("type", ctypes.c_int32),
         ("layout", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("group", ctypes.c_int32),
         ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64),
     )
+
+
+class FileForm(ctypes.Structure):
+    """``ep_form``: how a tensor stands in a packed file."""
+
+    _fields_ = (("bits", ctypes.c_int32), ("masked", ctypes.c_int32), ("group", ctypes.c_int32))
+
+    @classmethod
+    def of(cls, form: Form) -> "FileForm":
+        """Convert a form."""
+        return cls(form.bits, form.masked, form.group)
+
+
+def shape_of(kind: str, shape: tuple[int, int], form: Form) -> Shape | None:
+    """Choose the layout in memory for a tensor of a form; None if there are no kernels for it.
+
+    Args:
+        kind: ggml's name of its type: a key of `TYPES`.
+        shape: (out, in).
+        form: how its codes can stand.
+    """
+    layout, bits = SPARSE, 0
+    if kind == "Q4_0" and not form.masked:
+        layout, bits = NARROW, max(form.bits, _LEAST_NARROW)
+    elif kind == "Q4_0" and form.bits <= _MOST_MASKED:
+        layout, bits = MASKED, form.bits
+    elif not form.masked:
+        return None
+    found = Shape(TYPES[kind], layout, bits, form.group, *shape)
+    return found if library().ep_packable(found) else None
 
 
 @lru_cache
@@ -50,14 +85,15 @@ def library() -> ctypes.CDLL:
     except OSError as error:
         raise MachineError(f"The kernel library cannot be loaded: {error}.") from None
     shape, pointer, size = ctypes.POINTER(Shape), ctypes.c_void_p, ctypes.c_size_t
+    form = ctypes.POINTER(FileForm)
     number, whole = ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
         ("ep_packable", whole, (shape,)),
         ("ep_packed_size", size, (shape, pointer, whole)),
         ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
         ("ep_packed_size_of_count", size, (shape, number)),
-        ("ep_packed_size_of_file", size, (shape, pointer, size, whole)),
-        ("ep_pack_file", whole, (shape, pointer, size, pointer, size, whole)),
+        ("ep_packed_size_of_file", size, (shape, form, pointer, size, whole)),
+        ("ep_pack_file", whole, (shape, form, pointer, size, pointer, size, whole)),
         ("ep_unpack", whole, (shape, pointer, pointer, whole)),
         (
             "ep_matmul",
@@ -111,20 +147,34 @@ def use(name: str = "") -> None:
 
 
 class PackedMatrix:
-    """A matrix without its zeros, ready for products.
+    """A packed matrix, ready for products.
 
     Args:
         kind: ggml's name of its type: a key of `TYPES`.
         data: bytes of a GGUF tensor, uint8.
         shape: (out, in); in is a multiple of 32.
-        layout: `SPARSE`, or `DENSE`: the same kernels with the zeros kept, for comparison.
+        layout: `SPARSE`: without its zeros; `DENSE`: the same kernels with the zeros kept, for
+            comparison; `NARROW` or `MASKED`, of a tensor that uses few codes.
+        bits: bits of a code, for the last two.
+        group: number of blocks that share a scale.
 
     Attributes:
         packed: packed bytes, (bytes,) uint8, in the format of ``kernels/layout.h``.
+
+    Raises:
+        ValueError: there is no such layout for a matrix of this shape, or for its codes or scales.
     """
 
-    def __init__(self, kind: str, data: np.ndarray, shape: tuple[int, int], layout: int = SPARSE):
-        self.shape = Shape(TYPES[kind], layout, *shape)
+    def __init__(
+        self,
+        kind: str,
+        data: np.ndarray,
+        shape: tuple[int, int],
+        layout: int = SPARSE,
+        bits: int = 0,
+        group: int = 1,
+    ):
+        self.shape = Shape(TYPES[kind], layout, bits, group, *shape)
         if not library().ep_packable(self.shape):
             raise ValueError(f"a {kind} matrix of shape {shape} cannot be packed")
         self._source_bytes = data.nbytes
@@ -132,7 +182,7 @@ class PackedMatrix:
         size = enough(library().ep_packed_size(self.shape, source, threads))
         self.packed = np.empty(size, np.uint8)
         if enough(library().ep_pack(self.shape, source, self.packed.ctypes.data, size, threads)):
-            raise AssertionError("packing took more bytes than announced")
+            raise ValueError(f"the layout has not all codes or scales of a {kind} matrix")
 
     def times(self, x: np.ndarray, threads: int = 1) -> np.ndarray:
         """Compute outputs for activations.

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from edgeprune.planning.grid import Grid
 from exporters.base import Model
 from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import GRIDS, on_grid
@@ -89,11 +90,27 @@ def _begin(
 
 def _encoder(model: Model, tensor: PlannedTensor) -> Callable[[np.ndarray, slice], np.ndarray]:
     """Encode some rows: on their grid if they are on one, else as ggml quantises."""
-    found = model.calibration
+    found, alphabet = model.calibration, tensor.alphabet
     if (key := f"{tensor.source}.scales") in found and tensor.type.name in GRIDS:
         scales = in_file_order(found.read(key).float().numpy(), tensor)
-        return lambda values, part: on_grid(values, scales[part], tensor.type)
+        return lambda values, part: on_grid(values, scales[part], tensor.type, alphabet)
     importance = None
     if (key := f"{tensor.source}.importance") in found:
         importance = found.read(key).float().numpy()
+    if alphabet:
+        return lambda values, _: _nearest(values, tensor.type, alphabet, importance)
     return lambda values, _: quantize(values, tensor.type, importance)
+
+
+def _nearest(
+    values: np.ndarray, kind: GGMLQuantizationType, grid: Grid, importance: np.ndarray | None
+) -> np.ndarray:
+    """Round each weight by itself to an alphabet, with the scales that fit best."""
+    import torch
+
+    from edgeprune.quantization.scales import one_by_one
+
+    weight = torch.from_numpy(values)
+    each = torch.ones(values.shape[1]) if importance is None else torch.from_numpy(importance)
+    rounded, scales = one_by_one(weight, each[:, None] * (weight != 0).T, grid)
+    return on_grid(rounded.numpy(), scales.numpy(), kind, grid)

@@ -7,7 +7,7 @@ from gguf import TensorNameMap
 from edgeprune.models.families import by_model_type
 from edgeprune.planning.tensors import TensorPlan, block_of
 from exporters.base import StorageRequest
-from exporters.gguf.plan import PlannedTensor, arch_of, type_of
+from exporters.gguf.plan import PlannedTensor, arch_of, stored_as
 
 
 def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
@@ -20,7 +20,7 @@ def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> l
     tied = "output.weight" not in names.values()
     return [
         PlannedTensor(
-            names[source], source, shape, type_of(names[source], shape, wanted, blocks, tied)
+            names[source], source, shape, *stored_as(names[source], shape, wanted, blocks, tied)
         ).row
         for source, shape in shapes.items()
     ]

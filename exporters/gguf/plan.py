@@ -9,7 +9,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, TensorNa
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
 from edgeprune.models.families import Config, Family, head_dim
+from edgeprune.planning.grid import FILE_BLOCK, Grid
 from edgeprune.planning.tensors import ModelPlan, Storage, TensorPlan
+from edgeprune.planning.types import WeightType
 from edgeprune.support.errors import InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.gguf.grids import GRIDS
@@ -39,6 +41,7 @@ class PlannedTensor:
         source: the tensor's name in the checkpoint.
         shape: as in the checkpoint, (out, in) or (n,).
         type: storage type.
+        alphabet: the only codes of it that are used; None: all.
         heads: number of attention heads whose rows are interleaved for llama.cpp's rotary order; 0:
             none.
         shift: number added to its values.
@@ -49,6 +52,7 @@ class PlannedTensor:
     source: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
+    alphabet: Grid | None = None
     heads: int = 0
     shift: float = 0.0
     given: np.ndarray | None = None
@@ -62,7 +66,8 @@ class PlannedTensor:
     @property
     def row(self) -> TensorPlan:
         """Convert the tensor to the rows of all targets."""
-        storage = Storage(self.type.name, self.bytes, GRIDS.get(self.type.name))
+        grid = self.alphabet or GRIDS.get(self.type.name)
+        storage = Storage(self.type.name, self.bytes, grid, self.alphabet)
         return TensorPlan(self.source, self.name, self.shape, storage)
 
     def obeying(self, plan: ModelPlan) -> "PlannedTensor":
@@ -70,7 +75,8 @@ class PlannedTensor:
         if not self.source:
             return self
         stored = plan.tensors[self.source].storage
-        return replace(self, type=GGMLQuantizationType[stored.type])
+        kind = GGMLQuantizationType[stored.type]
+        return replace(self, type=kind, alphabet=stored.alphabet)
 
 
 def plan_tensors(
@@ -99,7 +105,7 @@ def plan_tensors(
                 name,
                 source,
                 shape,
-                type_of(name, shape, wanted, config["num_hidden_layers"], tied),
+                *stored_as(name, shape, wanted, config["num_hidden_layers"], tied),
                 _heads(source, config) if family.gguf.permutes_rotary else 0,
                 family.norm_shift if source.endswith("norm.weight") else 0.0,
             )
@@ -123,10 +129,10 @@ def arch_of(family: Family) -> MODEL_ARCH:
     return next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.gguf.name)
 
 
-def type_of(
+def stored_as(
     name: str, shape: tuple[int, ...], wanted: StorageRequest, blocks: int, tied: bool
-) -> GGMLQuantizationType:
-    """Choose a tensor's type by its name in the file.
+) -> tuple[GGMLQuantizationType, Grid | None]:
+    """Choose a tensor's type, and its alphabet if it has one, by its name in the file.
 
     Args:
         name: the tensor's name in the file.
@@ -135,12 +141,25 @@ def type_of(
         blocks: number of decoder blocks.
         tied: whether the embedding is also the output head.
     """
+    columns = shape[-1]
     if len(shape) < 2:
-        return GGMLQuantizationType.F32  # norms and biases are tiny and sensitive
+        return GGMLQuantizationType.F32, None  # norms and biases are tiny and sensitive
     for expression, other in wanted.overrides:
         if re.search(expression, name):
-            return fitting(GGMLQuantizationType[TYPES[other].base], shape[-1])
-    return storage_type(TYPES[wanted.type], name, shape[-1], blocks, tied)
+            kind = TYPES[other]
+            return fitting(GGMLQuantizationType[kind.base], columns), _fitting(kind, columns)
+    asked = TYPES[wanted.type]
+    found = storage_type(asked, name, columns, blocks, tied)
+    inside = name.startswith("blk.")
+    return found, _fitting(asked, columns) if inside and found.name == asked.base else None
+
+
+def _fitting(kind: WeightType, columns: int) -> Grid | None:
+    """Return a type's alphabet, with scales for as many weights as divide a row."""
+    grid = kind.alphabet
+    while grid and grid.block > FILE_BLOCK and columns % grid.block:
+        grid = replace(grid, block=grid.block // 2)
+    return grid if grid and columns % grid.block == 0 else None
 
 
 def file_type(wanted: StorageRequest) -> LlamaFileType:

@@ -66,6 +66,9 @@ def write(
         if metadata:
             most = {t.name: int(np.prod(t.shape)) for t in tensors if t.source in model.pruned}
             _write_sparsity(writer, replace(metadata, nonzeros=most))
+        if narrow := {t.name: t.alphabet.name for t in tensors if t.alphabet}:
+            writer.add_array("edgeprune.storage.tensors", list(narrow))
+            writer.add_array("edgeprune.storage.codes", list(narrow.values()))
         for tensor in tensors:
             writer.add_tensor_info(
                 tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import fuzz
-from edgeprune.formats import packing
+from edgeprune.formats import forms, packing
 from edgeprune.formats.codes import CODES, block_bytes, nonzero
 from edgeprune.formats.gguf.packed import PackedFile, is_packed, pack, unpack
 from edgeprune.formats.inspection import inspect
@@ -27,6 +27,11 @@ from tests.support.gguf import logits_of, metadata
 from tests.support.processes import EDGEPRUNE
 
 T = GGMLQuantizationType
+
+
+def packed_whole(kind, data):
+    """Without its zeros alone, whatever codes it uses."""
+    return packing.pack(kind, data, forms.whole(kind))
 
 
 def sparse(shape=(64, 512), zeros=0.5, seed=0):
@@ -58,10 +63,40 @@ def test_codes_of_zero_are_the_zeros_that_dequantising_gives(kind):
 @given(st.sampled_from(sorted(CODES)), st.floats(0, 1), st.integers(1, 5), st.integers(0, 1 << 30))
 def test_packing_is_undone_exactly_and_has_the_size_that_was_said(kind, zeros, rows, seed):
     data = quantize(sparse((rows, 256), zeros, seed), T[kind]).view(np.uint8).reshape(-1)
-    small = packing.pack(kind, data)
-    kept = packing.count_kept(kind, data)
-    assert len(small) == packing.packed_size(kind, rows * 256, kept)
-    assert (packing.unpack(kind, small, rows * 256) == data).all()
+    form, size = forms.find(kind, data, 256)
+    small = packing.pack(kind, data, form)
+    assert len(small) == size <= packed_whole(kind, data).size
+    assert (packing.unpack(kind, small, rows * 256, form) == data).all()
+    assert forms.parse(str(form), kind) == form
+
+
+@given(
+    st.sampled_from(["Q4_0", "Q8_0"]), st.integers(1, 7), st.booleans(), st.sampled_from([1, 2, 4]),
+    st.floats(0, 1), st.integers(1, 4), st.integers(0, 1 << 30),
+)  # fmt: skip
+def test_few_codes_take_the_bits_that_they_need(kind, bits, masked, group, zeros, rows, seed):
+    bits = min(bits, CODES[kind].bits - 1)
+    half, chance = 2 ** (bits - 1), np.random.default_rng(seed)
+    codes = chance.integers(-half, half + masked, (rows * 8, 32))
+    codes[chance.random(codes.shape) < zeros] = 0
+    scales = chance.standard_normal((rows * 8 // group, 1)).astype(np.float16).repeat(group, axis=0)
+    stored = (codes + CODES[kind].zero).astype(np.uint8)
+    data = CODES[kind].join(scales.view(np.uint8), stored).reshape(-1)
+    form, size = forms.find(kind, data, 256)
+    asked = forms.Form(bits, masked, group)
+    assert size <= asked.size(kind, codes.size, np.count_nonzero(codes))
+    for one in (form, asked):
+        small = packing.pack(kind, data, one)
+        assert (packing.unpack(kind, small, codes.size, one) == data).all()
+
+
+def test_forms_read_as_recipes_spell_them():
+    assert str(forms.Form(3, masked=False, group=2)) == "3/64"
+    assert forms.parse("2+mask", "Q4_0") == forms.Form(2, masked=True, group=1)
+    assert forms.parse("32+mask", "F32") == forms.whole("F32")
+    for text in ("", "9", "4", "2+mask/32", "3/96", "4+mask/64"):
+        with pytest.raises(ValueError, match="Q4_0 has no form"):
+            forms.parse(text, "Q4_0")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +107,7 @@ def test_sizes_that_were_promised(kind, zeros, most):
     kept = round(1024 * (1 - zeros))
     values[:, :kept] = 1 + np.abs(sparse((64, kept), 0))
     data = quantize(values, T[kind]).reshape(-1)
-    assert len(packing.pack(kind, data)) <= most * len(data)
+    assert len(packed_whole(kind, data)) <= most * len(data)
 
 
 def test_two_of_four_is_no_larger_than_unstructured():
@@ -81,8 +116,8 @@ def test_two_of_four_is_no_larger_than_unstructured():
     groups[np.arange(len(groups))[:, None], np.abs(groups).argsort(1)[:, :2]] = 0
     data = quantize(values, T.Q8_0).reshape(-1)
     shuffled = sparse((64, 1024), 0.5)
-    assert len(packing.pack("Q8_0", data)) <= 1.01 * len(
-        packing.pack("Q8_0", quantize(shuffled, T.Q8_0).reshape(-1))
+    assert len(packed_whole("Q8_0", data)) <= 1.01 * len(
+        packed_whole("Q8_0", quantize(shuffled, T.Q8_0).reshape(-1))
     )
 
 

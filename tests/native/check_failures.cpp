@@ -52,7 +52,7 @@ extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attribute
 namespace {
 
 constexpr int kThreads = 3;
-const ep_shape kShape{EP_Q8_0, EP_SPARSE, 64, 64};
+const ep_shape kShape{EP_Q8_0, EP_SPARSE, 0, 1, 64, 64};
 constexpr int64_t kBlocks = 64 * 64 / 32, kTokens = 5;
 
 #define REQUIRE(condition)                                           \

@@ -53,6 +53,12 @@ struct Tensor {
 
 bool is_float(int type) { return type == EP_F32 || type == EP_F16 || type == EP_BF16; }
 
+// The codes that a layout has.
+int lowest(const ep_shape &shape) {
+    return shape.layout >= EP_NARROW ? -(1 << (shape.bits - 1)) : shape.type == EP_Q8_0 ? -128 : -8;
+}
+int highest(const ep_shape &shape) { return -lowest(shape) - (shape.layout != EP_MASKED); }
+
 Tensor make(const ep_shape &shape, double density) {
     Tensor t;
     const auto put16 = [&](uint16_t bits) {
@@ -60,6 +66,7 @@ Tensor make(const ep_shape &shape, double density) {
         t.bytes.push_back(bits >> 8);
     };
     const auto kept = [&] { return std::uniform_real_distribution<>()(chance) < density; };
+    uint16_t scale = 0;
     for (int64_t block = 0; block < shape.rows * shape.cols / 32; block++) {
         if (is_float(shape.type)) {
             for (int i = 0; i < 32; i++) {
@@ -78,11 +85,11 @@ Tensor make(const ep_shape &shape, double density) {
             }
             continue;
         }
-        const uint16_t scale = to_f16(0.01F + std::fabs(normal()));
+        if (block % shape.group == 0) scale = to_f16(0.01F + std::fabs(normal()));
         put16(scale);
         int codes[32];
         for (int &code : codes) {
-            code = shape.type == EP_Q8_0 ? whole(-128, 127) : whole(-8, 7);
+            code = static_cast<int>(whole(lowest(shape), highest(shape)));
             if (!kept()) code = 0;
             t.values.push_back(double{from_f16(scale)} * code);
         }
@@ -114,14 +121,24 @@ std::vector<double> rounded(const std::vector<float> &x, bool to_bytes) {
     return result;
 }
 
+int own_bits(int type) { return type == EP_F32 ? 32 : is_float(type) ? 16 : type == EP_Q8_0 ? 8 : 4; }
+
+// A form that holds what `make` makes for a layout.
+ep_form form_of(const ep_shape &shape) {
+    if (shape.layout == EP_NARROW) return {shape.bits, 0, shape.group};
+    if (shape.layout == EP_MASKED) return {shape.bits, 1, shape.group};
+    return {own_bits(shape.type), 1, 1};
+}
+
 // A tensor as `.packed.gguf` files hold it: scales, mask, kept codes (or bit planes of them).
-std::vector<uint8_t> in_a_file(const ep_shape &shape, const Tensor &t) {
+std::vector<uint8_t> in_a_file(const ep_shape &shape, const ep_form &form, const Tensor &t) {
     const bool wide = is_float(shape.type);
     const int size = shape.type == EP_F32 ? 4 : wide ? 2 : 1;
     std::vector<uint8_t> scales, mask(shape.rows * shape.cols / 8), codes;
     size_t at = 0;
     for (int64_t block = 0; block < shape.rows * shape.cols / 32; block++) {
-        if (!wide) scales.insert(scales.end(), t.bytes.begin() + at, t.bytes.begin() + at + 2);
+        if (!wide && block % form.group == 0)
+            scales.insert(scales.end(), t.bytes.begin() + at, t.bytes.begin() + at + 2);
         at += wide ? 0 : 2;
         for (int i = 0; i < 32; i++) {
             const uint8_t *own = t.bytes.data() + at;
@@ -130,21 +147,26 @@ std::vector<uint8_t> in_a_file(const ep_shape &shape, const Tensor &t) {
                 code = i < 16 ? own[i] & 15 : own[i - 16] >> 4;
             else
                 std::memcpy(&code, own + size * i, size);
-            if (code == (shape.type == EP_Q4_0 ? 8U : 0U)) continue;
+            const uint32_t zero = shape.type == EP_Q4_0 ? 8 : 0;
+            if (form.masked && code == zero) continue;
             mask[block * 4 + i / 8] |= 1 << i % 8;
+            if (form.bits != own_bits(shape.type)) {
+                const bool above = form.masked && code > zero;
+                code = code - zero + (1 << (form.bits - 1)) - above;
+            }
             for (int byte = 0; byte < size; byte++) codes.push_back(code >> 8 * byte & 255);
         }
         at += shape.type == EP_Q4_0 ? 16 : 32 * size;
     }
-    if (shape.type == EP_Q4_0) {
+    if (form.bits % 8 != 0) {
         const size_t plane = (codes.size() + 7) / 8;
-        std::vector<uint8_t> planes(4 * plane);
+        std::vector<uint8_t> planes(form.bits * plane);
         for (size_t i = 0; i < codes.size(); i++)
-            for (int bit = 0; bit < 4; bit++)
+            for (int bit = 0; bit < form.bits; bit++)
                 planes[bit * plane + i / 8] |= (codes[i] >> bit & 1) << i % 8;
         codes = planes;
     }
-    scales.insert(scales.end(), mask.begin(), mask.end());
+    if (form.masked) scales.insert(scales.end(), mask.begin(), mask.end());
     scales.insert(scales.end(), codes.begin(), codes.end());
     return scales;
 }
@@ -152,21 +174,28 @@ std::vector<uint8_t> in_a_file(const ep_shape &shape, const Tensor &t) {
 // The same matrix from a file; and whatever a damaged file holds, nothing outside it is touched.
 bool check_file(const ep_shape &shape, const Tensor &t, const std::vector<uint8_t> &packed) {
     const int threads = static_cast<int>(whole(1, 3));
-    std::vector<uint8_t> file = in_a_file(shape, t), again(packed.size());
-    const size_t size = ep_packed_size_of_file(&shape, file.data(), file.size(), threads);
-    if (size != packed.size()) return false;
-    if (ep_pack_file(&shape, file.data(), file.size(), again.data(), size, threads)) return false;
-    if (again != packed) return false;
+    const ep_form form = form_of(shape);
+    std::vector<uint8_t> file = in_a_file(shape, form, t), again(packed.size());
+    const auto size_of = [&] {
+        return ep_packed_size_of_file(&shape, &form, file.data(), file.size(), threads);
+    };
+    const auto pack = [&](size_t size) {
+        return ep_pack_file(&shape, &form, file.data(), file.size(), again.data(), size, threads);
+    };
+    const size_t size = size_of();
+    if (size != packed.size() || pack(size) != 0 || again != packed) return false;
     for (int i = 0; i < 8; i++) file[whole(0, file.size() - 1)] = static_cast<uint8_t>(whole(0, 255));
     file.resize(file.size() - whole(0, 1));
-    const size_t other = ep_packed_size_of_file(&shape, file.data(), file.size(), threads);
+    const size_t other = size_of();
     if (other == 0) return true;
     again.resize(other);
-    return ep_pack_file(&shape, file.data(), file.size(), again.data(), other, threads) == 0;
+    const int code = pack(other);  // damaged scales may not be shared any more
+    return code == 0 || (code == -1 && shape.group > 1);
 }
 
-bool check(const char *kernel, int type, int layout, double density) {
-    const ep_shape shape{type, layout, whole(1, 70), 32 * whole(1, 9)};
+bool check(const char *kernel, int type, int layout, int bits, double density) {
+    const int32_t group = is_float(type) ? 1 : 1 << whole(0, 2);
+    const ep_shape shape{type, layout, bits, group, whole(1, 70), 32 * group * whole(1, 9)};
     const int threads = static_cast<int>(whole(1, 4));
     const int64_t tokens = whole(1, 20);
     const Tensor t = make(shape, density);
@@ -192,9 +221,9 @@ bool check(const char *kernel, int type, int layout, double density) {
             }
             const double error = std::fabs(sum - y[token * shape.rows + row]) / size_of_terms;
             if (!(error < 2e-6)) {
-                std::printf("%s type %d layout %d %lldx%lld: error %g\n", kernel, type, layout,
-                            static_cast<long long>(shape.rows), static_cast<long long>(shape.cols),
-                            error);
+                std::printf("%s type %d layout %d bits %d group %d %lldx%lld: error %g\n", kernel,
+                            type, layout, bits, group, static_cast<long long>(shape.rows),
+                            static_cast<long long>(shape.cols), error);
                 return false;
             }
         }
@@ -208,15 +237,23 @@ int main(int count, char **arguments) {
     const int rounds = count > 1 ? std::atoi(arguments[1]) : 20;
     std::istringstream names(ep_kernels());
     int checked = 0;
+    struct {
+        int type, layout, bits;
+    } const all[] = {
+        {EP_F32, EP_SPARSE, 0},  {EP_F32, EP_DENSE, 0},  {EP_F16, EP_SPARSE, 0},
+        {EP_F16, EP_DENSE, 0},   {EP_BF16, EP_SPARSE, 0}, {EP_BF16, EP_DENSE, 0},
+        {EP_Q8_0, EP_SPARSE, 0}, {EP_Q8_0, EP_DENSE, 0}, {EP_Q4_0, EP_SPARSE, 0},
+        {EP_Q4_0, EP_DENSE, 0},  {EP_Q4_0, EP_NARROW, 2}, {EP_Q4_0, EP_NARROW, 3},
+        {EP_Q4_0, EP_MASKED, 1}, {EP_Q4_0, EP_MASKED, 2},
+    };
     for (std::string name; names >> name;) {
         if (ep_use(name.c_str()) != 0) return 1;
         for (int round = 0; round < rounds; round++)
-            for (const int type : {EP_F32, EP_F16, EP_Q4_0, EP_Q8_0, EP_BF16})
-                for (const int layout : {EP_SPARSE, EP_DENSE})
-                    for (const double density : {0.0, 0.5, 1.0, (round % 10) / 10.0}) {
-                        if (!check(name.c_str(), type, layout, density)) return 1;
-                        checked++;
-                    }
+            for (const auto &one : all)
+                for (const double density : {0.0, 0.5, 1.0, (round % 10) / 10.0}) {
+                    if (!check(name.c_str(), one.type, one.layout, one.bits, density)) return 1;
+                    checked++;
+                }
     }
     std::printf("%d matrices, kernels %s\n", checked, ep_kernels());
 }

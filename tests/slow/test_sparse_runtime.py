@@ -45,7 +45,7 @@ def stock_sparse_exact(pruned_real, tmp_path_factory):
     with_zeros_out = LlamaCpp(pruned_real, 2)
     assert with_zeros_out.info()["sparse"]["tensors"] == 210
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "is_sparse", lambda _file: False)
+        patch.setattr(adapter, "gains", lambda _file: False)
         return LlamaCpp(pruned_real, 2), with_zeros_out, LlamaCpp(widened, 2)
 
 

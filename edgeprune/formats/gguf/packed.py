@@ -1,8 +1,8 @@
-"""``.packed.gguf``: a GGUF file whose sparse tensors are stored without their zeros.
+"""``.packed.gguf``: a GGUF file that holds no zeros of its sparse tensors, and no unused codes.
 
 The container is GGUF too. It holds the original's header as it was, byte for byte, and one run of
-bytes for each tensor, packed where that is smaller. So the original comes back bit for bit, and can
-be read at any offset without being written anywhere.
+bytes for each tensor, packed where that is smaller, in a form of its own (`formats.forms`). So the
+original comes back bit for bit, and can be read at any offset without being written anywhere.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from edgeprune.formats import packing
+from edgeprune.formats import forms, packing
+from edgeprune.formats.forms import Form
 from edgeprune.formats.gguf.file import BrokenHeader, GgufFile, GgufTensor, open_gguf
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from edgeprune.support.files import atomic_path
 
 _ARCHITECTURE = "edgeprune-packed"  # stock llama.cpp then says what it can't read, and stops
-_SCHEMA = 1
+_SCHEMA = 2  # 1: without forms, all tensors are packed in the whole width of their codes
 _HEADER = "edgeprune.header"
 _CHUNK = 1 << 24
 _MOST_PADDING = 1 << 16  # the largest alignment
@@ -47,19 +48,23 @@ class PackedFile:
         if self._container.get("general.architecture") != _ARCHITECTURE:
             raise InputError(f"{path} is not a packed GGUF file.", "'edgeprune pack' creates one.")
         schema = self._container.get("edgeprune.packed.schema")
-        if schema != _SCHEMA:
+        if schema not in (1, _SCHEMA):
             said = schema if isinstance(schema, int) else "?"
             raise InputError(
-                f"{path} is packed with schema {said}; this version of edgeprune reads schema "
-                f"{_SCHEMA}.",
+                f"{path} is packed with schema {said}; this version of edgeprune reads schemas 1 "
+                f"and {_SCHEMA}.",
                 "Upgrade edgeprune: pip install --upgrade edgeprune",
             )
         self.size = self._container.get("edgeprune.packed.size")
         self.sha256 = self._container.get("edgeprune.packed.sha256")
         self._runs = {tensor.name: tensor for tensor in self._container.tensors}
         packed = self._container.get("edgeprune.packed.tensors", [])
-        known = isinstance(packed, list) and all(isinstance(name, str) for name in packed)
-        known = known and _HEADER in self._runs
+        said = self._container.get("edgeprune.packed.forms", [])
+        known = all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in (packed, said)
+        )
+        known = known and _HEADER in self._runs and (schema == 1 or len(said) == len(packed))
         if not (known and isinstance(self.size, int) and isinstance(self.sha256, str)):
             raise self._damaged("the keys needed for unpacking are missing")
         self._packed = frozenset(packed)
@@ -71,6 +76,7 @@ class PackedFile:
         self._segments = sorted(
             (t for t in self.original.tensors if t.size), key=lambda tensor: tensor.offset
         )
+        self._forms = self._read_forms(dict(zip(packed, said, strict=schema > 1)))
         self._check()
         self._latest = lru_cache(maxsize=2)(self._tensor_bytes)
 
@@ -88,6 +94,10 @@ class PackedFile:
     def stored(self, name: str) -> np.ndarray | None:
         """Read a tensor's bytes as `packing.pack` made them; None if it is not packed here."""
         return self._runs[name].data.reshape(-1) if name in self._packed else None
+
+    def form(self, name: str) -> Form:
+        """Return the form in which `stored` gives a tensor."""
+        return self._forms[name]
 
     def drop_pages(self) -> None:
         """Free the memory of pages read so far; they can be read again."""
@@ -122,9 +132,22 @@ class PackedFile:
         if tensor.name not in self._packed:
             return data
         try:
-            return packing.unpack(tensor.type.name, data, math.prod(tensor.shape))
+            form = self._forms[tensor.name]
+            return packing.unpack(tensor.type.name, data, math.prod(tensor.shape), form)
         except ValueError as error:
             raise self._damaged(f"{tensor.name}: {error}") from None
+
+    def _read_forms(self, said: dict[str, str]) -> dict[str, Form]:
+        found = {}
+        for tensor in self.original.tensors:
+            kind, name = tensor.type.name, tensor.name
+            if name not in self._packed or not packing.packable(kind):
+                continue
+            try:
+                found[name] = forms.parse(said[name], kind) if name in said else forms.whole(kind)
+            except ValueError as error:
+                raise self._damaged(f"of the tensor {name!r}, {error}") from None
+        return found
 
     def _check(self) -> None:
         """Check the original's header against the runs, so that false sizes use no memory."""
@@ -142,11 +165,10 @@ class PackedFile:
         for tensor in self.original.tensors:
             run = self._runs.get(tensor.name)
             packed = tensor.name in self._packed
-            if run is None or (packed and not packing.packable(tensor.type.name)):
+            form = self._forms.get(tensor.name)
+            if run is None or (packed and form is None):
                 raise self._damaged(f"the tensor {tensor.name!r} is missing")
-            least = (
-                packing.packed_size(tensor.type.name, math.prod(tensor.shape), 0) if packed else 0
-            )
+            least = form.size(tensor.type.name, math.prod(tensor.shape), 0) if form else 0
             if run.size < least or (not packed and run.size != tensor.size):
                 raise self._damaged(
                     f"the tensor {tensor.name!r} has the wrong size of {run.size} bytes"
@@ -195,19 +217,20 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
     file = open_gguf(source)
     if any(tensor.name == _HEADER for tensor in file.tensors):
         raise UsageError(f"{source} has a tensor with the reserved name {_HEADER}.")
-    sizes = {tensor.name: _packed_size(tensor) for tensor in file.tensors}
-    packed = [tensor for tensor in file.tensors if sizes[tensor.name] < tensor.size]
+    found = {tensor.name: one for tensor in file.tensors if (one := _smaller(tensor))}
+    packed = [tensor for tensor in file.tensors if tensor.name in found]
     if not packed:
         raise UsageError(
-            f"Packing would not make any tensor of {source} smaller: it has too few zeros.",
-            "Pack a file that 'edgeprune build' has pruned.",
+            f"Packing would not make any tensor of {source} smaller: it has too few zeros, and "
+            "uses all codes.",
+            "Pack a file that 'edgeprune build' has pruned, or given fewer codes.",
         )
     digest, size = hashlib.sha256(), source.stat().st_size
     with source.open("rb") as raw:
         while chunk := raw.read(_CHUNK):
             digest.update(chunk)
     with atomic_path(target) as temporary:
-        _write(temporary, source, file, sizes, digest.hexdigest(), advance)
+        _write(temporary, source, file, found, digest.hexdigest(), advance)
         if not _comes_back(temporary, digest.digest()):
             raise CheckFailed(
                 f"{source} cannot be restored from its packed form: it has bytes between its "
@@ -219,7 +242,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
         "packed_bytes": target.stat().st_size,
         "tensors": len(packed),
         "tensor_bytes": sum(tensor.size for tensor in packed),
-        "packed_tensor_bytes": sum(sizes[tensor.name] for tensor in packed),
+        "packed_tensor_bytes": sum(size for _, size in found.values()),
     }
 
 
@@ -227,31 +250,36 @@ def _write(
     path: Path,
     source: Path,
     file: GgufFile,
-    sizes: dict[str, int],
+    packed: dict[str, tuple[Form, int]],
     digest: str,
     advance: Advance,
 ) -> None:
     """Write a packed file, whose hash is not checked yet."""
     with source.open("rb") as raw:
         header = np.frombuffer(raw.read(file.data_start), np.uint8)
-    smaller = [tensor.name for tensor in file.tensors if sizes[tensor.name] < tensor.size]
+    kinds = {tensor.name: tensor.type.name for tensor in file.tensors}
+    narrow = any(form != forms.whole(kinds[name]) for name, (form, _) in packed.items())
     writer = GGUFWriter(path, _ARCHITECTURE)
     writer.add_name(str(file.get("general.name") or source.stem))
-    writer.add_uint32("edgeprune.packed.schema", _SCHEMA)
+    writer.add_uint32("edgeprune.packed.schema", _SCHEMA if narrow else 1)
     writer.add_uint64("edgeprune.packed.size", source.stat().st_size)
     writer.add_string("edgeprune.packed.sha256", digest)
-    writer.add_array("edgeprune.packed.tensors", smaller)
+    writer.add_array("edgeprune.packed.tensors", list(packed))
+    if narrow:
+        said = [str(form) for form, _ in packed.values()]
+        writer.add_array("edgeprune.packed.forms", said)
     _announce(writer, _HEADER, len(header))
     for tensor in file.tensors:
-        _announce(writer, tensor.name, sizes[tensor.name])
+        _, size = packed.get(tensor.name, (None, tensor.size))
+        _announce(writer, tensor.name, size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.write_tensor_data(header)
     for tensor in file.tensors:
         data = tensor.data.reshape(-1)
-        if sizes[tensor.name] < tensor.size:
-            data = packing.pack(tensor.type.name, data)
+        if tensor.name in packed:
+            data = packing.pack(tensor.type.name, data, packed[tensor.name][0])
         writer.write_tensor_data(data)
         advance(tensor.size)
     writer.close()
@@ -288,13 +316,13 @@ def unpack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -
             )
 
 
-def _packed_size(tensor: GgufTensor) -> int:
-    """Return a tensor's bytes, packed if that is smaller."""
+def _smaller(tensor: GgufTensor) -> tuple[Form, int] | None:
+    """Return a tensor's packed form and its bytes; None if it is not smaller."""
     kind = tensor.type.name
     if len(tensor.shape) < 2 or not tensor.size or not packing.packable(kind):
-        return tensor.size
-    kept = packing.count_kept(kind, tensor.data.reshape(-1))
-    return min(tensor.size, packing.packed_size(kind, math.prod(tensor.shape), kept))
+        return None
+    form, size = forms.find(kind, tensor.data.reshape(-1), tensor.shape[-1])
+    return (form, size) if size < tensor.size else None
 
 
 def _announce(writer: GGUFWriter, name: str, size: int) -> None:

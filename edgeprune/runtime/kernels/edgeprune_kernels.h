@@ -1,7 +1,7 @@
-/* Products of sparse matrices with vectors: the kernel library's C interface.
+/* Products of packed matrices with vectors: the kernel library's C interface.
  *
  * A matrix is packed from the rows of a GGUF tensor (Q8_0, Q4_0, F16, BF16 or F32) into tiles of 16 rows
- * without its zeros; layout.h says how. All functions are safe to call from several threads at once,
+ * without its zeros, or in the few codes that it uses; layout.h says how. All functions are safe to call from several threads at once,
  * ep_use excepted. Nothing here knows llama.cpp; llama_adapter.cpp puts it there. Where memory runs out,
  * functions return EP_NO_MEMORY, those that return a size EP_NO_SIZE; fewer threads than asked for only
  * take longer.
@@ -19,15 +19,26 @@ extern "C" {
 /* How values are stored; the numbers are ggml's. */
 enum ep_type { EP_F32 = 0, EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
 
-/* EP_DENSE keeps zeros: the same tiles and the same kernels without masks, to compare with. */
-enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1 };
+/* EP_SPARSE leaves zeros out. EP_DENSE keeps them: the same tiles and the same kernels without masks, to
+ * compare with. Of a Q4_0 matrix that uses few codes, EP_NARROW has all of its weights in `bits` bits (2:
+ * codes -2 to 1; 3: -4 to 3), and EP_MASKED those that are not zero (1: codes -1 and 1; 2: -2 to 2). */
+enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1, EP_NARROW = 2, EP_MASKED = 3 };
 
 typedef struct {
     int32_t type;   /* ep_type */
     int32_t layout; /* ep_layout */
+    int32_t bits;   /* of a code, in narrow and masked layouts; else 0 */
+    int32_t group;  /* blocks of 32 inputs that share their scales: 1, 2 or 4; of floats 1 */
     int64_t rows;   /* outputs, any number */
-    int64_t cols;   /* inputs, a multiple of 32 */
+    int64_t cols;   /* inputs, a multiple of 32 * group */
 } ep_shape;
+
+/* How a tensor of a `.packed.gguf` file stands: edgeprune/formats/forms.py. */
+typedef struct {
+    int32_t bits;   /* of a code; the type's own: as the type has it */
+    int32_t masked; /* whether zeros are left out */
+    int32_t group;  /* blocks that share a scale */
+} ep_form;
 
 enum ep_failure { EP_NO_MEMORY = -2 };
 #define EP_NO_SIZE ((size_t)-1)
@@ -40,18 +51,20 @@ EP_API int ep_packable(const ep_shape *shape);
 /* Bytes of the packed matrix, its padding for wide loads included; 0 if it can't be packed. */
 EP_API size_t ep_packed_size(const ep_shape *shape, const void *data, int threads);
 
-/* The same from the number of weights that are not zero, where it follows from that; else 0. */
+/* The same from the number of weights that are not zero, where it follows from that, or from the shape
+ * alone; else 0. */
 EP_API size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros);
 
-/* Pack `data` into `packed`, which holds `size` bytes; 0, or -1 if that is not enough. */
+/* Pack `data` into `packed`, which holds `size` bytes; 0, or -1 if that is not enough, or if the matrix
+ * has codes or scales that its layout has not. */
 EP_API int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, int threads);
 
 /* The same from a tensor of a `.packed.gguf` file, whose `data_size` bytes must be as many as they
  * say (else 0 and -1); the tensor is never whole in memory. */
-EP_API size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
-                                     int threads);
-EP_API int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
-                        size_t size, int threads);
+EP_API size_t ep_packed_size_of_file(const ep_shape *shape, const ep_form *form, const void *data,
+                                     size_t data_size, int threads);
+EP_API int ep_pack_file(const ep_shape *shape, const ep_form *form, const void *data,
+                        size_t data_size, void *packed, size_t size, int threads);
 
 /* The bytes of the GGUF tensor again; negative zeros of floats come back positive. 0 if it could. */
 EP_API int ep_unpack(const ep_shape *shape, const void *packed, void *data, int threads);

@@ -22,8 +22,8 @@ struct Avx2 {
     };
     static constexpr int kTokens = 2;
     // maddubs adds up pairs in 16 bits: codes of 8 bits have to be small and signed for it.
-    template <int Type>
-    static constexpr bool kUnsigned = Type == EP_Q4_0;
+    template <int Coding>
+    static constexpr bool kUnsigned = kZeros[Coding] <= 8;
 
     static EP_INLINE __m256i load32(const uint8_t *p) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
@@ -59,6 +59,45 @@ struct Avx2 {
     static EP_INLINE Chunk high(Chunk c) {
         return low({_mm256_srli_epi16(c.a, 4), _mm256_srli_epi16(c.b, 4)});
     }
+    template <int K>
+    static EP_INLINE Chunk two(Chunk c) {
+        const __m256i both = _mm256_set1_epi8(3);
+        return {_mm256_and_si256(_mm256_srli_epi16(c.a, 2 * K), both),
+                _mm256_and_si256(_mm256_srli_epi16(c.b, 2 * K), both)};
+    }
+    // 0xFF in the lanes of 32 bits that are set.
+    static EP_INLINE __m256i lanes(uint32_t bits) {
+        const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                                   0x0303030303030303);
+        const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+        const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(bits));
+        return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(all, byte_of), bit), bit);
+    }
+    template <class Each>
+    static EP_INLINE Chunk where(Chunk c, uint64_t mask, const Each &each) {
+        return {each(c.a, lanes(static_cast<uint32_t>(mask))),
+                each(c.b, lanes(static_cast<uint32_t>(mask >> 32)))};
+    }
+    static EP_INLINE Chunk four_where(Chunk c, uint64_t mask) {
+        return where(c, mask, [](__m256i v, __m256i set) __attribute__((always_inline)) {
+            return _mm256_or_si256(v, _mm256_and_si256(set, _mm256_set1_epi8(4)));
+        });
+    }
+    static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
+        return where(c, mask, [](__m256i v, __m256i set) __attribute__((always_inline)) {
+            const __m256i codes = _mm256_shuffle_epi8(_mm256_set1_epi32(0x04030100), v);
+            return _mm256_blendv_epi8(_mm256_set1_epi8(2), codes, set);
+        });
+    }
+    template <int K>
+    static EP_INLINE Chunk around_one(Chunk c, uint64_t mask) {
+        return where(c, mask, [](__m256i v, __m256i set) __attribute__((always_inline)) {
+            const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << K));
+            const __m256i up = _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
+            const __m256i codes = _mm256_and_si256(up, _mm256_set1_epi8(2));
+            return _mm256_blendv_epi8(_mm256_set1_epi8(1), codes, set);
+        });
+    }
     static EP_INLINE void store(Chunk c, uint8_t *p) {
         store32(c.a, p);
         store32(c.b, p + 32);
@@ -71,10 +110,10 @@ struct Avx2 {
     static EP_INLINE Sums add(Sums x, Sums y) {
         return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
     }
-    template <int Type>
+    template <int Coding>
     static EP_INLINE __m256i dot32(__m256i sums, __m256i codes, __m256i four) {
         __m256i pairs;
-        if constexpr (Type == EP_Q8_0) {
+        if constexpr (!kUnsigned<Coding>) {
             const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
             pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(four, weights));
         } else {
@@ -82,12 +121,12 @@ struct Avx2 {
         }
         return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    template <int Type>
+    template <int Coding>
     static EP_INLINE void dot(Sums &sums, Chunk codes, const int8_t *activations) {
         int32_t word;
         std::memcpy(&word, activations, 4);
         const __m256i four = _mm256_set1_epi32(word);
-        sums = {dot32<Type>(sums.a, codes.a, four), dot32<Type>(sums.b, codes.b, four)};
+        sums = {dot32<Coding>(sums.a, codes.a, four), dot32<Coding>(sums.b, codes.b, four)};
     }
 
     static EP_INLINE __m256 from_f16(const void *p) {

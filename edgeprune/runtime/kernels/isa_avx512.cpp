@@ -17,7 +17,7 @@ struct Avx512 {
         __m512 first, second;
     };
     static constexpr int kTokens = 8;
-    template <int Type>
+    template <int Coding>
     static constexpr bool kUnsigned = true;
 
     static EP_INLINE Chunk load(const uint8_t *p) { return _mm512_loadu_si512(p); }
@@ -31,12 +31,29 @@ struct Avx512 {
     static EP_INLINE Chunk raised(Chunk c) {
         return _mm512_and_si512(c, _mm512_set1_epi8(static_cast<char>(0xF0)));
     }
+    template <int K>
+    static EP_INLINE Chunk two(Chunk c) {
+        return _mm512_and_si512(_mm512_srli_epi16(c, 2 * K), _mm512_set1_epi8(3));
+    }
+    static EP_INLINE Chunk four_where(Chunk c, uint64_t mask) {
+        return _mm512_mask_add_epi8(c, mask, c, _mm512_set1_epi8(4));
+    }
+    static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
+        const Chunk codes = _mm512_set1_epi32(0x04030100);
+        return _mm512_mask_shuffle_epi8(_mm512_set1_epi8(2), mask, codes, c);
+    }
+    template <int K>
+    static EP_INLINE Chunk around_one(Chunk c, uint64_t mask) {
+        const uint64_t up = _mm512_test_epi8_mask(c, _mm512_set1_epi8(static_cast<char>(1 << K)));
+        const Chunk zeros = _mm512_maskz_mov_epi8(~mask, _mm512_set1_epi8(1));
+        return _mm512_mask_mov_epi8(zeros, up, _mm512_set1_epi8(2));
+    }
     static EP_INLINE void store(Chunk c, uint8_t *p) { _mm512_storeu_si512(p, c); }
 
     static EP_INLINE Sums start(int32_t value) { return _mm512_set1_epi32(value); }
     static EP_INLINE Sums lowered(Sums s) { return _mm512_srai_epi32(s, 4); }
     static EP_INLINE Sums add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
-    template <int Type>
+    template <int Coding>
     static EP_INLINE void dot(Sums &sums, Chunk codes, const int8_t *activations) {
         int32_t four;
         std::memcpy(&four, activations, 4);

@@ -30,8 +30,8 @@ struct Neon {
         Row first, second;
     };
     static constexpr int kTokens = 4;
-    template <int Type>
-    static constexpr bool kUnsigned = Type == EP_Q4_0;  // codes up to 15 are the same signed
+    template <int Coding>
+    static constexpr bool kUnsigned = kZeros[Coding] <= 8;  // codes up to 15 are the same signed
 
     static EP_INLINE Chunk load(const uint8_t *p) {
         return {vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)};
@@ -61,6 +61,44 @@ struct Neon {
         for (auto &part : c.at) part = vshrq_n_u8(part, 4);
         return c;
     }
+    template <int K>
+    static EP_INLINE Chunk two(Chunk c) {
+        for (auto &part : c.at) {
+            if constexpr (K > 0) part = vshrq_n_u8(part, 2 * K);
+            part = vandq_u8(part, vdupq_n_u8(3));
+        }
+        return c;
+    }
+    // 0xFF in the lanes of 16 bits that are set.
+    static EP_INLINE uint8x16_t lanes(uint64_t bits) {
+        const uint8x16_t both = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(bits)),
+                                            vdup_n_u8(static_cast<uint8_t>(bits >> 8)));
+        return vtstq_u8(both, vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201)));
+    }
+    static EP_INLINE Chunk four_where(Chunk c, uint64_t mask) {
+        for (auto &part : c.at) {
+            part = vorrq_u8(part, vandq_u8(lanes(mask), vdupq_n_u8(4)));
+            mask >>= 16;
+        }
+        return c;
+    }
+    static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
+        for (auto &part : c.at) {
+            const uint8x16_t up = vandq_u8(vcgtq_u8(part, vdupq_n_u8(1)), vdupq_n_u8(1));
+            part = vbslq_u8(lanes(mask), vaddq_u8(part, up), vdupq_n_u8(2));
+            mask >>= 16;
+        }
+        return c;
+    }
+    template <int K>
+    static EP_INLINE Chunk around_one(Chunk c, uint64_t mask) {
+        for (auto &part : c.at) {
+            const uint8x16_t up = vtstq_u8(part, vdupq_n_u8(1 << K));
+            part = vbslq_u8(lanes(mask), vandq_u8(up, vdupq_n_u8(2)), vdupq_n_u8(1));
+            mask >>= 16;
+        }
+        return c;
+    }
     static EP_INLINE void store(const Chunk &c, uint8_t *p) {
         for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, c.at[i]);
     }
@@ -74,14 +112,14 @@ struct Neon {
         for (int i = 0; i < 4; i++) x.at[i] = vaddq_s32(x.at[i], y.at[i]);
         return x;
     }
-    template <int Type>
+    template <int Coding>
     static EP_INLINE void dot(Sums &sums, const Chunk &codes, const int8_t *activations) {
         int32_t word;
         std::memcpy(&word, activations, 4);
         const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(word));
         for (int i = 0; i < 4; i++) {
             const uint8x16_t c =
-                Type == EP_Q8_0 ? veorq_u8(codes.at[i], vdupq_n_u8(0x80)) : codes.at[i];
+                kUnsigned<Coding> ? codes.at[i] : veorq_u8(codes.at[i], vdupq_n_u8(0x80));
             sums.at[i] = vdotq_s32(sums.at[i], vreinterpretq_s8_u8(c), four);
         }
     }

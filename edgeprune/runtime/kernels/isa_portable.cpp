@@ -41,7 +41,7 @@ struct Portable {
         Row first, second;
     };
     static constexpr int kTokens = 4;
-    template <int Type>
+    template <int Coding>
     static constexpr bool kUnsigned = true;
 
     static EP_INLINE Chunk load(const uint8_t *p) {
@@ -64,6 +64,24 @@ struct Portable {
         for (auto &code : c.at) code >>= 4;
         return c;
     }
+    template <int K>
+    static EP_INLINE Chunk two(Chunk c) {
+        for (auto &code : c.at) code = code >> 2 * K & 3;
+        return c;
+    }
+    static EP_INLINE Chunk four_where(Chunk c, uint64_t mask) {
+        for (int i = 0; i < 64; i++) c.at[i] += (mask >> i & 1) << 2;
+        return c;
+    }
+    static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
+        for (int i = 0; i < 64; i++) c.at[i] = mask >> i & 1 ? c.at[i] + (c.at[i] > 1) : 2;
+        return c;
+    }
+    template <int K>
+    static EP_INLINE Chunk around_one(Chunk c, uint64_t mask) {
+        for (int i = 0; i < 64; i++) c.at[i] = mask >> i & 1 ? (c.at[i] >> K & 1) * 2 : 1;
+        return c;
+    }
     static EP_INLINE void store(const Chunk &c, uint8_t *p) { std::memcpy(p, &c, 64); }
 
     static EP_INLINE Sums start(int32_t value) {
@@ -76,7 +94,7 @@ struct Portable {
         for (int i = 0; i < 16; i++) a.at[i] += b.at[i];
         return a;
     }
-    template <int Type>
+    template <int Coding>
     static EP_INLINE void dot(Sums &sums, const Chunk &codes, const int8_t *a) {
         for (int i = 0; i < 64; i++) sums.at[i / 4] += codes.at[i] * a[i % 4];
     }

@@ -46,13 +46,12 @@ int64_t scratch_bytes(const Matrix &m) {
 
 const Kernels &kernels() { return *in_use().load(std::memory_order_relaxed); }
 
-const Kernels::OfType &Kernels::of(int32_t type) const {
-    switch (type) {
-        case EP_F16: return f16;
-        case EP_Q4_0: return q4_0;
-        case EP_BF16: return bf16;
-        case EP_F32: return f32;
-        default: return q8_0;
+const Products &Kernels::of(const Matrix &m) const {
+    switch (m.type) {
+        case EP_F16: return f16.by_layout[m.layout];
+        case EP_BF16: return bf16.by_layout[m.layout];
+        case EP_F32: return f32.by_layout[m.layout];
+        default: return by_coding[m.coding()];
     }
 }
 
@@ -66,7 +65,7 @@ void round_part(const Product &p, int part, int parts, uint8_t *work) {
 
 void multiply_rounded_part(const Product &p, int part, int parts, uint8_t *work) {
     const Matrix &m = p.matrix;
-    const Products &by = kernels().of(m.type).by_layout[m.layout];
+    const Products &by = kernels().of(m);
     const int64_t from = m.tiles() * part / parts, to = m.tiles() * (part + 1) / parts;
     const int64_t token_bytes = Token::bytes(m.cols);
     if (p.tokens == 1) {
@@ -141,4 +140,13 @@ int ep_use(const char *name) {
 
 const char *ep_in_use() { return kernels().name; }
 
-float ep_break_even(int type) { return kernels().of(type).break_even; }
+float ep_break_even(int type) {
+    const auto &of = kernels().break_even;
+    switch (type) {
+        case EP_F16: return of.f16;
+        case EP_Q4_0: return of.q4_0;
+        case EP_BF16: return of.bf16;
+        case EP_F32: return of.f32;
+        default: return of.q8_0;
+    }
+}

@@ -31,12 +31,15 @@ struct Kernels {
     void (*quantize)(const float *x, int64_t cols, Token token);
     Compress compress;
     Compress16 compress16;
-    struct OfType {
+    Products by_coding[kCodings];  // of 8- and 4-bit types
+    struct OfFloats {
         Products by_layout[2];
-        float break_even;  // see ep_break_even
-    } f16, q4_0, q8_0, bf16, f32;
+    } f16, bf16, f32;
+    struct {
+        float f16, q4_0, q8_0, bf16, f32;
+    } break_even;  // see ep_break_even
 
-    const OfType &of(int32_t type) const;
+    const Products &of(const Matrix &m) const;
 };
 
 extern const Kernels kPortable, kAvx2, kAvx512, kNeon;

@@ -9,11 +9,35 @@
 namespace edgeprune {
 namespace {
 
-constexpr int64_t kChunks = 8;  // of a block, in 8- and 4-bit types
-constexpr int64_t kChunkCodes = 64;
 constexpr int64_t kBlockCodes = kChunks * kChunkCodes;
 
 uint8_t zero_code(int32_t type) { return type == EP_Q8_0 ? 128 : 8; }
+
+// What narrow codes of Q4_0 become, by their 16 codes: numbered from the lowest; zeros that a mask
+// leaves out; what the layout has not.
+constexpr uint8_t kLeftOut = 255, kNone = 254;
+
+struct Numbered {
+    uint8_t of[16];
+
+    constexpr Numbered(int low, int high, bool masked) : of() {
+        uint8_t next = 0;
+        for (int code = 0; code < 16; code++) {
+            const bool zero = masked && code == 8;
+            of[code] = zero ? kLeftOut : code - 8 < low || code - 8 > high ? kNone : next++;
+        }
+    }
+    uint8_t code(uint8_t number) const {
+        return static_cast<uint8_t>(std::find(of, of + 16, number) - of);
+    }
+};
+
+constexpr Numbered kNarrow[] = {{-4, 3, false}, {-2, 1, false}, {-2, 2, true}, {-1, 1, true}};
+
+// None if codes stand as the type has them.
+const Numbered *numbered(const Matrix &m) {
+    return m.layout >= EP_NARROW ? &kNarrow[m.coding() - kThreeBits] : nullptr;
+}
 
 // Of either sign; `value` is the bits of a float.
 template <typename Bits>
@@ -34,19 +58,23 @@ TileRows rows_of_tensor(const Matrix &m, const void *data) {
     return [=](int64_t tile, uint8_t *) { return first + tile * step; };
 }
 
-// What a tile keeps: of 4-bit types by stream, of others all in the first.
+// How many weights a tile keeps: of 4-bit types by chunk of their block, of others all in the first.
 struct Kept {
-    int64_t even = 0, odd = 0;
+    int64_t of[kChunks] = {};
 };
 
-// In each byte, how many of its two 4-bit codes are not 8.
-uint64_t nonzero_bytes(uint64_t codes) {
-    constexpr uint64_t kOnes = 0x0101010101010101;
-    uint64_t bits = codes ^ 0x8888888888888888;
-    bits |= bits >> 2;
-    bits |= bits >> 1;
-    return (bits & kOnes) + (bits >> 4 & kOnes);
-}
+// In each byte, whether its low and its high 4-bit code are not 8.
+struct Nonzero {
+    uint64_t low, high;
+
+    explicit Nonzero(uint64_t codes) {
+        constexpr uint64_t kOnes = 0x0101010101010101;
+        uint64_t bits = codes ^ 0x8888888888888888;
+        bits |= bits >> 2;
+        bits |= bits >> 1;
+        low = bits & kOnes, high = bits >> 4 & kOnes;
+    }
+};
 
 int sum_of_bytes(uint64_t bytes) { return bytes * 0x0101010101010101 >> 56; }
 
@@ -54,34 +82,42 @@ Kept count_rows(const Matrix &m, const uint8_t *from, int64_t rows) {
     Kept kept;
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t block = 0; block < m.blocks(); block++, from += source_block_bytes(m.type)) {
-            int64_t even = 0, odd = 0;
             if (m.type == EP_F32) {
-                even = count_floats<uint32_t>(from);
+                kept.of[0] += count_floats<uint32_t>(from);
             } else if (m.wide()) {
-                even = count_floats<uint16_t>(from);
+                kept.of[0] += count_floats<uint16_t>(from);
             } else if (m.type == EP_Q8_0) {
-                for (int i = 2; i < 34; i++) even += from[i] != 0;
+                for (int i = 2; i < 34; i++) kept.of[0] += from[i] != 0;
             } else {
-                uint64_t codes[2];
-                std::memcpy(codes, from + 2, 16);
-                for (const uint64_t eight : codes) {  // 4 bytes of even chunks, 4 of odd ones
-                    const uint64_t kept = nonzero_bytes(eight);
-                    even += sum_of_bytes(kept & 0xFFFFFFFF);
-                    odd += sum_of_bytes(kept >> 32);
+                for (int half = 0; half < 2; half++) {  // 8 bytes: 4 of a chunk, 4 of the next
+                    uint64_t codes;
+                    std::memcpy(&codes, from + 2 + 8 * half, 8);
+                    const Nonzero found(codes);
+                    kept.of[2 * half] += sum_of_bytes(found.low & 0xFFFFFFFF);
+                    kept.of[2 * half + 1] += sum_of_bytes(found.low >> 32);
+                    kept.of[2 * half + 4] += sum_of_bytes(found.high & 0xFFFFFFFF);
+                    kept.of[2 * half + 5] += sum_of_bytes(found.high >> 32);
                 }
             }
-            kept.even += even;
-            kept.odd += odd;
         }
     }
     return kept;
 }
 
-int64_t value_bytes(const Matrix &m, Kept kept) {
-    if (m.layout == EP_DENSE)
-        return m.cols * kTileRows *
-               (m.wide() ? 2 * m.float_bytes() : m.type == EP_Q8_0 ? 2 : 1) / 2;
-    return m.wide() ? m.float_bytes() * kept.even : std::max(kept.even, kept.odd);
+int64_t value_bytes(const Matrix &m, const Kept &kept) {
+    if (m.wide()) {
+        const int64_t values = m.layout == EP_DENSE ? m.cols * kTileRows : kept.of[0];
+        return m.float_bytes() * values;
+    }
+    const int streams = kStreams[m.coding()];
+    if (m.keeps_zeros()) return m.cols * kTileRows / streams;
+    int64_t longest = 0;
+    for (int stream = 0; stream < streams; stream++) {
+        int64_t own = 0;
+        for (int64_t j = stream; j < kChunks; j += streams) own += kept.of[j];
+        longest = std::max(longest, own);
+    }
+    return longest;
 }
 
 // Where each tile's values begin, and behind the last where they end.
@@ -91,7 +127,7 @@ std::vector<uint64_t> offsets(const Matrix &m, const TileRows &rows, int threads
         std::vector<uint8_t> scratch(kTileRows * row_bytes(m));
         for (int64_t t = from; t < to; t++) {
             Kept kept;
-            if (m.layout == EP_SPARSE)
+            if (!m.keeps_zeros())
                 kept = count_rows(m, rows(t, scratch.data()), rows_in(m, t));
             ends[t + 1] = value_bytes(m, kept);
         }
@@ -201,51 +237,81 @@ uint8_t *compress_floats(const uint32_t *values, uint8_t *mask, uint8_t *out) {
     return out;
 }
 
-void join_nibbles(const uint8_t *low, const uint8_t *high, int64_t count, uint8_t *out) {
-    for (int64_t i = 0; i < count; i++) out[i] = low[i] | high[i] << 4;
-}
-
 // What one thread packs with.
 struct Buffers {
-    std::vector<uint8_t> rows, even, odd;  // the latter: what a tile keeps, and room for a wide store
-    explicit Buffers(const Matrix &m)
-        : rows(kTileRows * row_bytes(m)),
-          even(m.cols * kTileRows * (m.wide() ? m.float_bytes() : 1) + kChunkCodes),
-          odd(even.size()) {}
+    std::vector<uint8_t> rows;
+    std::vector<std::vector<uint8_t>> streams;  // what a tile keeps, and room for a wide store
+
+    explicit Buffers(const Matrix &m) : rows(kTileRows * row_bytes(m)) {
+        const int count = m.wide() ? 1 : kStreams[m.coding()];
+        const int64_t bytes = m.cols * kTileRows * (m.wide() ? m.float_bytes() : 1) / count;
+        streams.assign(count, std::vector<uint8_t>(bytes + kChunkCodes));
+    }
 };
 
-// Pack one tile; false if its values don't take `size` bytes, as data that change may not.
+// Number the codes of a chunk; false if the layout has not all of them.
+bool renumber(const Numbered &table, uint8_t *chunk) {
+    bool all = true;
+    for (int64_t i = 0; i < kChunkCodes; i++) {
+        chunk[i] = table.of[chunk[i]];
+        all &= chunk[i] != kNone;
+    }
+    return all;
+}
+
+// Take the third bit of each code; they go into the mask's place.
+uint64_t third_bits(uint8_t *chunk) {
+    uint64_t mask = 0;
+    for (int64_t i = 0; i < kChunkCodes; i++) {
+        mask |= static_cast<uint64_t>(chunk[i] >> 2) << i;
+        chunk[i] &= 3;
+    }
+    return mask;
+}
+
+// Pack one tile; false if its values don't take `size` bytes, as data that change may not, or if the
+// layout has not what they are.
 bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
                 uint8_t *values, int64_t size, Buffers &buffers) {
     const Compress compress = kernels().compress;
-    const bool nibbles = m.type == EP_Q4_0, sparse = m.layout == EP_SPARSE;
-    uint8_t *streams[2] = {buffers.even.data(), buffers.odd.data()};
+    const Numbered *table = numbered(m);
+    const uint8_t zero = table ? kLeftOut : zero_code(m.type);
+    const int streams = kStreams[m.coding()], width = 8 / streams;
+    uint8_t *next[kChunks];
+    for (int s = 0; s < streams; s++) next[s] = buffers.streams[s].data();
     alignas(64) uint8_t codes[kBlockCodes];
-    for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-        gather(m, rows, present, block, codes, side);
+    uint8_t scales[2 * kTileRows];
+    for (int64_t block = 0; block < m.blocks(); block++) {
+        const int64_t place = block % m.group;
+        gather(m, rows, present, block, codes, place == 0 ? side : scales);
+        if (place > 0 && std::memcmp(side, scales, sizeof scales) != 0) return false;
+        uint8_t *masks = side + 2 * kTileRows + place * m.mask_bytes();
         for (int64_t j = 0; j < kChunks; j++) {
-            uint8_t *&stream = streams[nibbles ? j % 2 : 0];
-            const uint8_t *chunk = codes + j * kChunkCodes;
-            if (sparse) {
-                uint8_t *mask = side + 2 * kTileRows + 8 * j;
-                stream = compress(chunk, zero_code(m.type), mask, stream);
-            } else {
-                std::memcpy(stream, chunk, kChunkCodes);
-                stream += kChunkCodes;
+            uint8_t *chunk = codes + j * kChunkCodes;
+            if (table && !renumber(*table, chunk)) return false;
+            uint8_t *&stream = next[j % streams];
+            if (!m.keeps_zeros()) {
+                stream = compress(chunk, zero, masks + 8 * j, stream);
+                continue;
             }
+            if (m.has_masks()) {
+                const uint64_t third = third_bits(chunk);
+                std::memcpy(masks + 8 * j, &third, 8);
+            }
+            std::memcpy(stream, chunk, kChunkCodes);
+            stream += kChunkCodes;
         }
+        if (place == m.group - 1) side += m.side_bytes();
     }
-    const int64_t longest = std::max(streams[0] - buffers.even.data(), streams[1] - buffers.odd.data());
+    int64_t longest = 0;
+    for (int s = 0; s < streams; s++)
+        longest = std::max<int64_t>(longest, next[s] - buffers.streams[s].data());
     if (longest != size) return false;
-    if (!nibbles) {
-        std::memcpy(values, buffers.even.data(), size);
-        return true;
+    std::memset(values, 0, size);
+    for (int s = 0; s < streams; s++) {
+        const uint8_t *own = buffers.streams[s].data();
+        for (int64_t i = 0; i < next[s] - own; i++) values[i] |= own[i] << s * width;
     }
-    for (int i = 0; i < 2; i++) {  // the shorter stream ends in zeros
-        auto &whole = i ? buffers.odd : buffers.even;
-        std::fill(streams[i], std::max(streams[i], whole.data() + size), uint8_t{0});
-    }
-    join_nibbles(buffers.even.data(), buffers.odd.data(), size, values);
     return true;
 }
 
@@ -253,7 +319,7 @@ template <typename Bits>
 bool pack_floats(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *side,
                  uint8_t *values, int64_t size, Buffers &buffers) {
     alignas(64) Bits all[kBlockCodes];
-    uint8_t *next = buffers.even.data();
+    uint8_t *next = buffers.streams[0].data();
     for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
         gather_floats(m, rows, present, block, all);
         if (m.layout == EP_DENSE) {
@@ -263,29 +329,35 @@ bool pack_floats(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t 
         }
         for (int64_t j = 0; j < 16; j++) next = compress_floats(all + 32 * j, side + 4 * j, next);
     }
-    if (next - buffers.even.data() != size) return false;
-    std::memcpy(values, buffers.even.data(), size);
+    if (next - buffers.streams[0].data() != size) return false;
+    std::memcpy(values, buffers.streams[0].data(), size);
     return true;
 }
 
 void unpack_codes(const Matrix &m, int64_t tile, uint8_t *rows) {
     const uint8_t *side = m.sides(tile), *values = m.values(tile);
-    const bool nibbles = m.type == EP_Q4_0;
-    int64_t next[2] = {0, 0};  // of the even and the odd stream
-    for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
+    const Numbered *table = numbered(m);
+    const int streams = kStreams[m.coding()], width = 8 / streams;
+    int64_t next[kChunks] = {};
+    for (int64_t block = 0; block < m.blocks(); block++) {
+        const int64_t place = block % m.group;
+        const uint8_t *masks = side + 2 * kTileRows + place * m.mask_bytes();
         uint8_t codes[kBlockCodes];
         for (int64_t j = 0; j < kChunks; j++) {
-            uint64_t mask = ~uint64_t{0};
-            if (m.layout == EP_SPARSE) std::memcpy(&mask, side + 2 * kTileRows + 8 * j, 8);
-            const int high = nibbles && j % 2;
+            uint64_t mask = 0;
+            if (m.has_masks()) std::memcpy(&mask, masks + 8 * j, 8);
+            const int64_t s = j % streams;
             for (int i = 0; i < kChunkCodes; i++) {
                 uint8_t &code = codes[j * kChunkCodes + i] = zero_code(m.type);
-                if (!(mask >> i & 1)) continue;
-                const uint8_t stored = values[next[high]++];
-                code = !nibbles ? stored : high ? stored >> 4 : stored & 15;
+                const bool set = mask >> i & 1;
+                if (!m.keeps_zeros() && !set) continue;
+                uint8_t stored = values[next[s]++] >> s * width & ((1 << width) - 1);
+                if (m.keeps_zeros() && set) stored |= 4;
+                code = table ? table->code(stored) : stored;
             }
         }
         scatter(m, rows, rows_in(m, tile), block, codes, side);
+        if (place == m.group - 1) side += m.side_bytes();
     }
 }
 
@@ -336,10 +408,19 @@ int pack(const Matrix &m, const TileRows &rows, uint8_t *out, size_t size, int t
 using namespace edgeprune;
 
 int ep_packable(const ep_shape *shape) {
-    const bool type = shape->type == EP_F16 || shape->type == EP_BF16 || shape->type == EP_F32 ||
-                      shape->type == EP_Q8_0 || shape->type == EP_Q4_0;
-    const bool layout = shape->layout == EP_SPARSE || shape->layout == EP_DENSE;
-    return type && layout && shape->rows > 0 && shape->cols > 0 && shape->cols % kBlock == 0;
+    const int32_t type = shape->type, bits = shape->bits, group = shape->group;
+    const bool floats = type == EP_F16 || type == EP_BF16 || type == EP_F32;
+    if (!floats && type != EP_Q8_0 && type != EP_Q4_0) return false;
+    bool layout = false;
+    switch (shape->layout) {
+        case EP_SPARSE:
+        case EP_DENSE: layout = bits == 0; break;
+        case EP_NARROW: layout = type == EP_Q4_0 && (bits == 2 || bits == 3); break;
+        case EP_MASKED: layout = type == EP_Q4_0 && (bits == 1 || bits == 2); break;
+    }
+    const bool grouped = group == 1 || (!floats && (group == 2 || group == 4));
+    return layout && grouped && shape->rows > 0 && shape->cols > 0 &&
+           shape->cols % (kBlock * group) == 0;
 }
 
 size_t ep_packed_size(const ep_shape *shape, const void *data, int threads) {
@@ -359,28 +440,29 @@ int ep_pack(const ep_shape *shape, const void *data, void *packed, size_t size, 
 }
 
 size_t ep_packed_size_of_count(const ep_shape *shape, int64_t nonzeros) {
-    const bool known = ep_packable(shape) && shape->layout == EP_SPARSE && shape->type != EP_Q4_0 &&
-                       nonzeros >= 0 && nonzeros <= shape->rows * shape->cols;
+    if (!ep_packable(shape) || nonzeros < 0 || nonzeros > shape->rows * shape->cols) return 0;
     const Matrix m(*shape, nullptr);
-    return known ? m.values_start() + value_bytes(m, {nonzeros, 0}) + kPadding : 0;
+    if (m.keeps_zeros()) return m.values_start() + m.tiles() * value_bytes(m, {}) + kPadding;
+    const bool one_stream = m.wide() || kStreams[m.coding()] == 1;
+    return one_stream ? m.values_start() + value_bytes(m, {{nonzeros}}) + kPadding : 0;
 }
 
-size_t ep_packed_size_of_file(const ep_shape *shape, const void *data, size_t data_size,
-                              int threads) {
+size_t ep_packed_size_of_file(const ep_shape *shape, const ep_form *form, const void *data,
+                              size_t data_size, int threads) {
     if (!ep_packable(shape)) return 0;
     return or_failed(EP_NO_SIZE, [&] {
         const Matrix m(*shape, nullptr);
-        const TileRows rows = rows_of_file(m, data, data_size, threads);
+        const TileRows rows = rows_of_file(m, *form, data, data_size, threads);
         return rows ? packed_size(m, rows, threads) : 0;
     });
 }
 
-int ep_pack_file(const ep_shape *shape, const void *data, size_t data_size, void *packed,
-                 size_t size, int threads) {
+int ep_pack_file(const ep_shape *shape, const ep_form *form, const void *data, size_t data_size,
+                 void *packed, size_t size, int threads) {
     if (!ep_packable(shape)) return -1;
     return or_failed<int>(EP_NO_MEMORY, [&] {
         const Matrix m(*shape, packed);
-        const TileRows rows = rows_of_file(m, data, data_size, threads);
+        const TileRows rows = rows_of_file(m, *form, data, data_size, threads);
         return rows ? pack(m, rows, static_cast<uint8_t *>(packed), size, threads) : -1;
     });
 }

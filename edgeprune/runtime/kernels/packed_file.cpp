@@ -1,6 +1,6 @@
-// Tensors of `.packed.gguf` files, in the form that edgeprune/formats/packing.py describes: scales,
-// then a mask of one bit a weight in the order of the tensor, then the codes that are kept: whole
-// bytes, or one plane after another of their bits.
+// Tensors of `.packed.gguf` files, in the forms that edgeprune/formats/forms.py describes: scales, one
+// for a group of blocks; perhaps a mask of one bit a weight in the order of the tensor; then the codes
+// that are kept: whole bytes, or one plane after another of their bits.
 #include <memory>
 #include <vector>
 
@@ -9,30 +9,37 @@
 namespace edgeprune {
 namespace {
 
+int own_bits(const Matrix &m) {
+    return m.wide() ? static_cast<int>(8 * m.float_bytes()) : m.type == EP_Q8_0 ? 8 : 4;
+}
+
 class Container {
   public:
-    Container(const Matrix &m, const void *data, size_t size, int threads)
-        : m_(m), data_(static_cast<const uint8_t *>(data)) {
+    Container(const Matrix &m, const ep_form &form, const void *data, size_t size, int threads)
+        : m_(m), form_(form), data_(static_cast<const uint8_t *>(data)) {
+        if (!known()) return;
         // As large as the file says at most; of a hostile one, products may not fit 64 bits.
         const __int128 weights = static_cast<__int128>(m.rows) * m.cols;
-        const __int128 scales = m.wide() ? 0 : weights / 16;
-        if (scales + weights / 8 > static_cast<__int128>(size)) return;
-        const uint8_t *mask = data_ + scales;
-        mask_.assign(mask, mask + weights / 8);  // a copy: what is counted is what is used
-        kept_ = mask + weights / 8;
+        const __int128 scales = m.wide() ? 0 : weights / 16 / form.group;
+        const __int128 masks = form.masked ? weights / 8 : 0;
+        if (scales + masks > static_cast<__int128>(size)) return;
+        const uint8_t *mask = data_ + static_cast<int64_t>(scales);
+        kept_ = mask + static_cast<int64_t>(masks);
         starts_.resize(m.tiles() + 1);
-        over_tiles(m, threads, [&](int64_t from, int64_t to) {
-            for (int64_t tile = from; tile < to; tile++) {
-                uint64_t count = 0;
-                for (int64_t word = 0; word < rows_in(m, tile) * m.blocks(); word++)
-                    count += __builtin_popcount(mask32(tile * kTileRows * m.blocks() + word));
-                starts_[tile + 1] = count;
-            }
-        });
+        if (form.masked) {
+            mask_.assign(mask, kept_);  // a copy: what is counted is what is used
+            over_tiles(m, threads, [&](int64_t from, int64_t to) {
+                for (int64_t tile = from; tile < to; tile++) starts_[tile + 1] = kept_in(tile);
+            });
+        } else {
+            if (weights / 8 * form.bits > static_cast<__int128>(size)) return;
+            for (int64_t tile = 0; tile < m.tiles(); tile++)
+                starts_[tile + 1] = rows_in(m, tile) * m.cols;
+        }
         for (size_t tile = 1; tile < starts_.size(); tile++) starts_[tile] += starts_[tile - 1];
         const uint64_t all = starts_.back();
         plane_ = (all + 7) / 8;
-        const uint64_t codes = m.wide() ? m.float_bytes() * all : m.type == EP_Q8_0 ? all : 4 * plane_;
+        const uint64_t codes = form.bits % 8 == 0 ? form.bits / 8 * all : form.bits * plane_;
         whole_ = size == static_cast<uint64_t>(kept_ - data_) + codes;
     }
 
@@ -44,13 +51,13 @@ class Container {
         const int64_t first = tile * kTileRows * m_.blocks();
         uint8_t *to = scratch;
         for (int64_t i = first; i < first + rows_in(m_, tile) * m_.blocks(); i++) {
-            const uint32_t mask = mask32(i);
-            if (m_.wide())
+            const uint32_t mask = form_.masked ? mask32(i) : ~uint32_t{0};
+            if (m_.wide()) {
                 floats(mask, next, to);
-            else if (m_.type == EP_Q8_0)
-                bytes(mask, next, data_ + 2 * i, to);
-            else
-                nibbles(mask, next, data_ + 2 * i, to);
+            } else {
+                std::memcpy(to, data_ + 2 * (i / form_.group), 2);
+                m_.type == EP_Q8_0 ? bytes(mask, next, to + 2) : nibbles(mask, next, to + 2);
+            }
             next += __builtin_popcount(mask);
             to += source_block_bytes(m_.type);
         }
@@ -58,6 +65,21 @@ class Container {
     }
 
   private:
+    bool known() const {
+        const int own = own_bits(m_);
+        if (form_.bits == own) return form_.masked && form_.group == 1;
+        const bool grouped = form_.group == 1 || form_.group == 2 || form_.group == 4;
+        return !m_.wide() && form_.bits >= 1 && form_.bits < own && grouped &&
+               m_.blocks() % form_.group == 0;
+    }
+
+    uint64_t kept_in(int64_t tile) const {
+        uint64_t count = 0;
+        for (int64_t word = 0; word < rows_in(m_, tile) * m_.blocks(); word++)
+            count += __builtin_popcount(mask32(tile * kTileRows * m_.blocks() + word));
+        return count;
+    }
+
     uint32_t mask32(int64_t i) const {
         uint32_t mask;
         std::memcpy(&mask, mask_.data() + 4 * i, 4);
@@ -71,26 +93,34 @@ class Container {
             std::memcpy(to + size * __builtin_ctz(mask), kept_ + size * next++, size);
     }
 
-    void bytes(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
-        std::memcpy(to, scale, 2);
-        std::memset(to + 2, 0, kBlock);
-        for (; mask; mask &= mask - 1) to[2 + __builtin_ctz(mask)] = kept_[next++];
+    void bytes(uint32_t mask, uint64_t next, uint8_t *to) const {
+        std::memset(to, 0, kBlock);
+        for (; mask; mask &= mask - 1) to[__builtin_ctz(mask)] = code(next++);
     }
 
-    void nibbles(uint32_t mask, uint64_t next, const uint8_t *scale, uint8_t *to) const {
-        std::memcpy(to, scale, 2);
-        std::memset(to + 2, 0x88, kBlock / 2);
+    void nibbles(uint32_t mask, uint64_t next, uint8_t *to) const {
+        std::memset(to, 0x88, kBlock / 2);
         for (; mask; mask &= mask - 1, next++) {
             const int at = __builtin_ctz(mask);
-            uint8_t code = 0;
-            for (int bit = 0; bit < 4; bit++)
-                code |= (kept_[bit * plane_ + next / 8] >> next % 8 & 1) << bit;
-            uint8_t &both = to[2 + at % 16];
-            both = at < 16 ? (both & 0xF0) | code : (both & 0x0F) | code << 4;
+            uint8_t &both = to[at % 16];
+            both = at < 16 ? (both & 0xF0) | code(next) : (both & 0x0F) | code(next) << 4;
         }
     }
 
+    // A kept weight's code as the type has it.
+    uint8_t code(uint64_t place) const {
+        if (form_.bits == 8) return kept_[place];
+        int number = 0;
+        for (int bit = 0; bit < form_.bits; bit++)
+            number |= (kept_[bit * plane_ + place / 8] >> place % 8 & 1) << bit;
+        if (form_.bits == own_bits(m_)) return static_cast<uint8_t>(number);
+        const int low = number - (1 << (form_.bits - 1));
+        const int signed_code = form_.masked && low >= 0 ? low + 1 : low;
+        return static_cast<uint8_t>(signed_code + (m_.type == EP_Q4_0 ? 8 : 0));
+    }
+
     const Matrix m_;
+    const ep_form form_;
     const uint8_t *const data_;
     const uint8_t *kept_ = nullptr;
     std::vector<uint8_t> mask_;
@@ -101,8 +131,9 @@ class Container {
 
 }  // namespace
 
-TileRows rows_of_file(const Matrix &m, const void *data, size_t size, int threads) {
-    const auto container = std::make_shared<const Container>(m, data, size, threads);
+TileRows rows_of_file(const Matrix &m, const ep_form &form, const void *data, size_t size,
+                      int threads) {
+    const auto container = std::make_shared<const Container>(m, form, data, size, threads);
     if (!container->whole()) return {};
     return [=](int64_t tile, uint8_t *scratch) { return container->rows(tile, scratch); };
 }

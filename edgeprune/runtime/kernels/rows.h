@@ -23,7 +23,8 @@ inline int64_t rows_in(const Matrix &m, int64_t tile) {
 using TileRows = std::function<const uint8_t *(int64_t tile, uint8_t *scratch)>;
 
 // Of a tensor of a `.packed.gguf` file; none if its `size` bytes are not as many as they say.
-TileRows rows_of_file(const Matrix &m, const void *data, size_t size, int threads);
+TileRows rows_of_file(const Matrix &m, const ep_form &form, const void *data, size_t size,
+                      int threads);
 
 // Cut the tiles of a matrix into equal parts, one for each thread.
 template <class Work>

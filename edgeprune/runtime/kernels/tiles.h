@@ -3,7 +3,10 @@
 // Each isa_*.cpp includes this file and gives a type P with the operations of its vectors:
 //
 //   Chunk   64 codes            load, low and high nibbles, store; expand: the next kept codes to their
-//                               places, `fill` to all others; raised: high nibbles, perhaps times 16
+//                               places, `fill` to all others; raised: high nibbles, perhaps times 16;
+//                               two<K>: bits 2 K and 2 K + 1; four_where: 4 added where a mask is set;
+//                               around_two: 0, 1, 3, 4 for codes 0 to 3 where it is set, else 2;
+//                               around_one<K>: 0 or 2 by bit K where it is set, else 1
 //   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row);
 //                               lowered: sums of raised codes as those of the codes
 //   Half    32 values, 16 bit   load16, expand16, store16; widen: to a Pair
@@ -11,7 +14,7 @@
 //                               expand_floats, load_floats, store_floats: the same of 32-bit ones
 //   Row     16 floats           zero, accumulate (sums times scales), fma, store
 //
-// P::kTokens is how many tokens share one pass over a tile; P::kUnsigned<type> says whether `dot`
+// P::kTokens is how many tokens share one pass over a tile; P::kUnsigned<coding> says whether `dot`
 // takes codes as they are stored (then the zero point is taken off by where the sums start).
 //
 // All of it is local to the including file: see EP_INLINE.
@@ -21,9 +24,6 @@
 
 namespace edgeprune {
 namespace {
-
-template <int Type>
-constexpr uint8_t kZero = Type == EP_Q8_0 ? 128 : 8;
 
 EP_INLINE uint64_t mask64(const uint8_t *masks, int64_t i) {
     uint64_t mask;
@@ -37,9 +37,9 @@ EP_INLINE uint32_t mask32(const uint8_t *masks, int64_t i) {
     return mask;
 }
 
-// Walks the values of a tile, two chunks at a time.
-// Of 4-bit types, the second is raised if asked for.
-template <class P, int Type, int Layout, bool Raised>
+// Walks the values of a tile, two chunks at a time: J and J + 1 of a block.
+// Of 4-bit codes, the second is raised if asked for.
+template <class P, int Coding, bool Raised>
 struct Codes;
 
 template <class P, bool Raised>
@@ -49,20 +49,22 @@ EP_INLINE typename P::Chunk upper(typename P::Chunk c) {
 }
 
 template <class P, bool Raised>
-struct Codes<P, EP_Q8_0, EP_SPARSE, Raised> {
+struct Codes<P, kQ8Sparse, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
-    EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
-        a = P::expand(values, mask64(masks, j), 0x80);
-        b = P::expand(values, mask64(masks, j + 1), 0x80);
+    template <int J>
+    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
+        a = P::expand(values, mask64(masks, J), 0x80);
+        b = P::expand(values, mask64(masks, J + 1), 0x80);
     }
 };
 
 template <class P, bool Raised>
-struct Codes<P, EP_Q8_0, EP_DENSE, Raised> {
+struct Codes<P, kQ8Dense, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
-    EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
+    template <int J>
+    EP_INLINE void pair(const uint8_t *, typename P::Chunk &a, typename P::Chunk &b) {
         a = P::load(values);
         b = P::load(values + 64);
         values += 128;
@@ -70,26 +72,100 @@ struct Codes<P, EP_Q8_0, EP_DENSE, Raised> {
 };
 
 template <class P, bool Raised>
-struct Codes<P, EP_Q4_0, EP_SPARSE, Raised> {
+struct Codes<P, kQ4Sparse, Raised> {
     const uint8_t *even, *odd;
     EP_INLINE explicit Codes(const uint8_t *start) : even(start), odd(start) {}
-    EP_INLINE void pair(const uint8_t *masks, int j, typename P::Chunk &a, typename P::Chunk &b) {
-        a = P::low(P::expand(even, mask64(masks, j), 0x88));
-        b = upper<P, Raised>(P::expand(odd, mask64(masks, j + 1), 0x88));
+    template <int J>
+    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
+        a = P::low(P::expand(even, mask64(masks, J), 0x88));
+        b = upper<P, Raised>(P::expand(odd, mask64(masks, J + 1), 0x88));
     }
 };
 
 template <class P, bool Raised>
-struct Codes<P, EP_Q4_0, EP_DENSE, Raised> {
+struct Codes<P, kQ4Dense, Raised> {
     const uint8_t *values;
     EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
-    EP_INLINE void pair(const uint8_t *, int, typename P::Chunk &a, typename P::Chunk &b) {
+    template <int J>
+    EP_INLINE void pair(const uint8_t *, typename P::Chunk &a, typename P::Chunk &b) {
         const auto both = P::load(values);
         a = P::low(both);
         b = upper<P, Raised>(both);
         values += 64;
     }
 };
+
+template <class P, bool Raised>
+struct Codes<P, kTwoBits, Raised> {
+    const uint8_t *values;
+    typename P::Chunk four;
+    EP_INLINE explicit Codes(const uint8_t *start) : values(start) {}
+    template <int J>
+    EP_INLINE void pair(const uint8_t *, typename P::Chunk &a, typename P::Chunk &b) {
+        if constexpr (J % 4 == 0) {
+            four = P::load(values);
+            values += 64;
+        }
+        a = P::template two<J % 4>(four);
+        b = P::template two<J % 4 + 1>(four);
+    }
+};
+
+template <class P, bool Raised>
+struct Codes<P, kThreeBits, Raised> : Codes<P, kTwoBits, Raised> {
+    using Codes<P, kTwoBits, Raised>::Codes;
+    template <int J>
+    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
+        Codes<P, kTwoBits, Raised>::template pair<J>(masks, a, b);
+        a = P::four_where(a, mask64(masks, J));
+        b = P::four_where(b, mask64(masks, J + 1));
+    }
+};
+
+template <class P, bool Raised>
+struct Codes<P, kMaskedTwo, Raised> {
+    const uint8_t *at[4];
+    EP_INLINE explicit Codes(const uint8_t *start) : at{start, start, start, start} {}
+    template <int J>
+    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
+        a = one<J>(mask64(masks, J));
+        b = one<J + 1>(mask64(masks, J + 1));
+    }
+    template <int J>
+    EP_INLINE typename P::Chunk one(uint64_t mask) {
+        return P::around_two(P::template two<J % 4>(P::expand(at[J % 4], mask, 0)), mask);
+    }
+};
+
+template <class P, bool Raised>
+struct Codes<P, kMaskedOne, Raised> {
+    const uint8_t *at[8];
+    EP_INLINE explicit Codes(const uint8_t *start)
+        : at{start, start, start, start, start, start, start, start} {}
+    template <int J>
+    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
+        a = one<J>(mask64(masks, J));
+        b = one<J + 1>(mask64(masks, J + 1));
+    }
+    template <int J>
+    EP_INLINE typename P::Chunk one(uint64_t mask) {
+        return P::template around_one<J>(P::expand(at[J], mask, 0), mask);
+    }
+};
+
+// All pairs of a block, in order.
+template <class C, class Chunk, class Work>
+EP_INLINE void for_pairs(C &codes, const uint8_t *masks, const Work &work) {
+    Chunk a, b;
+    codes.template pair<0>(masks, a, b);
+    work(0, a, b);
+    codes.template pair<2>(masks, a, b);
+    work(2, a, b);
+    codes.template pair<4>(masks, a, b);
+    work(4, a, b);
+    codes.template pair<6>(masks, a, b);
+    work(6, a, b);
+}
 
 // Bytes of a chunk of floats: two columns of a tile.
 template <int Type>
@@ -145,85 +221,102 @@ EP_INLINE void store(const Matrix &m, int64_t tile, const typename P::Row &row, 
     std::memcpy(y + tile * kTileRows, all, left * sizeof(float));
 }
 
-template <class P, int Type, int Layout>
+template <class P, int Coding>
+EP_INLINE typename P::Sums start(const Token &token, int64_t block) {
+    return P::start(P::template kUnsigned<Coding> ? -kZeros[Coding] * token.sums[block] : 0);
+}
+
+template <class P, int Coding>
 void matvec(const Matrix &m, int64_t from, int64_t to, const void *x, float *y) {
+    using Chunk = typename P::Chunk;
     const Token token(const_cast<void *>(x), m.cols);
-    const int64_t blocks = m.blocks(), step = m.side_bytes();
+    const int64_t groups = m.groups(), step = m.side_bytes(), mask_step = m.mask_bytes();
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
-        Codes<P, Type, Layout, true> codes(m.values(tile));
+        Codes<P, Coding, true> codes(m.values(tile));
         auto row = P::zero();
-        for (int64_t block = 0; block < blocks; block++, side += step) {
-            const int8_t *a = token.codes + block * kBlock;
-            auto even = P::start(P::template kUnsigned<Type> ? -kZero<Type> * token.sums[block] : 0);
-            auto odd = P::start(0);
-            for (int j = 0; j < 8; j += 2) {
-                typename P::Chunk first, second;
-                codes.pair(side + 2 * kTileRows, j, first, second);
-                P::template dot<Type>(even, first, a + 4 * j);
-                P::template dot<Type>(odd, second, a + 4 * j + 4);
+        int64_t block = 0;
+        for (int64_t g = 0; g < groups; g++, side += step) {
+            const uint8_t *masks = side + 2 * kTileRows;
+            for (int32_t i = 0; i < m.group; i++, block++, masks += mask_step) {
+                const int8_t *a = token.codes + block * kBlock;
+                auto even = start<P, Coding>(token, block);
+                auto odd = P::start(0);
+                const auto dot = [&](int j, const Chunk &first, const Chunk &second)
+                                     __attribute__((always_inline)) {
+                    P::template dot<Coding>(even, first, a + 4 * j);
+                    P::template dot<Coding>(odd, second, a + 4 * j + 4);
+                };
+                for_pairs<decltype(codes), Chunk>(codes, masks, dot);
+                if constexpr (kStreams[Coding] == 2) odd = P::lowered(odd);
+                P::accumulate(row, P::add(even, odd), side, token.scales[block]);
             }
-            if constexpr (Type == EP_Q4_0) odd = P::lowered(odd);
-            P::accumulate(row, P::add(even, odd), side, token.scales[block]);
         }
         store<P>(m, tile, row, y);
     }
 }
 
-template <class P, int Type, int Tokens>
+template <class P, int Coding, int Tokens>
 EP_INLINE void tile_times(const Matrix &m, int64_t tile, const uint8_t *codes, const uint8_t *x,
                           int64_t x_stride, float *y, int64_t y_stride) {
-    const int64_t blocks = m.blocks(), step = m.side_bytes();
+    const int64_t groups = m.groups(), step = m.side_bytes();
     const uint8_t *side = m.sides(tile);
     typename P::Row rows[Tokens];
     for (int t = 0; t < Tokens; t++) rows[t] = P::zero();
-    for (int64_t block = 0; block < blocks; block++, side += step) {
-        typename P::Sums sums[Tokens];
-        for (int t = 0; t < Tokens; t++) {
-            const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
-            sums[t] = P::start(P::template kUnsigned<Type> ? -kZero<Type> * token.sums[block] : 0);
-        }
-        for (int j = 0; j < 8; j++, codes += 64) {
-            const auto chunk = P::load(codes);
+    int64_t block = 0;
+    for (int64_t g = 0; g < groups; g++, side += step) {
+        for (int32_t i = 0; i < m.group; i++, block++) {
+            typename P::Sums sums[Tokens];
             for (int t = 0; t < Tokens; t++) {
-                const auto *a = reinterpret_cast<const int8_t *>(x + t * x_stride);
-                P::template dot<Type>(sums[t], chunk, a + block * kBlock + 4 * j);
+                const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
+                sums[t] = start<P, Coding>(token, block);
             }
-        }
-        for (int t = 0; t < Tokens; t++) {
-            const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
-            P::accumulate(rows[t], sums[t], side, token.scales[block]);
+            for (int j = 0; j < 8; j++, codes += 64) {
+                const auto chunk = P::load(codes);
+                for (int t = 0; t < Tokens; t++) {
+                    const auto *a = reinterpret_cast<const int8_t *>(x + t * x_stride);
+                    P::template dot<Coding>(sums[t], chunk, a + block * kBlock + 4 * j);
+                }
+            }
+            for (int t = 0; t < Tokens; t++) {
+                const Token token(const_cast<uint8_t *>(x) + t * x_stride, m.cols);
+                P::accumulate(rows[t], sums[t], side, token.scales[block]);
+            }
         }
     }
     for (int t = 0; t < Tokens; t++) store<P>(m, tile, rows[t], y + t * y_stride);
 }
 
-template <class P, int Type, int Layout>
+template <class P, int Coding>
 void matmul(const Matrix &m, int64_t from, int64_t to, const void *x, int64_t x_stride, float *y,
             int64_t y_stride, int64_t tokens, uint8_t *scratch) {
+    using Chunk = typename P::Chunk;
     const auto *bytes = static_cast<const uint8_t *>(x);
     for (int64_t tile = from; tile < to; tile++) {
         const uint8_t *side = m.sides(tile);
-        Codes<P, Type, Layout, false> codes(m.values(tile));
+        Codes<P, Coding, false> codes(m.values(tile));
         uint8_t *out = scratch;
-        for (int64_t block = 0; block < m.blocks(); block++, side += m.side_bytes()) {
-            for (int j = 0; j < 8; j += 2, out += 128) {
-                typename P::Chunk first, second;
-                codes.pair(side + 2 * kTileRows, j, first, second);
-                P::store(first, out);
-                P::store(second, out + 64);
-            }
+        const auto put = [&](int, const Chunk &first, const Chunk &second)
+                             __attribute__((always_inline)) {
+            P::store(first, out);
+            P::store(second, out + 64);
+            out += 128;
+        };
+        for (int64_t g = 0; g < m.groups(); g++, side += m.side_bytes()) {
+            const uint8_t *masks = side + 2 * kTileRows;
+            for (int32_t i = 0; i < m.group; i++, masks += m.mask_bytes())
+                for_pairs<decltype(codes), Chunk>(codes, masks, put);
         }
         int64_t t = 0;
         for (; t + P::kTokens <= tokens; t += P::kTokens)
-            tile_times<P, Type, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
-                                            y + t * y_stride, y_stride);
+            tile_times<P, Coding, P::kTokens>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                              y + t * y_stride, y_stride);
         for (; t + 2 <= tokens; t += 2)
-            tile_times<P, Type, 2>(m, tile, scratch, bytes + t * x_stride, x_stride,
-                                   y + t * y_stride, y_stride);
+            tile_times<P, Coding, 2>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                     y + t * y_stride, y_stride);
         if (t < tokens)
-            tile_times<P, Type, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
-                                   y + t * y_stride, y_stride);
+            tile_times<P, Coding, 1>(m, tile, scratch, bytes + t * x_stride, x_stride,
+                                     y + t * y_stride, y_stride);
     }
 }
 
@@ -347,17 +440,14 @@ template <class P>
 }
 
 template <class P, int Type>
-constexpr Kernels::OfType of_codes(float break_even) {
-    return {{{matvec<P, Type, EP_SPARSE>, matmul<P, Type, EP_SPARSE>},
-             {matvec<P, Type, EP_DENSE>, matmul<P, Type, EP_DENSE>}},
-            break_even};
+constexpr Kernels::OfFloats of_floats() {
+    return {{{matvec_floats<P, Type, EP_SPARSE>, matmul_floats<P, Type, EP_SPARSE>},
+             {matvec_floats<P, Type, EP_DENSE>, matmul_floats<P, Type, EP_DENSE>}}};
 }
 
-template <class P, int Type>
-constexpr Kernels::OfType of_floats(float break_even) {
-    return {{{matvec_floats<P, Type, EP_SPARSE>, matmul_floats<P, Type, EP_SPARSE>},
-             {matvec_floats<P, Type, EP_DENSE>, matmul_floats<P, Type, EP_DENSE>}},
-            break_even};
+template <class P, int Coding>
+constexpr Products of_codes() {
+    return {matvec<P, Coding>, matmul<P, Coding>};
 }
 
 // Densities up to which a packed matrix is neither slower nor larger than llama.cpp's own, measured
@@ -375,11 +465,13 @@ constexpr Kernels table(const char *name, bool (*runs_here)(), BreakEven even,
             quantize,
             compress,
             compress16,
-            of_floats<P, EP_F16>(even.f16),
-            of_codes<P, EP_Q4_0>(even.q4_0),
-            of_codes<P, EP_Q8_0>(even.q8_0),
-            of_floats<P, EP_BF16>(even.bf16),
-            of_floats<P, EP_F32>(even.f32)};
+            {of_codes<P, kQ8Sparse>(), of_codes<P, kQ8Dense>(), of_codes<P, kQ4Sparse>(),
+             of_codes<P, kQ4Dense>(), of_codes<P, kThreeBits>(), of_codes<P, kTwoBits>(),
+             of_codes<P, kMaskedTwo>(), of_codes<P, kMaskedOne>()},
+            of_floats<P, EP_F16>(),
+            of_floats<P, EP_BF16>(),
+            of_floats<P, EP_F32>(),
+            {even.f16, even.q4_0, even.q8_0, even.bf16, even.f32}};
 }
 
 }  // namespace

@@ -7,12 +7,17 @@ claimed for the model about to be loaded. llama.cpp itself is not changed.
 
 import ctypes
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
+from edgeprune.formats import forms
+from edgeprune.formats.forms import Form
 from edgeprune.formats.gguf.file import GgufFile, GgufTensor
 from edgeprune.formats.gguf.packed import PackedFile
-from edgeprune.formats.metadata import read_gguf
+from edgeprune.formats.metadata import read_gguf, read_storage
 from edgeprune.runtime import library
 from edgeprune.runtime.placement import Placement
 from edgeprune.support.environment import cores
@@ -47,6 +52,7 @@ class _Tensor(ctypes.Structure):
         ("packed_size", ctypes.c_size_t),
         ("source", ctypes.c_void_p),
         ("source_size", ctypes.c_size_t),
+        ("form", library.FileForm),
     )
 
 
@@ -94,14 +100,14 @@ def attach() -> None:
 
 
 def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
-    """Claim the sparse tensors of the next model for packing, instead of those of any earlier one.
+    """Claim the next model's tensors that gain from packing, instead of those of any earlier one.
 
-    Sizes follow from the metadata's non-zeros if possible, else they are counted in the file's own
-    bytes; a size that does not match is one of `Placement.failures`, and ``count`` ignores the
-    metadata. Tensors that are packed in the file are taken from there, so ``file`` must stay open
-    until `release`, and what llama.cpp reads for them is ignored. For benchmarks,
-    ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any density, and ``dense`` keeps the zeros in the
-    same tiles, which shows what sparsity itself brings.
+    Sizes follow from the metadata if possible, else from the file's own bytes; what does not match
+    is one of `Placement.failures`, and ``count`` ignores the metadata. Tensors that are packed in
+    the file are taken from there, so ``file`` must stay open until `release`, and what llama.cpp
+    reads for them is ignored. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any
+    density, and ``dense`` keeps the zeros in the same tiles, which shows what sparsity itself
+    brings.
 
     Returns:
         The names of the claimed tensors.
@@ -110,25 +116,19 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
         InputError: the file's sparsity metadata is invalid, or a packed tensor is damaged.
         MachineError: memory ran out.
     """
-    forced = os.environ.get("EDGEPRUNE_LAYOUT")
-    layout = library.DENSE if forced == "dense" else library.SPARSE
-    claims = []
-    for tensor, nonzeros in candidates(plain(file), all_densities=forced is not None):
-        stored = file.stored(tensor.name) if isinstance(file, PackedFile) else None
-        shape = library.Shape(library.TYPES[tensor.type.name], layout, *tensor.shape)
-        if stored is None:
-            source, source_size = None, 0
-            size = 0 if count else _library().ep_packed_size_of_count(shape, nonzeros)
-            data = tensor.data.ctypes.data
-            size = size or library.enough(_library().ep_packed_size(shape, data, cores()))
-        else:
-            source, source_size = stored.ctypes.data, len(stored)
-            counted = _library().ep_packed_size_of_file(shape, source, source_size, cores())
-            size = library.enough(counted)
-            if not size:
-                raise InputError(f"The packed tensor {tensor.name!r} is damaged.", "Pack it again.")
-        if size:  # 0: of a shape that can't be packed
-            claims.append(_Tensor(tensor.name.encode(), shape, size, source, source_size))
+    forced, claims = os.environ.get("EDGEPRUNE_LAYOUT"), []
+    for found in candidates(plain(file), all_densities=forced is not None):
+        tensor, form, stored = found.tensor, found.form, None
+        if isinstance(file, PackedFile) and (stored := file.stored(tensor.name)) is not None:
+            form = file.form(tensor.name)
+        elif count:
+            form, _ = forms.find(tensor.type.name, tensor.data.reshape(-1), tensor.shape[-1])
+        shape = library.shape_of(tensor.type.name, (tensor.shape[0], tensor.shape[1]), form)
+        if shape is None:
+            continue
+        if forced == "dense":
+            shape.layout, shape.bits = library.DENSE, 0
+        claims.append(_claim(found, shape, form, stored, count))
         file.drop_pages()
     listed = (_Tensor * len(claims))(*claims)
     library.enough(_library().ep_llama_claim(listed, len(claims), cores()))
@@ -161,38 +161,81 @@ def plain(file: GgufFile | PackedFile) -> GgufFile:
     return file.original if isinstance(file, PackedFile) else file
 
 
-def is_sparse(file: GgufFile) -> bool:
-    """Tell whether edgeprune wrote a file and pruned some of its tensors.
+def gains(file: GgufFile) -> bool:
+    """Tell whether edgeprune wrote a file, and pruned some of its tensors or gave them few codes.
 
     Raises:
-        InputError: the file's sparsity metadata is invalid.
+        InputError: the file's metadata is invalid.
     """
     metadata = read_gguf(file)
-    return bool(metadata and metadata.nonzeros)
+    return bool((metadata and metadata.nonzeros) or read_storage(file))
 
 
-def candidates(file: GgufFile, all_densities: bool = False) -> list[tuple[GgufTensor, int]]:
-    """List tensors that gain from packing, with the non-zeros that the metadata declares.
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor that gains from packing.
+
+    Attributes:
+        tensor: of the plain file.
+        form: how its codes can stand, as the metadata says.
+        nonzeros: as the metadata says; 0 if it was not pruned.
+    """
+
+    tensor: GgufTensor
+    form: Form
+    nonzeros: int
+
+
+def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
+    """List tensors that gain from packing.
 
     The metadata says how dense the tensors are; above the break-even density of the kernels in use,
-    a tensor is left to llama.cpp.
+    a tensor is left to llama.cpp, unless it uses few codes.
 
     Raises:
-        InputError: the file's sparsity metadata is invalid.
+        InputError: the file's metadata is invalid.
     """
-    metadata = read_gguf(file)
+    metadata, alphabets = read_gguf(file), read_storage(file)
     nonzeros = metadata.nonzeros if metadata else {}
     found = []
     for tensor in file.tensors:
-        kind = library.TYPES.get(tensor.type.name)
-        if kind is None or len(tensor.shape) != 2 or tensor.name not in nonzeros:
+        name, kind = tensor.name, tensor.type.name
+        if kind not in library.TYPES or len(tensor.shape) != 2:
             continue
-        if tensor.name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
+        if name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
             continue
-        density = nonzeros[tensor.name] / (tensor.shape[0] * tensor.shape[1])
-        if all_densities or density <= library.library().ep_break_even(kind):
-            found.append((tensor, nonzeros[tensor.name]))
+        if name in alphabets:
+            form = _form(alphabets[name], kind, name)
+            found.append(Candidate(tensor, form, nonzeros.get(name, 0)))
+        elif name in nonzeros:
+            density = nonzeros[name] / (tensor.shape[0] * tensor.shape[1])
+            if all_densities or density <= library.library().ep_break_even(library.TYPES[kind]):
+                found.append(Candidate(tensor, forms.whole(kind), nonzeros[name]))
     return found
+
+
+def _form(text: str, kind: str, name: str) -> Form:
+    try:
+        return forms.parse(text, kind)
+    except ValueError as error:
+        raise InputError(f"The storage metadata is damaged: of {name!r}, {error}.") from None
+
+
+def _claim(
+    found: Candidate, shape: library.Shape, form: Form, stored: np.ndarray | None, count: bool
+) -> _Tensor:
+    """Make a claim with the bytes that a tensor will take."""
+    name, tensor, held = found.tensor.name, found.tensor, library.FileForm.of(form)
+    if stored is not None:
+        source, source_size = stored.ctypes.data, len(stored)
+        counted = _library().ep_packed_size_of_file(shape, held, source, source_size, cores())
+        if not library.enough(counted):
+            raise InputError(f"The packed tensor {name!r} is damaged.", "Pack it again.")
+        return _Tensor(name.encode(), shape, counted, source, source_size, held)
+    size = 0 if count else _library().ep_packed_size_of_count(shape, found.nonzeros)
+    data = tensor.data.ctypes.data
+    size = size or library.enough(_library().ep_packed_size(shape, data, cores()))
+    return _Tensor(name.encode(), shape, size, None, 0, held)
 
 
 @lru_cache

@@ -34,9 +34,10 @@ struct Claim {  // as in ep_llama_tensor
     size_t packed_size;  // 0: nothing is claimed
     const void *source;
     size_t source_size;
+    ep_form form;
 
     int pack(const void *data, void *packed, int threads) const {
-        return source ? ep_pack_file(&shape, source, source_size, packed, packed_size, threads)
+        return source ? ep_pack_file(&shape, &form, source, source_size, packed, packed_size, threads)
                       : ep_pack(&shape, data, packed, packed_size, threads);
     }
 };
@@ -296,7 +297,7 @@ int ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
     state().report = {};
     const int failure = edgeprune::or_failed<int>(EP_NO_MEMORY, [&] {
         for (const ep_llama_tensor *t = tensors; t < tensors + count; t++)
-            state().claims[t->name] = {t->shape, t->packed_size, t->source, t->source_size};
+            state().claims[t->name] = {t->shape, t->packed_size, t->source, t->source_size, t->form};
         return 0;
     });
     if (failure) state().claims.clear();

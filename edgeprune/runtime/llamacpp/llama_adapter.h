@@ -30,6 +30,7 @@ typedef struct {
     size_t packed_size; /* ep_packed_size of what llama.cpp reads from the file, or: */
     const void *source; /* a tensor of a `.packed.gguf` file; what llama.cpp reads is not looked at */
     size_t source_size; /* its size; ep_packed_size_of_file gave packed_size */
+    ep_form form;       /* and how it stands there */
 } ep_llama_tensor;
 
 typedef struct {

@@ -95,7 +95,7 @@ def load_model(path: Path, params: Any) -> Loaded:
 def _why_not(file: GgufFile | PackedFile, params: Any, status: availability.Status) -> str | None:
     """Say why a file's sparse weights must run dense; empty if not, None if it has none."""
     try:
-        if not adapter.is_sparse(adapter.plain(file)):
+        if not adapter.gains(adapter.plain(file)):
             return None
     except InputError as error:  # llama.cpp does not look at our metadata
         return str(error)

@@ -37,6 +37,7 @@ struct Kernel {
         EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "threads", &threads));
         shape.type = static_cast<int32_t>(type);
         shape.layout = EP_SPARSE;
+        shape.group = 1;
         if (!ep_packable(&shape) || threads < 1)
             return api.call<CreateStatus>(kFail, "SparseMatMul: no such matrix");
         return nullptr;
