@@ -13,6 +13,7 @@ stands beside it, and the rate at which this machine reads memory at all.
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -51,8 +52,13 @@ class Case:
 
     @property
     def path(self) -> Path:
-        source = "1b" if self.random else "smollm2"
-        return _FOLDER / f"{source}-{self.kind.lower()}-{round(100 * self.zeros)}.gguf"
+        source, kind = "1b" if self.random else "smollm2", re.sub(r"[:/+]", "-", self.kind.lower())
+        return _FOLDER / f"{source}-{kind}-{round(100 * self.zeros)}.gguf"
+
+    @property
+    def file_bits(self) -> float:
+        """Bits of a weight in the plain file."""
+        return 8 * _BYTES[self.kind.partition(":")[0]]
 
     @property
     def unread(self) -> float:
@@ -65,6 +71,10 @@ CASES = (
     Case("1B Q8_0 70 %", "Q8_0", 0.7),
     Case("1B Q4_0 50 %", "Q4_0", 0.5),
     Case("1B Q4_0 70 %", "Q4_0", 0.7),
+    Case("1B Q4_0:3", "Q4_0:3", 0.0),
+    Case("1B Q4_0:3/64", "Q4_0:3/64", 0.0),
+    Case("1B Q4_0:2/64", "Q4_0:2/64", 0.0),
+    Case("1B Q4_0:2+mask/64 50 %", "Q4_0:2+mask/64", 0.5),
     Case("1B F16 50 %", "F16", 0.5),
     Case("SmolLM2-135M Q8_0 50 %", "Q8_0", 0.5, random=False),
 )
@@ -267,7 +277,7 @@ def _row(case: Case, who: str, measured: dict[str, Any]) -> str:
     own, stock, layout = (samples[name] for name in (who, "stock", "dense layout"))
     decode, prefill = f"tg{_DECODE}", f"pp{_PREFILL}"
     plain = weighed["sparse"]["plain"]
-    bits = 8 * _BYTES[case.kind] * (weighed[who]["packed"] or plain) / plain
+    bits = case.file_bits * (weighed[who]["packed"] or plain) / plain
     rate = (weighed[who]["weights"] - case.unread) * by_process(own[decode]).mean() / 1e9
     cells = (
         case.name, who, middle(own, decode, 1), times(stock, own, decode),

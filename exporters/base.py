@@ -9,6 +9,7 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.planning.types import WeightType
+from edgeprune.support.errors import UsageError
 from edgeprune.support.progress import Stage
 
 
@@ -18,6 +19,8 @@ class StorageRequest:
 
     Attributes:
         type: a key of the target's own types.
+        embedding: type of the embedding; empty: by the target's rules.
+        head: type of the output head; empty: by the target's rules.
         overrides: pairs of a regular expression on names in the file and the type of matching
             tensors; the first match counts.
         lossy_zeros: whether zeros that a type cannot hold may be lost; lost zeros are counted.
@@ -27,9 +30,29 @@ class StorageRequest:
 
     type: str
     overrides: tuple[tuple[str, str], ...] = ()
+    embedding: str = ""
+    head: str = ""
     lossy_zeros: bool = False
     block: int = 32
     operators: str = "ort"
+
+    def of_vocabulary(self, embedding: bool, head: bool) -> str:
+        """Return the type set for a tensor with a row for each token; empty: none is.
+
+        Args:
+            embedding: whether it is the embedding.
+            head: whether it is the output head; of tied models it is both.
+
+        Raises:
+            UsageError: it is both, and should have two types.
+        """
+        if embedding and head and self.embedding and self.head and self.embedding != self.head:
+            raise UsageError(
+                f"This model's embedding is its output head too, so it can't be {self.embedding} "
+                f"and {self.head}.",
+                "Set only one of artifact.embedding_type and artifact.head_type.",
+            )
+        return (self.embedding if embedding else "") or (self.head if head else "")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgeprune.formats.weights import Weights
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.loading import load_model
 from edgeprune.models.stored import stored_tensors
-from edgeprune.planning.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan, block_of
 from edgeprune.pruning.matrix import Pruning
 from edgeprune.support import distributed
 from edgeprune.support.errors import InputError, UsageError
@@ -91,14 +91,15 @@ def prune(
     stored = frozenset(checkpoint.weights().names())
     run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
     start, hidden = _resumed(runner, store)
-    total = len(runner.blocks) + pruning.head
+    head = _head(model, stored, pruning, plan)
+    total = len(runner.blocks) + bool(head)
     with progress.stage("prune blocks", total) as stage:
         stage.advance(start)
         if not hidden and not dense_statistics:
             hidden = _embedded(runner, store)
         hidden = _through_blocks(run, runner, store, start, total, hidden, stage)
-        if pruning.head:
-            pruned = run.prune_head(_head_name(model, stored), hidden)
+        if head:
+            pruned = run.prune_head(head, hidden)
             if distributed.is_first():
                 store.save_block(len(runner.blocks), pruned)
             stage.advance()
@@ -198,6 +199,17 @@ def _collect(checkpoint: Checkpoint, store: BlockStore, total: int) -> PrunedChe
     )
 
 
+def _head(model: Any, stored: frozenset[str], pruning: Pruning, plan: ModelPlan) -> str:
+    """Name the output head in the checkpoint, if it is pruned, or rounded on its input."""
+    if pruning.head:
+        return _head_name(model, stored)
+    rounded = {name for name in plan.grids if block_of(name) is None}
+    if not rounded or pruning.how.gradient:
+        return ""
+    name = _head_name(model, stored)
+    return name if name in rounded else ""
+
+
 def _head_name(model: Any, stored: frozenset[str]) -> str:
     """Find the head's name in the checkpoint; a tied head is stored as the embedding, the first."""
     weight = model.get_output_embeddings().weight
@@ -207,5 +219,5 @@ def _head_name(model: Any, stored: frozenset[str]) -> str:
                 return next(iter(stored_tensors(model, {name: weight}, stored)))
     raise InputError(
         "The checkpoint stores the output head under an unknown name.",
-        "Remove pruning.head from the recipe.",
+        "Remove pruning.head and artifact.head_type from the recipe.",
     )

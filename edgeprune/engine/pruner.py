@@ -92,7 +92,7 @@ class BlockPruner:
 
     @torch.no_grad()
     def prune_head(self, name: str, hidden: dict[str, Tensor]) -> PrunedTensors:
-        """Prune the output head with the statistics of its input."""
+        """Prune or round the output head with the statistics of its input."""
         if self._pruning.how.gradient:
             raise InputError(
                 f"Method '{self._pruning.method}' needs gradients, which are not available for "
@@ -108,7 +108,7 @@ class BlockPruner:
         inputs = self._join(seen)
         weight = self._runner.model.get_output_embeddings().weight
         pruned, record, left = self._prune_matrix(name, weight, inputs)
-        return PrunedTensors({name: pruned}, [record], left)
+        return PrunedTensors({name: pruned}, [record] if self._pruning.head else [], left)
 
     def _inputs(
         self,

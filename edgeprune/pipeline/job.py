@@ -142,11 +142,13 @@ def wanted(recipe: Recipe) -> "StorageRequest":
 
     asked = recipe.artifact
     return StorageRequest(
-        asked.type,
-        tuple(asked.type_map.items()),
-        asked.allow_lossy_zeros or not recipe.pruning.sparsity,
-        asked.block_size,
-        asked.operators,
+        type=asked.type,
+        overrides=tuple(asked.type_map.items()),
+        embedding="" if asked.embedding_type == "auto" else asked.embedding_type,
+        head="" if asked.head_type == "auto" else asked.head_type,
+        lossy_zeros=asked.allow_lossy_zeros or not recipe.pruning.sparsity,
+        block=asked.block_size,
+        operators=asked.operators,
     )
 
 

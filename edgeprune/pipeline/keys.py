@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
+from edgeprune.planning.tensors import block_of
 from edgeprune.support.files import sha256_json
 
 _PRUNE_VERSION = 6
@@ -32,7 +33,9 @@ def streams_key(job: Job) -> list[Any]:
 def prune_key(job: Job) -> str:
     """Hash the inputs of the pruned weights."""
     asked = job.recipe.pruning
-    rounded = {} if job.recipe.training.enabled else _grids(job)
+    rounded = _grids(job)
+    if job.recipe.training.enabled:  # of trained weights, training does it
+        rounded = {name: grid for name, grid in rounded.items() if block_of(name) is None}
     return sha256_json(
         [
             _PRUNE_VERSION,

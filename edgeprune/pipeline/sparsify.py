@@ -142,8 +142,10 @@ def _prune(
     """
     from edgeprune.engine import finished, prune
 
-    if dense_statistics or job.recipe.training.enabled:
-        plan = plan.without_grids()  # trained weights are rounded afterwards
+    if dense_statistics:
+        plan = plan.without_grids()
+    elif job.recipe.training.enabled:
+        plan = plan.without_grids(of_blocks=True)  # they are rounded when they are trained
     if not (plan.sparsity or job.recipe.training.enabled or plan.grids):
         return None, dict(_NO_ROWS)
     work = job.run.keyed("prune", prune_key(job))

@@ -190,12 +190,18 @@ class ModelPlan:
             },
         )
 
-    def without_grids(self) -> "ModelPlan":
-        """Return the same plan without rounding before the export."""
+    def without_grids(self, of_blocks: bool = False) -> "ModelPlan":
+        """Return the same plan without rounding before the export.
+
+        Args:
+            of_blocks: whether embedding and head are rounded all the same: training leaves them.
+        """
         return replace(
             self,
             tensors={
-                name: replace(tensor, storage=replace(tensor.storage, grid=None))
+                name: tensor
+                if of_blocks and tensor.block is None
+                else replace(tensor, storage=replace(tensor.storage, grid=None))
                 for name, tensor in self.tensors.items()
             },
         )

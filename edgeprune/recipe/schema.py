@@ -67,6 +67,11 @@ class Recipe(BaseModel):
         artifact = self.artifact
         for name in (artifact.type, *artifact.type_map.values()):
             kind = exporters.get(artifact.target).types[name]
+            if kind.alphabet and kind.alphabet.masked and not self.pruning.sparsity:
+                raise ValueError(
+                    f"type '{name}' leaves zeros to a mask, and without pruning there are none: "
+                    f"set a sparsity, or take '{name.replace('+mask', '')}'"
+                )
             if self.pruning.sparsity and not kind.keeps_zeros and not artifact.allow_lossy_zeros:
                 raise ValueError(
                     f"type '{name}' cannot hold exact zeros: nearly every pruned weight would "

@@ -144,6 +144,12 @@ class Artifact(Section):
         {},
         description="types of single tensors, by a regular expression on their names in the file",
     )
+    embedding_type: str = Field(
+        "auto",
+        description="type of the embedding, which is the output head too in tied models; auto: by "
+        "llama.cpp's rules, or int8 in onnx",
+    )
+    head_type: str = Field("auto", description="type of the output head; auto: as above")
     allow_lossy_zeros: bool = flag(
         False, "allow a type that cannot hold exact zeros, and report the lost zeros"
     )
@@ -172,15 +178,19 @@ class Artifact(Section):
             raise ValueError(f"target '{self.target}' has no packed form: leave pack out")
         if kind not in types:
             raise ValueError(str(unknown("type", kind, types)))
-        for expression, name in self.type_map.items():
+        named = [self.embedding_type, self.head_type]
+        for name in [*self.type_map.values(), *(one for one in named if one != "auto")]:
             if name.lower() not in types or types[name.lower()].mix:
                 singles = [known for known in types if not types[known].mix]
                 raise ValueError(str(unknown("type", name, singles)))
+        for expression in self.type_map:
             try:
                 re.compile(expression)
             except re.error as error:
                 raise ValueError(f"'{expression}' is not a regular expression: {error}") from None
         object.__setattr__(self, "type", kind)
+        object.__setattr__(self, "embedding_type", self.embedding_type.lower())
+        object.__setattr__(self, "head_type", self.head_type.lower())
         object.__setattr__(self, "type_map", {e: n.lower() for e, n in self.type_map.items()})
         return self
 

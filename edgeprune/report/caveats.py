@@ -34,7 +34,7 @@ def _caveats(manifest: Manifest) -> Iterator[str]:
         yield from _about_size(manifest)
         if any(tensor.lost_zeros for tensor in manifest.artifact.pruned_tensors):
             yield _lost_zeros(manifest.artifact.pruned_tensors, manifest.recipe.artifact.type)
-        yield from _about_speed(results.artifacts["pruned"], change)
+        yield from _about_speed(results.artifacts["pruned"], change, _narrow(manifest))
         yield from _about_loss(manifest, change)
     for name, found in results.gpus.items():
         yield f"{name} {about_gpu(found)}."
@@ -92,13 +92,15 @@ def _about_size(manifest: Manifest) -> Iterator[str]:
     exporter = exporters.get(manifest.recipe.artifact.target)
     before, after = artifacts["dense"].file_bytes, artifacts["pruned"].file_bytes
     if after > _NO_SMALLER * before:
+        what = "a narrow code" if _narrow(manifest) else "a zero"
         yield (
-            f"{exporter.file_format} stores a zero in as many bytes as any other weight, so the "
+            f"{exporter.file_format} stores {what} in as many bytes as any other weight, so the "
             "file is no smaller than the dense one."
         )
     if packed := manifest.packed:
+        what = "holds codes at their own width" if _narrow(manifest) else "leaves the zeros out"
         yield (
-            f"{packed.file} leaves the zeros out: it takes {size_text(packed.packed_bytes)}, "
+            f"{packed.file} {what}: it takes {size_text(packed.packed_bytes)}, "
             f"{packed.packed_bytes / before:.0%} of the dense file. It unpacks to exactly the same "
             f"bytes, which was checked, and {exporter.opens_packed}."
         )
@@ -115,15 +117,21 @@ def _lost_zeros(tensors: list[StoredTensor], type_name: str) -> str:
     )
 
 
-def _about_speed(pruned: Measured, change: Difference) -> Iterator[str]:
+def _narrow(manifest: Manifest) -> bool:
+    """Whether tensors have an alphabet."""
+    return any(row.storage.alphabet for row in manifest.plan)
+
+
+def _about_speed(pruned: Measured, change: Difference, narrow: bool) -> Iterator[str]:
     speeds = (
         f"Decode runs at {ratio_text(change.decode_speed)} and prefill at "
         f"{ratio_text(change.prefill_speed)} the speed of the dense model in stock {pruned.runtime}"
     )
     if placed := pruned.sparse:
         share = placed.packed_bytes / placed.dense_bytes
+        how = "in narrow codes" if narrow else "without their zeros"
         yield (
-            f"{speeds}. {placed.tensors} tensors are kept in memory without their zeros, in "
+            f"{speeds}. {placed.tensors} tensors are kept in memory {how}, in "
             f"{share:.0%} of their dense size ('{placed.kernel}' kernels)."
         )
     elif pruned.sparse_off:

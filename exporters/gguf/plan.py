@@ -22,6 +22,7 @@ from exporters.gguf.types import TYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 # File types whose names don't follow from the weight type's.
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -116,7 +117,7 @@ def plan_tensors(
                 f"artifact.type_map: '{expression}' matches no tensor of the file.",
                 f"Names look like {planned[-1].name}.",
             )
-    if not any(tensor.name == "token_embd.weight" for tensor in planned):
+    if not any(tensor.name == _EMBEDDING for tensor in planned):
         raise InputError("The checkpoint has no token embedding.", "Download the checkpoint again.")
     for name, values in rope_tensors(config, head_dim(config)).items():
         kind = GGMLQuantizationType.F32
@@ -146,12 +147,18 @@ def stored_as(
         return GGMLQuantizationType.F32, None  # norms and biases are tiny and sensitive
     for expression, other in wanted.overrides:
         if re.search(expression, name):
-            kind = TYPES[other]
-            return fitting(GGMLQuantizationType[kind.base], columns), _fitting(kind, columns)
+            return _single(TYPES[other], columns)
+    embedding = name == _EMBEDDING
+    if own := wanted.of_vocabulary(embedding, name == _HEAD or (embedding and tied)):
+        return _single(TYPES[own], columns)
     asked = TYPES[wanted.type]
     found = storage_type(asked, name, columns, blocks, tied)
     inside = name.startswith("blk.")
     return found, _fitting(asked, columns) if inside and found.name == asked.base else None
+
+
+def _single(kind: WeightType, columns: int) -> tuple[GGMLQuantizationType, Grid | None]:
+    return fitting(GGMLQuantizationType[kind.base], columns), _fitting(kind, columns)
 
 
 def _fitting(kind: WeightType, columns: int) -> Grid | None:

@@ -86,8 +86,9 @@ def plan_tensors(
         if name not in places:
             raise InputError(f"The architecture {decoder.kind} has no place for the tensor {name}.")
         planned[name] = planned_tensor(
-            name, model.weights.shape(name), wanted, name == EMBEDDING, name == HEAD
-        )
+            name, model.weights.shape(name), wanted, name == EMBEDDING,
+            name == HEAD or (decoder.tied and name == EMBEDDING),
+        )  # fmt: skip
     if missing := [name for name in needed if name not in planned]:
         raise InputError(
             f"The checkpoint has no tensor {missing[0]}.", "Download the checkpoint again."
@@ -132,6 +133,7 @@ def planned_tensor(
     if len(shape) < 2:
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
     other = next((t for e, t in wanted.overrides if re.search(e, name)), None)
+    other = other or wanted.of_vocabulary(looked_up, head)
     kind = TYPES[other or wanted.type].base
     if kind == "INT4" and (looked_up or head) and not other:
         kind = "INT8"  # what every token passes through twice

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from edgeprune.planning.tensors import Storage, TensorPlan
+from edgeprune.planning.tensors import Role, Storage, TensorPlan, role_of
 from edgeprune.support.errors import InputError, UsageError
 from exporters.base import Model, StorageRequest
 
@@ -47,13 +47,16 @@ def lay_out(model: Model, wanted: StorageRequest, tied: bool) -> list[TensorPlan
 
 def estimate(shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest) -> list[TensorPlan]:
     """Rows for tensors of these names and shapes."""
+    tied = all(role_of(name, shape) != Role.HEAD for name, shape in shapes.items())
     return [
         TensorPlan(name, name, shape, Storage(kind, BYTES[kind] * math.prod(shape)))
         for name, shape in shapes.items()
-        for kind in [_type(name, wanted)]
+        for kind in [_type(name, role_of(name, shape), wanted, tied)]
     ]
 
 
-def _type(name: str, wanted: StorageRequest) -> str:
-    asked = (kind for expression, kind in wanted.overrides if re.search(expression, name))
-    return next(asked, wanted.type).upper()
+def _type(name: str, role: Role, wanted: StorageRequest, tied: bool) -> str:
+    asked = next((kind for text, kind in wanted.overrides if re.search(text, name)), "")
+    embedding = role == Role.EMBEDDING
+    own = wanted.of_vocabulary(embedding, role == Role.HEAD or (embedding and tied))
+    return (asked or own or wanted.type).upper()

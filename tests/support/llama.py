@@ -6,7 +6,7 @@ from llama_cpp import llama_cpp as api
 from edgeprune.runtime import library, load_model
 from edgeprune.runtime.llamacpp.random_model import Sizes
 
-SIZES = Sizes(tuple(library.TYPES))
+SIZES = Sizes((*library.TYPES, "Q4_0:3", "Q4_0:2", "Q4_0:2+mask", "Q4_0:1+mask"))
 
 
 def stock(path):

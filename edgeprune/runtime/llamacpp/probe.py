@@ -16,7 +16,7 @@ import numpy as np
 from edgeprune.runtime import library
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 
-_MODEL = Sizes(types=tuple(library.TYPES))
+_MODEL = Sizes(types=(*library.TYPES, "Q4_0:3", "Q4_0:2", "Q4_0:2+mask", "Q4_0:1+mask"))
 _TOKENS = 11
 _SECONDS = 120
 # Largest difference of logits, of their norm. Both sides round activations to 8 bits, llama.cpp

@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
+from edgeprune.formats import forms
+from edgeprune.formats.codes import CODES
+from edgeprune.planning.grid import FILE_BLOCK
+
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes of a Llama model.
 
     Attributes:
-        types: ggml's names of the blocks' weight types; one block for each.
+        types: ggml's names of the blocks' weight types, one block for each; perhaps with an
+            alphabet, such as ``Q4_0:3/64``.
         head_type: type of embedding and output.
     """
 
@@ -57,12 +62,16 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     matrices = {n: _random(chance, *shape, zeros) for n, shape in _shapes(sizes).items()}
     quantised: dict[tuple[str, str], np.ndarray] = {}
     counts: dict[str, int] = {}
+    alphabets: dict[str, str] = {}
     for block, kind in enumerate(sizes.types):
+        base, _, alphabet = kind.partition(":")
         for name, values in matrices.items():
             if (name, kind) not in quantised:
-                quantised[name, kind] = quants.quantize(values, GGMLQuantizationType[kind])
-            add(f"blk.{block}.{name}", quantised[name, kind], kind)
+                quantised[name, kind] = _quantised(values, base, alphabet)
+            add(f"blk.{block}.{name}", quantised[name, kind], base)
             counts[f"blk.{block}.{name}.weight"] = int(np.count_nonzero(values))
+            if alphabet:
+                alphabets[f"blk.{block}.{name}.weight"] = alphabet
         add(f"blk.{block}.attn_norm", norm, "F32")
         add(f"blk.{block}.ffn_norm", norm, "F32")
     writer.add_uint32("edgeprune.schema", 1)
@@ -72,10 +81,29 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     writer.add_string("edgeprune.recipe", "{}")
     writer.add_array("edgeprune.sparsity.tensors", list(counts))
     writer.add_array("edgeprune.sparsity.nonzeros", list(counts.values()))
+    if alphabets:
+        writer.add_array("edgeprune.storage.tensors", list(alphabets))
+        writer.add_array("edgeprune.storage.codes", list(alphabets.values()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _quantised(values: np.ndarray, base: str, alphabet: str) -> np.ndarray:
+    """Round to nearest, (rows, bytes); of few codes, the largest weight has the outermost."""
+    if not alphabet:
+        return quants.quantize(values, GGMLQuantizationType[base])
+    form, own = forms.parse(alphabet, base), CODES[base]
+    half, blocks = 2 ** (form.bits - 1), values.reshape(-1, form.group * FILE_BLOCK)
+    scale = (np.abs(blocks).max(axis=1, keepdims=True) / half).astype(np.float16)
+    found = np.rint(blocks / np.maximum(scale, np.float16(1e-6)).astype(np.float32))
+    found = found.clip(-half, half if form.masked else half - 1)
+    if form.masked:
+        found = np.where((found == 0) & (blocks != 0), np.sign(blocks), found)
+    codes = (found.astype(np.int8).reshape(-1, FILE_BLOCK) + np.int8(own.zero)).view(np.uint8)
+    side = scale.repeat(form.group, axis=0).view(np.uint8)
+    return own.join(side, codes).reshape(len(values), -1)
 
 
 def _shapes(sizes: Sizes) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,279 @@
+"""What each storage loses at its bits per weight: by layer, and end to end with equal training.
+
+Writes docs/measured/codes.md; rows that are known from an earlier run are only read.
+
+    EDGEPRUNE_DATA=../shared/data python benchmarks/codes.py               # layer errors, 15 min
+    EDGEPRUNE_DATA=../shared/data python benchmarks/codes.py --trained 60  # and training, an hour
+
+Layer errors are those of rounding by GPTQ on the inputs of the dense model. Masked codes have the
+mask of the default method first. End to end, every storage gets the same training: the blocks on
+their grid, the embedding in Q4_0.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.scoring import scored
+from edgeprune.data.loading import load_data
+from edgeprune.engine.device import pick_device
+from edgeprune.engine.pruner import relative_error
+from edgeprune.engine.runner import BlockRunner
+from edgeprune.engine.sensitivity.trials import first_states
+from edgeprune.engine.token_weights import stream_weights
+from edgeprune.formats.packers import packed_name, packer
+from edgeprune.models import open_checkpoint
+from edgeprune.models.blocks import weight_matrices
+from edgeprune.models.loading import load_model, load_tokenizer
+from edgeprune.pipeline import planner
+from edgeprune.pipeline.export import pruned_model
+from edgeprune.pipeline.job import open_job
+from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.planning.patterns import UNSTRUCTURED, Budget
+from edgeprune.planning.types import WeightType
+from edgeprune.pruning.fusion import FusedStatistics, FusionRule
+from edgeprune.pruning.matrix import Pruning, prune_matrix
+from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.recipe.schema import Recipe
+from edgeprune.support.environment import cores, sentence
+from edgeprune.support.files import read_json, sha256_json, write_json
+from edgeprune.support.progress import Bars
+from exporters.gguf.grids import GRIDS
+from exporters.gguf.types import TYPES
+
+_PAGE = Path("docs/measured/codes.md")
+_WORK = Path("ablations/codes")
+_RULE = FusionRule("mix")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A storage: a type of `TYPES`, and the share of zeros."""
+
+    type: str
+    zeros: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.type}, {self.zeros:.0%} zeros" if self.zeros else self.type
+
+    @property
+    def kind(self) -> WeightType:
+        return TYPES[self.type]
+
+    @property
+    def bits(self) -> float:
+        grid = self.kind.alphabet or GRIDS[self.kind.base]
+        return grid.bits_per_weight(1 - self.zeros)
+
+
+_STORED = [
+    Stored("q8_0"), Stored("q8_0:6"), Stored("q8_0:5"), Stored("q5_0"), Stored("q4_0"),
+    Stored("q4_0:3"), Stored("q4_0:3/64"), Stored("q4_0:2"), Stored("q4_0:2/64"),
+    Stored("q4_0", 0.25), Stored("q4_0", 0.5), Stored("q4_0", 0.6),
+    Stored("q4_0:3+mask", 0.33), Stored("q4_0:3+mask", 0.5), Stored("q4_0:3+mask/64", 0.5),
+    Stored("q4_0:2+mask", 0.33), Stored("q4_0:2+mask/64", 0.33), Stored("q4_0:2+mask", 0.5),
+    Stored("q4_0:2+mask/64", 0.5), Stored("q4_0:2+mask/64", 0.6), Stored("q4_0:1+mask/64", 0.5),
+]  # fmt: skip
+# Dense and masked codes of as many bits: which has less error, matrix by matrix.
+_PAIRS = [
+    (Stored("q4_0:3"), Stored("q4_0", 0.5)),
+    (Stored("q4_0:2/64"), Stored("q4_0:2+mask/64", 0.5)),
+]
+# End to end, the first in the order of what they tell.
+_TRAINED = [
+    Stored("q4_0"), Stored("q4_0:3"), Stored("q4_0", 0.5), Stored("q4_0:2/64"),
+    Stored("q4_0:2+mask/64", 0.5), Stored("q4_0:3/64"), Stored("q4_0:3+mask/64", 0.5),
+    Stored("q4_0:2+mask/64", 0.33),
+]  # fmt: skip
+
+
+@click.command()
+@click.option("--task", default="arc_easy")
+@click.option("--samples", default=24)
+@click.option("--every", default=5, help="measure every n-th block")
+@click.option("--trained", default=0.0, help="begin no new training after so many minutes")
+@click.option("--budget", default="3m", help="of each training")
+@click.option("--rows", default=200, help="evaluation rows")
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
+def main(
+    task: str, samples: int, every: int, trained: float, budget: str, rows: int, out: Path
+) -> None:
+    torch.set_num_threads(cores())
+    errors = _WORK / f"errors-{task}-{samples}-{every}.json"
+    found = read_json(errors)
+    if found is None:
+        found = list(_errors(task, samples, every))
+        write_json(errors, found)
+    deadline, ends = time.monotonic() + 60 * trained, []
+    for stored in _TRAINED:
+        for minutes in ("", budget):
+            record = _WORK / f"{sha256_json([stored.name, task, rows, minutes])[:16]}.json"
+            if not record.exists() and time.monotonic() > deadline:
+                continue
+            ends.append(_end_to_end(stored, task, rows, minutes, record))
+    out.write_text(_page(found, ends, task, samples, every, budget, rows), encoding="utf-8")
+    click.echo(out.read_text(encoding="utf-8"))
+
+
+def _errors(task: str, samples: int, every: int) -> Iterator[dict[str, Any]]:
+    """Of each matrix: its name, how its inputs spread, and its output error by storage."""
+    checkpoint = open_checkpoint("smollm2-135m")
+    data = load_data(task, "wikitext2", 1, 512)
+    streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
+    runner = BlockRunner(load_model(checkpoint), streams, pick_device("auto"))
+    weights, hidden = stream_weights(runner, Pruning()), first_states(runner)
+    for index in range(len(runner.blocks)):
+        block = runner.load(index)
+        if index % every == 0:
+            matrices = weight_matrices(block)
+            seen = {
+                name: runner.statistics(index, block, matrices, states, weights[name], gram=True)
+                for name, states in hidden.items()
+            }
+            for name, matrix in matrices.items():
+                dense = matrix.read(runner.blocks[index]).detach().float()
+                inputs = FusedStatistics({s: of[name] for s, of in seen.items()}, _RULE)
+                power = inputs.joint.second_moment.clamp_min(1e-12)
+                yield {
+                    "name": f"{index}.{name}",
+                    "spread": power.log().std().item(),
+                    "errors": _by_storage(dense, inputs),
+                }
+            click.echo(f"block {index}", err=True)
+        for states in hidden.values():
+            runner.advance(index, block, states, states)
+
+
+def _by_storage(dense: torch.Tensor, inputs: FusedStatistics) -> dict[str, float]:
+    found, pruned = {}, {0.0: dense}
+    for stored in _STORED:
+        if stored.zeros not in pruned:
+            budget = Budget(UNSTRUCTURED, round(stored.zeros * dense.numel()))
+            pruned[stored.zeros] = prune_matrix(dense, inputs, Pruning("alps_fast"), budget)
+        grid = stored.kind.alphabet or GRIDS[stored.kind.base]
+        if dense.shape[1] % grid.block:
+            continue
+        rounded, _ = round_to_grid(pruned[stored.zeros], inputs.joint.gram, grid)
+        found[stored.name] = relative_error(dense, rounded, inputs.joint.gram.matrix)
+    return found
+
+
+def _end_to_end(stored: Stored, task: str, rows: int, minutes: str, record: Path) -> dict[str, Any]:
+    """Build in a storage, trained for so long or not at all, and score the packed file."""
+    if known := read_json(record):
+        return known
+    values: dict[str, Any] = {
+        "measurement.eval_rows": rows, "measurement.perplexity_tokens": 8192,
+        "artifact.embedding_type": "q4_0", "artifact.rounding": "gptq",
+        "pruning.sparsity": stored.zeros, "artifact.type": stored.type,
+    }  # fmt: skip
+    if minutes:
+        values |= {"training.enabled": True, "training.budget": minutes}
+    recipe = Recipe.of(values, task=task, general="wikitext2")
+    job = open_job(recipe, Workspace(record.with_suffix(""), Bars()))
+    plan = planner.plan(job)
+    sparse = sparsify(job, plan)
+    assert sparse.checkpoint
+    path = record.with_suffix(".gguf")
+    _, quality = scored(job, plan, *pruned_model(job, sparse.checkpoint), path)
+    with Bars().stage("pack", path.stat().st_size) as stage:
+        packer(path).pack(path, packed_name(path), stage.advance)
+    training = sparse.training["finetune"] if sparse.training else {"steps": 0}
+    shown = ("nats_per_answer_token", "accuracy", "general_perplexity")
+    found = {
+        "storage": stored.name, "bits": stored.bits, "minutes": minutes,
+        "steps": training["steps"], "bytes": packed_name(path).stat().st_size,
+        **{name: quality[name] for name in shown},
+    }  # fmt: skip
+    path.unlink()
+    write_json(record, found)
+    return found
+
+
+def _page(
+    errors: list[dict[str, Any]], ends: list[dict[str, Any]], task: str, samples: int, every: int,
+    budget: str, rows: int,
+) -> str:  # fmt: skip
+    means = {
+        stored.name: math.exp(fmean(math.log(one["errors"][stored.name]) for one in errors))
+        for stored in _STORED
+        if all(stored.name in one["errors"] for one in errors)
+    }
+    lines = [
+        "# What codes and zeros lose, measured",
+        "",
+        "Written by `benchmarks/codes.py`. Bits of a weight in a packed file, scales and mask "
+        "included. Layer error: `tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`, geometric mean over "
+        f"{len(errors)} matrices of SmolLM2-135M-Instruct (every {every}th block), `H` from "
+        f"{samples} × 512 tokens each of general text and of {task}; rounded by GPTQ with fitted "
+        "scales, zeros by alps_fast before.",
+        "",
+        sentence(),
+        "",
+        "| storage | bits / weight | layer error |",
+        "| --- | --- | --- |",
+    ]
+    for stored in sorted(_STORED, key=lambda one: -one.bits):
+        if stored.name in means:
+            lines.append(f"| {stored.name} | {stored.bits:.2f} | {means[stored.name]:.4f} |")
+    lines += ["", "## Dense or masked?", "", *_who_wins(errors)]
+    if ends:
+        lines += ["", "## End to end", "", *_trained_rows(ends, task, budget, rows)]
+    return "\n".join([*lines, ""])
+
+
+def _who_wins(errors: list[dict[str, Any]]) -> Iterator[str]:
+    """By how the inputs of a matrix spread, which of two storages has less error."""
+    yield (
+        "Of two storages of as many bits, the ratio of their errors (below 1: masked codes have "
+        "less), by the spread of a matrix's inputs, the standard deviation of ln E[x²] over its "
+        "columns."
+    )
+    yield ""
+    yield "| spread | matrices | " + " | ".join(f"{b.name} / {a.name}" for a, b in _PAIRS) + " |"
+    yield "| --- |" + " --- |" * (1 + len(_PAIRS))
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for one in errors:
+        groups[math.floor(2 * one["spread"])].append(one)
+    for half, members in sorted(groups.items()):
+        ratios = [
+            math.exp(fmean(math.log(m["errors"][b.name] / m["errors"][a.name]) for m in members))
+            for a, b in _PAIRS
+        ]
+        cells = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+        yield f"| {half / 2:.1f}-{half / 2 + 0.5:.1f} | {len(members)} | {cells} |"
+
+
+def _trained_rows(ends: list[dict[str, Any]], task: str, budget: str, rows: int) -> Iterator[str]:
+    yield (
+        f"The same model for {task}, embedding in Q4_0; {rows} rows, WikiText-2. Before training, "
+        f"and after {budget} on the grid that the file holds, everyone the same."
+    )
+    yield ""
+    headings = ("storage", "bits / weight", "packed MB", "steps", "nats / answer token", "accuracy",
+                "perplexity")  # fmt: skip
+    yield f"| {' | '.join(headings)} |"
+    yield "|" + " --- |" * len(headings)
+    for one in ends:
+        nats, accuracy, text = (
+            one[name] for name in ("nats_per_answer_token", "accuracy", "general_perplexity")
+        )
+        yield (
+            f"| {one['storage']} | {one['bits']:.2f} | {one['bytes'] / 1e6:.1f} | {one['steps']} "
+            f"| {nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f}) "
+            f"| {accuracy['value']:.3f} | {text['value']:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
