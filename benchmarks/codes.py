@@ -178,7 +178,7 @@ def _end_to_end(stored: Stored, task: str, rows: int, minutes: str, record: Path
         "pruning.sparsity": stored.zeros, "artifact.type": stored.type,
     }  # fmt: skip
     if minutes:
-        values |= {"training.enabled": True, "training.budget": minutes}
+        values |= {"training.enabled": True, "training.budget": minutes, "training.grid_from": 0.05}
     recipe = Recipe.of(values, task=task, general="wikitext2")
     job = open_job(recipe, Workspace(record.with_suffix(""), Bars()))
     plan = planner.plan(job)

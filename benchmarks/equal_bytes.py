@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from benchmarks.scoring import in_type, scored
+from benchmarks.scoring import scored
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.formats.packers import packed_name, packer
 from edgeprune.pipeline import planner
@@ -99,7 +99,7 @@ def _trained(recipe: Recipe, types: list[str], folder: Path) -> list[dict[str, A
     for kind in types:
         try:
             path = folder / f"{name}-{kind}.gguf"
-            record = _written(in_type(job, kind), sparse.checkpoint, path) | {"steps": steps}
+            record = _written(job.in_type(kind), sparse.checkpoint, path) | {"steps": steps}
         except EdgepruneError as error:
             click.echo(f"{name} {kind}: {error}", err=True)
             write_json(folder / f"{name}-{kind}.json", {})

@@ -22,10 +22,11 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from onnx import TensorProto, helper
 
+from edgeprune.formats.codes import CODES
 from edgeprune.formats.gguf import packed as packed_file
 from edgeprune.formats.gguf.file import open_gguf
 from edgeprune.formats.inspection import inspect
-from edgeprune.formats.metadata import SparsityMetadata, read_gguf
+from edgeprune.formats.metadata import SparsityMetadata, read_gguf, read_storage
 from edgeprune.formats.onnx import coo as onnx_coo
 from edgeprune.formats.onnx import packed as onnx_packed
 from edgeprune.formats.onnx.data import ExternalData
@@ -75,7 +76,7 @@ def main(files: int, seed: int, kind: str) -> None:
 
 
 def gguf_seeds(folder: Path) -> list[Path]:
-    """A small pruned GGUF file and its packed form."""
+    """A small pruned GGUF file, some of it in few codes, and its packed form."""
     plain, packed = folder / "plain.gguf", folder / "packed.gguf"
     writer = GGUFWriter(plain, "llama")
     writer.add_string("general.name", "small")
@@ -89,11 +90,19 @@ def gguf_seeds(folder: Path) -> list[Path]:
     writer.add_float32("edgeprune.sparsity.target", 0.5)
     writer.add_array("edgeprune.sparsity.tensors", ["blk.0.Q8_0.weight"])
     writer.add_array("edgeprune.sparsity.nonzeros", [128])
-    values = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    writer.add_array("edgeprune.storage.tensors", ["blk.0.three.weight", "blk.0.masked.weight"])
+    writer.add_array("edgeprune.storage.codes", ["3", "2+mask/64"])
+    chance = np.random.default_rng(0)
+    values = chance.standard_normal((4, 64)).astype(np.float32)
     values[:, ::2] = 0
     for kind in ("Q8_0", "Q4_0", "F16"):
         data = quants.quantize(values, GGMLQuantizationType[kind])
         writer.add_tensor(f"blk.0.{kind}.weight", data, raw_dtype=GGMLQuantizationType[kind])
+    scales = np.full((8, 1), 0.5, np.float16).view(np.uint8)
+    for name, codes in (("three", range(-4, 4)), ("masked", (-2, -1, 0, 0, 0, 0, 1, 2))):
+        stored = (chance.choice(codes, (8, 32)) + 8).astype(np.uint8)
+        data = CODES["Q4_0"].join(scales, stored).reshape(4, -1)
+        writer.add_tensor(f"blk.0.{name}.weight", data, raw_dtype=GGMLQuantizationType.Q4_0)
     writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -163,6 +172,7 @@ def read_gguf_file(path: Path) -> bool:
     ways = (
         lambda: [open_gguf(path).get(key) for key in open_gguf(path)],
         lambda: read_gguf(open_gguf(path)),
+        lambda: read_storage(open_gguf(path)),
         lambda: inspect(path),
         lambda: packed_file.unpack(path, out),
         lambda: packed_file.pack(path, out),

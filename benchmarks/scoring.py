@@ -1,13 +1,12 @@
 """What several benchmarks do with a model: write it in a type, and score the file."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import runtime_tests
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.pipeline.export import quantized_by
-from edgeprune.pipeline.job import Job, dense_model, wanted
+from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.measure import measure_plan
 from edgeprune.planning.tensors import ModelPlan
 from exporters.base import Artifact, Model
@@ -21,10 +20,3 @@ def scored(
     with progress.stage(f"export {job.recipe.artifact.type}", job.file.steps) as stage:
         artifact = job.file.export(model, plan, path, metadata, quantized_by(), stage)
     return artifact, runtime_tests.quality(path, measure_plan(job.recipe, job.data), progress.stage)
-
-
-def in_type(job: Job, kind: str) -> Job:
-    """The same build with its file in another type."""
-    changed = job.changed({"artifact.type": kind})
-    file = job.exporter.plan(dense_model(job.checkpoint), wanted(changed.recipe))
-    return replace(changed, file=file)

@@ -73,10 +73,10 @@ def prune(
             belong to this model, these streams, ``pruning`` and ``plan`` alone.
         progress: receives progress by blocks.
         device: ``auto``, ``cpu`` or ``cuda``.
-        dense_statistics: a file for the dense model's statistics, gathered if the file is not
-            there. With it, every block is pruned on its inputs in the dense model, not those after
-            pruned blocks: a little worse, and no pass over the streams is needed for the next
-            sparsity. Only for methods that need moments alone (`Pruning.sees_moments_alone`).
+        dense_statistics: a file for the dense model's statistics, gathered if it is not there. With
+            it, every block is pruned on its inputs in the dense model, a little worse, and the next
+            sparsity needs no pass over the streams. Only for methods that need moments alone
+            (`Pruning.sees_moments_alone`).
 
     Raises:
         UsageError: there are more processes than sequences.

@@ -42,6 +42,12 @@ class Job:
         """Return the job with other settings, by dotted names, and other ``parts``."""
         return replace(self, recipe=self.recipe.changed(settings), **parts)
 
+    def in_type(self, kind: str) -> "Job":
+        """Return the job with its file in another type."""
+        changed = self.changed({"artifact.type": kind})
+        file = self.exporter.plan(dense_model(self.checkpoint), wanted(changed.recipe))
+        return replace(changed, file=file)
+
     @property
     def pattern(self) -> Pattern:
         """Return the sparsity pattern."""

@@ -63,7 +63,10 @@ def _search(job: Job, held_out: list[Row]) -> SearchFacts:
     def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
         trains = job.recipe.training.enabled and sparsity > 0  # the bound is the dense model's
         tried = {**quick, "pruning.sparsity": sparsity, "training.enabled": trains}
-        return trial(job.changed(tried), held_out, dense_statistics)
+        kind, _, alphabet = job.recipe.artifact.type.partition(":")
+        # Anyone's dense model has all codes of the type.
+        own = job.in_type(kind) if alphabet and not sparsity else job
+        return trial(own.changed(tried), held_out, dense_statistics)
 
     dense = measure(0.0, None)
     by_accuracy = dense["accuracy"] is not None and not dense["near_chance"]

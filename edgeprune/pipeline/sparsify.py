@@ -226,6 +226,8 @@ def _settings(job: Job, way: str) -> "Training | Reconstruction":
         text_share=asked.text_share,
         answer_weight=job.recipe.data.answer_weight,
         hidden_weight=asked.hidden_weight,
+        grid_from=asked.grid_from,
+        learn_scales=asked.learn_scales,
         selective=asked.selective,
         rank=asked.rank,
         save_memory=asked.save_memory,

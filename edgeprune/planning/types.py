@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 
 from edgeprune.planning.grid import FILE_BLOCK, Grid
 
+_OF_FOUR_BITS = (
+    Grid(-4, 3), Grid(-2, 1),
+    Grid(-4, 4, masked=True), Grid(-2, 2, masked=True), Grid(-1, 1, masked=True),
+)  # fmt: skip
+_OF_EIGHT_BITS = (Grid(-32, 31), Grid(-16, 15))
 # By type: codes that are narrower than its own.
 _ALPHABETS = {
-    "q4_0": (
-        Grid(-4, 3), Grid(-2, 1),
-        Grid(-4, 4, masked=True), Grid(-2, 2, masked=True), Grid(-1, 1, masked=True),
-    ),
-    "q8_0": (Grid(-32, 31), Grid(-16, 15)),
+    "q4_0": _OF_FOUR_BITS, "q8_0": _OF_EIGHT_BITS, "int4": _OF_FOUR_BITS, "int8": _OF_EIGHT_BITS,
 }  # fmt: skip
-_SCALES = (FILE_BLOCK, 64, 128)  # weights that may share one
+SCALES = (FILE_BLOCK, 64, 128)  # weights that may share one
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ def keeps_zeros(*names: str) -> dict[str, WeightType]:
     return {name: WeightType(name.upper(), keeps_zeros=True) for name in names}
 
 
-def narrow() -> dict[str, WeightType]:
-    """Find all types with an alphabet, by their names."""
+def narrow(*bases: str, scales: tuple[int, ...] = SCALES) -> dict[str, WeightType]:
+    """Find the types with an alphabet, by their names.
+
+    Args:
+        bases: types that they are made of.
+        scales: numbers of weights that share a scale.
+    """
     found = {}
-    for base, grids in _ALPHABETS.items():
-        for grid in (replace(one, block=block) for one in grids for block in _SCALES):
+    for base in bases:
+        for grid in (replace(one, block=block) for one in _ALPHABETS[base] for block in scales):
             found[f"{base}:{grid.name}"] = WeightType(base.upper(), keeps_zeros=True, alphabet=grid)
     return found

@@ -38,12 +38,12 @@ def fit(grid: Grid, weight: Tensor, importance: Tensor) -> Tensor:
     shares = torch.tensor(_shares(grid), device=weight.device)
     if grid.low != -grid.high:
         shares = torch.cat([shares, -shares])
-    tried = _half(extreme / (grid.low * shares[:, None]))  # (shares, rows)
+    tried = half(extreme / (grid.low * shares[:, None]))  # (shares, rows)
     error, index = _errors(grid, weight, importance, tried).min(dim=0)
     best = tried.gather(0, index[None])[0]
     q = codes(grid, weight, best)
     exact = (importance * weight * q).sum(0) / (importance * q * q).sum(0)
-    exact = _half(torch.where(exact.isfinite(), exact, best))
+    exact = half(torch.where(exact.isfinite(), exact, best))
     better = _errors(grid, weight, importance, exact[None])[0] < error
     return torch.where(better, exact, best)
 
@@ -71,6 +71,29 @@ def codes(grid: Grid, weight: Tensor, scale: Tensor) -> Tensor:
     return torch.where(found == 0, wanted.sign(), found)
 
 
+def slopes(grid: Grid, weight: Tensor, scale: Tensor, gradient: Tensor) -> Tensor:
+    """Compute the gradient of a loss in each scale, from that in the rounded weights.
+
+    ``∂ŵ/∂d`` is ``q - w/d`` inside the grid and ``q`` where a weight is clipped (learned step size,
+    Esser et al., 1902.08153). Zeros of a mask say nothing.
+
+    Args:
+        grid: the grid.
+        weight: (out, in), before rounding.
+        scale: (out, in / block).
+        gradient: (out, in), of the loss in the rounded weights.
+
+    Returns:
+        (out, in / block).
+    """
+    each = scale.repeat_interleave(grid.block, dim=1)
+    wanted = weight * torch.where(each == 0, 0, 1 / each)
+    q = codes(grid, weight, each)
+    inside = (wanted > grid.low) & (wanted < grid.high)
+    change = torch.where(inside, q - wanted, q) * (weight != 0)
+    return (gradient * change).unflatten(1, (-1, grid.block)).sum(2)
+
+
 def _shares(grid: Grid) -> tuple[float, ...]:
     return _SHARES[next(bits for bits in sorted(_SHARES) if bits >= min(grid.bits, 8))]
 
@@ -82,7 +105,7 @@ def _errors(grid: Grid, weight: Tensor, importance: Tensor, scales: Tensor) -> T
     return difference.square_().mul_(importance).sum(dim=1)
 
 
-def _half(scales: Tensor) -> Tensor:
+def half(scales: Tensor) -> Tensor:
     """Round scales to float16, as files store them, but never to 0 or infinity."""
     size = scales.abs().clamp(_LEAST_HALF, torch.finfo(torch.float16).max)
     return torch.where(scales == 0, 0, scales.sign() * size).half().float()

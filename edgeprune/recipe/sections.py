@@ -100,6 +100,14 @@ class Training(Section):
         0.0, ge=0,
         description="weight of matching the dense model's hidden states, beside its predictions",
     )  # fmt: skip
+    grid_from: float = Field(
+        0.6, ge=0, lt=1,
+        description="share of the steps after which weights are trained on the grid of the file, "
+        "where its type has one",
+    )  # fmt: skip
+    learn_scales: bool = Field(
+        False, description="train the scales of that grid too (learned step size)"
+    )
     selective: bool = Field(
         False, description="pull weights back if they matter to general skill (SPIDER)"
     )

@@ -14,6 +14,7 @@ from edgeprune.support.distributed import world
 from edgeprune.support.errors import CheckFailed
 from edgeprune.support.files import atomic_path, number
 
+SCALES = "scales:"  # before the names of scales, in the file of the best weights
 _PATIENCE = 3  # points without a better one, and training stops
 
 
@@ -71,8 +72,10 @@ class Curve:
         own, fake_quantize = self._masters.parameters, self._quantizer.fake_quantize
         weights = self._masters.gathered(lambda name: fake_quantize(name, own[name].data))
         if world()[0] == 0:
+            scales = self._quantizer.scales
+            kept = {f"{SCALES}{name}": scale.cpu() for name, scale in scales.items()}
             with atomic_path(self._best) as path:
-                save_tensors(path, weights)
+                save_tensors(path, weights | kept)
 
 
 def has_risen(curve: list[dict[str, Any]], best: float | None) -> bool:

@@ -10,8 +10,6 @@ from edgeprune.recovery.step import TrainStep
 from edgeprune.support.distributed import world
 from edgeprune.support.progress import Progress
 
-_ROUNDED_FROM = 0.6  # of the steps, if the file has grids
-
 
 def run(
     step: TrainStep, curve: Curve, budget: Budget, folder: RunFolder, progress: Progress, name: str
@@ -32,7 +30,7 @@ def run(
     with progress.stage(name, state.steps) as stage:
         stage.advance(state.step)
         while state.step < state.steps and not curve.stops(state):
-            if step.quantizer.pending and state.step >= int(_ROUNDED_FROM * state.steps):
+            if step.quantizer.pending and state.step >= int(step.settings.grid_from * state.steps):
                 _begin_rounding(state, step, curve)
             losses.append(step.take(state))
             stage.advance()

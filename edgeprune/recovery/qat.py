@@ -1,7 +1,7 @@
 """Quantization-aware training: the forward pass uses weights as the file will store them.
 
 The gradient of a rounded weight is used for the weight itself (straight-through estimator, Bengio
-et al., 1308.3432).
+et al., 1308.3432). Scales stay as they were fitted, or are trained as well.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,12 @@ from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
 from edgeprune.models.loading import stored_names
 from edgeprune.planning.grid import Grid
-from edgeprune.quantization.scales import codes, one_by_one
+from edgeprune.quantization.scales import codes, half, one_by_one, slopes
 from edgeprune.recovery.masters import Masters
+
+# Of trained scales: how far one moves in a step at most, as a share; Adam's memory.
+_RATE = 2e-3
+_MEAN, _SQUARE = 0.9, 0.95
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,11 @@ class FakeQuantizer:
         grids: grids by those names. Matrices that are only part of a parameter are left to the
             exporter.
         calibration: tensors ``<name>.importance``, (in,), mean squares of the input.
+        learns: whether scales are trained.
 
     Attributes:
-        scales: scales by name in the checkpoint, (out, in / block), fixed by `fit` for the rest of
-            the training; empty before.
+        state: scales by name in the checkpoint, (out, in / block), from `fit` on; of trained ones
+            also both moments. The same in every process; empty before.
     """
 
     def __init__(
@@ -49,9 +54,10 @@ class FakeQuantizer:
         stored: frozenset[str],
         grids: Mapping[str, Grid],
         calibration: Weights,
+        learns: bool = False,
     ):
-        self._model = model
-        self.scales: dict[str, Tensor] = {}
+        self._model, self._learns = model, learns
+        self.state: dict[str, Tensor] = {}
         self._matrices: dict[str, _OnGrid] = {}
         prefix, blocks = decoder_blocks(model)
         for index, block in enumerate(blocks if grids else []):
@@ -69,12 +75,19 @@ class FakeQuantizer:
 
     @property
     def pending(self) -> bool:
-        """Tell whether there are matrices on a grid whose scales `fit` has not fixed yet."""
-        return bool(self._matrices) and not self.scales
+        """Tell whether there are matrices on a grid whose scales `fit` has not set yet."""
+        return bool(self._matrices) and not self.state
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """Return the scales as files hold them, float16 numbers; empty before `fit`."""
+        if not self.state:
+            return {}
+        return {one.stored: half(self.state[one.stored]) for one in self._matrices.values()}
 
     @torch.no_grad()
     def fit(self, masters: Masters) -> None:
-        """Fix the scales that fit the present weights, the same in every process."""
+        """Set the scales that fit the present weights, the same in every process."""
         for name, one in self._matrices.items():
             rows, columns = self._model.get_parameter(name).shape
             scale = one.importance.new_empty(rows, columns // one.grid.block)
@@ -83,13 +96,41 @@ class FakeQuantizer:
                 importance = one.importance[:, None] * (weight != 0).T
                 scale.copy_(one_by_one(weight, importance, one.grid)[1])
             masters.from_owner(name, scale)
-            self.scales[one.stored] = scale
+            self.state[one.stored] = scale
+            if self._learns:
+                for moment in ("mean", "square"):
+                    self.state[f"{one.stored}.{moment}"] = torch.zeros_like(scale)
+
+    @torch.no_grad()
+    def learn(self, masters: Masters, share: float) -> None:
+        """Move the scales against the gradients that the masters have by now.
+
+        Adam on their logarithms, so that none changes its sign or becomes 0.
+
+        Args:
+            masters: the trained weights.
+            share: fraction of the highest rate.
+        """
+        if not (self._learns and self.state):
+            return
+        for name, one in self._matrices.items():
+            scale, mean, square = (
+                self.state[f"{one.stored}{part}"] for part in ("", ".mean", ".square")
+            )
+            own = masters.parameters.get(name)
+            if own is not None and own.grad is not None:
+                gradient = slopes(one.grid, own.detach(), scale, own.grad) * scale
+                mean.lerp_(gradient, 1 - _MEAN)
+                square.lerp_(gradient.square(), 1 - _SQUARE)
+                scale.mul_(torch.exp(-_RATE * share * mean / (square.sqrt() + 1e-12)))
+            for tensor in (scale, mean, square):
+                masters.from_owner(name, tensor)
 
     @torch.no_grad()
     def fake_quantize(self, name: str, weight: Tensor) -> Tensor:
         """Return a weight as the file will store it, by its name in the model."""
         one = self._matrices.get(name)
-        if one is None or not self.scales:
+        if one is None or not self.state:
             return weight
-        scale = self.scales[one.stored].repeat_interleave(one.grid.block, dim=1)
+        scale = half(self.state[one.stored]).repeat_interleave(one.grid.block, dim=1)
         return codes(one.grid, weight, scale) * scale

@@ -27,6 +27,8 @@ class Training:
             predictions.
         answer_weight: weight of the task's answer tokens when distilling; others have weight 1.
         hidden_weight: weight of matching the dense model's hidden states, beside its predictions.
+        grid_from: share of the steps after which weights are trained on the grid of the file.
+        learn_scales: train the scales of that grid too.
         selective: pull weights back to their initial values as far as those matter
             (`edgeprune.recovery.selection`).
         rank: rank of adapters to train instead of all kept weights; None: no adapters.
@@ -45,6 +47,8 @@ class Training:
     text_share: float = 0.5
     answer_weight: float = 1.0
     hidden_weight: float = 0.0
+    grid_from: float = 0.6
+    learn_scales: bool = False
     selective: bool = False
     rank: int | None = None
     save_memory: bool = False

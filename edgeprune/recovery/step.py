@@ -34,6 +34,7 @@ class TrainStep:
         selection: pulls weights back (selective updates); None: all move freely.
         batches: training sequences, as given.
         quantizer: the quantizer, as given.
+        settings: the settings, as given.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class TrainStep:
         quantizer: FakeQuantizer,
         settings: Training,
     ):
-        self._objective, self._settings = objective, settings
+        self._objective, self.settings = objective, settings
         self.models = (student.model, teacher)
         self.masters, self.batches, self.quantizer = student.masters, batches, quantizer
         parameters = student.masters.parameters
@@ -63,7 +64,9 @@ class TrainStep:
         loss = self._gradients(state.step, state.task_share)
         if self.selection:
             self.selection.gather()
-        self.optimizer.step(schedule(state.step, state.steps))
+        share = schedule(state.step, state.steps)
+        self.quantizer.learn(self.masters, share)
+        self.optimizer.step(share)
         if self.selection:
             self.selection.pull_back()
         self.show()
@@ -83,7 +86,7 @@ class TrainStep:
         """Time a step that changes no weight, in seconds."""
         for step in range(2):  # the first allocates
             begin = time.perf_counter()
-            self._gradients(step, self._settings.task_share)
+            self._gradients(step, self.settings.task_share)
             self.optimizer.step(0.0)
             self.show()
         self.optimizer.inner.state.clear()
@@ -97,6 +100,6 @@ class TrainStep:
 
     def _gradients(self, number: int, task_share: float) -> float:
         """Compute gradients of a step's loss in the masters."""
-        loss = self._objective.backward(self.batches.step(number, self._settings.batch, task_share))
+        loss = self._objective.backward(self.batches.step(number, self.settings.batch, task_share))
         self.masters.take_gradients()
         return loss

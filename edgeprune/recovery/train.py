@@ -22,7 +22,7 @@ from edgeprune.planning.grid import Grid
 from edgeprune.recovery import loop
 from edgeprune.recovery.batches import Batches, split
 from edgeprune.recovery.budget import Budget
-from edgeprune.recovery.curve import Curve
+from edgeprune.recovery.curve import SCALES, Curve
 from edgeprune.recovery.losses import Objective
 from edgeprune.recovery.qat import FakeQuantizer
 from edgeprune.recovery.settings import Training
@@ -134,7 +134,8 @@ def _run(
     batches, judging = _split(streams, settings, teacher)
     held_out = judging.all()
     require_answers(held_out, settings.max_perplexity)
-    quantizer = FakeQuantizer(student.model, stored, grids, Weights(pruned.calibration))
+    calibration = Weights(pruned.calibration)
+    quantizer = FakeQuantizer(student.model, stored, grids, calibration, settings.learn_scales)
     objective = Objective(student.model, teacher, settings, device)
     step = TrainStep(student, teacher, objective, batches, quantizer, settings)
     kept = RunFolder(
@@ -142,15 +143,16 @@ def _run(
         step.masters,
         step.optimizer.inner,
         step.selection.gradients if step.selection else {},
-        quantizer.scales,
+        quantizer.state,
     )
     curve = Curve(held_out, objective, step.masters, quantizer, folder / _BEST)
     budget = Budget(settings, len(held_out), begun)
     name = "fine-tune" if settings.answers else "distill"
     state = loop.run(step, curve, budget, kept, progress, name)
     if world()[0] == 0:
-        best = student.trained(Weights([folder / _BEST]))
-        _write(folder, best, quantizer.scales, state)
+        best = Weights([folder / _BEST])
+        scales = {name: best.read(f"{SCALES}{name}") for name in quantizer.scales}
+        _write(folder, student.trained(best), scales, state)
 
 
 def _split(streams: dict[str, Stream], settings: Training, teacher: Any) -> tuple[Batches, Batches]:
@@ -172,7 +174,7 @@ def _write(
 
     The file written last marks the result as complete.
     """
-    halves = {f"{name}.scales": scale.half().cpu() for name, scale in scales.items()}
+    halves = {f"{name}.scales": scale.half() for name, scale in scales.items()}
     for name, tensors in ((_FILE, weights), (_SCALES, halves)):
         with atomic_path(folder / name) as path:
             save_tensors(path, tensors)

@@ -12,6 +12,7 @@ from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
 from edgeprune.manifest.results import SpeedRatio
 from edgeprune.planning.patterns import parse
+from edgeprune.recipe.schema import Recipe
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
@@ -82,7 +83,7 @@ def entries(builds: dict[Path, Manifest]) -> list[Entry]:
         own = manifest.results.own
         found.append(_entry(_letters(index), folder.resolve().name, manifest, own))
         if own != "dense":
-            dense = _entry(manifest.recipe.artifact.type, "", manifest, "dense")
+            dense = _entry(_stock(manifest.recipe), "", manifest, "dense")
             key = (dense.task, dense.questions, manifest.model.sha256, dense.type)
             baselines.setdefault(key, dense)
     return found + list(baselines.values())
@@ -97,6 +98,7 @@ def as_json(found: list[Entry]) -> list[dict[str, Any]]:
 def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
     recipe, results = manifest.recipe, manifest.results
     record, packed = results.artifacts[artifact], manifest.packed
+    kind = recipe.artifact.type if name else _stock(recipe)
     pruned, machine, pattern = artifact == "pruned", manifest.machine, recipe.pruning.pattern
     zeros = pattern if parse(pattern).fixed else f"{recipe.pruning.sparsity:.0%}"
     return Entry(
@@ -108,7 +110,7 @@ def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
         model=manifest.model.name,
         machine=sha256_json([machine.processor, machine.cores, results.threads]),
         sparsity=zeros if pruned else "none",
-        type=recipe.artifact.type,
+        type=kind,
         bytes=packed.packed_bytes if pruned and packed else record.file_bytes,
         decode=record.decode.median,
         decode_ratio=results.difference.decode_speed if pruned and results.difference else _ONE,
@@ -117,6 +119,11 @@ def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
         perplexity=record.general_perplexity,
         verdict=verdict(manifest)[0] if name else "",
     )
+
+
+def _stock(recipe: Recipe) -> str:
+    """Return the type of the dense baseline, which has all of its codes."""
+    return recipe.artifact.type.partition(":")[0]
 
 
 def _letters(index: int) -> str:

@@ -16,7 +16,7 @@ def _lossy(instead: str, *names: str) -> dict[str, WeightType]:
 TYPES: dict[str, WeightType] = {
     **keeps_zeros("f32", "f16", "bf16", "q8_0", "q6_k", "q5_0", "q4_0", "q3_k", "mxfp4", "nvfp4"),
     **keeps_zeros("tq2_0", "tq1_0"),
-    **narrow(),
+    **narrow("q4_0", "q8_0"),
     "z5_m": WeightType("Q5_0", keeps_zeros=True, mix="Q5_K_M"),
     "z4_m": WeightType("Q4_0", keeps_zeros=True, mix="Q4_K_M"),
     "z4_s": WeightType("Q4_0", keeps_zeros=True, mix="Q4_K_S"),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.planning.grid import Grid
 from edgeprune.planning.tensors import ModelPlan, Role, Storage, TensorPlan, role_of
@@ -27,6 +27,7 @@ class PlannedTensor:
         block: number of weights in a row that share a scale; 0: no scales.
         transposed: whether it is stored as (in, out), as ONNX multiplies.
         looked_up: whether its rows are looked up, as in an embedding.
+        alphabet: the only codes of an integer type that are used; None: all.
     """
 
     name: str
@@ -35,10 +36,13 @@ class PlannedTensor:
     block: int = 0
     transposed: bool = False
     looked_up: bool = False
+    alphabet: Grid | None = None
 
     @property
     def grid(self) -> Grid:
         """Return the grid of an integer type, symmetric around the code of zero."""
+        if self.alphabet:
+            return replace(self.alphabet, block=self.block)
         high = 2 ** (BITS[self.type] - 1) - 1
         return Grid(-high if self.type == "INT8" else -high - 1, high, self.block)
 
@@ -56,14 +60,15 @@ class PlannedTensor:
     def row(self) -> TensorPlan:
         """Convert the tensor to the rows of all targets."""
         grid = self.grid if self.type in BITS else None
-        return TensorPlan(self.name, self.name, self.shape, Storage(self.type, self.bytes, grid))
+        storage = Storage(self.type, self.bytes, grid, grid if self.alphabet else None)
+        return TensorPlan(self.name, self.name, self.shape, storage)
 
     def obeying(self, plan: ModelPlan, block: int) -> "PlannedTensor":
         """Return the tensor in a plan's type, with scales for ``block`` weights at most."""
-        kind = plan.tensors[self.name].storage.type
-        if kind == self.type:
-            return self
-        return _of_type(self.name, self.shape, kind, block, self.looked_up)
+        stored = plan.tensors[self.name].storage
+        if stored.type == self.type:
+            return replace(self, alphabet=stored.alphabet)
+        return _of_type(self.name, self.shape, stored.type, block, self.looked_up)
 
 
 def plan_tensors(
@@ -134,10 +139,11 @@ def planned_tensor(
         return PlannedTensor(name, shape, "FP32")  # norms and biases are tiny and sensitive
     other = next((t for e, t in wanted.overrides if re.search(e, name)), None)
     other = other or wanted.of_vocabulary(looked_up, head)
-    kind = TYPES[other or wanted.type].base
-    if kind == "INT4" and (looked_up or head) and not other:
-        kind = "INT8"  # what every token passes through twice
-    return _of_type(name, shape, kind, wanted.block, looked_up)
+    kind = TYPES[other or wanted.type]
+    if (looked_up or head) and not other:  # what every token passes through twice
+        kind = TYPES["int8" if kind.base == "INT4" else kind.base.lower()]
+    planned = _of_type(name, shape, kind.base, wanted.block, looked_up)
+    return replace(planned, alphabet=kind.alphabet) if planned.type in BITS else planned
 
 
 def _of_type(

@@ -1,5 +1,7 @@
 """Weight types of ONNX models: integers have one scale per block of a row, and a zero code."""
 
-from edgeprune.planning.types import keeps_zeros
+from edgeprune.planning.grid import FILE_BLOCK
+from edgeprune.planning.types import keeps_zeros, narrow
 
-TYPES = keeps_zeros("fp32", "fp16", "int8", "int4")
+# How many weights share a scale is `artifact.block_size`, with fewer codes too.
+TYPES = keeps_zeros("fp32", "fp16", "int8", "int4") | narrow("int8", "int4", scales=(FILE_BLOCK,))

@@ -111,6 +111,8 @@ class WeightWriter:
         if name in self._written:
             return self._written[name]
         properties = {"edgeprune.pruned": "1"} if name in self._model.pruned else {}
+        if tensor.alphabet:
+            properties["edgeprune.codes"] = tensor.grid.name
         if tensor.type in BITS:
             codes, scales = quantized(self._model, tensor)
             shape = codes.shape[:1] if tensor.looked_up else codes.shape[:2]

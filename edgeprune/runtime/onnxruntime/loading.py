@@ -16,7 +16,7 @@ from edgeprune.support.environment import cores
 from edgeprune.support.errors import MachineError
 from edgeprune.support.extras import load
 
-_PRUNED = "edgeprune.pruned"
+_PRUNED, _CODES = "edgeprune.pruned", "edgeprune.codes"  # properties of weights that may gain
 _NOTHING_TO_GAIN = "no pruned weight is sparse enough and of a type that has kernels"
 
 
@@ -38,11 +38,11 @@ class Opened:
 def open_session(path: Path, options: Any) -> Opened:
     """Open an onnxruntime session on the CPU.
 
-        Pruned weights are multiplied by without their zeros where that is faster, which
-    ``EDGEPRUNE_SPARSE=0`` in the environment turns off. A packed model would be rebuilt by
-    onnxruntime's constant folding, all tensors at once; here its weights are rebuilt one by one
-    and handed over, which takes less time and memory (docs/measured/onnx.md). Any other model is
-    opened as it stands.
+    Pruned weights are multiplied by without their zeros where that is faster, and those of few
+    codes in these, which ``EDGEPRUNE_SPARSE=0`` in the environment turns off. A packed model would
+    be rebuilt by onnxruntime's constant folding, all tensors at once; here its weights are rebuilt
+    one by one and handed over, which takes less time and memory (docs/measured/onnx.md). Any other
+    model is opened as it stands.
 
     Args:
         path: the ``.onnx`` file.
@@ -55,7 +55,11 @@ def open_session(path: Path, options: Any) -> Opened:
     onnxruntime = load("onnxruntime")
     providers = ["CPUExecutionProvider"]
     file = OnnxFile(path)
-    pruned = {tensor.name for tensor in file.tensors if tensor.properties.get(_PRUNED)}
+    pruned = {
+        tensor.name
+        for tensor in file.tensors
+        if tensor.properties.get(_PRUNED) or tensor.properties.get(_CODES)
+    }
     off = _why_not(options) if pruned else ""
     if (off or not pruned) and not is_packed(file):
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)

@@ -1,7 +1,7 @@
 // An operator for onnxruntime's CPU provider: y = x W' with a weight that stands without its zeros.
 //
 //   edgeprune.SparseMatMul(x: float (..., cols), w: uint8 (bytes,)) -> float (..., rows)
-//   attributes: type, rows, cols: an ep_shape; threads: parts that a product is cut into
+//   attributes: type, layout, bits, group, rows, cols: an ep_shape; threads: parts of a product
 //
 // `w` is what ep_pack made, in this process: edgeprune/runtime/onnxruntime/sparse.py puts both into a graph.
 // It is not looked at, so files must not bring their own.
@@ -30,14 +30,18 @@ struct Kernel {
     int64_t threads = 1;
 
     Status *read(const KernelInfo *info) {
-        int64_t type = 0;
+        int64_t type = 0, layout = 0, bits = 0, group = 0;
         EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "type", &type));
+        EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "layout", &layout));
+        EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "bits", &bits));
+        EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "group", &group));
         EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "rows", &shape.rows));
         EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "cols", &shape.cols));
         EP_TRY(api.call<KernelInfoGetAttributeInt64>(info, "threads", &threads));
         shape.type = static_cast<int32_t>(type);
-        shape.layout = EP_SPARSE;
-        shape.group = 1;
+        shape.layout = static_cast<int32_t>(layout);
+        shape.bits = static_cast<int32_t>(bits);
+        shape.group = static_cast<int32_t>(group);
         if (!ep_packable(&shape) || threads < 1)
             return api.call<CreateStatus>(kFail, "SparseMatMul: no such matrix");
         return nullptr;

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.formats import forms
 from edgeprune.formats.codes import CODES, nonzero
 from edgeprune.runtime import library
 from edgeprune.runtime.placement import Placement
@@ -56,16 +57,18 @@ def replace_products(
     for product in _products(model, arrays, pruned):
         claimed += 1
         rows = product.rows()
-        if rows is None or not _gains(product, rows):
+        shape = None if rows is None else _packed_as(product, rows)
+        if rows is None or shape is None:
             continue
-        packed = library.PackedMatrix(product.kind, rows, product.shape).packed
+        layout = {"layout": shape.layout, "bits": shape.bits, "group": shape.group}
+        packed = library.PackedMatrix(product.kind, rows, product.shape, **layout).packed
         name = f"{product.weight}.{_OPERATOR}"
         given[name] = packed
         packed_bytes, dense_bytes = packed_bytes + packed.nbytes, dense_bytes + rows.nbytes
         new = helper.make_node(
             _OPERATOR, [product.node.input[0], name], list(product.node.output),
             product.node.name, domain=_DOMAIN, type=library.TYPES[product.kind],
-            rows=product.shape[0], cols=product.shape[1], threads=threads,
+            rows=product.shape[0], cols=product.shape[1], threads=threads, **layout,
         )  # fmt: skip
         product.node.CopyFrom(new)
     if given:
@@ -122,6 +125,17 @@ def _quantized_rows(
 
 def _float_rows(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T).view(np.uint8)
+
+
+def _packed_as(product: _Product, rows: np.ndarray) -> library.Shape | None:
+    """Choose how a weight is packed; None if no kernel in use would be faster."""
+    form, _ = forms.find(product.kind, rows.reshape(-1), product.shape[1])
+    found = library.shape_of(product.kind, product.shape, form)
+    if found is None:  # fewer codes than kernels have
+        found = library.shape_of(product.kind, product.shape, forms.whole(product.kind))
+    if found is None or (found.layout == library.SPARSE and not _gains(product, rows)):
+        return None
+    return found
 
 
 def _gains(product: _Product, rows: np.ndarray) -> bool:

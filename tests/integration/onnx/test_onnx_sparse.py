@@ -14,7 +14,7 @@ from edgeprune.runtime.onnxruntime.loading import open_session
 from edgeprune.support.errors import MachineError
 from edgeprune.support.files import cache_folder
 from runtime_tests.runners.onnxruntime import OnnxRuntime
-from tests.support.onnx import IDS
+from tests.support.onnx import IDS, METADATA, save
 from tests.support.paths import NATIVE_TESTS, RUNTIME
 from tests.support.programs import need
 
@@ -60,6 +60,18 @@ def test_products_without_zeros_give_the_same_logits(
             assert difference(found, expected) < TOLERANCE[kind]
     finally:
         library.use()
+
+
+@pytest.mark.parametrize("kind", ["int4:3", "int4:2", "int4:2+mask"])
+def test_few_codes_are_multiplied_by_as_they_are(pruned, tmp_path, kind, monkeypatch):
+    path = save(pruned, tmp_path / "m" / "model.onnx", METADATA, type=kind)
+    sparse = OnnxRuntime(path, 2)
+    placed = sparse.info()["sparse"]
+    assert placed["tensors"] == placed["claimed"] == 14
+    assert placed["packed_bytes"] < 0.85 * placed["dense_bytes"]
+    monkeypatch.setenv("EDGEPRUNE_SPARSE", "0")
+    for found, expected in zip(logits(sparse), logits(OnnxRuntime(path, 2)), strict=True):
+        assert difference(found, expected) < 2 * TOLERANCE["int4"]  # of few codes, each counts
 
 
 def rewritten(path, folder, change):
@@ -129,7 +141,12 @@ def test_without_the_kernel_library_models_run_dense(exported, monkeypatch):
 
 
 def one_product(width: int, **attributes: int) -> onnx.ModelProto:
-    settings = {"type": library.TYPES["Q8_0"], "rows": 48, "cols": 64, "threads": 2} | attributes
+    settings = {"type": library.TYPES["Q8_0"], "layout": 0, "bits": 0, "group": 1} | {
+        "rows": 48,
+        "cols": 64,
+        "threads": 2,
+        **attributes,
+    }
     node = helper.make_node("SparseMatMul", ["x", "w"], ["y"], domain="edgeprune", **settings)
     graph = helper.make_graph(
         [node], "one",
