@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from gguf import quants
 
+from edgeprune.formats import forms
 from edgeprune.formats import metadata as sparsity_metadata
 from edgeprune.formats.codes import nonzero
 from edgeprune.formats.gguf.file import GgufFile, GgufTensor
+from edgeprune.planning.grid import FILE_BLOCK, Grid
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import CheckFailed
 from exporters.base import Model, TensorFacts
@@ -27,7 +29,7 @@ def verify(
 ) -> list[TensorFacts]:
     """Compare a written file with its plan and with the pruned checkpoint.
 
-    Every tensor must have its planned shape and type and finite values; every zero of a pruned
+    Every tensor must have its planned shape, type and alphabet, and finite values; every zero of a pruned
     tensor must be zero in the file, unless ``lossy_zeros`` is set, which only counts lost zeros.
 
     Raises:
@@ -44,6 +46,11 @@ def verify(
                 f"{tensor.name} was written as {found.type.name} {found.shape}, but planned as "
                 f"{tensor.type.name} {tensor.shape}."
             )
+        if tensor.alphabet and not _uses(found, tensor.alphabet):
+            raise CheckFailed(
+                f"{tensor.name} has codes that are not of its alphabet {tensor.alphabet.name}.",
+                "This is a bug in the exporter, or the file was changed; please report it.",
+            )
         fact = _facts(tensor, found, model)
         if fact.lost_zeros and not lossy_zeros:
             raise CheckFailed(
@@ -56,6 +63,12 @@ def verify(
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(check, tensors))
+
+
+def _uses(tensor: GgufTensor, alphabet: Grid) -> bool:
+    """Tell whether all codes and scales of a written tensor are an alphabet's."""
+    form, _ = forms.find(tensor.type.name, tensor.data.reshape(-1), tensor.shape[-1])
+    return form.bits <= alphabet.bits and form.group * FILE_BLOCK >= alphabet.block
 
 
 def _nonzero(tensor: GgufTensor, rows: slice) -> np.ndarray:

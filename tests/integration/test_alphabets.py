@@ -20,8 +20,10 @@ from edgeprune.quantization.scales import codes, one_by_one
 from edgeprune.recipe import Recipe
 from edgeprune.runtime import library
 from edgeprune.runtime.llamacpp import probe
-from edgeprune.support.errors import UsageError
+from edgeprune.support.errors import CheckFailed, UsageError
 from exporters.base import StorageRequest
+from exporters.gguf import encode
+from exporters.gguf.ggml import quantize
 from exporters.gguf.grids import on_grid
 from exporters.gguf.types import TYPES
 from runtime_tests.runners.llamacpp import LlamaCpp
@@ -165,6 +167,16 @@ def test_a_dense_model_in_few_codes_is_a_stock_file(tiny_folder, tmp_path, name)
     assert np.linalg.norm(one - other) < probe.TOLERANCE * np.linalg.norm(one)
     if base == "Q4_0":
         assert packed.info()["sparse"]["tensors"] == len(blocks)
+
+
+def test_codes_beyond_the_alphabet_are_found(tiny_folder, tmp_path, monkeypatch):
+    model = dense_model(open_checkpoint(str(tiny_folder)))
+    monkeypatch.setattr(
+        encode, "_nearest", lambda values, kind, _grid, _weights: quantize(values, kind)
+    )
+    with pytest.raises(CheckFailed, match="not of its alphabet 3"):
+        export_gguf(model, StorageRequest("q4_0:3"), tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_embedding_and_head_have_types_of_their_own(tiny_folder, tmp_path):

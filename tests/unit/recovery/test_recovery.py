@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks
 from edgeprune.planning.grid import Grid
+from edgeprune.quantization.scales import slopes
 from edgeprune.recovery import student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
@@ -416,14 +417,17 @@ def on_grid(weight, scales):
     return (codes - codes.round()).abs().max() < 1e-3 and codes.abs().max() <= 8
 
 
+@pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("killed_at", [0, 10, 20])
-def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch, killed_at):
+def test_the_last_steps_train_what_the_file_holds(
+    pruned, tmp_path, monkeypatch, killed_at, learns
+):  # fmt: skip
     grids = {record.name: Grid(-8, 7) for record in pruned.records}
     if killed_at:
         with killed_before(killed_at, monkeypatch):
-            train(pruned, tmp_path, grids)
+            train(pruned, tmp_path, grids, learn_scales=learns)
     begun = note_steps(monkeypatch)
-    found = train(pruned, tmp_path, grids)
+    found = train(pruned, tmp_path, grids, learn_scales=learns)
     assert begun[0] == killed_at // APART * APART
     assert found.rounded == len(pruned.records)
     assert [point["rounded"] for point in found.curve].count(True) >= 2
@@ -433,5 +437,29 @@ def test_the_last_steps_train_what_the_file_holds(pruned, tmp_path, monkeypatch,
         assert on_grid(new, scales.read(f"{record.name}.scales").abs())
         assert not new[pruned.weights().read(record.name) == 0].any()
     if killed_at:
-        whole = train(pruned, tmp_path / "whole", grids).checkpoint.files[-1].read_bytes()
-        assert found.checkpoint.files[-1].read_bytes() == whole
+        whole = train(pruned, tmp_path / "whole", grids, learn_scales=learns).checkpoint
+        assert found.checkpoint.files[-1].read_bytes() == whole.files[-1].read_bytes()
+        assert found.checkpoint.calibration[-1].read_bytes() == whole.calibration[-1].read_bytes()
+
+
+def test_trained_scales_move_and_the_grid_may_begin_at_once(pruned, tmp_path):
+    grids = {record.name: Grid(-2, 1) for record in pruned.records}
+    ways = {"fixed": {}, "trained": {"learn_scales": True}}
+    found = {
+        name: train(pruned, tmp_path / name, grids, grid_from=0.0, **how)
+        for name, how in ways.items()
+    }
+    assert all(point["rounded"] for point in found["trained"].curve[1:])
+    fixed, trained = (Weights(one.checkpoint.calibration) for one in found.values())
+    name = f"{pruned.records[0].name}.scales"
+    assert not torch.equal(fixed.read(name), trained.read(name))
+    moved = (trained.read(name).float() / fixed.read(name).float())[fixed.read(name) != 0]
+    assert 0.8 < moved.min() <= moved.max() < 1.25
+
+
+def test_slopes_are_those_of_rounded_weights():
+    grid, scale = Grid(-2, 1, block=2), torch.tensor([[0.5, 1.0]])
+    weight = torch.tensor([[0.4, 9.0, 0.0, -1.3]])  # code 1, clipped to 1, pruned, code -1
+    gradient = torch.tensor([[1.0, 2.0, 5.0, 3.0]])
+    found = slopes(grid, weight, scale, gradient)
+    assert torch.allclose(found, torch.tensor([[(1 - 0.8) + 2 * 1, 3 * (-1 + 1.3)]]))
