@@ -53,6 +53,10 @@ class Client:
         self._chance, self._words = random.Random(0), dict[int, int]()
         self._wishes: dict[str, Any] = dict(_WISHES)
 
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._http.close()
+
     def is_ready(self) -> bool:
         """Whether it answers requests by now."""
         try:

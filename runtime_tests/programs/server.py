@@ -49,8 +49,8 @@ class Server:
         with tempfile.TemporaryFile("w+") as said:
             before = time.perf_counter()
             process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+            client = Client(f"http://127.0.0.1:{values['{port}']}")
             try:
-                client = Client(f"http://127.0.0.1:{values['{port}']}")
                 _wait(client, process, said, self.said)
                 about = {
                     "version": self.version(),
@@ -59,6 +59,7 @@ class Server:
                 }
                 yield _Served(client, about, process.pid)
             finally:
+                client.close()
                 process.terminate()
                 try:
                     process.wait(10)
@@ -91,9 +92,12 @@ class Address:
     def start(self, artifact: Path, threads: int) -> Iterator["_Served"]:
         """See `runtime_tests.programs.Program`; nothing is started, and no artifact is loaded."""
         client = Client(self.said)
-        if not client.is_ready():
-            raise MachineError(f"No server answers at {self.said}.", "Start it first.")
-        yield _Served(client, {"version": self.version()}, _listening(self.said))
+        try:
+            if not client.is_ready():
+                raise MachineError(f"No server answers at {self.said}.", "Start it first.")
+            yield _Served(client, {"version": self.version()}, _listening(self.said))
+        finally:
+            client.close()
 
 
 class _Served:
