@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,10 @@ from tests.support.gguf import logits_of
 
 NARROW = sorted(narrow("q4_0", "q8_0"))
 KERNELS = ["q4_0:2", "q4_0:3", "q4_0:3/64", "q4_0:1+mask", "q4_0:2+mask", "q4_0:2+mask/128"]
+
+
+def ggml(kind):
+    return GGMLQuantizationType[kind.base]
 
 
 def weights(shape=(48, 256), zeros=0.0, seed=0):
@@ -65,7 +70,7 @@ def test_rounded_weights_stay_in_their_alphabet(name, zeros, seed):
     grid = kind.alphabet
     importance = torch.rand(256, 1) * (weight != 0).T
     rounded, scales = one_by_one(weight, importance, grid)
-    data = on_grid(rounded.numpy(), scales.numpy(), T(kind), grid)
+    data = on_grid(rounded.numpy(), scales.numpy(), ggml(kind), grid)
     found = signed_codes(data, kind.base)
     assert found.min() >= grid.low
     assert found.max() <= grid.high
@@ -76,12 +81,6 @@ def test_rounded_weights_stay_in_their_alphabet(name, zeros, seed):
     form, _ = forms.find(kind.base, data.reshape(-1), 256)
     assert form.bits <= grid.bits
     assert form.group >= grid.block // 32
-
-
-def T(kind):
-    from gguf import GGMLQuantizationType
-
-    return GGMLQuantizationType[kind.base]
 
 
 @pytest.mark.parametrize("name", ["q4_0:3", "q4_0:2/64", "q4_0:2+mask/64", "q8_0:5"])
@@ -119,7 +118,7 @@ def test_kernels_multiply_by_narrow_codes(name, kernel):
     kind, weight = TYPES[name], weights((50, 256), zeros=0.5 if "mask" in name else 0.1)
     grid = kind.alphabet
     rounded, scales = one_by_one(weight, torch.ones(256, 1) * (weight != 0).T, grid)
-    data = on_grid(rounded.numpy(), scales.numpy(), T(kind), grid).reshape(-1)
+    data = on_grid(rounded.numpy(), scales.numpy(), ggml(kind), grid).reshape(-1)
     form, _ = forms.find(kind.base, data, 256)
     shape = library.shape_of(kind.base, (50, 256), form)
     library.use(kernel)
@@ -137,7 +136,7 @@ def test_kernels_multiply_by_narrow_codes(name, kernel):
 
 
 def test_a_layout_that_has_not_all_codes_is_refused():
-    data = on_grid(np.full((16, 32), 7.0, np.float32), np.ones((16, 1)), T(TYPES["q4_0"]))
+    data = on_grid(np.full((16, 32), 7.0, np.float32), np.ones((16, 1)), ggml(TYPES["q4_0"]))
     for layout, bits in ((library.NARROW, 3), (library.MASKED, 2)):
         with pytest.raises(ValueError, match="has not all codes"):
             library.PackedMatrix("Q4_0", data.reshape(-1), (16, 32), layout, bits)

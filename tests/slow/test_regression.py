@@ -61,6 +61,6 @@ def test_ten_checks_of_one_build_raise_fewer_than_three_alarms(two_builds):
     before = measure(good, Quiet())
     found, allowed = [], Thresholds(drift=1.0, total_speed=1.0)
     for _ in range(10):
-        findings, _ = check(good, before, None, allowed, 10.0, Quiet())
+        findings, _ = check(good, before, None, allowed, 5.0, Quiet())
         found += [one for one in findings if one.verdict == "regressed"]
     assert len(found) < 3, found
