@@ -6,8 +6,8 @@ Writes docs/measured/codes.md; rows that are known from an earlier run are only 
     EDGEPRUNE_DATA=../shared/data python benchmarks/codes.py --trained 60  # and training, an hour
 
 Layer errors are those of rounding by GPTQ on the inputs of the dense model. Masked codes have the
-mask of the default method first. End to end, every storage gets the same training: the blocks on
-their grid, the embedding in Q4_0.
+mask of the default method, or one that is chosen with the codes. End to end, every storage gets the
+same training: the blocks on their grid, the embedding in Q4_0.
 """
 
 import math
@@ -43,6 +43,7 @@ from edgeprune.planning.types import WeightType
 from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.quantization.joint import pruned_for
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.environment import cores, sentence
 from edgeprune.support.files import read_json, sha256_json, write_json
@@ -163,7 +164,11 @@ def _by_storage(dense: torch.Tensor, inputs: FusedStatistics) -> dict[str, float
         grid = stored.kind.alphabet or GRIDS[stored.kind.base]
         if dense.shape[1] % grid.block:
             continue
-        rounded, _ = round_to_grid(pruned[stored.zeros], inputs.joint.gram, grid)
+        weight, gram = pruned[stored.zeros], inputs.joint.gram
+        if grid.masked:
+            budget = Budget(UNSTRUCTURED, round(stored.zeros * dense.numel()))
+            weight = pruned_for(dense, weight, gram, grid, budget)
+        rounded, _ = round_to_grid(weight, gram, grid)
         found[stored.name] = relative_error(dense, rounded, inputs.joint.gram.matrix)
     return found
 
@@ -216,7 +221,8 @@ def _page(
         "included. Layer error: `tr (ΔW H ΔWᵀ) / tr (W H Wᵀ)`, geometric mean over "
         f"{len(errors)} matrices of SmolLM2-135M-Instruct (every {every}th block), `H` from "
         f"{samples} × 512 tokens each of general text and of {task}; rounded by GPTQ with fitted "
-        "scales, zeros by alps_fast before.",
+        "scales, zeros by alps_fast before; with `+mask`, by the better of that mask and one that "
+        "is chosen with the codes.",
         "",
         sentence(),
         "",

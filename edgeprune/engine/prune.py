@@ -12,7 +12,7 @@ from edgeprune.data.streams import Stream
 from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import BlockPruner
 from edgeprune.engine.runner import BlockRunner
-from edgeprune.engine.store import BlockStore, TensorRecord
+from edgeprune.engine.store import BlockStore, PrunedTensors, TensorRecord
 from edgeprune.formats.weights import Weights
 from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.models.loading import load_model
@@ -99,9 +99,7 @@ def prune(
             hidden = _embedded(runner, store)
         hidden = _through_blocks(run, runner, store, start, total, hidden, stage)
         if head:
-            pruned = run.prune_head(head, hidden)
-            if distributed.is_first():
-                store.save_block(len(runner.blocks), pruned)
+            _save(store, len(runner.blocks), run.prune_head(head, hidden))
             stage.advance()
     if distributed.is_first():
         write_json(folder / "done.json", {"files": total})
@@ -109,6 +107,11 @@ def prune(
     run.clean_up()
     store.drop_hidden()
     return _collect(checkpoint, store, total)
+
+
+def _save(store: BlockStore, index: int, pruned: PrunedTensors) -> None:
+    if distributed.is_first():
+        store.save_block(index, pruned)
 
 
 def _resumed(runner: BlockRunner, store: BlockStore) -> tuple[int, dict[str, Tensor]]:

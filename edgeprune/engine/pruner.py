@@ -21,6 +21,7 @@ from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.pruning.updates.permute import channel_order
 from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.quantization.joint import pruned_for
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Progress
 
@@ -44,10 +45,10 @@ class BlockPruner:
         self._runner = runner
         self._pruning = pruning
         self._plan = plan
-        self._grids = plan.grids
+        self._grids, self._masked = plan.grids, plan.masked
         self._stored = stored
         self._progress = progress
-        self._needs_gram = pruning.needs_gram or bool(self._grids)
+        self._needs_gram = pruning.needs_gram or bool(self._grids or self._masked)
         self._fisher_file = folder / "fisher.safetensors"
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
@@ -222,6 +223,8 @@ class BlockPruner:
                 f"Pruning {name} with {pruning.method} gave NaN or infinite values.",
                 "Try another --method, or more calibration tokens (--samples, --length).",
             )
+        if (grid := self._masked.get(name)) and budget.zeros and inputs.joint.gram is not None:
+            pruned = pruned_for(dense, pruned, inputs.joint.gram, grid, budget)
         nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
         left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
         if grid := self._grids.get(name):

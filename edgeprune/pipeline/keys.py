@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
-from edgeprune.planning.tensors import block_of
+from edgeprune.planning.tensors import block_of, table
 from edgeprune.support.files import sha256_json
 
 _PRUNE_VERSION = 6
@@ -36,15 +36,17 @@ def prune_key(job: Job) -> str:
     rounded = _grids(job)
     if job.recipe.training.enabled:  # of trained weights, training does it
         rounded = {name: grid for name, grid in rounded.items() if block_of(name) is None}
-    return sha256_json(
-        [
-            _PRUNE_VERSION,
-            streams_key(job),
-            asdict(job.pruning),
-            [asked.sparsity, asked.pattern, asked.allocation.model_dump()],
-            rounded,
-        ]
-    )
+    made_of = [
+        _PRUNE_VERSION,
+        streams_key(job),
+        asdict(job.pruning),
+        [asked.sparsity, asked.pattern, asked.allocation.model_dump()],
+        rounded,
+    ]
+    masked = table(job.file.tensors).masked
+    if masked:  # masks are chosen with codes
+        made_of.append({name: asdict(grid) for name, grid in masked.items()})
+    return sha256_json(made_of)
 
 
 def training_key(job: Job) -> list[Any] | None:

@@ -7,6 +7,7 @@ candidate is, is the caller's business.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 
 # Halvings of the price: from any slope to one that is exact in float32.
@@ -136,14 +137,14 @@ def _highest_price(parts: Sequence[Part]) -> float:
     """Find a price at which every part takes its cheapest candidate."""
     slopes = [0.0]
     for part in _all(parts):
-        ends = [*part.candidates]
-        costs = sorted({one.cost for one in ends})
-        gap = min((b - a for a, b in zip(costs, costs[1:], strict=False)), default=inf)
-        losses = [one.loss for one in ends]
+        costs = sorted({one.cost for one in part.candidates})
+        gap = min((b - a for a, b in pairwise(costs)), default=inf)
+        losses = [one.loss for one in part.candidates]
         if part.parts:  # against all of its own parts together
             own, inside = _at(part.parts, inf), _at(part.parts, 0.0)
             losses += [own.loss, inside.loss]
-            gap = min([gap, *(abs(one.cost - own.cost) for one in ends if one.cost != own.cost)])
+            apart = (abs(cost - own.cost) for cost in costs if cost != own.cost)
+            gap = min([gap, *apart])
         if losses and gap < inf:
             slopes.append((max(losses) - min(losses)) / gap)
     return 2 * max(slopes)
@@ -160,9 +161,7 @@ def _leaves(parts: Sequence[Part]) -> Iterator[tuple[str, Sequence[Candidate]]]:
         yield part.name, part.candidates
 
 
-def _fill(
-    candidates: Mapping[str, Sequence[Candidate]], choice: Choice, budget: float
-) -> Choice:
+def _fill(candidates: Mapping[str, Sequence[Candidate]], choice: Choice, budget: float) -> Choice:
     """Spend what is left of a budget, each time where it saves the most loss for its cost."""
     while True:
         left, best = budget - choice.cost, None

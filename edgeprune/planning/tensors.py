@@ -154,6 +154,12 @@ class ModelPlan:
         named = ((name, tensor.storage.grid) for name, tensor in self.tensors.items())
         return {name: grid for name, grid in named if grid}
 
+    @property
+    def masked(self) -> dict[str, Grid]:
+        """Alphabets of the tensors whose mask is chosen with their codes."""
+        named = ((name, tensor.storage.alphabet) for name, tensor in self.tensors.items())
+        return {name: grid for name, grid in named if grid and grid.masked}
+
     def budget(self, name: str, size: int) -> Budget:
         """Return how many weights of a matrix are pruned, and under which pattern.
 

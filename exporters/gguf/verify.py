@@ -29,8 +29,9 @@ def verify(
 ) -> list[TensorFacts]:
     """Compare a written file with its plan and with the pruned checkpoint.
 
-    Every tensor must have its planned shape, type and alphabet, and finite values; every zero of a pruned
-    tensor must be zero in the file, unless ``lossy_zeros`` is set, which only counts lost zeros.
+    Every tensor must have its planned shape, type and alphabet, and finite values; every zero of a
+    pruned tensor must be zero in the file, unless ``lossy_zeros`` is set, which only counts lost
+    zeros.
 
     Raises:
         CheckFailed: a tensor fails; the message names the first one.

@@ -14,9 +14,11 @@ from edgeprune.formats.gguf.packed import PackedFile, pack
 from edgeprune.formats.metadata import read_storage
 from edgeprune.models import open_checkpoint
 from edgeprune.planning.grid import Grid
+from edgeprune.planning.patterns import Budget, parse
 from edgeprune.planning.types import narrow
 from edgeprune.pruning.gram import Gram
 from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.quantization.joint import pruned_for
 from edgeprune.quantization.scales import codes, one_by_one
 from edgeprune.recipe import Recipe
 from edgeprune.runtime import library
@@ -94,6 +96,26 @@ def test_gptq_beats_rounding_each_weight_by_itself(name):
     fed = round_to_grid(weight, gram, grid)[0] - weight
     lost = [((one @ gram.matrix) * one).sum() for one in (fed, alone)]
     assert lost[0] < 0.9 * lost[1]
+
+
+@pytest.mark.parametrize(("name", "most"), [("q4_0:1+mask/64", 1.0), ("q4_0:2+mask/64", 0.9)])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_a_mask_chosen_with_its_codes_loses_less(name, most, pattern):
+    torch.manual_seed(0)
+    grid, weight = TYPES[name].alphabet, weights((64, 256))
+    x = torch.randn(2048, 256) @ torch.randn(256, 256) / 16
+    gram, budget = Gram(x.T @ x / len(x)), Budget(parse(pattern), weight.numel() // 2)
+    largest = torch.where(budget.keep(weight.abs()), weight, 0)
+
+    def lost(one):
+        change = round_to_grid(one, gram, grid)[0] - weight
+        return ((change @ gram.matrix) * change).sum()
+
+    chosen = pruned_for(weight, largest, gram, grid, budget)
+    assert torch.equal((chosen == 0).sum(), torch.tensor(budget.zeros))
+    assert parse(pattern).holds((chosen != 0).numpy())
+    assert lost(chosen) <= most * lost(largest)
+    assert torch.equal(pruned_for(weight, chosen, gram, grid, budget), chosen)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3])

@@ -53,6 +53,7 @@ namespace {
 
 constexpr int kThreads = 3;
 const ep_shape kShape{EP_Q8_0, EP_SPARSE, 0, 1, 64, 64};
+const ep_form kForm{8, 1, 1};
 constexpr int64_t kBlocks = 64 * 64 / 32, kTokens = 5;
 
 #define REQUIRE(condition)                                           \
@@ -105,11 +106,12 @@ struct Steps {
         return {
             [&] { return sized(ep_packed_size(&kShape, data.data(), kThreads)); },
             [&] {
-                return sized(ep_packed_size_of_file(&kShape, file.data(), file.size(), kThreads));
+                return sized(ep_packed_size_of_file(&kShape, &kForm, file.data(), file.size(),
+                                                    kThreads));
             },
             [&] { return done(ep_pack(&kShape, data.data(), packed.data(), size, kThreads)); },
             [&] {
-                return done(ep_pack_file(&kShape, file.data(), file.size(), packed.data(), size,
+                return done(ep_pack_file(&kShape, &kForm, file.data(), file.size(), packed.data(), size,
                                          kThreads));
             },
             [&] { return done(ep_unpack(&kShape, packed.data(), again.data(), kThreads)); },
@@ -200,7 +202,7 @@ llama::Tensor tensor(const char *name) {
 }
 
 void claim(size_t size) {
-    const ep_llama_tensor claimed{"blk.0.ffn_gate.weight", kShape, size, nullptr, 0};
+    const ep_llama_tensor claimed{"blk.0.ffn_gate.weight", kShape, size, nullptr, 0, kForm};
     REQUIRE(ep_llama_claim(&claimed, 1, kThreads) == 0);
 }
 
@@ -265,7 +267,7 @@ void loading() {
         }
     }
     REQUIRE(exhausted > 0 && refused > 1);
-    const ep_llama_tensor claimed{"a tensor with a long name", kShape, size, nullptr, 0};
+    const ep_llama_tensor claimed{"a tensor with a long name", kShape, size, nullptr, 0, kForm};
     before_failure = 0;
     REQUIRE(ep_llama_claim(&claimed, 1, 1) == EP_NO_MEMORY);
 }

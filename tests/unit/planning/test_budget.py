@@ -16,8 +16,9 @@ def part(name, pairs):
     return Part(name, candidates)
 
 
-PARTS = st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=4), min_size=1,
-                 max_size=5).map(lambda all_: [part(f"p{i}", one) for i, one in enumerate(all_)])  # fmt: skip
+PARTS = st.lists(
+    st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=4), min_size=1, max_size=5
+).map(lambda all_: [part(f"p{i}", one) for i, one in enumerate(all_)])
 
 
 def every(parts):
