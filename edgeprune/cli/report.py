@@ -38,7 +38,8 @@ def command(
     from edgeprune.support.extras import need
     from edgeprune.support.files import json_text, write_text
 
-    need("matplotlib", "huggingface_hub", "scipy", *(["adjustText"] if compare else []))
+    more = ["adjustText"] * compare + ["scipy"] * bool(history_file)
+    need("matplotlib", "huggingface_hub", *more)
     from edgeprune.regression import history
     from edgeprune.report import comparison
 

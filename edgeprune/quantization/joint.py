@@ -17,8 +17,8 @@ _ROUNDS = 3  # of fitting scales to what is kept, and keeping what they serve be
 def pruned_for(dense: Tensor, pruned: Tensor, gram: Gram, grid: Grid, budget: Budget) -> Tensor:
     """Choose between two masks, by what is lost when their weights are rounded.
 
-    A method's own mask is made for weights that have all values. By measurement on SmolLM2's layers
-    (docs/measured/codes.md), with two bits for a kept weight the other one loses a seventh less.
+    A method's own mask is made for weights that have all values; of few codes, another one may lose
+    less (docs/measured/codes.md).
 
     Args:
         dense: (out, in) float32.

@@ -54,7 +54,7 @@ class Curve:
                 f"{state.steps}.",
                 "Check the model, or try a lower learning rate: --set training.learning_rate=3e-5",
             )
-        rounded = bool(self._quantizer.scales)
+        rounded = bool(self._quantizer.state)
         state.curve.append(
             {"step": state.step, "train": train, "held_out": held_out, "rounded": rounded}
         )

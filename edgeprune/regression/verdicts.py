@@ -9,6 +9,7 @@ check has many lines (Holm's method) or because it looked before all samples wer
 out the error (Lan and DeMets, Biometrika 70, 1983).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -264,6 +265,7 @@ def _too_few(needed: int | None, of: str, seconds_each: float = 0.0) -> str:
     """Say what would decide a comparison that is unclear."""
     if needed is None:
         return f"the loss may be chance: measure more {of}"
-    time = f" (--time {needed * seconds_each / 60:.0f}m)" if seconds_each else ""
+    minutes = math.ceil(needed * seconds_each / 60)
+    time = f" (--time {minutes}m)" if minutes else ""
     enough = f"about {needed:,}{time} would be enough"
     return f"there are too few {of} to rule out a larger loss: {enough}"

@@ -146,6 +146,11 @@ def use(name: str = "") -> None:
         )
 
 
+def narrow_gains() -> bool:
+    """Tell whether the kernels in use are faster with few codes: plain C++ is not."""
+    return in_use() != "portable"
+
+
 class PackedMatrix:
     """A packed matrix, ready for products.
 

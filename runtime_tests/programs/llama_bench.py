@@ -4,33 +4,16 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from edgeprune.support.errors import MachineError
 from runtime_tests.child import patience
-from runtime_tests.programs.versions import version_of
+from runtime_tests.programs.command import Command
 
 
-@dataclass(frozen=True)
-class LlamaBench:
-    """A command of llama-bench.
-
-    Attributes:
-        said: as it was given.
-        name: short.
-        command: the program, and the caller's options.
-    """
-
-    said: str
-    name: str
-    command: tuple[str, ...]
-    loads: ClassVar[bool] = True
-
-    def version(self) -> str:
-        """See `runtime_tests.programs.Program`."""
-        return version_of(self.command[0])
+class LlamaBench(Command):
+    """A command of llama-bench: the program, and the caller's options."""
 
     @contextmanager
     def start(self, artifact: Path, threads: int) -> Iterator["_Runs"]:

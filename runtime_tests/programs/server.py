@@ -16,30 +16,14 @@ import psutil
 from edgeprune.support.errors import MachineError
 from runtime_tests.counters import peak_memory
 from runtime_tests.programs.client import Client
-from runtime_tests.programs.versions import version_of
+from runtime_tests.programs.command import Command
 
 _POLL = 0.02
 _UNTIL_READY = 600.0
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server's command.
-
-    Attributes:
-        said: as it was given.
-        name: short.
-        command: with ``{model}``, ``{port}`` and ``{threads}`` where they belong.
-    """
-
-    said: str
-    name: str
-    command: tuple[str, ...]
-    loads: ClassVar[bool] = True
-
-    def version(self) -> str:
-        """See `runtime_tests.programs.Program`."""
-        return version_of(self.command[0])
+class Server(Command):
+    """A server's command, with ``{model}``, ``{port}`` and ``{threads}`` where they belong."""
 
     @contextmanager
     def start(self, artifact: Path, threads: int) -> Iterator["_Served"]:

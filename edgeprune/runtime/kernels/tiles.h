@@ -122,10 +122,14 @@ struct Codes<P, kThreeBits, Raised> : Codes<P, kTwoBits, Raised> {
     }
 };
 
-template <class P, bool Raised>
-struct Codes<P, kMaskedTwo, Raised> {
-    const uint8_t *at[4];
-    EP_INLINE explicit Codes(const uint8_t *start) : at{start, start, start, start} {}
+// Codes behind a mask, in as many streams as a byte holds of them.
+template <class P, int Coding>
+struct Masked {
+    static constexpr int kCount = kStreams[Coding];
+    const uint8_t *at[kCount];
+    EP_INLINE explicit Masked(const uint8_t *start) {
+        for (auto &stream : at) stream = start;
+    }
     template <int J>
     EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
         a = one<J>(mask64(masks, J));
@@ -133,24 +137,20 @@ struct Codes<P, kMaskedTwo, Raised> {
     }
     template <int J>
     EP_INLINE typename P::Chunk one(uint64_t mask) {
-        return P::around_two(P::template two<J % 4>(P::expand(at[J % 4], mask, 0)), mask);
+        const auto kept = P::expand(at[J % kCount], mask, 0);
+        if constexpr (Coding == kMaskedOne) return P::template around_one<J>(kept, mask);
+        return P::around_two(P::template two<J % 4>(kept), mask);
     }
 };
 
 template <class P, bool Raised>
-struct Codes<P, kMaskedOne, Raised> {
-    const uint8_t *at[8];
-    EP_INLINE explicit Codes(const uint8_t *start)
-        : at{start, start, start, start, start, start, start, start} {}
-    template <int J>
-    EP_INLINE void pair(const uint8_t *masks, typename P::Chunk &a, typename P::Chunk &b) {
-        a = one<J>(mask64(masks, J));
-        b = one<J + 1>(mask64(masks, J + 1));
-    }
-    template <int J>
-    EP_INLINE typename P::Chunk one(uint64_t mask) {
-        return P::template around_one<J>(P::expand(at[J], mask, 0), mask);
-    }
+struct Codes<P, kMaskedTwo, Raised> : Masked<P, kMaskedTwo> {
+    using Masked<P, kMaskedTwo>::Masked;
+};
+
+template <class P, bool Raised>
+struct Codes<P, kMaskedOne, Raised> : Masked<P, kMaskedOne> {
+    using Masked<P, kMaskedOne>::Masked;
 };
 
 // All pairs of a block, in order.

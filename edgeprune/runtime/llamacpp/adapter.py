@@ -204,7 +204,7 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
             continue
         if name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
             continue
-        if name in alphabets:
+        if name in alphabets and library.narrow_gains():
             form = _form(alphabets[name], kind, name)
             found.append(Candidate(tensor, form, nonzeros.get(name, 0)))
         elif name in nonzeros:

@@ -133,9 +133,10 @@ def _packed_as(product: _Product, rows: np.ndarray) -> library.Shape | None:
     found = library.shape_of(product.kind, product.shape, form)
     if found is None:  # fewer codes than kernels have
         found = library.shape_of(product.kind, product.shape, forms.whole(product.kind))
-    if found is None or (found.layout == library.SPARSE and not _gains(product, rows)):
+    if found is None:
         return None
-    return found
+    sparse = found.layout == library.SPARSE
+    return found if (_gains(product, rows) if sparse else library.narrow_gains()) else None
 
 
 def _gains(product: _Product, rows: np.ndarray) -> bool:
