@@ -22,25 +22,19 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.layers import layers
 from benchmarks.scoring import scored
-from edgeprune.data.loading import load_data
-from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import relative_error
-from edgeprune.engine.runner import BlockRunner
-from edgeprune.engine.sensitivity.trials import first_states
-from edgeprune.engine.token_weights import stream_weights
 from edgeprune.formats.packers import packed_name, packer
-from edgeprune.models import open_checkpoint
-from edgeprune.models.blocks import weight_matrices
-from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.export import pruned_model
 from edgeprune.pipeline.job import open_job
 from edgeprune.pipeline.sparsify import sparsify
 from edgeprune.pipeline.workspace import Workspace
+from edgeprune.planning.grid import Grid
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget
 from edgeprune.planning.types import WeightType
-from edgeprune.pruning.fusion import FusedStatistics, FusionRule
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
 from edgeprune.quantization.joint import pruned_for
@@ -53,7 +47,6 @@ from exporters.gguf.types import TYPES
 
 _PAGE = Path("docs/measured/codes.md")
 _WORK = Path("ablations/codes")
-_RULE = FusionRule("mix")
 
 
 @dataclass(frozen=True)
@@ -128,49 +121,37 @@ def main(
 
 def _errors(task: str, samples: int, every: int) -> Iterator[dict[str, Any]]:
     """Of each matrix: its name, how its inputs spread, and its output error by storage."""
-    checkpoint = open_checkpoint("smollm2-135m")
-    data = load_data(task, "wikitext2", 1, 512)
-    streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
-    runner = BlockRunner(load_model(checkpoint), streams, pick_device("auto"))
-    weights, hidden = stream_weights(runner, Pruning()), first_states(runner)
-    for index in range(len(runner.blocks)):
-        block = runner.load(index)
-        if index % every == 0:
-            matrices = weight_matrices(block)
-            seen = {
-                name: runner.statistics(index, block, matrices, states, weights[name], gram=True)
-                for name, states in hidden.items()
-            }
-            for name, matrix in matrices.items():
-                dense = matrix.read(runner.blocks[index]).detach().float()
-                inputs = FusedStatistics({s: of[name] for s, of in seen.items()}, _RULE)
-                power = inputs.joint.second_moment.clamp_min(1e-12)
-                yield {
-                    "name": f"{index}.{name}",
-                    "spread": power.log().std().item(),
-                    "errors": _by_storage(dense, inputs),
-                }
-            click.echo(f"block {index}", err=True)
-        for states in hidden.values():
-            runner.advance(index, block, states, states)
+    for index, name, dense, inputs in layers(task, samples, every):
+        power = inputs.joint.second_moment.clamp_min(1e-12)
+        errors, own_mask = _by_storage(dense, inputs)
+        yield {
+            "name": f"{index}.{name}", "spread": power.log().std().item(), "errors": errors,
+            "own mask": own_mask,
+        }  # fmt: skip
 
 
-def _by_storage(dense: torch.Tensor, inputs: FusedStatistics) -> dict[str, float]:
-    found, pruned = {}, {0.0: dense}
+def _by_storage(
+    dense: torch.Tensor, inputs: FusedStatistics
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Errors by storage, and of masked ones also with the mask of the method alone."""
+    errors, own_mask, pruned, gram = {}, {}, {0.0: dense}, inputs.joint.gram
     for stored in _STORED:
+        budget = Budget(UNSTRUCTURED, round(stored.zeros * dense.numel()))
         if stored.zeros not in pruned:
-            budget = Budget(UNSTRUCTURED, round(stored.zeros * dense.numel()))
             pruned[stored.zeros] = prune_matrix(dense, inputs, Pruning("alps_fast"), budget)
         grid = stored.kind.alphabet or GRIDS[stored.kind.base]
         if dense.shape[1] % grid.block:
             continue
-        weight, gram = pruned[stored.zeros], inputs.joint.gram
+
+        def lost(weight: torch.Tensor, grid: Grid = grid) -> float:
+            return relative_error(dense, round_to_grid(weight, gram, grid)[0], gram.matrix)
+
+        weight = pruned[stored.zeros]
+        errors[stored.name] = lost(weight)
         if grid.masked:
-            budget = Budget(UNSTRUCTURED, round(stored.zeros * dense.numel()))
-            weight = pruned_for(dense, weight, gram, grid, budget)
-        rounded, _ = round_to_grid(weight, gram, grid)
-        found[stored.name] = relative_error(dense, rounded, inputs.joint.gram.matrix)
-    return found
+            own_mask[stored.name] = errors[stored.name]
+            errors[stored.name] = lost(pruned_for(dense, weight, gram, grid, budget))
+    return errors, own_mask
 
 
 def _end_to_end(stored: Stored, task: str, rows: int, minutes: str, record: Path) -> dict[str, Any]:
@@ -209,11 +190,7 @@ def _page(
     errors: list[dict[str, Any]], ends: list[dict[str, Any]], task: str, samples: int, every: int,
     budget: str, rows: int,
 ) -> str:  # fmt: skip
-    means = {
-        stored.name: math.exp(fmean(math.log(one["errors"][stored.name]) for one in errors))
-        for stored in _STORED
-        if all(stored.name in one["errors"] for one in errors)
-    }
+    means, own_mask = (_means(errors, key) for key in ("errors", "own mask"))
     lines = [
         "# What codes and zeros lose, measured",
         "",
@@ -226,16 +203,24 @@ def _page(
         "",
         sentence(),
         "",
-        "| storage | bits / weight | layer error |",
-        "| --- | --- | --- |",
+        "| storage | bits / weight | layer error | with the mask of alps_fast alone |",
+        "| --- | --- | --- | --- |",
     ]
     for stored in sorted(_STORED, key=lambda one: -one.bits):
         if stored.name in means:
-            lines.append(f"| {stored.name} | {stored.bits:.2f} | {means[stored.name]:.4f} |")
+            alone = f"{own_mask[stored.name]:.4f}" if stored.name in own_mask else ""
+            error = means[stored.name]
+            lines.append(f"| {stored.name} | {stored.bits:.2f} | {error:.4f} | {alone} |")
     lines += ["", "## Dense or masked?", "", *_who_wins(errors)]
     if ends:
         lines += ["", "## End to end", "", *_trained_rows(ends, task, budget, rows)]
     return "\n".join([*lines, ""])
+
+
+def _means(errors: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Geometric means over matrices, of storages that all of them have."""
+    names = set.intersection(*(set(one[key]) for one in errors))
+    return {name: math.exp(fmean(math.log(one[key][name]) for one in errors)) for name in names}
 
 
 def _who_wins(errors: list[dict[str, Any]]) -> Iterator[str]:

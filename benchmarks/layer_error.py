@@ -17,17 +17,9 @@ import click
 import torch
 from gguf import GGMLQuantizationType, quants
 
-from edgeprune.data.loading import load_data
-from edgeprune.engine.device import pick_device
+from benchmarks.layers import layers
 from edgeprune.engine.pruner import relative_error
-from edgeprune.engine.runner import BlockRunner
-from edgeprune.engine.sensitivity.trials import first_states
-from edgeprune.engine.token_weights import stream_weights
-from edgeprune.models import open_checkpoint
-from edgeprune.models.blocks import weight_matrices
-from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget
-from edgeprune.pruning.fusion import FusedStatistics, FusionRule
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
@@ -45,7 +37,6 @@ _METHODS = {
     "alps_fast": Pruning("alps_fast"),
     "alps": Pruning("alps"),
 }
-_RULE = FusionRule("mix")
 
 
 @click.command()
@@ -56,39 +47,20 @@ _RULE = FusionRule("mix")
 @click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
 def main(task: str, samples: int, every: int, sparsities: str, out: Path) -> None:
     torch.set_num_threads(cores())
-    checkpoint = open_checkpoint("smollm2-135m")
-    data = load_data(task, "wikitext2", 1, 512)
-    streams = data.streams(load_tokenizer(checkpoint), samples, 512, 0)
-    runner = BlockRunner(load_model(checkpoint), streams, pick_device("auto"))
-    weights = stream_weights(runner, Pruning())
-    hidden = first_states(runner)
     errors: dict[tuple[str, str], list[float]] = defaultdict(list)
     rounding: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for index in range(len(runner.blocks)):
-        block = runner.load(index)
-        matrices = weight_matrices(block)
-        seen = {
-            name: runner.statistics(index, block, matrices, states, weights[name], gram=True)
-            for name, states in hidden.items()
-        }
-        for name, matrix in matrices.items():
-            dense = matrix.read(runner.blocks[index]).detach().float()
-            inputs = FusedStatistics({s: of[name] for s, of in seen.items()}, _RULE)
-            half = Budget(UNSTRUCTURED, dense.numel() // 2)
-            pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
-            for what, weight in (("dense", dense), ("50 %", pruned)):
-                for (kind, how), error in _rounding_errors(weight, inputs.joint.gram).items():
-                    rounding[kind, what, how].append(error)
-            if index % every == 0:
-                for amount in sparsities.split(","):
-                    budget = Budget(UNSTRUCTURED, round(float(amount) * dense.numel()))
-                    for label, pruning in _METHODS.items():
-                        pruned = prune_matrix(dense, inputs, pruning, budget)
-                        error = relative_error(dense, pruned, inputs.joint.gram.matrix)
-                        errors[label, amount].append(error)
-        for states in hidden.values():
-            runner.advance(index, block, states, states)
-        click.echo(f"block {index}", err=True)
+    for index, _, dense, inputs in layers(task, samples):
+        half = Budget(UNSTRUCTURED, dense.numel() // 2)
+        pruned = prune_matrix(dense, inputs, Pruning("alps_fast"), half)
+        for what, weight in (("dense", dense), ("50 %", pruned)):
+            for (kind, how), error in _rounding_errors(weight, inputs.joint.gram).items():
+                rounding[kind, what, how].append(error)
+        for amount in sparsities.split(",") if index % every == 0 else ():
+            budget = Budget(UNSTRUCTURED, round(float(amount) * dense.numel()))
+            for label, pruning in _METHODS.items():
+                pruned = prune_matrix(dense, inputs, pruning, budget)
+                error = relative_error(dense, pruned, inputs.joint.gram.matrix)
+                errors[label, amount].append(error)
     page = _page(errors, sparsities.split(","), every, samples, task) + _rounding_page(rounding)
     out.write_text(page, encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
