@@ -113,21 +113,27 @@ def gguf_seeds(folder: Path) -> list[Path]:
 
 
 def onnx_seeds(folder: Path) -> list[Path]:
-    """A small pruned ONNX model, quantised and in half precision, and its two packed forms.
+    """A small pruned ONNX model and its two packed forms.
 
-    Only the models change: weights beside them are numbers, whatever they are.
+    It is quantised, some of it in few codes, and in half precision. Only the models change: weights
+    beside them are numbers, whatever they are.
     """
     plain, packed, listed = (folder / f"{name}.onnx" for name in ("plain", "packed", "listed"))
     chance, pruned = np.random.default_rng(0), {"edgeprune.pruned": "1"}
     with ExternalData(folder / "plain.onnx.data", "plain.onnx.data") as data:
         graph = Graph(data)
         graph.input("x", TensorProto.FLOAT, ["n", 64])
+        few = chance.integers(6, 10, (2, 64, 2, 16), np.uint8)  # -2 to 1
+        graph.weight("c.weight", few[0] | few[1] << 4, **pruned)
+        graph.weight("c.weight.scales", np.full((64, 2), 0.5, np.float32))
+        settings = {"K": 64, "N": 64, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        graph.node("MatMulNBits", ["x", "c.weight", "c.weight.scales"], "g", CONTRIB, **settings)
         codes = chance.integers(0, 256, (64, 2, 32), np.uint8)
         codes[..., ::2] = 128
         graph.weight("a.weight", codes, **pruned)
         graph.weight("a.weight.scales", np.full((64, 2), 0.5, np.float32))
-        settings = {"K": 64, "N": 64, "bits": 8, "block_size": 32, "accuracy_level": 4}
-        graph.node("MatMulNBits", ["x", "a.weight", "a.weight.scales"], "h", CONTRIB, **settings)
+        settings |= {"bits": 8}
+        graph.node("MatMulNBits", ["g", "a.weight", "a.weight.scales"], "h", CONTRIB, **settings)
         half = chance.standard_normal((64, 4)).astype(np.float16)
         half[::2] = 0
         graph.weight("b.weight", half, **pruned)

@@ -56,14 +56,14 @@ class Case:
         return _FOLDER / f"{source}-{kind}-{round(100 * self.zeros)}.gguf"
 
     @property
-    def file_bits(self) -> float:
-        """Bits of a weight in the plain file."""
-        return 8 * _BYTES[self.kind.partition(":")[0]]
+    def bytes_each(self) -> float:
+        """Bytes of a weight in the plain file."""
+        return _BYTES[self.kind.partition(":")[0]]
 
     @property
     def unread(self) -> float:
         """Bytes of an embedding of which a token reads one row; SmolLM2's is its head, too."""
-        return 32768 * 2048 * 34 / 32 if self.random else 0
+        return 32768 * 2048 * _BYTES["Q8_0"] if self.random else 0
 
 
 CASES = (
@@ -77,7 +77,10 @@ CASES = (
     Case("1B Q4_0:2+mask/64 50 %", "Q4_0:2+mask/64", 0.5),
     Case("1B F16 50 %", "F16", 0.5),
     Case("SmolLM2-135M Q8_0 50 %", "Q8_0", 0.5, random=False),
+    Case("SmolLM2-135M Q4_0 50 %", "Q4_0", 0.5, random=False),
+    Case("SmolLM2-135M Q4_0:3", "Q4_0:3", 0.0, random=False),
 )
+_Q2_K, _Q2_K_BITS = "stock Q2_K", 2.625  # beside codes of about as many bits
 
 
 @click.command()
@@ -107,7 +110,7 @@ def main(
         known[case.name] = _measured(case, threads, processes, rounds)
         write_json(timings, known)
         click.echo(_table({case: known[case.name]}), err=True)
-        if not case.random:
+        if not case.random and case.zeros and case.kind == "Q8_0":
             answers.write_text(json.dumps([_job("--agreement-of", str(case.path))]))
     page = _page(
         {case: known[case.name] for case in CASES if case.name in known}, processes, rounds,
@@ -121,12 +124,29 @@ def main(
 def _measured(case: Case, threads: int, processes: int, rounds: int) -> dict[str, Any]:
     """Speeds of all contenders in turns, their bytes, and how fast memory was then."""
     lengths = Lengths((_PREFILL,), (_DECODE,), threads=(threads,), first_token=False)
-    ways = {who: way(case.path, lengths, wants) for who, wants in _ENVIRONMENT.items()}
+    files = {who: (case.path, wants) for who, wants in _ENVIRONMENT.items()}
+    if ":2" in case.kind:
+        files[_Q2_K] = (_q2_k(case), _ENVIRONMENT["stock"])
+    ways = {who: way(path, lengths, wants) for who, (path, wants) in files.items()}
     return {
         "bandwidth": read_bandwidth(threads),
-        "bytes": {who: _job("--weigh", str(case.path), **_ENVIRONMENT[who]) for who in ways},
+        "bytes": {who: _job("--weigh", str(path), **wants) for who, (path, wants) in files.items()},
         "samples": in_turns(ways, processes, rounds),
     }
+
+
+def _q2_k(case: Case) -> Path:
+    """The same model in llama.cpp's own type of 2.6 bits, embedding and head as they are."""
+    from llama_cpp import llama_cpp as api
+
+    target = case.path.with_name("1b-q2_k.gguf")
+    if not target.exists():
+        settings = api.llama_model_quantize_default_params()
+        settings.ftype, settings.pure, settings.allow_requantize = 10, True, True
+        settings.output_tensor_type = settings.token_embedding_type = 8  # Q8_0
+        source, made = str(case.path).encode(), str(target).encode()
+        assert api.llama_model_quantize(source, made, settings) == 0
+    return target
 
 
 def read_bandwidth(threads: int) -> float:
@@ -157,7 +177,11 @@ def _make(case: Case) -> None:
         return
     from edgeprune import Recipe, build
 
-    built = build(Recipe.of(task="medqa", type=case.kind.lower(), sparsity=case.zeros))
+    recipe = Recipe.of(
+        {"artifact.embedding_type": case.kind.partition(":")[0].lower()},
+        task="medqa", type=case.kind.lower(), sparsity=case.zeros,
+    )  # fmt: skip
+    built = build(recipe)
     assert built
     case.path.symlink_to(built.artifact.resolve())
 
@@ -174,7 +198,9 @@ def _weigh(path: Path) -> dict[str, int]:
     """Bytes that loading without a mapping adds, and those of pruned tensors, packed and plain."""
     from llama_cpp import llama_cpp as api
 
+    from edgeprune.formats.gguf.file import open_gguf
     from edgeprune.runtime import load_model
+    from edgeprune.runtime.llamacpp.adapter import candidates
 
     api.llama_log_set(_quiet := api.llama_log_callback(lambda *_: None), None)
     api.llama_backend_init()
@@ -182,10 +208,12 @@ def _weigh(path: Path) -> dict[str, int]:
     params = api.llama_model_default_params()
     params.load_mode = api.LLAMA_LOAD_MODE_NONE
     sparse = load_model(path, params).sparse
+    weights = _anonymous_bytes() - before
+    dense = sum(one.tensor.size for one in candidates(open_gguf(path)) if one.dense)  # the head
     return {
-        "weights": _anonymous_bytes() - before,
-        "packed": sparse.packed_bytes if sparse else 0,
-        "plain": sparse.dense_bytes if sparse else 0,
+        "weights": weights,
+        "packed": sparse.packed_bytes - dense if sparse else 0,
+        "plain": sparse.dense_bytes - dense if sparse else 0,
     }
 
 
@@ -268,7 +296,7 @@ def _table(found: dict[Case, dict[str, Any]]) -> str:
         "|" + " --- |" * 12,
     ]
     for case, measured in found.items():
-        lines += [_row(case, who, measured) for who in _ENVIRONMENT]
+        lines += [_row(case, who, measured) for who in measured["samples"]]
     return "\n".join(lines)
 
 
@@ -277,7 +305,8 @@ def _row(case: Case, who: str, measured: dict[str, Any]) -> str:
     own, stock, layout = (samples[name] for name in (who, "stock", "dense layout"))
     decode, prefill = f"tg{_DECODE}", f"pp{_PREFILL}"
     plain = weighed["sparse"]["plain"]
-    bits = case.file_bits * (weighed[who]["packed"] or plain) / plain
+    packed = weighed[who]["packed"] or plain
+    bits = _Q2_K_BITS if who == _Q2_K else 8 * case.bytes_each * packed / plain
     rate = (weighed[who]["weights"] - case.unread) * by_process(own[decode]).mean() / 1e9
     cells = (
         case.name, who, middle(own, decode, 1), times(stock, own, decode),
@@ -307,9 +336,10 @@ def _page(
         "the zeros left in: what stands between it and *sparse* is sparsity, what stands between "
         "it and *stock* is the kernel. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
         "a vocabulary of 32,768, head and embedding dense in Q8_0; SmolLM2-135M is what "
-        "`edgeprune build --task medqa --sparsity 0.5` makes. Memory is what loading adds where "
-        f"nothing is mapped; load is with a mapping. Prefill: {_PREFILL} tokens; decode: {_DECODE} "
-        "behind 64. GB/s: bytes of weights that a token reads, times tokens per second.",
+        "`edgeprune build --task medqa` makes at this sparsity, its embedding, which is its head, "
+        "in the same type, unpruned. Bits are those of pruned tensors. Memory is what loading adds "
+        f"where nothing is mapped; load is with a mapping. Prefill: {_PREFILL} tokens; decode: "
+        f"{_DECODE} behind 64. GB/s: bytes of weights that a token reads, times tokens per second.",
         "",
         f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
         "",

@@ -131,8 +131,8 @@ def _about_speed(pruned: Measured, change: Difference, narrow: bool) -> Iterator
         share = placed.packed_bytes / placed.dense_bytes
         how = "in narrow codes" if narrow else "without their zeros"
         yield (
-            f"{speeds}. {placed.tensors} tensors are kept in memory {how}, in "
-            f"{share:.0%} of their dense size ('{placed.kernel}' kernels)."
+            f"{speeds}. {placed.tensors} tensors run in edgeprune's '{placed.kernel}' kernels; in "
+            f"memory, pruned ones stand {how}, and all take {share:.0%} of their size in the file."
         )
     elif pruned.sparse_off:
         yield (

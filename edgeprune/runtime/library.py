@@ -48,6 +48,12 @@ class FileForm(ctypes.Structure):
         return cls(form.bits, form.masked, form.group)
 
 
+def dense_shape(kind: str, shape: tuple[int, int]) -> Shape | None:
+    """Describe a matrix, (out, in), that stands with its zeros; None if it cannot be packed."""
+    found = Shape(TYPES[kind], DENSE, 0, 1, *shape)
+    return found if library().ep_packable(found) else None
+
+
 def shape_of(kind: str, shape: tuple[int, int], form: Form) -> Shape | None:
     """Choose the layout in memory for a tensor of a form; None if there are no kernels for it.
 
@@ -103,7 +109,9 @@ def library() -> ctypes.CDLL:
         ("ep_kernels", ctypes.c_char_p, ()),
         ("ep_use", whole, (ctypes.c_char_p,)),
         ("ep_in_use", ctypes.c_char_p, ()),
+        ("ep_row", whole, (shape, pointer, number, pointer)),
         ("ep_break_even", ctypes.c_float, (whole,)),
+        ("ep_dense_gains", whole, (whole,)),
     ):
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
@@ -146,6 +154,16 @@ def use(name: str = "") -> None:
         )
 
 
+def break_even(kind: str) -> float:
+    """Return the density above which a matrix of a type gains nothing from leaving zeros out."""
+    return library().ep_break_even(TYPES[kind])
+
+
+def dense_gains(kind: str) -> bool:
+    """Tell whether dense matrices of a type gain from the kernels in use beside llama.cpp's own."""
+    return bool(library().ep_dense_gains(TYPES[kind]))
+
+
 def narrow_gains() -> bool:
     """Tell whether the kernels in use are faster with few codes: plain C++ is not."""
     return in_use() != "portable"
@@ -158,8 +176,8 @@ class PackedMatrix:
         kind: ggml's name of its type: a key of `TYPES`.
         data: bytes of a GGUF tensor, uint8.
         shape: (out, in); in is a multiple of 32.
-        layout: `SPARSE`: without its zeros; `DENSE`: the same kernels with the zeros kept, for
-            comparison; `NARROW` or `MASKED`, of a tensor that uses few codes.
+        layout: `SPARSE`: without its zeros; `DENSE`: with them; `NARROW` or `MASKED`, of a tensor
+            that uses few codes.
         bits: bits of a code, for the last two.
         group: number of blocks that share a scale.
 
@@ -206,6 +224,17 @@ class PackedMatrix:
             y.shape[1], len(x), threads,
         ))  # fmt: skip
         return y
+
+    def row(self, index: int) -> np.ndarray:
+        """Look up a row, (in,) float32.
+
+        Raises:
+            IndexError: there is no such row, or the layout leaves zeros out.
+        """
+        found = np.empty(self.shape.cols, np.float32)
+        if library().ep_row(self.shape, self.packed.ctypes.data, index, found.ctypes.data):
+            raise IndexError(f"row {index} cannot be looked up")
+        return found
 
     def unpack(self) -> np.ndarray:
         """Restore the bytes of the GGUF tensor, (bytes,) uint8."""

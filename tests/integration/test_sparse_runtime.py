@@ -58,6 +58,40 @@ def test_sparse_weights_are_really_multiplied_by_our_kernels(mixed):
     assert (one != other).any()
 
 
+HEADS = ["Q8_0", "Q4_0", "F16", "Q4_0:3", "Q4_0:2/64"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_runs_in_our_kernels_and_its_rows_are_looked_up(tmp_path, head, tied):
+    plain, small = tmp_path / "m.gguf", tmp_path / "m.packed.gguf"
+    write_random_llama(plain, Sizes(("Q8_0",), head_type=head, tied=tied), 0.5)
+    pack(plain, small)
+    loaded, batches = sparse(plain), [1, 5, 1, 64, 1]
+    narrow = ":" in head and library.narrow_gains()
+    tables = 1 if tied else 1 + narrow  # only looked up, one gains where it has few codes
+    heads = tables if narrow or library.dense_gains(head.partition(":")[0]) else 0
+    assert loaded.sparse.tensors == 7 + heads
+    found = logits(loaded.model, batches)
+    assert close(found, logits(stock(plain), batches))
+    assert (found == logits(sparse(small).model, batches)).all()
+
+
+@needs_kernels
+def test_a_tied_head_takes_no_second_table(tmp_path):
+    """Looked up where it is multiplied by, it stands in memory once, in its few codes."""
+    path = tmp_path / "m.gguf"
+    write_random_llama(path, Sizes(("Q8_0",), head_type="Q4_0:3", tied=True), 0.5)
+    placed = sparse(path).sparse
+    if not library.narrow_gains():
+        pytest.skip("these kernels have no narrow codes")
+    without = Sizes(("Q8_0",), head_type="F32", tied=True)
+    write_random_llama(path, without, 0.5)
+    table = placed.packed_bytes - sparse(path).sparse.packed_bytes
+    assert table * 8 / (without.vocabulary * without.width) == pytest.approx(3.5, rel=0.1)
+
+
 @needs_kernels
 @pytest.mark.parametrize("kind", library.TYPES)
 def test_packed_files_give_the_same_as_plain_ones(tmp_path, kind):
@@ -237,10 +271,26 @@ def test_a_model_that_was_loaded_before_is_no_trap(mixed, tmp_path, packed):
 def test_files_that_are_too_dense_are_left_to_llama_cpp(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEPRUNE_LAYOUT")
     path = tmp_path / "m.gguf"
-    write_random_llama(path, replace(SIZES, types=tuple(library.TYPES)), 0)
+    write_random_llama(path, Sizes(("BF16", "F32")), 0)
     loaded = sparse(path)
     assert loaded.sparse is None
     assert "too dense" in loaded.off
+
+
+@needs_kernels
+def test_dense_tensors_stand_with_their_zeros_where_kernels_gain_by_themselves(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("EDGEPRUNE_LAYOUT")
+    gaining = tuple(kind for kind in library.TYPES if library.dense_gains(kind))
+    if not gaining:
+        pytest.skip("the kernels in use gain nothing without zeros")
+    path = tmp_path / "m.gguf"
+    write_random_llama(path, Sizes((*gaining, "BF16")), 0)
+    loaded = sparse(path)
+    assert loaded.sparse.tensors == 7 * len(gaining)
+    assert loaded.sparse.packed_bytes == pytest.approx(loaded.sparse.dense_bytes, rel=0.05)
+    assert close(logits(loaded.model, [9, 1]), logits(stock(path), [9, 1]))
 
 
 def test_a_vocabulary_alone_is_loaded_as_ever(mixed, capfd):

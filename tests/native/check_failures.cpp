@@ -186,7 +186,7 @@ llama::BufferType *attach() {
         [] { return static_cast<void *>(nullptr); },
         [](void *, size_t) { return static_cast<void *>(nullptr); },
         [](void *) {},
-        [](int i) { return i == 7 ? "MUL_MAT" : "OTHER"; }};
+        [](int i) { return i == 7 ? "MUL_MAT" : i == 8 ? "GET_ROWS" : "OTHER"; }};
     REQUIRE(ep_llama_attach(&functions) == 0);
     REQUIRE(types.size() == 1);
     return types[0];

@@ -16,7 +16,8 @@ from tests.support.programs import need
 X86 = {
     "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c", "-mpopcnt"],
     "isa_avx512.cpp": [
-        "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi2", "-mpopcnt",
+        "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi", "-mavx512vbmi2",
+        "-mpopcnt",
     ],
 }  # fmt: skip
 
@@ -27,7 +28,8 @@ ARM = {"isa_neon.cpp": ["-march=armv8.2-a+dotprod"]}
 def compile_check(compiler, folder, flags, per_file):
     """Build check_kernels.cpp with the library's own sources."""
     objects = []
-    sources = ["kernels.cpp", "pack.cpp", "packed_file.cpp", "isa_portable.cpp", *per_file]
+    common = ("kernels", "pack", "packed_file", "row", "isa_portable")
+    sources = [*(f"{name}.cpp" for name in common), *per_file]
     for source in [*(KERNELS / name for name in sources), NATIVE_TESTS / "check_kernels.cpp"]:
         out = folder / f"{source.stem}.o"
         command = [compiler, "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]

@@ -8,6 +8,7 @@ from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
 from edgeprune.engine import Pruning
+from edgeprune.runtime import library
 from edgeprune.runtime.llamacpp import adapter
 from exporters.base import Model, StorageRequest
 from runtime_tests.runners.llamacpp import LlamaCpp
@@ -43,7 +44,8 @@ def stock_sparse_exact(pruned_real, tmp_path_factory):
     names = (str(pruned_real).encode(), str(widened).encode())
     assert api.llama_model_quantize(*names, settings) == 0
     with_zeros_out = LlamaCpp(pruned_real, 2)
-    assert with_zeros_out.info()["sparse"]["tensors"] == 210
+    head = library.dense_gains("Q8_0")
+    assert with_zeros_out.info()["sparse"]["tensors"] == 210 + head
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapter, "gains", lambda _file: False)
         return LlamaCpp(pruned_real, 2), with_zeros_out, LlamaCpp(widened, 2)

@@ -83,7 +83,7 @@ class PackedFile:
     def read(self, offset: int, count: int, without: frozenset[str] = frozenset()) -> bytes:
         """Read bytes of the original from ``offset`` on, fewer at its end.
 
-        Tensors named in ``without`` are not unpacked but read as zeros.
+        Packed tensors named in ``without`` are not unpacked but read as zeros.
         """
         end = min(offset + count, self.size)
         result = bytearray(max(end - offset, 0))  # what no tensor covers is padding: zeros
@@ -118,12 +118,13 @@ class PackedFile:
         header = self._runs[_HEADER].data.reshape(-1).data
         if offset < len(header):
             yield offset, header[offset:end]
+        left_out = without & self._packed
         first = max(bisect_right(self._segments, offset, key=lambda t: t.offset) - 1, 0)
         for tensor in islice(self._segments, first, None):
             if tensor.offset >= end:
                 break
             start, stop = max(offset, tensor.offset), min(end, tensor.offset + tensor.size)
-            if start < stop and tensor.name not in without:
+            if start < stop and tensor.name not in left_out:
                 part = slice(start - tensor.offset, stop - tensor.offset)
                 yield start, self._latest(tensor).data[part]
 

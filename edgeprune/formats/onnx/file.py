@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.formats.onnx.expansion import KEPT, MASK
 from edgeprune.formats.onnx.initializers import Initializers
 from edgeprune.formats.onnx.packing import Packing, read_packing, unpack
 
-MASK, KEPT = ".mask", ".kept"
 PACKING = "edgeprune.packing"
 _FLOATS = {1: "FP32", 10: "FP16", 16: "BF16", 11: "FP64"}
 # Operators whose weights are codes and scales: places of weight, scales and zero points among the
@@ -138,19 +138,21 @@ class OnnxFile:
         return OnnxTensor(name, _FLOATS[tensor.data_type], shape, size, properties, read)
 
     def _packed(self, name: str, text: str, properties: dict[str, str]) -> OnnxTensor:
-        if not {name + MASK, name + KEPT} <= set(self._stored.tensors):
-            raise self._stored.damaged(
-                f"{name} is packed, but its mask or its elements are missing"
-            )
         try:
             packing = read_packing(text)
         except ValueError as error:
             raise self._stored.damaged(f"{name}: {error}") from None
-        mask, kept = self._stored.tensors[name + MASK], self._stored.tensors[name + KEPT]
-        size = sum(self._stored.bytes(t, self._stored.dtype(t)) for t in (mask, kept))
-        if self._stored.bytes(mask, self._stored.dtype(mask)) * 8 != packing.count:
+        ends = (MASK, KEPT) if packing.masked else (KEPT,)
+        if not {name + end for end in ends} <= set(self._stored.tensors):
+            raise self._stored.damaged(
+                f"{name} is packed, but its mask or its elements are missing"
+            )
+        parts = [self._stored.tensors[name + end] for end in ends]
+        sizes = [self._stored.bytes(part, self._stored.dtype(part)) for part in parts]
+        if packing.masked and sizes[0] != packing.mask_bytes():
             raise self._stored.damaged(f"{name} has a mask of the wrong size")
-        for part in (mask, kept):
+        size = sum(sizes)
+        for part in parts:
             self._stored.check_place(part)
 
         def dense() -> np.ndarray:
@@ -166,7 +168,8 @@ class OnnxFile:
     def unpacked(self, name: str, packing: Packing) -> np.ndarray:
         """Unpack a packed initializer."""
         try:
-            return unpack(packing, self.array(name + MASK), self.array(name + KEPT))
+            mask = self.array(name + MASK) if packing.masked else None
+            return unpack(packing, mask, self.array(name + KEPT))
         except ValueError as error:
             raise self._stored.damaged(f"{name}: {error}") from None
 

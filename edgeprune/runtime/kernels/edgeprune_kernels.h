@@ -19,8 +19,7 @@ extern "C" {
 /* How values are stored; the numbers are ggml's. */
 enum ep_type { EP_F32 = 0, EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
 
-/* EP_SPARSE leaves zeros out. EP_DENSE keeps them: the same tiles and the same kernels without masks, to
- * compare with. Of a Q4_0 matrix that uses few codes, EP_NARROW has all of its weights in `bits` bits (2:
+/* EP_SPARSE leaves zeros out. EP_DENSE keeps them: the same tiles and the same kernels without masks. Of a Q4_0 matrix that uses few codes, EP_NARROW has all of its weights in `bits` bits (2:
  * codes -2 to 1; 3: -4 to 3), and EP_MASKED those that are not zero (1: codes -1 and 1; 2: -2 to 2). */
 enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1, EP_NARROW = 2, EP_MASKED = 3 };
 
@@ -78,6 +77,10 @@ EP_API size_t ep_work_size(const ep_shape *shape, int64_t tokens, int threads);
 EP_API int ep_matmul(const ep_shape *shape, const void *packed, const float *x, int64_t x_stride,
                      float *y, int64_t y_stride, int64_t tokens, int threads);
 
+/* One row of a matrix as floats, `cols` of them, where the layout keeps zeros; else, or if there is no
+ * such row, -1. */
+EP_API int ep_row(const ep_shape *shape, const void *packed, int64_t row, float *out);
+
 /* The kernels this library has for this processor, best first, separated by spaces. */
 EP_API const char *ep_kernels(void);
 
@@ -90,6 +93,9 @@ EP_API const char *ep_in_use(void);
 
 /* The density above which a matrix is better left to llama.cpp with the kernels in use. */
 EP_API float ep_break_even(int type);
+
+/* Whether a matrix without zeros gains from EP_DENSE beside llama.cpp with the kernels in use. */
+EP_API int ep_dense_gains(int type);
 
 #ifdef __cplusplus
 }

@@ -83,8 +83,9 @@ struct Avx2 {
             return _mm256_or_si256(v, _mm256_and_si256(set, _mm256_set1_epi8(4)));
         });
     }
+    template <int K>
     static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
-        return where(c, mask, [](__m256i v, __m256i set) __attribute__((always_inline)) {
+        return where(two<K>(c), mask, [](__m256i v, __m256i set) __attribute__((always_inline)) {
             const __m256i codes = _mm256_shuffle_epi8(_mm256_set1_epi32(0x04030100), v);
             return _mm256_blendv_epi8(_mm256_set1_epi8(2), codes, set);
         });

@@ -82,7 +82,9 @@ struct Neon {
         }
         return c;
     }
+    template <int K>
     static EP_INLINE Chunk around_two(Chunk c, uint64_t mask) {
+        c = two<K>(c);
         for (auto &part : c.at) {
             const uint8x16_t up = vandq_u8(vcgtq_u8(part, vdupq_n_u8(1)), vdupq_n_u8(1));
             part = vbslq_u8(lanes(mask), vaddq_u8(part, up), vdupq_n_u8(2));

@@ -150,3 +150,7 @@ float ep_break_even(int type) {
         default: return of.q8_0;
     }
 }
+
+int ep_dense_gains(int type) {
+    return kernels().dense_gains && (type == EP_F16 || type == EP_Q4_0 || type == EP_Q8_0);
+}

@@ -37,7 +37,8 @@ struct Kernels {
     } f16, bf16, f32;
     struct {
         float f16, q4_0, q8_0, bf16, f32;
-    } break_even;  // see ep_break_even
+    } break_even;      // see ep_break_even
+    bool dense_gains;  // see ep_dense_gains
 
     const Products &of(const Matrix &m) const;
 };
@@ -45,6 +46,9 @@ struct Kernels {
 extern const Kernels kPortable, kAvx2, kAvx512, kNeon;
 
 const Kernels &kernels();  // those in use
+
+// One row as floats, of a layout that keeps its zeros.
+void read_row(const Matrix &m, int64_t row, float *out);
 
 // y = x W': rows of x and y are `x_stride` and `y_stride` floats apart.
 struct Product {

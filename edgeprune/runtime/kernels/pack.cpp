@@ -13,26 +13,32 @@ constexpr int64_t kBlockCodes = kChunks * kChunkCodes;
 
 uint8_t zero_code(int32_t type) { return type == EP_Q8_0 ? 128 : 8; }
 
-// What narrow codes of Q4_0 become, by their 16 codes: numbered from the lowest; zeros that a mask
-// leaves out; what the layout has not.
-constexpr uint8_t kLeftOut = 255, kNone = 254;
+// Codes of Q4_0 that a layout has, as their type stores them, numbered from the lowest; zeros that a
+// mask leaves out have none.
+constexpr uint8_t kLeftOut = 255;
 
 struct Numbered {
-    uint8_t of[16];
+    uint8_t first, last;
+    bool masked;
 
-    constexpr Numbered(int low, int high, bool masked) : of() {
-        uint8_t next = 0;
-        for (int code = 0; code < 16; code++) {
-            const bool zero = masked && code == 8;
-            of[code] = zero ? kLeftOut : code - 8 < low || code - 8 > high ? kNone : next++;
+    // Put numbers in the place of the codes of a chunk; false if the layout has not all of them.
+    bool number(uint8_t *chunk) const {
+        uint8_t beyond = 0;
+        for (int64_t i = 0; i < kChunkCodes; i++) {
+            const uint8_t code = chunk[i];
+            beyond |= code < first || code > last;
+            const auto own = static_cast<uint8_t>(code - first - (masked && code > 8));
+            chunk[i] = masked && code == 8 ? kLeftOut : own;
         }
+        return !beyond;
     }
     uint8_t code(uint8_t number) const {
-        return static_cast<uint8_t>(std::find(of, of + 16, number) - of);
+        const auto found = static_cast<uint8_t>(first + number);
+        return found + (masked && found >= 8);
     }
 };
 
-constexpr Numbered kNarrow[] = {{-4, 3, false}, {-2, 1, false}, {-2, 2, true}, {-1, 1, true}};
+constexpr Numbered kNarrow[] = {{4, 11, false}, {6, 9, false}, {6, 10, true}, {7, 9, true}};
 
 // None if codes stand as the type has them.
 const Numbered *numbered(const Matrix &m) {
@@ -249,22 +255,16 @@ struct Buffers {
     }
 };
 
-// Number the codes of a chunk; false if the layout has not all of them.
-bool renumber(const Numbered &table, uint8_t *chunk) {
-    bool all = true;
-    for (int64_t i = 0; i < kChunkCodes; i++) {
-        chunk[i] = table.of[chunk[i]];
-        all &= chunk[i] != kNone;
-    }
-    return all;
-}
-
 // Take the third bit of each code; they go into the mask's place.
 uint64_t third_bits(uint8_t *chunk) {
     uint64_t mask = 0;
-    for (int64_t i = 0; i < kChunkCodes; i++) {
-        mask |= static_cast<uint64_t>(chunk[i] >> 2) << i;
-        chunk[i] &= 3;
+    for (int64_t i = 0; i < kChunkCodes / 8; i++) {
+        uint64_t codes;
+        std::memcpy(&codes, chunk + 8 * i, 8);
+        const uint64_t bits = codes >> 2 & 0x0101010101010101;
+        mask |= bits * 0x0102040810204080 >> 56 << 8 * i;  // one of each byte, in order
+        codes &= 0x0303030303030303;
+        std::memcpy(chunk + 8 * i, &codes, 8);
     }
     return mask;
 }
@@ -288,7 +288,7 @@ bool pack_codes(const Matrix &m, const uint8_t *rows, int64_t present, uint8_t *
         uint8_t *masks = side + 2 * kTileRows + place * m.mask_bytes();
         for (int64_t j = 0; j < kChunks; j++) {
             uint8_t *chunk = codes + j * kChunkCodes;
-            if (table && !renumber(*table, chunk)) return false;
+            if (table && !table->number(chunk)) return false;
             uint8_t *&stream = next[j % streams];
             if (!m.keeps_zeros()) {
                 stream = compress(chunk, zero, masks + 8 * j, stream);

@@ -5,7 +5,7 @@
 //   Chunk   64 codes            load, low and high nibbles, store; expand: the next kept codes to their
 //                               places, `fill` to all others; raised: high nibbles, perhaps times 16;
 //                               two<K>: bits 2 K and 2 K + 1; four_where: 4 added where a mask is set;
-//                               around_two: 0, 1, 3, 4 for codes 0 to 3 where it is set, else 2;
+//                               around_two<K>: 0, 1, 3, 4 for those bits where it is set, else 2;
 //                               around_one<K>: 0 or 2 by bit K where it is set, else 1
 //   Sums    16 whole numbers    start, dot (codes of a chunk times 4 activations, added up by row);
 //                               lowered: sums of raised codes as those of the codes
@@ -139,7 +139,7 @@ struct Masked {
     EP_INLINE typename P::Chunk one(uint64_t mask) {
         const auto kept = P::expand(at[J % kCount], mask, 0);
         if constexpr (Coding == kMaskedOne) return P::template around_one<J>(kept, mask);
-        return P::around_two(P::template two<J % 4>(kept), mask);
+        return P::template around_two<J % 4>(kept, mask);
     }
 };
 
@@ -451,9 +451,10 @@ constexpr Products of_codes() {
 }
 
 // Densities up to which a packed matrix is neither slower nor larger than llama.cpp's own, measured
-// by benchmarks/break_even.py; 0: not at any.
+// by benchmarks/break_even.py; 0: not at any. Whether dense layouts gain, by benchmarks/sparse_speed.py.
 struct BreakEven {
     float f16, q4_0, q8_0, bf16, f32;
+    bool dense_gains = false;
 };
 
 template <class P>
@@ -471,7 +472,8 @@ constexpr Kernels table(const char *name, bool (*runs_here)(), BreakEven even,
             of_floats<P, EP_F16>(),
             of_floats<P, EP_BF16>(),
             of_floats<P, EP_F32>(),
-            {even.f16, even.q4_0, even.q8_0, even.bf16, even.f32}};
+            {even.f16, even.q4_0, even.q8_0, even.bf16, even.f32},
+            even.dense_gains};
 }
 
 }  // namespace

@@ -6,6 +6,7 @@ claimed for the model about to be loaded. llama.cpp itself is not changed.
 """
 
 import ctypes
+import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,7 @@ from edgeprune.support.extras import load, need
 # extras `gguf` and `serve` ask for these alone (tests/unit/runtime/test_extras.py).
 CHECKED = ("0.3.36",)
 
-_EMBEDDING = "token_embd.weight"
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 # In the order of ep_llama_functions; the first has a C++ name.
 _FUNCTIONS = (
     "_Z39ggml_backend_cpu_get_extra_buffer_typesv",
@@ -105,8 +106,8 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
     Sizes follow from the metadata if possible, else from the file's own bytes; what does not match
     is one of `Placement.failures`, and ``count`` ignores the metadata. Tensors that are packed in
     the file are taken from there, so ``file`` must stay open until `release`, and what llama.cpp
-    reads for them is ignored. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs tensors of any
-    density, and ``dense`` keeps the zeros in the same tiles, which shows what sparsity itself
+    reads for them is ignored. For benchmarks, ``EDGEPRUNE_LAYOUT=sparse`` packs pruned tensors of
+    any density, and ``dense`` keeps the zeros in the same tiles, which shows what sparsity itself
     brings.
 
     Returns:
@@ -123,11 +124,9 @@ def claim(file: GgufFile | PackedFile, count: bool = False) -> frozenset[str]:
             form = file.form(tensor.name)
         elif count:
             form, _ = forms.find(tensor.type.name, tensor.data.reshape(-1), tensor.shape[-1])
-        shape = library.shape_of(tensor.type.name, (tensor.shape[0], tensor.shape[1]), form)
+        shape = _shape(found, form, forced)
         if shape is None:
             continue
-        if forced == "dense":
-            shape.layout, shape.bits = library.DENSE, 0
         claims.append(_claim(found, shape, form, stored, count))
         file.drop_pages()
     listed = (_Tensor * len(claims))(*claims)
@@ -179,39 +178,56 @@ class Candidate:
         tensor: of the plain file.
         form: how its codes can stand, as the metadata says.
         nonzeros: as the metadata says; 0 if it was not pruned.
+        dense: whether it gains without leaving anything out, by the kernels alone.
     """
 
     tensor: GgufTensor
     form: Form
-    nonzeros: int
+    nonzeros: int = 0
+    dense: bool = False
 
 
 def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
     """List tensors that gain from packing.
 
-    The metadata says how dense the tensors are; above the break-even density of the kernels in use,
-    a tensor is left to llama.cpp, unless it uses few codes.
+    The metadata says how dense the tensors are. Above the break-even density of the kernels in use,
+    and in the head, a tensor stands with its zeros if the kernels gain even then; else it is left
+    to llama.cpp. An embedding that is the head, too, is looked up in the same memory.
 
     Raises:
         InputError: the file's metadata is invalid.
     """
     metadata, alphabets = read_gguf(file), read_storage(file)
     nonzeros = metadata.nonzeros if metadata else {}
+    untied = any(tensor.name == _HEAD for tensor in file.tensors)
+    head = _HEAD if untied else _EMBEDDING
     found = []
     for tensor in file.tensors:
         name, kind = tensor.name, tensor.type.name
-        if kind not in library.TYPES or len(tensor.shape) != 2:
+        known = name in nonzeros or name in alphabets or name == head
+        if not known or kind not in library.TYPES or len(tensor.shape) != 2:
             continue
-        if name == _EMBEDDING:  # may be the head, too: then llama.cpp reads it twice
-            continue
-        if name in alphabets and library.narrow_gains():
-            form = _form(alphabets[name], kind, name)
+        narrow, pruned = name in alphabets and library.narrow_gains(), name in nonzeros
+        form = _form(alphabets[name], kind, name) if narrow else forms.whole(kind)
+        most = math.prod(tensor.shape) * (1 if all_densities else library.break_even(kind))
+        looked_up = name == _EMBEDDING  # in a layout that keeps zeros, where a row has its place
+        gains = narrow or (pruned and nonzeros[name] <= most)
+        if gains and not (looked_up and form.masked):
             found.append(Candidate(tensor, form, nonzeros.get(name, 0)))
-        elif name in nonzeros:
-            density = nonzeros[name] / (tensor.shape[0] * tensor.shape[1])
-            if all_densities or density <= library.library().ep_break_even(library.TYPES[kind]):
-                found.append(Candidate(tensor, forms.whole(kind), nonzeros[name]))
+        elif library.dense_gains(kind) and not (looked_up and untied):
+            found.append(Candidate(tensor, form, dense=True))
     return found
+
+
+def _shape(found: Candidate, form: Form, forced: str | None) -> library.Shape | None:
+    """Choose a layout; None if there are no kernels for it, or they gain nothing."""
+    kind, size = found.tensor.type.name, (found.tensor.shape[0], found.tensor.shape[1])
+    shape = None if found.dense else library.shape_of(kind, size, form)
+    if shape is None:
+        return library.dense_shape(kind, size) if library.dense_gains(kind) else None
+    if forced == "dense":
+        shape.layout, shape.bits = library.DENSE, 0
+    return shape
 
 
 def _form(text: str, kind: str, name: str) -> Form:

@@ -65,7 +65,7 @@ def _no_use(kernels: tuple[str, ...], kernel: str) -> str:
         return (
             f"this processor cannot run EDGEPRUNE_KERNEL={asked}; it can run {', '.join(kernels)}"
         )
-    if not any(library.library().ep_break_even(kind) for kind in library.TYPES.values()):
+    if not any(library.break_even(kind) for kind in library.TYPES):
         return f"'{kernel}' kernels are slower than llama.cpp"
     return ""
 

@@ -1,4 +1,4 @@
-// A buffer type for llama.cpp's CPU backend whose weights stand without their zeros.
+// A buffer type for llama.cpp's CPU backend whose weights stand as layout.h says, without their zeros.
 #include "llama_adapter.h"
 
 #if defined(__linux__)
@@ -24,7 +24,7 @@
 
 namespace {
 
-constexpr int32_t kFloat32 = 0;
+constexpr int32_t kFloat32 = 0, kInt32 = 26;  // of ggml_type
 constexpr int kSuccess = 0, kNoMemory = -2;  // of ggml_status
 constexpr int kOperations = 64;  // where its number is looked for
 constexpr uintptr_t kAlign = 64;
@@ -45,8 +45,8 @@ struct Claim {  // as in ep_llama_tensor
 // What this process has: llama.cpp's buffer types and functions are global, too.
 struct State {
     ep_llama_functions functions{};
-    int32_t matrix_product = -1;  // llama.cpp's number of the operation
-    std::mutex mutex;             // of what follows
+    int32_t product = -1, lookup = -1;  // llama.cpp's numbers of operations
+    std::mutex mutex;                   // of what follows
     std::map<std::string, Claim, std::less<>> claims;  // looked up without memory of its own
     int threads = 1;
     ep_llama_report report{};
@@ -92,12 +92,15 @@ void large_pages(const void *, size_t) {}
 void drop_pages(const void *, size_t) {}
 #endif
 
-// A packed weight; llama.cpp keeps it as the tensor's `extra`, and calls it for its products.
+// A packed weight; llama.cpp keeps it as the tensor's `extra`, and calls it for its products and, of an
+// embedding, for its rows.
 class Weight : public llama::TensorTraits {
   public:
     Weight(const Claim &claim, void *data) : claim_(claim), data_(data) {}
 
     bool work_size(int threads, const llama::Tensor *op, size_t &size) override {
+        size = 0;
+        if (op->op == state().lookup) return true;
         const llama::Tensor *x = op->src[1];
         const int64_t tokens = x->ne[1] * x->ne[2] * x->ne[3];
         size = ep_work_size(&claim_.shape, tokens, threads) + kAlign;
@@ -107,27 +110,10 @@ class Weight : public llama::TensorTraits {
     }
 
     bool compute_forward(llama::ComputeParams *params, llama::Tensor *op) override {
-        const llama::Tensor *x = op->src[1];
-        const auto begin = reinterpret_cast<uintptr_t>(params->wdata);
-        auto *work = reinterpret_cast<uint8_t *>((begin + kAlign - 1) / kAlign * kAlign);
-        const edgeprune::Meeting meeting{state().functions.barrier, params->threadpool};
-        // Rows at equal distances are one product, others one for each slice.
-        const bool even = x->nb[2] == x->nb[1] * x->ne[1] && x->nb[3] == x->nb[2] * x->ne[2];
-        const int64_t slices = even ? 1 : x->ne[2] * x->ne[3];
-        const int64_t tokens = x->ne[1] * x->ne[2] * x->ne[3] / slices;
-        for (int64_t i = 0; i < slices; i++) {
-            if (i > 0) meeting.meet(meeting.with);  // all are done with the work space
-            const size_t offset = i % x->ne[2] * x->nb[2] + i / x->ne[2] * x->nb[3];
-            const auto *from = static_cast<const uint8_t *>(x->data) + (even ? 0 : offset);
-            const edgeprune::Product product{
-                edgeprune::Matrix(claim_.shape, data_),
-                reinterpret_cast<const float *>(from),
-                static_cast<int64_t>(x->nb[1] / sizeof(float)),
-                static_cast<float *>(op->data) + i * tokens * claim_.shape.rows,
-                claim_.shape.rows,
-                tokens};
-            edgeprune::multiply_part(product, params->ith, params->nth, work, meeting);
-        }
+        if (op->op == state().lookup)
+            look_up(params, op);
+        else
+            multiply(params, op);
         return true;
     }
 
@@ -158,6 +144,47 @@ class Weight : public llama::TensorTraits {
     }
 
   private:
+    void multiply(llama::ComputeParams *params, llama::Tensor *op) const {
+        const llama::Tensor *x = op->src[1];
+        const auto begin = reinterpret_cast<uintptr_t>(params->wdata);
+        auto *work = reinterpret_cast<uint8_t *>((begin + kAlign - 1) / kAlign * kAlign);
+        const edgeprune::Meeting meeting{state().functions.barrier, params->threadpool};
+        // Rows at equal distances are one product, others one for each slice.
+        const bool even = x->nb[2] == x->nb[1] * x->ne[1] && x->nb[3] == x->nb[2] * x->ne[2];
+        const int64_t slices = even ? 1 : x->ne[2] * x->ne[3];
+        const int64_t tokens = x->ne[1] * x->ne[2] * x->ne[3] / slices;
+        for (int64_t i = 0; i < slices; i++) {
+            if (i > 0) meeting.meet(meeting.with);  // all are done with the work space
+            const size_t offset = i % x->ne[2] * x->nb[2] + i / x->ne[2] * x->nb[3];
+            const auto *from = static_cast<const uint8_t *>(x->data) + (even ? 0 : offset);
+            const edgeprune::Product product{
+                edgeprune::Matrix(claim_.shape, data_),
+                reinterpret_cast<const float *>(from),
+                static_cast<int64_t>(x->nb[1] / sizeof(float)),
+                static_cast<float *>(op->data) + i * tokens * claim_.shape.rows,
+                claim_.shape.rows,
+                tokens};
+            edgeprune::multiply_part(product, params->ith, params->nth, work, meeting);
+        }
+    }
+
+    void look_up(const llama::ComputeParams *params, llama::Tensor *op) const {
+        const edgeprune::Matrix m(claim_.shape, data_);
+        const llama::Tensor *rows = op->src[1];
+        const auto *from = static_cast<const uint8_t *>(rows->data);
+        auto *to = static_cast<uint8_t *>(op->data);
+        const int64_t count = rows->ne[0] * rows->ne[1] * rows->ne[2];
+        for (int64_t i = params->ith; i < count; i += params->nth) {
+            const int64_t a = i % rows->ne[0], b = i / rows->ne[0] % rows->ne[1],
+                          c = i / rows->ne[0] / rows->ne[1];
+            int32_t row;
+            std::memcpy(&row, from + a * rows->nb[0] + b * rows->nb[1] + c * rows->nb[2], sizeof row);
+            if (row < 0 || row >= m.rows) stop("there is no such row", op->src[0]);
+            const size_t offset = a * op->nb[1] + b * op->nb[2] + c * op->nb[3];
+            edgeprune::read_row(m, row, reinterpret_cast<float *>(to + offset));
+        }
+    }
+
     const Claim claim_;
     void *const data_;
 };
@@ -250,14 +277,21 @@ class Placement : public llama::ExtraBufferType {
     // Asked while weights are placed (a claim decides), and of every operation of a graph.
     bool supports_op(llama::Device *, const llama::Tensor *op) override {
         const llama::Tensor *weight = op->src[0], *x = op->src[1];
-        if (op->op != state().matrix_product || !weight || !x || x->type != kFloat32) return false;
-        if (x->nb[0] != sizeof(float)) return false;
-        return weight->extra ? true : claim_of(weight).packed_size > 0;
+        if (!weight || !x) return false;
+        const bool product = op->op == state().product && x->type == kFloat32;
+        const bool lookup = op->op == state().lookup && x->type == kInt32;
+        if (!lookup && !(product && x->nb[0] == sizeof(float))) return false;
+        if (weight->extra) return true;
+        const Claim claim = claim_of(weight);
+        if (claim.packed_size == 0) return false;
+        // Where zeros are left out, a row begins nowhere.
+        return product || edgeprune::Matrix(claim.shape, nullptr).keeps_zeros();
     }
 
     llama::TensorTraits *get_tensor_traits(const llama::Tensor *op) override {
         const llama::Tensor *weight = op->src[0];
-        if (op->op != state().matrix_product || !weight || !weight->buffer) return nullptr;
+        if (op->op != state().product && op->op != state().lookup) return nullptr;
+        if (!weight || !weight->buffer) return nullptr;
         if (weight->buffer->iface.set_tensor != set_tensor) return nullptr;
         return static_cast<Weight *>(weight->extra);
     }
@@ -268,14 +302,15 @@ class Placement : public llama::ExtraBufferType {
 int ep_llama_attach(const ep_llama_functions *functions) {
     return edgeprune::or_failed<int>(EP_NO_MEMORY, [&] {
         State &all = state();
-        if (all.matrix_product >= 0) return 0;  // attached already
-        int product = -1;
-        for (int op = 0; op < kOperations && product < 0; op++) {
+        if (all.product >= 0) return 0;  // attached already
+        int product = -1, lookup = -1;
+        for (int op = 0; op < kOperations && (product < 0 || lookup < 0); op++) {
             const char *name = functions->op_name(op);
             if (!name) break;
             if (std::strcmp(name, "MUL_MAT") == 0) product = op;
+            if (std::strcmp(name, "GET_ROWS") == 0) lookup = op;
         }
-        if (product < 0) return -1;
+        if (product < 0 || lookup < 0) return -1;
         all.functions = *functions;
         static Placement placement;
         static llama::BufferType type{
@@ -285,7 +320,8 @@ int ep_llama_attach(const ep_llama_functions *functions) {
         using Types = std::vector<llama::BufferType *>;
         auto &types = *static_cast<Types *>(functions->extra_buffer_types());
         types.insert(types.begin(), &type);
-        all.matrix_product = product;
+        all.product = product;
+        all.lookup = lookup;
         return 0;
     });
 }

@@ -1,7 +1,8 @@
 """Test sparse weights in this llama.cpp on a tiny model, in a separate process.
 
-The model has a block for each type. It is run twice, as llama.cpp runs it and with its sparse
-tensors packed; the logits have to agree. A crash of the probe crashes nothing else.
+The model has a block for each type, and a head that is its embedding, too. It is run twice, as
+llama.cpp runs it and with its tensors packed; the logits have to agree. A crash of the probe
+crashes nothing else.
 """
 
 import json
@@ -16,7 +17,11 @@ import numpy as np
 from edgeprune.runtime import library
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 
-_MODEL = Sizes(types=(*library.TYPES, "Q4_0:3", "Q4_0:2", "Q4_0:2+mask", "Q4_0:1+mask"))
+_MODEL = Sizes(
+    types=(*library.TYPES, "Q4_0:3", "Q4_0:2", "Q4_0:2+mask", "Q4_0:1+mask"),
+    head_type="Q8_0",
+    tied=True,
+)
 _TOKENS = 11
 _SECONDS = 120
 # Largest difference of logits, of their norm. Both sides round activations to 8 bits, llama.cpp

@@ -18,7 +18,8 @@ class Sizes:
     Attributes:
         types: ggml's names of the blocks' weight types, one block for each; perhaps with an
             alphabet, such as ``Q4_0:3/64``.
-        head_type: type of embedding and output.
+        head_type: type of embedding and output, likewise.
+        tied: whether one tensor is both.
     """
 
     types: tuple[str, ...]
@@ -29,6 +30,7 @@ class Sizes:
     vocabulary: int = 256
     context: int = 64
     head_type: str = "F32"
+    tied: bool = False
 
 
 def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
@@ -49,29 +51,29 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(sizes.width // sizes.heads)
 
+    counts: dict[str, int] = {}
+    alphabets: dict[str, str] = {}
+
     def add(name: str, data: np.ndarray, kind: str) -> None:
-        writer.add_tensor(f"{name}.weight", data, raw_dtype=GGMLQuantizationType[kind])
+        base, _, alphabet = kind.partition(":")
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=GGMLQuantizationType[base])
+        if alphabet:
+            alphabets[f"{name}.weight"] = alphabet
 
     chance = np.random.default_rng(0)
-    head = _random(chance, sizes.vocabulary, sizes.width, 0)
-    stored = quants.quantize(head, GGMLQuantizationType[sizes.head_type])
-    add("token_embd", stored, sizes.head_type)
-    add("output", stored, sizes.head_type)
+    head = _quantised(_random(chance, sizes.vocabulary, sizes.width, 0), sizes.head_type)
+    for name in ("token_embd",) if sizes.tied else ("token_embd", "output"):
+        add(name, head, sizes.head_type)
     norm = np.ones(sizes.width, np.float32)
     add("output_norm", norm, "F32")
     matrices = {n: _random(chance, *shape, zeros) for n, shape in _shapes(sizes).items()}
     quantised: dict[tuple[str, str], np.ndarray] = {}
-    counts: dict[str, int] = {}
-    alphabets: dict[str, str] = {}
     for block, kind in enumerate(sizes.types):
-        base, _, alphabet = kind.partition(":")
         for name, values in matrices.items():
             if (name, kind) not in quantised:
-                quantised[name, kind] = _quantised(values, base, alphabet)
-            add(f"blk.{block}.{name}", quantised[name, kind], base)
+                quantised[name, kind] = _quantised(values, kind)
+            add(f"blk.{block}.{name}", quantised[name, kind], kind)
             counts[f"blk.{block}.{name}.weight"] = int(np.count_nonzero(values))
-            if alphabet:
-                alphabets[f"blk.{block}.{name}.weight"] = alphabet
         add(f"blk.{block}.attn_norm", norm, "F32")
         add(f"blk.{block}.ffn_norm", norm, "F32")
     writer.add_uint32("edgeprune.schema", 1)
@@ -90,8 +92,9 @@ def write_random_llama(path: Path, sizes: Sizes, zeros: float) -> None:
     writer.close()
 
 
-def _quantised(values: np.ndarray, base: str, alphabet: str) -> np.ndarray:
+def _quantised(values: np.ndarray, kind: str) -> np.ndarray:
     """Round to nearest, (rows, bytes); of few codes, the largest weight has the outermost."""
+    base, _, alphabet = kind.partition(":")
     if not alphabet:
         return quants.quantize(values, GGMLQuantizationType[base])
     form, own = forms.parse(alphabet, base), CODES[base]

@@ -145,9 +145,7 @@ def _gains(product: _Product, rows: np.ndarray) -> bool:
         kept = np.count_nonzero(np.asarray(nonzero(product.kind, rows.reshape(-1))))
     except ValueError:  # not finite: onnxruntime's own products show what comes of it
         return False
-    return kept / math.prod(product.shape) <= library.library().ep_break_even(
-        library.TYPES[product.kind]
-    )
+    return bool(kept / math.prod(product.shape) <= library.break_even(product.kind))
 
 
 def _sweep(model: Any, arrays: dict[str, Read]) -> None:

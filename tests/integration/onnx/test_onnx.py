@@ -23,6 +23,7 @@ from edgeprune.data.task import open_task
 from edgeprune.formats.inspection import inspect
 from edgeprune.formats.onnx import packed as onnx_packed
 from edgeprune.formats.onnx import packing as onnx_packing
+from edgeprune.formats.onnx.expansion import constants, expansion
 from edgeprune.formats.onnx.file import OnnxFile
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
@@ -278,12 +279,50 @@ def test_any_tensor_comes_back_from_its_packed_form(how, eights, zeros, seed):
     array = random.integers(0, 256, (3, 8 * eights * np.dtype(dtype).itemsize), np.uint8)
     array = array.view(dtype)
     array[random.random(array.shape) < zeros] = zero * 17 if bits == 4 else zero
-    packing, mask, kept = onnx_packing.pack(array, bits, zero)
+    packing, size = onnx_packing.smallest(array, bits, zero)
+    mask, kept = onnx_packing.pack(array, packing)
     again = onnx_packing.unpack(onnx_packing.read_packing(packing.to_json()), mask, kept)
     assert again.tobytes() == array.tobytes()
-    count = array.size * (2 if bits == 4 else 1)
-    keep = int(np.unpackbits(mask, count=count).sum())
-    assert mask.nbytes + kept.nbytes == onnx_packing.packed_bytes(array, bits, keep)
+    assert (0 if mask is None else mask.nbytes) + kept.nbytes == size
+
+
+@given(
+    st.sampled_from([(8, 128), (4, 8)]), st.integers(1, 7), st.booleans(), st.integers(1, 6),
+    st.floats(0, 0.9), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_few_codes_stand_at_their_width_and_any_onnxruntime_restores_them(
+    how, stored, masked, eights, zeros, seed
+):
+    (bits, zero), stored = how, min(stored, how[0] - 1)
+    packing = onnx_packing.Packing("uint8", (3, 8 * eights), bits, zero, stored, masked)
+    random = np.random.default_rng(seed)
+    elements = random.choice(packing.codes, packing.count)
+    elements[random.random(elements.shape) < zeros] = zero
+    array = elements if bits == 8 else elements[::2] | elements[1::2] << 4
+    array = array.reshape(packing.shape)
+    found, size = onnx_packing.smallest(array, bits, zero)
+    assert found.stored or size < packing.count * bits // 8  # elements as they are take more
+    kept = int((elements != zero).sum()) if masked else packing.count
+    assert size <= packing.mask_bytes() + packing.kept_bytes(kept)
+    mask, kept = onnx_packing.pack(array, packing)
+    assert (onnx_packing.unpack(packing, mask, kept) == array).all()
+    parts = {"w.mask": mask, "w.kept": kept}
+    given_parts = [
+        onnx.numpy_helper.from_array(v[:, None] if n == "w.mask" else v, n)
+        for n, v in parts.items()
+        if v is not None
+    ]
+    graph = onnx.helper.make_graph(
+        expansion("w", packing), "g", [],
+        [onnx.helper.make_tensor_value_info("w", onnx.TensorProto.UINT8, packing.shape)],
+        [*given_parts, *constants()],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    assert (session.run(None, {})[0] == array).all()
 
 
 def test_onnxruntime_genai_runs_the_folder_as_it_is(real_checkpoint, tmp_path):

@@ -47,8 +47,8 @@ def test_products_without_zeros_give_the_same_logits(
     try:
         sparse = OnnxRuntime(path, threads)
         placed = sparse.info()["sparse"]
-        if not library.library().ep_break_even(
-            library.TYPES[{"int8": "Q8_0", "int4": "Q4_0", "fp16": "F16", "fp32": "F32"}[kind]]
+        if not library.break_even(
+            {"int8": "Q8_0", "int4": "Q4_0", "fp16": "F16", "fp32": "F32"}[kind]
         ):
             assert placed is None  # these kernels leave the type to onnxruntime
             assert "no pruned weight is sparse enough" in sparse.info()["sparse_off"]

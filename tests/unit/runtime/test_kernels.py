@@ -113,6 +113,19 @@ def test_unpacking_gives_the_tensor_back(kernel, kind, layout, density):
 
 
 @pytest.mark.parametrize("kind", TYPES)
+def test_rows_that_are_looked_up_are_those_of_the_tensor(kernel, kind):
+    data, _ = matrix(kind, 37, 160, 0.7)
+    expected = quants.dequantize(data, GGMLQuantizationType[kind])
+    packed = PackedMatrix(kind, data, (37, 160), DENSE)
+    assert all((packed.row(row) == expected[row]).all() for row in range(37))
+    for row in (-1, 37):
+        with pytest.raises(IndexError, match="cannot be looked up"):
+            packed.row(row)
+    with pytest.raises(IndexError):  # without its zeros, a row has no place
+        PackedMatrix(kind, data, (37, 160)).row(0)
+
+
+@pytest.mark.parametrize("kind", TYPES)
 def test_empty_and_full_rows(kernel, kind):
     data, values = matrix(kind, 48, 128, 1)
     empty, _ = matrix(kind, 48, 128, 0)
