@@ -8,16 +8,17 @@ bytes, whoever wrote them.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgeprune.formats import two_of_four
 from edgeprune.formats.codes import CODES, block_bytes
 
 # Types with forms narrower than their own: one float16 scale, then codes around the code of zero.
 _NARROW = ("Q4_0", "Q8_0")
 _GROUPS = (4, 2, 1)
-_TEXT = re.compile(r"([1-9]|[1-3][0-9])(\+mask)?(?:/(64|128))?")
+_TEXT = re.compile(r"([1-9]|[1-3][0-9])(\+mask|\+2:4)?(?:/(64|128))?")
 _BLOCK = 32
 
 
@@ -31,27 +32,43 @@ class Form:
             ``±2^(b-1)``.
         masked: whether codes of zero are left out, and a mask says where they belong.
         group: number of blocks that share a scale.
+        two_of_four: whether the mask keeps two of every four weights, and stands as
+            `edgeprune.formats.two_of_four` says.
     """
 
     bits: int
     masked: bool = True
     group: int = 1
+    two_of_four: bool = False
 
     def __str__(self) -> str:
         scale = "" if self.group == 1 else f"/{_BLOCK * self.group}"
-        return f"{self.bits}{'+mask' if self.masked else ''}{scale}"
+        mask = "+2:4" if self.two_of_four else "+mask" if self.masked else ""
+        return f"{self.bits}{mask}{scale}"
 
-    def size(self, kind: str, weights: int, kept: int) -> int:
+    def mask_bytes(self, weights: int) -> int:
+        """Compute the bytes of a mask."""
+        if self.two_of_four:
+            return two_of_four.mask_bytes(weights)
+        return -(-weights // 8) if self.masked else 0
+
+    def kept(self, weights: int, nonzeros: int) -> int:
+        """Compute how many codes are stored."""
+        if self.two_of_four:
+            return weights // 2
+        return nonzeros if self.masked else weights
+
+    def size(self, kind: str, weights: int, nonzeros: int) -> int:
         """Compute the bytes of a packed tensor.
 
         Args:
             kind: ggml's name of its type.
             weights: number of weights.
-            kept: number of weights whose code is not zero's.
+            nonzeros: number of weights whose code is not zero's.
         """
         side = weights // block_bytes(kind)[0] * side_bytes(kind) // self.group
-        mask = -(-weights // 8) if self.masked else 0
-        return side + mask + codes_size(self.bits, kept if self.masked else weights)
+        codes = codes_size(self.bits, self.kept(weights, nonzeros))
+        return side + self.mask_bytes(weights) + codes
 
     def to_index(self, kind: str, codes: np.ndarray) -> np.ndarray:
         """Number the codes of a type as they are stored; with a mask, none is zero's."""
@@ -85,7 +102,8 @@ def parse(text: str, kind: str) -> Form:
     """
     found = _TEXT.fullmatch(text)
     if found:
-        form = Form(int(found[1]), bool(found[2]), int(found[3] or _BLOCK) // _BLOCK)
+        group = int(found[3] or _BLOCK) // _BLOCK
+        form = Form(int(found[1]), bool(found[2]), group, found[2] == "+2:4")
         if form in forms(kind):
             return form
     raise ValueError(f"{kind} has no form {text!r}")
@@ -95,9 +113,10 @@ def forms(kind: str) -> Iterator[Form]:
     """List the forms of a type, the narrowest first."""
     if kind in _NARROW:
         for bits in range(1, CODES[kind].bits):
-            for masked in (False, True):
-                yield from (Form(bits, masked, group) for group in _GROUPS)
+            for masked, records in ((False, False), (True, False), (True, True)):
+                yield from (Form(bits, masked, group, records) for group in _GROUPS)
     yield whole(kind)
+    yield replace(whole(kind), two_of_four=True)
 
 
 def find(kind: str, data: np.ndarray, columns: int) -> tuple[Form, int]:
@@ -110,8 +129,12 @@ def find(kind: str, data: np.ndarray, columns: int) -> tuple[Form, int]:
     """
     own = CODES[kind]
     side, codes = own.split(data.reshape(-1, block_bytes(kind)[1]))
-    kept = int(np.count_nonzero(codes != own.zero))
+    nonzero = codes.reshape(-1) != own.zero
+    kept = int(np.count_nonzero(nonzero))
+    fewest, most = _of_four(nonzero)
     fitting = [whole(kind)]
+    if most <= 2:
+        fitting.append(replace(whole(kind), two_of_four=True))
     if kind in _NARROW and codes.size:
         group = _shared_scales(side, columns // block_bytes(kind)[0])
         signed = _signed(kind, codes)
@@ -122,6 +145,8 @@ def find(kind: str, data: np.ndarray, columns: int) -> tuple[Form, int]:
                 fitting.append(Form(bits, masked=False, group=group))
             if -half <= low and high <= half:
                 fitting.append(Form(bits, masked=True, group=group))
+                if fewest == most == 2:  # zero has no code that could stand there
+                    fitting.append(Form(bits, masked=True, group=group, two_of_four=True))
     sizes = [form.size(kind, codes.size, kept) for form in fitting]
     best = min(range(len(sizes)), key=sizes.__getitem__)
     return fitting[best], sizes[best]
@@ -136,6 +161,14 @@ def side_bytes(kind: str) -> int:
 def codes_size(bits: int, kept: int) -> int:
     """Compute the bytes of so many codes: whole bytes, or one bit plane after another."""
     return kept * bits // 8 if bits % 8 == 0 else bits * -(-kept // 8)
+
+
+def _of_four(nonzero: np.ndarray) -> tuple[int, int]:
+    """Find how many of every four weights are not zero, at least and at most."""
+    if not nonzero.size or nonzero.size % two_of_four.GROUP:
+        return 0, two_of_four.GROUP
+    counts = nonzero.view(np.uint8).reshape(-1, two_of_four.GROUP).sum(axis=1, dtype=np.uint8)
+    return int(counts.min()), int(counts.max())
 
 
 def _signed(kind: str, codes: np.ndarray) -> np.ndarray:

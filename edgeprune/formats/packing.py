@@ -6,6 +6,7 @@ At 50 % zeros an 8-bit tensor takes 5.5 bits a weight instead of 8.5, a 4-bit on
 
 import numpy as np
 
+from edgeprune.formats import two_of_four
 from edgeprune.formats.codes import CODES, block_bytes
 from edgeprune.formats.forms import Form, codes_size, side_bytes
 
@@ -18,7 +19,8 @@ def packable(kind: str) -> bool:
 def pack(kind: str, data: np.ndarray, form: Form) -> np.ndarray:
     """Pack a tensor: scales, then the mask (one bit per weight, lowest first), then codes.
 
-    Codes of whole bytes stand one after another, others as one bit plane after another.
+    A mask of two in four stands as `edgeprune.formats.two_of_four` says. Codes of whole bytes stand
+    one after another, others as one bit plane after another.
 
     Args:
         kind: ggml's name of its type.
@@ -33,7 +35,11 @@ def pack(kind: str, data: np.ndarray, form: Form) -> np.ndarray:
     parts, kept = [np.ascontiguousarray(side[:: form.group]).reshape(-1)], codes.reshape(-1)
     if form.masked:
         mask = kept != own.zero
-        parts.append(np.packbits(mask, bitorder="little"))
+        if form.two_of_four:
+            packed, mask = two_of_four.pack(mask)
+        else:
+            packed = np.packbits(mask, bitorder="little")
+        parts.append(packed)
         kept = kept[mask]
     index = form.to_index(kind, kept)
     if form.bits % 8 == 0:
@@ -58,13 +64,16 @@ def unpack(kind: str, packed: np.ndarray, weights: int, form: Form) -> np.ndarra
     per_block = block_bytes(kind)[0]
     blocks = weights // per_block
     mask_start = blocks // form.group * side_bytes(kind)
-    start = mask_start + (-(-weights // 8) if form.masked else 0)
+    start = mask_start + form.mask_bytes(weights)
     if len(packed) < start:
         raise ValueError(f"{len(packed)} packed bytes cannot hold {weights} weights")
     mask, kept = None, weights
     if form.masked:
         bits = packed[mask_start:start]
-        mask = np.unpackbits(bits, count=weights, bitorder="little").view(bool)
+        if form.two_of_four:
+            mask = two_of_four.unpack(bits, weights)
+        else:
+            mask = np.unpackbits(bits, count=weights, bitorder="little").view(bool)
         kept = int(np.count_nonzero(mask))
     if len(packed) != start + codes_size(form.bits, kept):
         raise ValueError(

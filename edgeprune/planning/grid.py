@@ -33,13 +33,14 @@ class Grid:
         scale = "" if self.block == FILE_BLOCK else f"/{self.block}"
         return f"{self.bits}{'+mask' if self.masked else ''}{scale}"
 
-    def bits_per_weight(self, density: float = 1.0) -> float:
+    def bits_per_weight(self, density: float = 1.0, mask_bits: float = 1.0) -> float:
         """Compute bits of a packed weight: the code, perhaps a mask, and its share of a scale.
 
         ``m + (1 - s) b + c / B``, or ``b + c / B`` where a mask does not pay.
 
         Args:
             density: share of weights that are kept.
+            mask_bits: ``m``, of the pattern.
         """
-        masked = 1 + density * self.bits
+        masked = mask_bits + density * self.bits
         return _SCALE_BITS / self.block + (masked if self.masked else min(masked, self.bits))

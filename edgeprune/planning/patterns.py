@@ -23,6 +23,7 @@ class Pattern(Protocol):
         unit: number of consecutive inputs decided together; column orders must not separate them.
         kept: weights kept per unit where the pattern fixes it, else 1.
         fixed: the sparsity that the pattern fixes; None: any sparsity.
+        mask_bits: bits that a weight's place in a packed file's mask takes.
     """
 
     @property
@@ -36,6 +37,9 @@ class Pattern(Protocol):
 
     @property
     def fixed(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def mask_bits(self) -> float: ...  # noqa: D102
 
     def fits(self, columns: int) -> bool:
         """Tell whether a row of so many weights can have the pattern."""
@@ -99,6 +103,7 @@ class Unstructured:
     unit: int = 1
     kept: int = 1
     fixed: None = None
+    mask_bits: float = 1.0
 
     def fits(self, _columns: int) -> bool:
         """Always."""
@@ -172,6 +177,11 @@ class NOfM:
     def fixed(self) -> float:
         """Share of zeros."""
         return 1 - self.kept / self.unit
+
+    @property
+    def mask_bits(self) -> float:
+        """Of 2:4, three groups stand in a byte."""
+        return 2 / 3 if (self.kept, self.unit) == (2, 4) else 1.0
 
     def fits(self, columns: int) -> bool:
         """Whether rows can be cut into groups."""

@@ -105,7 +105,10 @@ class TensorPlan:
         stored = self.storage
         codes = stored.alphabet or stored.grid
         plain = 8 * stored.bytes / self.size
-        return min(plain, codes.bits_per_weight(1 - self.zeros / self.size)) if codes else plain
+        if not codes:
+            return plain
+        density = 1 - self.zeros / self.size
+        return min(plain, codes.bits_per_weight(density, self.pattern.mask_bits))
 
     @property
     def block(self) -> int | None:

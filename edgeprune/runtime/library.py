@@ -45,7 +45,7 @@ class FileForm(ctypes.Structure):
     @classmethod
     def of(cls, form: Form) -> "FileForm":
         """Convert a form."""
-        return cls(form.bits, form.masked, form.group)
+        return cls(form.bits, form.masked + form.two_of_four, form.group)
 
 
 def dense_shape(kind: str, shape: tuple[int, int]) -> Shape | None:

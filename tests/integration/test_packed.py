@@ -94,6 +94,7 @@ def test_forms_read_as_recipes_spell_them():
     assert str(forms.Form(3, masked=False, group=2)) == "3/64"
     assert forms.parse("2+mask", "Q4_0") == forms.Form(2, masked=True, group=1)
     assert forms.parse("32+mask", "F32") == forms.whole("F32")
+    assert forms.parse("2+2:4/64", "Q4_0") == forms.Form(2, group=2, two_of_four=True)
     for text in ("", "9", "4", "2+mask/32", "3/96", "4+mask/64"):
         with pytest.raises(ValueError, match="Q4_0 has no form"):
             forms.parse(text, "Q4_0")

@@ -207,6 +207,12 @@ bool check(const char *kernel, int type, int layout, int bits, double density) {
     std::vector<uint8_t> again(t.bytes.size());
     ep_unpack(&shape, packed.data(), again.data(), threads);
     if (again != t.bytes) return false;
+    std::vector<float> found(shape.cols);
+    const int64_t row = whole(0, shape.rows - 1);
+    const bool looked_up = ep_row(&shape, packed.data(), row, found.data()) == 0;
+    if (looked_up != (layout == EP_DENSE || layout == EP_NARROW)) return false;
+    for (int64_t c = 0; looked_up && c < shape.cols; c++)
+        if (found[c] != static_cast<float>(t.values[row * shape.cols + c])) return false;
     std::vector<float> x(tokens * shape.cols), y(tokens * shape.rows);
     for (float &one : x) one = normal();
     ep_matmul(&shape, packed.data(), x.data(), shape.cols, y.data(), shape.rows, tokens, threads);

@@ -35,7 +35,8 @@ typedef struct {
 /* How a tensor of a `.packed.gguf` file stands: edgeprune/formats/forms.py. */
 typedef struct {
     int32_t bits;   /* of a code; the type's own: as the type has it */
-    int32_t masked; /* whether zeros are left out */
+    int32_t masked; /* 1: zeros are left out, by a bit a weight; 2: two of four stand, three fours in a
+                       byte (edgeprune/formats/two_of_four.py) */
     int32_t group;  /* blocks that share a scale */
 } ep_form;
 

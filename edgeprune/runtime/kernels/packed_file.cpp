@@ -1,6 +1,6 @@
 // Tensors of `.packed.gguf` files, in the forms that edgeprune/formats/forms.py describes: scales, one
-// for a group of blocks; perhaps a mask of one bit a weight in the order of the tensor; then the codes
-// that are kept: whole bytes, or one plane after another of their bits.
+// for a group of blocks; perhaps a mask in the order of the tensor, of one bit a weight or of two in four;
+// then the codes that are kept: whole bytes, or one plane after another of their bits.
 #include <memory>
 #include <vector>
 
@@ -8,6 +8,8 @@
 
 namespace edgeprune {
 namespace {
+
+constexpr int kTwoOfFour = 2;  // of ep_form
 
 int own_bits(const Matrix &m) {
     return m.wide() ? static_cast<int>(8 * m.float_bytes()) : m.type == EP_Q8_0 ? 8 : 4;
@@ -21,13 +23,16 @@ class Container {
         // As large as the file says at most; of a hostile one, products may not fit 64 bits.
         const __int128 weights = static_cast<__int128>(m.rows) * m.cols;
         const __int128 scales = m.wide() ? 0 : weights / 16 / form.group;
-        const __int128 masks = form.masked ? weights / 8 : 0;
+        const __int128 masks = !form.masked               ? 0
+                               : form.masked == kTwoOfFour ? (weights / 4 + 2) / 3
+                                                           : weights / 8;
         if (scales + masks > static_cast<__int128>(size)) return;
         const uint8_t *mask = data_ + static_cast<int64_t>(scales);
         kept_ = mask + static_cast<int64_t>(masks);
         starts_.resize(m.tiles() + 1);
         if (form.masked) {
             mask_.assign(mask, kept_);  // a copy: what is counted is what is used
+            if (form.masked == kTwoOfFour && !to_bits(static_cast<int64_t>(weights))) return;
             over_tiles(m, threads, [&](int64_t from, int64_t to) {
                 for (int64_t tile = from; tile < to; tile++) starts_[tile + 1] = kept_in(tile);
             });
@@ -71,6 +76,20 @@ class Container {
         const bool grouped = form_.group == 1 || form_.group == 2 || form_.group == 4;
         return !m_.wide() && form_.bits >= 1 && form_.bits < own && grouped &&
                m_.blocks() % form_.group == 0;
+    }
+
+    // Put a mask of one bit a weight in the place of one of two in four; false if it is none.
+    bool to_bits(int64_t weights) {
+        constexpr uint8_t kKept[] = {0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100};
+        std::vector<uint8_t> bits(weights / 8);
+        for (int64_t four = 0; four < weights / 4; four++) {
+            const uint8_t byte = mask_[four / 3];
+            if (byte >= 216) return false;
+            const int way = four % 3 == 0 ? byte % 6 : four % 3 == 1 ? byte / 6 % 6 : byte / 36;
+            bits[four / 2] |= kKept[way] << 4 * (four % 2);
+        }
+        mask_ = std::move(bits);
+        return true;
     }
 
     uint64_t kept_in(int64_t tile) const {

@@ -1,11 +1,15 @@
 """The kernels beside a float64 reference, packing beside numpy's."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeprune.formats import forms, packing
 from edgeprune.formats.codes import CODES, block_bytes
 from edgeprune.runtime import library
 from edgeprune.runtime.library import DENSE, SPARSE, TYPES, PackedMatrix
@@ -207,6 +211,49 @@ def test_fixed_patterns_give_records_of_one_size(kind, kept, group):
         assert (np.diff(ends) < 1.1 * exact).all()
     else:
         assert (np.diff(ends) == exact).all()
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(sorted(TYPES)), shapes, st.floats(0, 1), st.integers(0, 1 << 30))
+def test_two_in_four_are_read_from_the_file_that_holds_them_so(kind, shape, most, seed):
+    """Damaged, they are refused, or are other weights; nothing outside is touched."""
+    data = two_in_four(kind, shape, most, seed)
+    form, size = forms.find(kind, data, shape[1])
+    assert form.two_of_four or most < 1  # where more are zero, a mask of single bits may be smaller
+    form = replace(form if form.two_of_four else forms.whole(kind), two_of_four=True)
+    file = packing.pack(kind, data, form)
+    assert size <= len(file) == form.size(kind, math.prod(shape), 0)
+    assert (packing.unpack(kind, file, math.prod(shape), form) == data).all()
+    packed = PackedMatrix(kind, data, shape)
+    assert (from_file(packed, file, form) == packed.packed).all()
+    chance = np.random.default_rng(seed)
+    file[chance.integers(len(file), size=4)] = chance.integers(0, 256, 4)
+    damaged = from_file(packed, file, form)
+    assert damaged is None or damaged.size >= packed.packed.size - file.size
+
+
+def two_in_four(kind, shape, most, seed):
+    """A tensor's bytes, (bytes,), at most two of every four weights not zero."""
+    chance = np.random.default_rng(seed)
+    values = chance.standard_normal(shape).astype(np.float32) + 3
+    fours = values.reshape(-1, 4)
+    np.put_along_axis(fours, chance.random(fours.shape).argsort(axis=1)[:, :2], 0, axis=1)
+    fours[chance.random(fours.shape) > most] = 0
+    return quants.quantize(values, GGMLQuantizationType[kind]).view(np.uint8).reshape(-1)
+
+
+def from_file(packed, file, form):
+    """Packed bytes of a tensor of a packed file; None if it is damaged."""
+    held, source = library.FileForm.of(form), np.ascontiguousarray(file).ctypes.data
+    size = library.library().ep_packed_size_of_file(packed.shape, held, source, len(file), 2)
+    if not size:
+        return None
+    found = np.empty(size, np.uint8)
+    failed = library.library().ep_pack_file(
+        packed.shape, held, source, len(file), found.ctypes.data, size, 2
+    )
+    assert not failed
+    return found
 
 
 def test_what_cannot_be_packed_or_used_is_said():
