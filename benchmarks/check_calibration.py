@@ -36,8 +36,9 @@ from edgeprune.regression.measure import Look, looks, measure
 from edgeprune.regression.measurement import SCHEMA, Measurement, Timed
 from edgeprune.regression.thresholds import Thresholds
 from edgeprune.regression.verdicts import Finding
+from edgeprune.runtime.llamacpp import availability
 from edgeprune.support.environment import describe
-from edgeprune.support.files import read_json, write_json
+from edgeprune.support.files import read_json, sha256_json, write_json
 from edgeprune.support.progress import Bars, Quiet
 
 _WORK = Path("ablations/check")
@@ -181,27 +182,28 @@ def _built(name: str, task: str, sparsity: float) -> Path:
 
 
 def _baseline(folder: Path, busy: bool) -> Measurement:
-    record = folder.parent / f"baseline-{busy:d}.json"
-    known, built = read_json(record), read(folder).artifact.sha256
-    if not known or (known["schema"], known["artifacts"]["pruned"]["sha256"]) != (SCHEMA, built):
-        write_json(record, measure(folder, Quiet()).to_json())  # a changed file runs beside nothing
+    record = _record(folder, f"baseline-{busy:d}")
+    if not record.exists():
+        write_json(record, measure(folder, Quiet()).to_json())
     return Measurement.model_validate(read_json(record))
+
+
+def _record(folder: Path, name: str) -> Path:
+    """Where a measurement is kept: of this artifact, with these kernels, in this form."""
+    made_of = [read(folder).artifact.sha256, availability.fingerprint(), SCHEMA]
+    return folder.parent / sha256_json(made_of)[:16] / f"{name}.json"
 
 
 def _checked(
     name: str, folder: Path, before: Measurement, threads: int | None = None
 ) -> list[Look]:
     """Look at a build as a check does, to the end; known looks are only read."""
-    record = folder.parent / f"{name}.json"
-    known = read_json(record)
-    if known is None or known["schema"] != SCHEMA:
+    record = _record(folder, name)
+    if not record.exists():
         found = list(looks(folder, Quiet(), before, SECONDS, threads))
-        kept = [[one.before, one.now, one.found.to_json()] for one in found]
-        known = {"schema": SCHEMA, "looks": kept}
-        write_json(record, known)
-    found = [
-        Look(Measurement.model_validate(one), start, end) for start, end, one in known["looks"]
-    ]
+        write_json(record, [[one.before, one.now, one.found.to_json()] for one in found])
+    known = read_json(record) or []
+    found = [Look(Measurement.model_validate(one), start, end) for start, end, one in known]
     click.echo(f"{name}: {found[-1].found.seconds:.0f} s", err=True)
     return found
 

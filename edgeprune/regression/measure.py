@@ -66,17 +66,17 @@ class _Build:
             first_token=False,
         )  # fmt: skip
 
-    def contenders(self, beside: Path | None = None) -> dict[str, Contender]:
-        """The build's artifacts, and a file that runs twice beside them."""
+    def contenders(self, beside: Path | None = None, threads: int = 0) -> dict[str, Contender]:
+        """The build's artifacts, and a file that runs twice beside them, with its own threads."""
         paths = _artifacts(self.folder, self.manifest)
         own = paths[self.manifest.results.own]
-        if beside:
-            paths |= dict.fromkeys(_BESIDE, beside)
         settings = [Setting(name, path, "CPU", self.threads) for name, path in paths.items()]
+        if beside:
+            settings += [Setting(name, beside, "CPU", threads) for name in _BESIDE]
         if one := self.programs.own:
             settings.append(Setting(_PROGRAM, own, ITS_OWN, self.threads, one))
         if (before := self.programs.before) and beside:
-            settings.append(Setting(_PROGRAM_BEFORE, beside, ITS_OWN, self.threads, before))
+            settings.append(Setting(_PROGRAM_BEFORE, beside, ITS_OWN, threads, before))
         return {one.name: contender(one, self.lengths()) for one in settings}
 
 
@@ -139,7 +139,7 @@ def looks(
     if not before:
         yield Look(measure(folder, progress, build.threads, programs.own), 0.0, 1.0)
         return
-    everyone = build.contenders(before)
+    everyone = build.contenders(before, baseline.threads)
     without_dense = {
         name: one
         for name, one in everyone.items()

@@ -5,13 +5,16 @@ import json
 import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edgeprune.regression import baselines, limits, verdicts
+from edgeprune.regression import baselines, limits, measure, verdicts
 from edgeprune.regression.compare import compare
 from edgeprune.regression.measurement import SCHEMA, Timed, TimedLengths
+from edgeprune.regression.programs import Programs
 from edgeprune.regression.thresholds import Thresholds
 from edgeprune.support.errors import InputError, UsageError
 from tests.support.manifests import measured_artifact, one_round, samples
@@ -271,3 +274,16 @@ def test_devices_have_limits(tmp_path):
     (tmp_path / "odd.yaml").write_text("min_decode: -1\n")
     with pytest.raises(InputError, match="min_decode"):
         limits.read_limits(str(tmp_path / "odd.yaml"))
+
+
+def test_a_baseline_runs_with_its_own_threads(monkeypatch):
+    """With the build's, one thread less would slow both alike."""
+    monkeypatch.setattr(measure, "contender", lambda setting, _lengths: setting)
+    monkeypatch.setattr(measure, "_artifacts", lambda *_: {"pruned": Path("new")})
+    asked = SimpleNamespace(prefill_tokens=8, decode_tokens=8)
+    manifest = SimpleNamespace(
+        results=SimpleNamespace(own="pruned"), recipe=SimpleNamespace(measurement=asked)
+    )
+    build = measure._Build(Path("folder"), manifest, 1, Programs())
+    found = build.contenders(Path("old"), 2).values()
+    assert [(str(one.path), one.threads) for one in found] == [("new", 1), ("old", 2), ("old", 2)]
