@@ -39,7 +39,7 @@ _PROSE = (
     "the dense model; *genai's loop* runs our folder. Accuracy and nats are those of the build on "
     "{rows} rows, with sparse products. Peak memory is the process's, session, 256 tokens of a "
     "prompt and 48 more. Sizes are of the model and the weights beside it. {processes} fresh "
-    "processes of each, {rounds} rounds in each, in which all take turns: means ± standard "
+    "processes of each, rounds in each: {rounds}, in which all take turns: means ± standard "
     "deviations of the processes; × dense with a 95 % interval over pairs of processes."
 )
 
@@ -117,12 +117,12 @@ def _table(
         results = manifest.results.artifacts
         tensors = manifest.artifact.pruned_tensors
         zeros = sum(t.zeros for t in tensors) / sum(t.size for t in tensors)
-        for name, found in samples.items():
-            quality = " | "
+        for name, path in models.items():
+            found, quality = samples[name], " | "
             if name in results:
                 accuracy, nats = results[name].accuracy, results[name].nats_per_answer_token
                 quality = f"{accuracy.value:.3f} | {nats.value:.3f}"
-            size = _bytes(models[name][1]) / 1e6
+            size = _bytes(path[1]) / 1e6
             lines.append(
                 f"| {kind} | {name} | {size:.0f} | {middle(found, 'load', 2)} "
                 f"| {max(found['peak_memory'])[0] / 1e6:.0f} | {middle(found, _PREFILL, 0)} "

@@ -334,7 +334,7 @@ def _page(
         "deviations of the processes, ratios with 95 % intervals over pairs of processes. "
         "*stock* is llama-cpp-python on the same file. *dense layout* is our kernels with "
         "the zeros left in: what stands between it and *sparse* is sparsity, what stands between "
-        "it and *stock* is the kernel. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
+        "it and *stock* is the kernel. Both run the head, too. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
         "a vocabulary of 32,768, head and embedding dense in Q8_0; SmolLM2-135M is what "
         "`edgeprune build --task medqa` makes at this sparsity, its embedding, which is its head, "
         "in the same type, unpruned. Bits are those of pruned tensors. Memory is what loading adds "
