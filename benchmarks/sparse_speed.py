@@ -334,11 +334,12 @@ def _page(
         "deviations of the processes, ratios with 95 % intervals over pairs of processes. "
         "*stock* is llama-cpp-python on the same file. *dense layout* is our kernels with "
         "the zeros left in: what stands between it and *sparse* is sparsity, what stands between "
-        "it and *stock* is the kernel. Both run the head, too. 1B is a Llama of random weights, 16 blocks of 2048 / 8192, "
-        "a vocabulary of 32,768, head and embedding dense in Q8_0; SmolLM2-135M is what "
-        "`edgeprune build --task medqa` makes at this sparsity, its embedding, which is its head, "
-        "in the same type, unpruned. Bits are those of pruned tensors. Memory is what loading adds "
-        f"where nothing is mapped; load is with a mapping. Prefill: {_PREFILL} tokens; decode: "
+        "it and *stock* is the kernel. Both run the head, too. 1B is a Llama of random weights, 16 "
+        "blocks of 2048 / 8192, a vocabulary of 32,768, head and embedding dense in Q8_0; "
+        "SmolLM2-135M is what `edgeprune build --task medqa` makes at this sparsity, its "
+        "embedding, which is its head, in the same type, unpruned. Bits are those of pruned "
+        "tensors. Memory is what loading adds where nothing is mapped; load is with a mapping. "
+        f"Prefill: {_PREFILL} tokens; decode: "
         f"{_DECODE} behind 64. GB/s: bytes of weights that a token reads, times tokens per second.",
         "",
         f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
