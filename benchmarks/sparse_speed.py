@@ -296,7 +296,8 @@ def _table(found: dict[Case, dict[str, Any]]) -> str:
         "|" + " --- |" * 12,
     ]
     for case, measured in found.items():
-        lines += [_row(case, who, measured) for who in measured["samples"]]
+        those = [who for who in (*_ENVIRONMENT, _Q2_K) if who in measured["samples"]]
+        lines += [_row(case, who, measured) for who in those]
     return "\n".join(lines)
 
 
