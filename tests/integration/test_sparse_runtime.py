@@ -14,9 +14,9 @@ from gguf import GGUFReader, GGUFWriter
 from llama_cpp import llama_cpp as api
 
 from edgeprune.formats.gguf.file import open_gguf
-from edgeprune.formats.gguf.packed import pack
+from edgeprune.formats.gguf.packed import PackedFile, pack
 from edgeprune.runtime import library, load_model, status
-from edgeprune.runtime.llamacpp import adapter, availability, loading, probe
+from edgeprune.runtime.llamacpp import adapter, availability, loading, probe, random_model
 from edgeprune.runtime.llamacpp.random_model import Sizes, write_random_llama
 from edgeprune.support.errors import InputError, MachineError
 from tests.support.llama import SIZES, logits, sparse, stock
@@ -79,13 +79,25 @@ def test_a_head_runs_in_our_kernels_and_its_rows_are_looked_up(tmp_path, head, t
 
 
 @needs_kernels
+def test_a_tied_head_that_packs_with_a_mask_is_looked_up_all_the_same(tmp_path, monkeypatch):
+    """Most of its weights are zero, so that its file has a mask; a row still needs its place."""
+    plain, small = tmp_path / "m.gguf", tmp_path / "m.packed.gguf"
+    draw = random_model._random
+    monkeypatch.setattr(random_model, "_random", lambda *shape: draw(*shape[:3], 0.7))
+    write_random_llama(plain, Sizes(("Q8_0",), head_type="Q4_0:3", tied=True), 0.7)
+    pack(plain, small)
+    assert PackedFile(small).form("token_embd.weight").masked
+    assert close(logits(sparse(small).model, [5, 1]), logits(stock(plain), [5, 1]))
+
+
+@needs_kernels
 def test_a_tied_head_takes_no_second_table(tmp_path):
     """Looked up where it is multiplied by, it stands in memory once, in its few codes."""
     path = tmp_path / "m.gguf"
     write_random_llama(path, Sizes(("Q8_0",), head_type="Q4_0:3", tied=True), 0.5)
-    placed = sparse(path).sparse
     if not library.narrow_gains():
         pytest.skip("these kernels have no narrow codes")
+    placed = sparse(path).sparse
     without = Sizes(("Q8_0",), head_type="F32", tied=True)
     write_random_llama(path, without, 0.5)
     table = placed.packed_bytes - sparse(path).sparse.packed_bytes

@@ -26,7 +26,12 @@ def constants() -> list[Any]:
     for place in range(_MOST_PLANES):
         values[f"place.{place}"] = np.array(place)
         values[f"shift.{place}"] = np.array(place, np.uint8)
-    return [numpy_helper.from_array(v, f"{NODE}.{name}") for name, v in values.items()]
+    return [numpy_helper.from_array(v, _shared(name)) for name, v in values.items()]
+
+
+def _shared(name: str) -> str:
+    """Name one of `constants`."""
+    return f"{NODE}.{name}"
 
 
 def expansion(name: str, packing: Packing) -> list[Any]:
@@ -36,6 +41,8 @@ def expansion(name: str, packing: Packing) -> list[Any]:
     zero stands, if its own bit is not set. (`Where` would be plainer, and onnxruntime has none for
     float16 on CPUs.)
     """
+    from onnx import TensorProto
+
     nodes = _Nodes(name)
     kept = name + KEPT
     if packing.stored:
@@ -43,13 +50,16 @@ def expansion(name: str, packing: Packing) -> list[Any]:
     elif packing.bits == 4:
         kept = _from_nibbles(nodes, kept)
     if packing.masked:
-        each = nodes.add("Reshape", "each", _flags(nodes, name + MASK, "mask", _int32()), "flat")
-        ranks = nodes.add("CumSum", "ranks", each, "axis")
+        ones = _flags(nodes, name + MASK, "mask", TensorProto.INT32)
+        each = nodes.add("Reshape", "each", ones, _shared("flat"))
+        ranks = nodes.add("CumSum", "ranks", each, _shared("axis"))
         kept = nodes.add("Gather", "values", kept, nodes.add("Mul", "places", ranks, each))
     if packing.bits == 4:
-        twos = nodes.add("Reshape", "twos", kept, "pairs")
-        low, high = (nodes.add("Gather", f"half{i}", twos, f"place.{i}", axis=1) for i in range(2))
-        raised = nodes.add("BitShift", "raised", high, "shift.4", direction="LEFT")
+        twos = nodes.add("Reshape", "twos", kept, _shared("pairs"))
+        low, high = (
+            nodes.add("Gather", f"half{i}", twos, _shared(f"place.{i}"), axis=1) for i in range(2)
+        )
+        raised = nodes.add("BitShift", "raised", high, _shared("shift.4"), direction="LEFT")
         kept = nodes.add("BitwiseOr", "joined", low, raised)
     shape = nodes.add("Constant", "shape", value_ints=list(packing.shape))
     nodes.add("Reshape", "", kept, shape)
@@ -57,7 +67,7 @@ def expansion(name: str, packing: Packing) -> list[Any]:
 
 
 class _Nodes:
-    """Nodes that compute a tensor; what they share is named as in `constants`."""
+    """Nodes that compute a tensor."""
 
     def __init__(self, name: str):
         self._name = name
@@ -67,23 +77,16 @@ class _Nodes:
         """Add a node, and return the name of its output; no part: the tensor itself."""
         from onnx import helper
 
-        given = [i if i.startswith(self._name) else f"{NODE}.{i}" for i in inputs]
         output = f"{self._name}.{part}" if part else self._name
-        self.made.append(helper.make_node(op, given, [output], f"{NODE}/{output}", **attributes))
+        self.made.append(helper.make_node(op, inputs, [output], f"{NODE}/{output}", **attributes))
         return output
-
-
-def _int32() -> int:
-    from onnx import TensorProto
-
-    return TensorProto.INT32
 
 
 def _flags(nodes: _Nodes, packed: str, part: str, kind: int) -> str:
     """Take bytes, (bytes, 1), apart: 0 or 1 for each bit, (bytes, 8)."""
     from onnx import TensorProto
 
-    bits = nodes.add("BitwiseAnd", f"{part}.bits", packed, "powers")
+    bits = nodes.add("BitwiseAnd", f"{part}.bits", packed, _shared("powers"))
     flags = nodes.add("Cast", f"{part}.flags", bits, to=TensorProto.BOOL)
     return nodes.add("Cast", f"{part}.ones", flags, to=kind)
 
@@ -94,14 +97,14 @@ def _from_planes(nodes: _Nodes, packing: Packing, kept: str) -> str:
 
     numbers = ""
     for plane in range(packing.stored):
-        own = nodes.add("Gather", f"plane{plane}", kept, f"place.{plane}", axis=0)
+        own = nodes.add("Gather", f"plane{plane}", kept, _shared(f"place.{plane}"), axis=0)
         bits = _flags(nodes, own, f"plane{plane}", TensorProto.UINT8)
         if plane:
-            shift = f"shift.{plane}"
+            shift = _shared(f"shift.{plane}")
             bits = nodes.add("BitShift", f"raised{plane}", bits, shift, direction="LEFT")
         numbers = nodes.add("BitwiseOr", f"up_to{plane}", numbers, bits) if numbers else bits
-    numbers = nodes.add("Reshape", "numbers", numbers, "flat")
-    index = nodes.add("Cast", "index", numbers, to=_int32())
+    numbers = nodes.add("Reshape", "numbers", numbers, _shared("flat"))
+    index = nodes.add("Cast", "index", numbers, to=TensorProto.INT32)
     codes = nodes.add("Constant", "codes", value=numpy_helper.from_array(packing.codes))
     elements = nodes.add("Gather", "elements", codes, index)
     if not packing.masked:
@@ -112,11 +115,11 @@ def _from_planes(nodes: _Nodes, packing: Packing, kept: str) -> str:
 
 
 def _from_nibbles(nodes: _Nodes, kept: str) -> str:
-    even = nodes.add("BitwiseAnd", "even", kept, "low")
-    odd = nodes.add("BitShift", "odd", kept, "shift.4", direction="RIGHT")
+    even = nodes.add("BitwiseAnd", "even", kept, _shared("low"))
+    odd = nodes.add("BitShift", "odd", kept, _shared("shift.4"), direction="RIGHT")
     columns = [
-        nodes.add("Unsqueeze", f"{part}.column", part_name, "last_axis")
-        for part, part_name in (("even", even), ("odd", odd))
+        nodes.add("Unsqueeze", f"column{i}", half, _shared("last_axis"))
+        for i, half in enumerate((even, odd))
     ]
     both = nodes.add("Concat", "both", *columns, axis=1)
-    return nodes.add("Reshape", "nibbles", both, "flat")
+    return nodes.add("Reshape", "nibbles", both, _shared("flat"))

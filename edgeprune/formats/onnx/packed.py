@@ -56,7 +56,7 @@ def pack(source: Path, target: Path, advance: Advance = lambda _bytes: None) -> 
     file = OnnxFile(source)
     if is_packed(file) or file.lists_weights:
         raise UsageError(f"{source} is already packed.")
-    chosen = {name: packing for name, packing in _packings(file) if packing}
+    chosen = dict(_packings(file))
     if not chosen:
         raise UsageError(
             f"Packing would not make any tensor of {source} smaller: it has too few zeros, and too "
@@ -106,15 +106,16 @@ def _with(model: Any, tensors: list[Any], nodes: list[Any]) -> Any:
     return packed
 
 
-def _packings(file: OnnxFile) -> Iterator[tuple[str, Packing | None]]:
-    """Yield names of tensors, each with how it is packed, or None if that makes it no smaller."""
+def _packings(file: OnnxFile) -> Iterator[tuple[str, Packing]]:
+    """Yield names of tensors that packing makes smaller, and how."""
     for tensor in file.tensors:
         if len(tensor.shape) < 2 or tensor.type not in _ELEMENTS:
             continue
         array, (bits, zero) = np.asarray(file.array(tensor.name)), _ELEMENTS[tensor.type]
         if array.size * (2 if bits == 4 else 1) % 8 == 0:
             packing, size = smallest(array, bits, zero)
-            yield tensor.name, packing if size < array.nbytes else None
+            if size < array.nbytes:
+                yield tensor.name, packing
 
 
 def _check(source: OnnxFile, packed: OnnxFile, names: list[str]) -> None:

@@ -74,18 +74,20 @@ def read_packing(text: str) -> Packing:
     try:
         packing = Packing(**json.loads(text))
         packing = replace(packing, shape=tuple(packing.shape))
-        numbers = (*packing.shape, packing.zero, packing.bits, packing.stored)
-        whole = all(type(n) is int and n >= 0 for n in numbers)
         itemsize = np.dtype(_OF_DTYPE[packing.dtype]).itemsize
-        fits = packing.bits in ({4, 8} if packing.dtype == "uint8" else {8 * itemsize})
-        # Numbers that are stored are codes around the zero, and only zeros of a mask need none.
-        half = 1 << packing.stored >> 1
-        fits &= packing.masked if packing.stored == 0 else packing.masked in (True, False)
-        fits &= packing.stored < packing.bits <= 32
-        fits &= half <= packing.zero and packing.zero + half < 2**packing.bits
-    except (TypeError, KeyError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its packing description is invalid: {error}") from None
-    if not whole or not fits:
+    numbers = (*packing.shape, packing.zero, packing.bits, packing.stored)
+    if not all(type(n) is int and n >= 0 for n in numbers) or type(packing.masked) is not bool:
+        raise ValueError("its packing description is invalid")
+    of_codes = packing.dtype == "uint8"
+    fits = packing.bits in ({4, 8} if of_codes else {8 * itemsize})
+    fits = fits and packing.zero < 2**packing.bits
+    if packing.stored:  # numbers of codes around the zero
+        narrow = fits and of_codes and packing.stored < packing.bits
+        half = 1 << packing.stored >> 1 if narrow else 0
+        fits = narrow and half <= packing.zero and packing.zero + half < 2**packing.bits
+    if not fits or not (packing.stored or packing.masked):
         raise ValueError("its packing description is invalid")
     return packing
 

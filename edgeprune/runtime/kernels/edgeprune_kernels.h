@@ -19,8 +19,9 @@ extern "C" {
 /* How values are stored; the numbers are ggml's. */
 enum ep_type { EP_F32 = 0, EP_F16 = 1, EP_Q4_0 = 2, EP_Q8_0 = 8, EP_BF16 = 30 };
 
-/* EP_SPARSE leaves zeros out. EP_DENSE keeps them: the same tiles and the same kernels without masks. Of a Q4_0 matrix that uses few codes, EP_NARROW has all of its weights in `bits` bits (2:
- * codes -2 to 1; 3: -4 to 3), and EP_MASKED those that are not zero (1: codes -1 and 1; 2: -2 to 2). */
+/* EP_SPARSE leaves zeros out. EP_DENSE keeps them: the same tiles and the same kernels without masks.
+ * Of a Q4_0 matrix that uses few codes, EP_NARROW has all of its weights in `bits` bits (2: codes -2 to 1;
+ * 3: -4 to 3), and EP_MASKED those that are not zero (1: codes -1 and 1; 2: -2 to 2). */
 enum ep_layout { EP_SPARSE = 0, EP_DENSE = 1, EP_NARROW = 2, EP_MASKED = 3 };
 
 typedef struct {

@@ -36,7 +36,8 @@ struct Avx512 {
     static EP_INLINE Chunk load(const uint8_t *p) { return _mm512_loadu_si512(p); }
     static EP_INLINE Chunk expand(const uint8_t *&p, uint64_t mask, int fill) {
         Chunk next = load(p);
-        asm("" : "+v"(next));  // from memory, as compilers would have it, expanding takes twice as long
+        // Compilers would expand from memory, which takes twice as long where `fill` is zero.
+        asm("" : "+v"(next));
         p += __builtin_popcountll(mask);
         return _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(fill)), mask, next);
     }

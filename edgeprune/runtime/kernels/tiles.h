@@ -451,7 +451,7 @@ constexpr Products of_codes() {
 }
 
 // Densities up to which a packed matrix is neither slower nor larger than llama.cpp's own, measured
-// by benchmarks/break_even.py; 0: not at any. Whether dense layouts gain, by benchmarks/sparse_speed.py.
+// by benchmarks/break_even.py; 0: not at any. Whether dense layouts gain: benchmarks/sparse_speed.py.
 struct BreakEven {
     float f16, q4_0, q8_0, bf16, f32;
     bool dense_gains = false;

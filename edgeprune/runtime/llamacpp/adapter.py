@@ -210,19 +210,22 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
         narrow, pruned = name in alphabets and library.narrow_gains(), name in nonzeros
         form = _form(alphabets[name], kind, name) if narrow else forms.whole(kind)
         most = math.prod(tensor.shape) * (1 if all_densities else library.break_even(kind))
-        looked_up = name == _EMBEDDING  # in a layout that keeps zeros, where a row has its place
-        gains = narrow or (pruned and nonzeros[name] <= most)
-        if gains and not (looked_up and form.masked):
+        if narrow or (pruned and nonzeros[name] <= most):
             found.append(Candidate(tensor, form, nonzeros.get(name, 0)))
-        elif library.dense_gains(kind) and not (looked_up and untied):
+        elif library.dense_gains(kind) and not (untied and name == _EMBEDDING):
             found.append(Candidate(tensor, form, dense=True))
     return found
 
 
 def _shape(found: Candidate, form: Form, forced: str | None) -> library.Shape | None:
-    """Choose a layout; None if there are no kernels for it, or they gain nothing."""
+    """Choose a layout; None if there are no kernels for it, or they gain nothing.
+
+    An embedding stands with its zeros, where a row has its place: without them llama.cpp would take
+    a second one for its look-ups.
+    """
     kind, size = found.tensor.type.name, (found.tensor.shape[0], found.tensor.shape[1])
-    shape = None if found.dense else library.shape_of(kind, size, form)
+    with_zeros = found.dense or (found.tensor.name == _EMBEDDING and form.masked)
+    shape = None if with_zeros else library.shape_of(kind, size, form)
     if shape is None:
         return library.dense_shape(kind, size) if library.dense_gains(kind) else None
     if forced == "dense":

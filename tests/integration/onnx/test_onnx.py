@@ -306,15 +306,13 @@ def test_few_codes_stand_at_their_width_and_any_onnxruntime_restores_them(
     assert size <= packing.mask_bytes() + packing.kept_bytes(kept)
     mask, kept = onnx_packing.pack(array, packing)
     assert (onnx_packing.unpack(packing, mask, kept) == array).all()
-    parts = {"w.mask": mask, "w.kept": kept}
-    given_parts = [
-        onnx.numpy_helper.from_array(v[:, None] if n == "w.mask" else v, n)
-        for n, v in parts.items()
-        if v is not None
-    ]
+    # Named as what all expansions share begins.
+    given_parts = [onnx.numpy_helper.from_array(kept, "p.kept")]
+    if mask is not None:
+        given_parts.append(onnx.numpy_helper.from_array(mask[:, None], "p.mask"))
     graph = onnx.helper.make_graph(
-        expansion("w", packing), "g", [],
-        [onnx.helper.make_tensor_value_info("w", onnx.TensorProto.UINT8, packing.shape)],
+        expansion("p", packing), "g", [],
+        [onnx.helper.make_tensor_value_info("p", onnx.TensorProto.UINT8, packing.shape)],
         [*given_parts, *constants()],
     )  # fmt: skip
     opset = [onnx.helper.make_opsetid("", 18)]
@@ -515,6 +513,9 @@ def test_lies_about_packing_are_refused(exported, tmp_path):
     onnx_packed.pack(folder / "model.onnx", packed)
     honest = onnx.load(packed, load_external_data=False)
     lies = ['{"dtype": "uint8", "shape": [1], "bits": 8, "zero": 128}', "[]", "{", "9" * 5000]
+    codes = '{"dtype": "uint8", "shape": [64, 2, 32], "bits": 8, "zero": 128, '
+    lies += [codes + f'"stored": {bits}}}' for bits in ("8", "-1", "true", "9" * 15)]
+    lies += [codes + '"masked": 1}', codes + '"masked": false}', codes + '"more": 1}']
     for lie in lies:
         for tensor in honest.graph.initializer:
             for entry in tensor.metadata_props:
