@@ -17,6 +17,7 @@ from edgeprune.formats import forms
 from edgeprune.formats.codes import CODES, nonzero
 from edgeprune.runtime import library
 from edgeprune.runtime.placement import Placement
+from edgeprune.support.errors import InputError
 
 _DOMAIN, _OPERATOR, _BLOCK = "edgeprune", "SparseMatMul", 32
 _BITS_TO_TYPE = {8: "Q8_0", 4: "Q4_0"}
@@ -49,6 +50,9 @@ def replace_products(
     Returns:
         New initializers by name, and the placement report. Nodes and weights no longer used are
         removed from the graph and from ``arrays``.
+
+    Raises:
+        InputError: an initializer in the graph is damaged.
     """
     from onnx import helper
 
@@ -78,9 +82,7 @@ def replace_products(
 
 
 def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator[_Product]:
-    from onnx import numpy_helper
-
-    inside = {t.name: partial(numpy_helper.to_array, t) for t in model.graph.initializer}
+    inside = {t.name: partial(_inside, t) for t in model.graph.initializer}
     reads: dict[str, Read] = {**inside, **arrays}
     pruned = pruned & reads.keys()  # weights in ONNX's sparse form are onnxruntime's own business
     casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
@@ -105,6 +107,18 @@ def _products(model: Any, arrays: dict[str, Read], pruned: set[str]) -> Iterator
                 yield _Product(
                     node, node.input[1], "F32", array.shape[::-1], partial(_float_rows, array)
                 )
+
+
+def _inside(tensor: Any) -> np.ndarray:
+    """Read an initializer that stands in the graph."""
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"The ONNX file is damaged: {tensor.name}: {error}.", "Download or build it again."
+        ) from None
 
 
 def _quantized_rows(

@@ -29,6 +29,7 @@ from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
 from edgeprune.models.loading import load_model, load_tokenizer
 from edgeprune.runtime.onnxruntime.loading import open_session
+from edgeprune.runtime.onnxruntime.sparse import replace_products
 from edgeprune.support.errors import CheckFailed, InputError, UsageError
 from exporters.base import Model, StorageRequest
 from exporters.onnx import weights as onnx_weights
@@ -526,6 +527,20 @@ def test_lies_about_packing_are_refused(exported, tmp_path):
             inspect(packed)
         with pytest.raises((InputError, RuntimeError)):
             open_session(packed, onnxruntime.SessionOptions())
+
+
+def test_scales_in_the_graph_without_numbers_are_refused(exported, tmp_path):
+    """Found by benchmarks/fuzz.py."""
+    folder = shutil.copytree(exported["int4"].parent, tmp_path / "m")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    node = next(n for n in model.graph.node if n.op_type == "MatMulNBits")
+    scales = next(t for t in model.graph.initializer if t.name == node.input[2])
+    scales.ClearField("external_data")
+    scales.ClearField("data_location")
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    graph, arrays = onnx_packed.without_expansions(OnnxFile(folder / "model.onnx"))
+    with pytest.raises(InputError, match="is damaged"):
+        replace_products(graph, arrays, {node.input[1]}, 1)
 
 
 def test_names_that_are_no_text_are_refused(exported, tmp_path):
