@@ -30,7 +30,10 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the sizes as JSON.")
 def command(model: Path, out: Path | None, storage: str, as_json: bool) -> None:
-    """Store a pruned GGUF or ONNX file without its zeros: about two thirds of its size at 50 %."""
+    """Store a GGUF or ONNX file without its zeros, or in the few codes that it uses.
+
+    Pruned to 50 %, a file is about two thirds of its size.
+    """
     from edgeprune.formats.packers import packed_name, packer
     from edgeprune.report.words import size_text
     from edgeprune.support.progress import Bars
