@@ -57,6 +57,7 @@ def prune(
     progress: Progress,
     device: str = "auto",
     dense_statistics: Path | None = None,
+    to_train: bool = False,
 ) -> PrunedCheckpoint:
     """Prune a model, one block at a time.
 
@@ -77,6 +78,7 @@ def prune(
             it, every block is pruned on its inputs in the dense model, a little worse, and the next
             sparsity needs no pass over the streams. Only for methods that need moments alone
             (`Pruning.sees_moments_alone`).
+        to_train: keep rounded matrices as they were before rounding, with the scales.
 
     Raises:
         UsageError: there are more processes than sequences.
@@ -86,10 +88,9 @@ def prune(
     if result := finished(checkpoint, folder):
         return result
     store = BlockStore(folder)
-    model = load_model(checkpoint)
-    runner = _runner(model, streams, pruning, device)
+    runner = _runner(model := load_model(checkpoint), streams, pruning, device)
     stored = frozenset(checkpoint.weights().names())
-    run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics)
+    run = BlockPruner(runner, pruning, plan, stored, folder, progress, dense_statistics, to_train)
     start, hidden = _resumed(runner, store)
     head = _head(model, stored, pruning, plan)
     total = len(runner.blocks) + bool(head)

@@ -14,13 +14,13 @@ from edgeprune.models.blocks import WeightView, weight_matrices
 from edgeprune.models.feed_forward import feed_forwards
 from edgeprune.models.loading import stored_names
 from edgeprune.models.stored import stored_tensors
-from edgeprune.planning.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan, block_of
 from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.gram import DAMPING
 from edgeprune.pruning.matrix import Pruning, prune_matrix, scores
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.pruning.updates.permute import channel_order
-from edgeprune.quantization.gptq import round_to_grid
+from edgeprune.quantization.gptq import rounded
 from edgeprune.quantization.joint import pruned_for
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Progress
@@ -29,7 +29,9 @@ from edgeprune.support.progress import Progress
 class BlockPruner:
     """Prunes the blocks of one model.
 
-    ``stored`` holds the names of the checkpoint's tensors.
+    ``stored`` holds the names of the checkpoint's tensors. With ``to_train``, what is kept of
+    rounded matrices is their weights before rounding (`edgeprune.quantization.gptq.Rounded`), and
+    later blocks see them rounded all the same.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class BlockPruner:
         folder: Path,
         progress: Progress,
         dense_statistics: Path | None,
+        to_train: bool = False,
     ):
         self._runner = runner
         self._pruning = pruning
@@ -48,7 +51,11 @@ class BlockPruner:
         self._grids, self._masked = plan.grids, plan.masked
         self._stored = stored
         self._progress = progress
-        self._needs_gram = pruning.needs_gram or bool(self._grids or self._masked)
+        self._to_train = to_train
+        # What is neither pruned nor rounded here needs importances alone.
+        of_blocks = [name for name in {*self._grids, *self._masked} if block_of(name) is not None]
+        self._needs_gram = bool(pruning.needs_gram and plan.sparsity) or bool(of_blocks)
+        self._head_needs_gram = self._needs_gram or bool(self._grids)
         self._fisher_file = folder / "fisher.safetensors"
         self._fisher: Fisher | None = None
         if pruning.how.gradient == "model":
@@ -79,17 +86,17 @@ class BlockPruner:
         records: list[TensorRecord] = []
         calibration: dict[str, Tensor] = {}
         for name, matrix in matrices.items():
-            pruned, record, left = self._prune_matrix(
+            pruned, kept, record, left = self._prune_matrix(
                 names[name], matrix.read(source), inputs[name]
             )
-            matrix.write(source, pruned)
+            matrix.write(source, kept)
             matrix.write(block, pruned)
             records.append(record)
             calibration |= left
         parameters = sorted({matrix.parameter for matrix in matrices.values()} | set(moved))
         tensors = {prefix + name: source.get_parameter(name).data for name in parameters}
-        kept = stored_tensors(model, tensors, self._stored)
-        return block, PrunedTensors(kept, records, calibration)
+        found = stored_tensors(model, tensors, self._stored)
+        return block, PrunedTensors(found, records, calibration)
 
     @torch.no_grad()
     def prune_head(self, name: str, hidden: dict[str, Tensor]) -> PrunedTensors:
@@ -102,14 +109,14 @@ class BlockPruner:
             )
         seen = {
             stream: self._runner.head_statistics(
-                stream, states, self._weights[stream], self._needs_gram
+                stream, states, self._weights[stream], self._head_needs_gram
             )
             for stream, states in hidden.items()
         }
         inputs = self._join(seen)
         weight = self._runner.model.get_output_embeddings().weight
-        pruned, record, left = self._prune_matrix(name, weight, inputs)
-        return PrunedTensors({name: pruned}, [record] if self._pruning.head else [], left)
+        _, kept, record, left = self._prune_matrix(name, weight, inputs)
+        return PrunedTensors({name: kept}, [record] if self._pruning.head else [], left)
 
     def _inputs(
         self,
@@ -197,7 +204,8 @@ class BlockPruner:
 
     def _prune_matrix(
         self, name: str, weight: Tensor, inputs: FusedStatistics
-    ) -> tuple[Tensor, TensorRecord, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, TensorRecord, dict[str, Tensor]]:
+        """Prune and round a matrix; returns it as the next block sees it, and as it is kept."""
         if not torch.isfinite(weight).all():
             raise InputError(
                 f"The weight {name} contains NaN or infinite values.",
@@ -225,12 +233,14 @@ class BlockPruner:
             )
         if (grid := self._masked.get(name)) and budget.zeros and inputs.joint.gram is not None:
             pruned = pruned_for(dense, pruned, inputs.joint.gram, grid, budget)
-        nonzeros, rounded_to_zero = int(torch.count_nonzero(pruned)), None
+        nonzeros, rounded_to_zero, kept = int(torch.count_nonzero(pruned)), None, pruned
         left = {f"{name}.importance": inputs.joint.second_moment.cpu().clone()}
         if grid := self._grids.get(name):
-            pruned, scales = round_to_grid(pruned, inputs.joint.gram, grid)
-            left[f"{name}.scales"] = scales.half().cpu()
-            rounded_to_zero = nonzeros - int(torch.count_nonzero(pruned))
+            found = rounded(pruned, inputs.joint.gram, grid)
+            pruned, kept = found.weight, found.before if self._to_train else found.weight
+            left[f"{name}.scales"] = found.scales.half().cpu()
+            if not self._to_train:
+                rounded_to_zero = nonzeros - int(torch.count_nonzero(pruned))
         error = None
         if inputs.joint.gram is not None:
             error = relative_error(dense, pruned, inputs.joint.gram.matrix)
@@ -239,7 +249,6 @@ class BlockPruner:
                     f"{name}: the Gram matrix of its input needed damping {damping:g} instead of "
                     f"{DAMPING:g} to be inverted. More calibration tokens would help."
                 )
-        pruned = pruned.to(weight.dtype).cpu()
         rows, columns = weight.shape
         record = TensorRecord(
             name=name,
@@ -249,7 +258,8 @@ class BlockPruner:
             error=error,
             rounded_to_zero=rounded_to_zero,
         )
-        return pruned, record, left
+        pruned, kept = (one.to(weight.dtype).cpu() for one in (pruned, kept))
+        return pruned, kept, record, left
 
 
 def relative_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:

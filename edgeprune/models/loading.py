@@ -88,6 +88,25 @@ def stored_names(
     return result
 
 
+def embedding_names(model: Any, stored: Collection[str]) -> dict[str, str]:
+    """Map embedding and output head to their names in the checkpoint; tied ones are one tensor.
+
+    Args:
+        model: the model from `load_model`.
+        stored: the names in the checkpoint.
+
+    Raises:
+        InputError: as `stored_tensors`.
+    """
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [layer.weight for layer in layers if layer is not None]
+    return {
+        name: next(iter(stored_tensors(model, {name: parameter}, stored)))
+        for name, parameter in model.named_parameters()
+        if any(parameter is weight for weight in weights)
+    }
+
+
 def _open(kind: str, checkpoint: "Checkpoint", **options: Any) -> Any:
     try:
         return getattr(transformers(), kind).from_pretrained(

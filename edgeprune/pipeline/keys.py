@@ -13,7 +13,7 @@ from edgeprune.support.files import sha256_json
 
 _PRUNE_VERSION = 6
 # Of what training does: what an older one has left is not gone on with.
-TRAINING_VERSION = 9
+TRAINING_VERSION = 10
 
 
 def streams_key(job: Job) -> list[Any]:
@@ -34,7 +34,9 @@ def prune_key(job: Job) -> str:
     """Hash the inputs of the pruned weights."""
     asked = job.recipe.pruning
     rounded = _grids(job)
-    if job.recipe.training.enabled:  # of trained weights, training does it
+    if job.recipe.training.from_rounded:
+        rounded["to train"] = True
+    elif job.recipe.training.enabled:  # of trained weights, training does it
         rounded = {name: grid for name, grid in rounded.items() if block_of(name) is None}
     made_of = [
         _PRUNE_VERSION,

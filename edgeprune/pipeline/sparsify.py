@@ -144,7 +144,7 @@ def _prune(
 
     if dense_statistics:
         plan = plan.without_grids()
-    elif job.recipe.training.enabled:
+    elif job.recipe.training.enabled and not job.recipe.training.from_rounded:
         plan = plan.without_grids(of_blocks=True)  # they are rounded when they are trained
     if not (plan.sparsity or job.recipe.training.enabled or plan.grids):
         return None, dict(_NO_ROWS)
@@ -159,7 +159,7 @@ def _prune(
     if pruned is None:
         pruned = prune(
             job.checkpoint, streams, job.pruning, plan, work, job.run.progress,
-            job.recipe.model.device, dense_statistics,
+            job.recipe.model.device, dense_statistics, job.recipe.training.from_rounded,
         )  # fmt: skip
     return pruned, used
 

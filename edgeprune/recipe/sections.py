@@ -103,7 +103,7 @@ class Training(Section):
     grid_from: float = Field(
         0.6, ge=0, lt=1,
         description="share of the steps after which weights are trained on the grid of the file, "
-        "where its type has one",
+        "where its type has one; 0: from GPTQ's rounding on",
     )  # fmt: skip
     learn_scales: bool = Field(
         False, description="train the scales of that grid too (learned step size)"
@@ -119,6 +119,12 @@ class Training(Section):
     save_memory: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )
+
+    @property
+    def from_rounded(self) -> bool:
+        """Whether training begins with rounded weights: one way of training, of whole weights."""
+        alone = len(self.ways) == 1 and self.ways[0] != "reconstruct"
+        return self.enabled and self.grid_from == 0 and alone and not self.rank
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:

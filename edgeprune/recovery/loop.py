@@ -53,7 +53,8 @@ def _begin_or_resume(
     if not state.steps:
         state = budget.plan(step)
         state.task_share = step.batches.task_share(state.steps * budget.settings.batch)
-        curve.judge(state, None)
+        if not (step.quantizer.pending and step.settings.grid_from == 0):  # rounding judges anew
+            curve.judge(state, None)
     elif state.compiled and world()[1] == 1:
         compile_blocks(*step.models)
     return state

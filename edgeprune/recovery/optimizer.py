@@ -1,6 +1,7 @@
 """AdamW that keeps zeros, and the learning-rate schedule."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -18,9 +19,10 @@ class MaskedAdamW:
     there is no weight decay, so zeros never change.
 
     Args:
-        parameters: trained parameters by name; zeros of those with two or more dimensions stay.
+        parameters: trained parameters by name.
         learning_rate: the highest learning rate.
-        masked: whether zeros must stay; adapters start at zeros that may change.
+        masked: names of those whose zeros must stay, if they have two or more dimensions; None: of
+            all. Adapters start at zeros that may change.
         shared: whether other processes hold the rest of the model: gradients are clipped by the
             norm over all.
 
@@ -33,14 +35,16 @@ class MaskedAdamW:
         self,
         parameters: dict[str, nn.Parameter],
         learning_rate: float,
-        masked: bool = True,
+        masked: Collection[str] | None = None,
         shared: bool = False,
     ):
         self._parameters, self._learning_rate, self._shared = parameters, learning_rate, shared
         self.masks = {
             name: parameter.detach() != 0
             for name, parameter in parameters.items()
-            if masked and parameter.dim() > 1 and bool((parameter == 0).any())
+            if (masked is None or name in masked)
+            and parameter.dim() > 1
+            and bool((parameter == 0).any())
         }
         self.inner = torch.optim.AdamW(
             parameters.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True

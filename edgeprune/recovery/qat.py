@@ -13,8 +13,9 @@ from torch import Tensor
 
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks, weight_matrices
-from edgeprune.models.loading import stored_names
+from edgeprune.models.loading import embedding_names, stored_names
 from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import block_of
 from edgeprune.quantization.scales import codes, half, one_by_one, slopes
 from edgeprune.recovery.masters import Masters
 
@@ -40,8 +41,11 @@ class FakeQuantizer:
         stored: names of the checkpoint's tensors.
         grids: grids by those names. Matrices that are only part of a parameter are left to the
             exporter.
-        calibration: tensors ``<name>.importance``, (in,), mean squares of the input.
+        calibration: tensors ``<name>.importance``, (in,), mean squares of the input. An embedding
+            that is only looked up has none: all its columns count the same.
         learns: whether scales are trained.
+        from_rounded: begin with the scales ``<name>.scales`` of the calibration, where there are
+            some, instead of fitting them.
 
     Attributes:
         state: scales by name in the checkpoint, (out, in / block), from `fit` on; of trained ones
@@ -55,23 +59,21 @@ class FakeQuantizer:
         grids: Mapping[str, Grid],
         calibration: Weights,
         learns: bool = False,
+        from_rounded: bool = False,
     ):
         self._model, self._learns = model, learns
+        self._given = calibration if from_rounded else Weights([])
         self.state: dict[str, Tensor] = {}
-        self._matrices: dict[str, _OnGrid] = {}
-        prefix, blocks = decoder_blocks(model)
-        for index, block in enumerate(blocks if grids else []):
-            matrices = weight_matrices(block)
-            place = f"{prefix}.{index}."
-            names = stored_names(model, place, block, matrices, stored)
-            for own, matrix in matrices.items():
-                name, parameter = names[own], block.get_parameter(matrix.parameter)
-                whole = not matrix.transposed and matrix.view(parameter).shape == parameter.shape
-                if name in grids and whole:
-                    importance = calibration.read(f"{name}.importance").float()
-                    self._matrices[place + matrix.parameter] = _OnGrid(
-                        name, grids[name], importance.to(parameter.device)
-                    )
+        names = _matrices(model, stored) if grids else {}
+        if any(block_of(name) is None for name in grids):
+            names |= embedding_names(model, stored)
+        self._matrices = {
+            own: _OnGrid(
+                name, grids[name], _importance(calibration, name, model.get_parameter(own))
+            )
+            for own, name in names.items()
+            if name in grids
+        }
 
     @property
     def pending(self) -> bool:
@@ -91,7 +93,9 @@ class FakeQuantizer:
         for name, one in self._matrices.items():
             rows, columns = self._model.get_parameter(name).shape
             scale = one.importance.new_empty(rows, columns // one.grid.block)
-            if name in masters.parameters:
+            if (key := f"{one.stored}.scales") in self._given:
+                scale.copy_(self._given.read(key).float())
+            elif name in masters.parameters:
                 weight = masters.parameters[name].detach()
                 importance = one.importance[:, None] * (weight != 0).T
                 scale.copy_(one_by_one(weight, importance, one.grid)[1])
@@ -134,3 +138,24 @@ class FakeQuantizer:
             return weight
         scale = half(self.state[one.stored]).repeat_interleave(one.grid.block, dim=1)
         return codes(one.grid, weight, scale) * scale
+
+
+def _matrices(model: Any, stored: frozenset[str]) -> dict[str, str]:
+    """Map matrices of blocks that are whole parameters to their names in the checkpoint."""
+    found = {}
+    prefix, blocks = decoder_blocks(model)
+    for index, block in enumerate(blocks):
+        matrices, place = weight_matrices(block), f"{prefix}.{index}."
+        names = stored_names(model, place, block, matrices, stored)
+        for own, matrix in matrices.items():
+            parameter = block.get_parameter(matrix.parameter)
+            if not matrix.transposed and matrix.view(parameter).shape == parameter.shape:
+                found[place + matrix.parameter] = names[own]
+    return found
+
+
+def _importance(calibration: Weights, name: str, weight: Tensor) -> Tensor:
+    key = f"{name}.importance"
+    if key not in calibration:
+        return torch.ones(weight.shape[1], device=weight.device)
+    return calibration.read(key).float().to(weight.device)

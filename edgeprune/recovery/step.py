@@ -51,7 +51,7 @@ class TrainStep:
         self.masters, self.batches, self.quantizer = student.masters, batches, quantizer
         parameters = student.masters.parameters
         self.optimizer = MaskedAdamW(
-            parameters, settings.learning_rate, masked=settings.rank is None, shared=True
+            parameters, settings.learning_rate, student.masked, shared=True
         )
         self.selection = Selection(parameters) if settings.selective else None
 

@@ -1,6 +1,7 @@
 """The pruned model that is trained."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from edgeprune.engine import PrunedCheckpoint
 from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.models.blocks import decoder_blocks
-from edgeprune.models.loading import load_model
+from edgeprune.models.loading import embedding_names, load_model
 from edgeprune.models.stored import stored_tensors
 from edgeprune.recovery.masters import Masters
 from edgeprune.support.errors import InputError
@@ -25,10 +26,12 @@ class Student:
         dtype: type of the model's arithmetic.
         rank: rank of adapters; None: whole blocks are trained.
         seed: random seed of the adapters' initial values.
+        beside: names in the checkpoint of embedding and head, if they are trained with the blocks.
 
     Attributes:
         model: the transformers model, in ``dtype``.
         masters: the trained weights.
+        masked: names of the trained weights whose zeros stay: of pruned ones.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class Student:
         dtype: torch.dtype,
         rank: int | None,
         seed: int,
+        beside: Collection[str] = (),
     ):
         self._weights = pruned.weights()
         # All weights may be trained, from every digit; beside adapters they only compute.
         self.model = open_student(pruned, dtype if rank else torch.float32)
         self._adapters = None
+        self.masked: frozenset[str] = frozenset()
         if rank:
             from edgeprune.recovery.adapters import Adapters
 
@@ -50,11 +55,16 @@ class Student:
             working = self._adapters.parameters
         else:
             prefix, _ = decoder_blocks(self.model)
+            embeddings = embedding_names(self.model, self._weights.names()) if beside else {}
             working = {
                 name: parameter.requires_grad_(True)
                 for name, parameter in self.model.named_parameters()
-                if name.startswith(f"{prefix}.")
+                if name.startswith(f"{prefix}.") or embeddings.get(name) in beside
             }
+            zeroed = {record.name for record in pruned.records}
+            self.masked = frozenset(
+                name for name in working if name not in embeddings or embeddings[name] in zeroed
+            )
         self.model.to(device)
         self.masters = Masters(working)
         for parameter in self.model.parameters():  # not the buffers: positions need their digits

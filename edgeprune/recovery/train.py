@@ -19,6 +19,7 @@ from edgeprune.engine.device import compute_dtype, pick_device
 from edgeprune.formats.weights import Weights, is_whole, save_tensors
 from edgeprune.models.loading import load_model
 from edgeprune.planning.grid import Grid
+from edgeprune.planning.tensors import block_of
 from edgeprune.recovery import loop
 from edgeprune.recovery.batches import Batches, split
 from edgeprune.recovery.budget import Budget
@@ -127,7 +128,8 @@ def _run(
     """Set up a run, train, and write the result."""
     dtype, stored = compute_dtype(device), frozenset(pruned.base.weights().names())
     teacher = load_model(pruned.base, dtype).to(device).requires_grad_(False)
-    student = Student(pruned, device, dtype, settings.rank, settings.seed)
+    beside = [name for name in grids if block_of(name) is None]
+    student = Student(pruned, device, dtype, settings.rank, settings.seed, beside)
     if settings.save_memory:
         student.save_memory()
     begun = time.perf_counter()
@@ -135,7 +137,9 @@ def _run(
     held_out = judging.all()
     require_answers(held_out, settings.max_perplexity)
     calibration = Weights(pruned.calibration)
-    quantizer = FakeQuantizer(student.model, stored, grids, calibration, settings.learn_scales)
+    quantizer = FakeQuantizer(
+        student.model, stored, grids, calibration, settings.learn_scales, settings.grid_from == 0
+    )
     objective = Objective(student.model, teacher, settings, device)
     step = TrainStep(student, teacher, objective, batches, quantizer, settings)
     kept = RunFolder(

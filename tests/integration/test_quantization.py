@@ -15,10 +15,11 @@ from edgeprune.engine import Pruning, prune
 from edgeprune.formats.weights import Weights
 from edgeprune.models import open_checkpoint
 from edgeprune.pipeline import planner
+from edgeprune.planning.grid import Grid
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget
 from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.updates.least_squares import refit
-from edgeprune.quantization.gptq import compensated, round_to_grid
+from edgeprune.quantization.gptq import compensated, round_to_grid, rounded
 from edgeprune.quantization.scales import codes, fit
 from edgeprune.support.errors import CheckFailed, UsageError
 from edgeprune.support.progress import Quiet
@@ -243,7 +244,8 @@ def test_feedback_is_gptq_written_out_naively():
     grid = GRIDS["Q4_0"]
     factor = gram.inverse_factor
     importance = gram.norms.square()[:, None] * mask.T
-    ours, scales = compensated(weight.float(), factor, importance, grid)
+    found = compensated(weight.float(), factor, importance, grid)
+    ours, scales = found.weight, found.scales
     expected = weight.clone()
     for row in range(4):
         current = weight[row].clone()
@@ -254,6 +256,18 @@ def test_feedback_is_gptq_written_out_naively():
             current[j:] -= error * factor[j, j:].double()
             expected[row, j] = q
     assert (ours.double() - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("grid", [Grid(-8, 7), Grid(-4, 3, block=64), Grid(-2, 2, masked=True)])
+def test_weights_before_rounding_round_to_what_gptq_chose(grid):
+    gram, weight = layer(128)
+    weight = weight * (weight.abs() > 0.5)
+    found = rounded(weight, gram, grid)
+    each = found.scales.repeat_interleave(grid.block, dim=1)
+    again = codes(grid, found.before, each) * each * (weight != 0)
+    assert torch.allclose(again, found.weight, atol=1e-6)
+    assert not found.before[weight == 0].any()
+    assert (found.before - found.weight).abs().mean() > 0.1 * each.abs().mean()  # not in the middle
 
 
 def test_a_build_rounds_with_compensation_and_the_file_holds_what_the_engine_chose(

@@ -12,15 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from edgeprune.engine import prune
 from edgeprune.formats.weights import Weights
 from edgeprune.models.blocks import decoder_blocks
+from edgeprune.models.checkpoint import open_checkpoint
+from edgeprune.models.loading import load_model
 from edgeprune.planning.grid import Grid
-from edgeprune.quantization.scales import slopes
+from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.matrix import Pruning
+from edgeprune.quantization.scales import one_by_one, slopes
 from edgeprune.recovery import student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
 from edgeprune.recovery.curve import has_risen
 from edgeprune.recovery.losses import Objective, distillation, hidden_distance
+from edgeprune.recovery.masters import Masters
+from edgeprune.recovery.qat import FakeQuantizer
 from edgeprune.recovery.selection import freedom
 from edgeprune.recovery.settings import Training
 from edgeprune.recovery.step import TrainStep
@@ -28,6 +35,8 @@ from edgeprune.recovery.student import Student
 from edgeprune.recovery.tokens import token_weights
 from edgeprune.support.errors import CheckFailed, InputError
 from edgeprune.support.progress import Quiet
+from tests.support.models import make_small
+from tests.support.plans import prune_uniformly, uniform_plan
 from tests.support.streams import streams
 from tests.support.training import APART, STEPS, killed_before, note_steps, train
 
@@ -98,7 +107,6 @@ def test_tokens_count_as_answers_or_as_text():
 
 def test_high_perplexity_answers_are_left_out(pruned, tmp_path, monkeypatch):
     from edgeprune.engine.device import compute_dtype
-    from edgeprune.models.loading import load_model
 
     cpu, task = torch.device("cpu"), streams(3)["task"]
     logits = load_model(pruned.base, compute_dtype(cpu))(input_ids=task.tokens).logits[:, :-1]
@@ -455,6 +463,47 @@ def test_trained_scales_move_and_the_grid_may_begin_at_once(pruned, tmp_path):
     assert not torch.equal(fixed.read(name), trained.read(name))
     moved = (trained.read(name).float() / fixed.read(name).float())[fixed.read(name) != 0]
     assert 0.8 < moved.min() <= moved.max() < 1.25
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_on_a_grid_is_trained_with_the_blocks(tied, tmp_path):
+    """Its zeros may change: only pruned ones stay."""
+    checkpoint = open_checkpoint(str(make_small(tmp_path / "model", tie_word_embeddings=tied)))
+    dense = checkpoint.weights()
+    names = [name for name in dense.names() if "embed_tokens" in name or "lm_head" in name]
+    assert len(names) == 2 - tied
+    mixed = Pruning("wanda", FusionRule("mix"))
+    start = prune_uniformly(checkpoint, streams(2), mixed, tmp_path / "pruned", device="cpu")
+    grids = {name: Grid(-8, 7) for name in [*names, start.records[0].name]}
+    found = train(start, tmp_path / "trained", grids).checkpoint
+    weights, scales = found.weights(), Weights(found.calibration)
+    for name in names:
+        new, old = weights.read(name), dense.read(name)
+        assert on_grid(new, scales.read(f"{name}.scales").abs())
+        only_rounded = one_by_one(old.float(), torch.ones(old.shape[::-1]), grids[name])[0]
+        assert (new != only_rounded).float().mean() > 0.01
+    pruned_name = start.records[0].name
+    assert not weights.read(pruned_name)[start.weights().read(pruned_name) == 0].any()
+
+
+def test_training_goes_on_from_what_gptq_rounded(small_folder, tmp_path):
+    checkpoint, mixed = open_checkpoint(str(small_folder)), Pruning("alps_fast", FusionRule("mix"))
+    grid = Grid(-4, 3)
+    plan = uniform_plan(checkpoint, grid=grid)
+    final, start = (
+        prune(checkpoint, streams(2), mixed, plan, tmp_path / str(way), Quiet(), to_train=way)
+        for way in (False, True)
+    )
+    name = final.records[0].name
+    quantizer = FakeQuantizer(
+        load_model(checkpoint, torch.float32), frozenset(checkpoint.weights().names()),
+        {name: grid}, Weights(start.calibration), from_rounded=True,
+    )  # fmt: skip
+    masters = Masters({name: torch.nn.Parameter(start.weights().read(name))})
+    quantizer.fit(masters)
+    shown = quantizer.fake_quantize(name, start.weights().read(name))
+    assert torch.allclose(shown, final.weights().read(name), atol=1e-6)
+    assert not torch.equal(start.weights().read(name), final.weights().read(name))
 
 
 def test_slopes_are_those_of_rounded_weights():
