@@ -26,6 +26,7 @@ import click
 import numpy as np
 
 from benchmarks.timed import in_turns, middle, times, way
+from edgeprune.formats.packers import packer
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, write_json
 from runtime_tests.bench import Lengths
@@ -107,7 +108,7 @@ def main(
         if case.name not in only and (only or case.name in known):
             continue
         _make(case)
-        known[case.name] = _measured(case, threads, processes, rounds)
+        known[case.name] = measured(case, threads, processes, rounds) | {"bytes": _weighed(case)}
         write_json(timings, known)
         click.echo(_table({case: known[case.name]}), err=True)
         if not case.random and case.zeros and case.kind == "Q8_0":
@@ -121,18 +122,33 @@ def main(
     click.echo(page)
 
 
-def _measured(case: Case, threads: int, processes: int, rounds: int) -> dict[str, Any]:
-    """Speeds of all contenders in turns, their bytes, and how fast memory was then."""
+def measured(case: Case, threads: int, processes: int, rounds: int) -> dict[str, Any]:
+    """Speeds of all contenders in turns, and how fast memory was then."""
     lengths = Lengths((_PREFILL,), (_DECODE,), threads=(threads,), first_token=False)
+    ways = {who: way(path, lengths, wants) for who, (path, wants) in _files(case).items()}
+    return {"bandwidth": read_bandwidth(threads), "samples": in_turns(ways, processes, rounds)}
+
+
+def _files(case: Case) -> dict[str, tuple[Path, dict[str, str]]]:
+    """Each contender's file, and its environment."""
     files = {who: (case.path, wants) for who, wants in _ENVIRONMENT.items()}
     if ":2" in case.kind:
         files[_Q2_K] = (_q2_k(case), _ENVIRONMENT["stock"])
-    ways = {who: way(path, lengths, wants) for who, (path, wants) in files.items()}
-    return {
-        "bandwidth": read_bandwidth(threads),
-        "bytes": {who: _job("--weigh", str(path), **wants) for who, (path, wants) in files.items()},
-        "samples": in_turns(ways, processes, rounds),
+    return files
+
+
+def _weighed(case: Case) -> dict[str, dict[str, int]]:
+    """Bytes of each contender in memory, and of its file: ours is packed."""
+    found = {
+        who: _job("--weigh", str(path), **wants) for who, (path, wants) in _files(case).items()
     }
+    for who, (path, _) in _files(case).items():
+        found[who]["file"] = path.stat().st_size
+    packed = _FOLDER / "packed.gguf"
+    packer(case.path).pack(case.path, packed, lambda _done: None)
+    found["sparse"]["file"] = packed.stat().st_size
+    packed.unlink()
+    return found
 
 
 def _q2_k(case: Case) -> Path:
@@ -195,7 +211,12 @@ def _job(*arguments: str, **environment: str) -> Any:
 
 
 def _weigh(path: Path) -> dict[str, int]:
-    """Bytes that loading without a mapping adds, and those of pruned tensors, packed and plain."""
+    """Bytes that loading adds, by what they are: nothing is mapped.
+
+    Returns:
+        ``vocabulary``, ``weights``, all but the vocabulary; of them ``packed``, pruned tensors, and
+        ``plain``, the same in the file.
+    """
     from llama_cpp import llama_cpp as api
 
     from edgeprune.formats.gguf.file import open_gguf
@@ -204,13 +225,18 @@ def _weigh(path: Path) -> dict[str, int]:
 
     api.llama_log_set(_quiet := api.llama_log_callback(lambda *_: None), None)
     api.llama_backend_init()
-    before = _anonymous_bytes()
     params = api.llama_model_default_params()
-    params.load_mode = api.LLAMA_LOAD_MODE_NONE
+    params.load_mode, params.vocab_only = api.LLAMA_LOAD_MODE_NONE, True
+    before = _anonymous_bytes()
+    _kept = api.llama_model_load_from_file(str(path).encode(), params)
+    vocabulary = _anonymous_bytes() - before
+    params.vocab_only = False
+    before = _anonymous_bytes()
     sparse = load_model(path, params).sparse
-    weights = _anonymous_bytes() - before
+    weights = _anonymous_bytes() - before - vocabulary
     dense = sum(one.tensor.size for one in candidates(open_gguf(path)) if one.dense)  # the head
     return {
+        "vocabulary": vocabulary,
         "weights": weights,
         "packed": sparse.packed_bytes - dense if sparse else 0,
         "plain": sparse.dense_bytes - dense if sparse else 0,
@@ -292,8 +318,8 @@ def _agreement(path: Path) -> dict[str, Any]:
 def _table(found: dict[Case, dict[str, Any]]) -> str:
     lines = [
         "| model | | decode, tok/s | × stock | × dense layout | bits / weight | GB/s "
-        "| prefill, tok/s | × stock | memory, MB | × stock | load, s |",
-        "|" + " --- |" * 12,
+        "| prefill, tok/s | × stock | memory, MB | file, MB | × file | load, s |",
+        "|" + " --- |" * 13,
     ]
     for case, measured in found.items():
         those = [who for who in (*_ENVIRONMENT, _Q2_K) if who in measured["samples"]]
@@ -307,13 +333,15 @@ def _row(case: Case, who: str, measured: dict[str, Any]) -> str:
     decode, prefill = f"tg{_DECODE}", f"pp{_PREFILL}"
     plain = weighed["sparse"]["plain"]
     packed = weighed[who]["packed"] or plain
+    memory, file = (weighed[who][part] / 1e6 for part in ("weights", "file"))
     bits = _Q2_K_BITS if who == _Q2_K else 8 * case.bytes_each * packed / plain
     rate = (weighed[who]["weights"] - case.unread) * by_process(own[decode]).mean() / 1e9
     cells = (
         case.name, who, middle(own, decode, 1), times(stock, own, decode),
-        times(layout, own, decode), f"{bits:.2f}", f"{rate:.1f}", middle(own, prefill, 0),
-        times(stock, own, prefill), f"{weighed[who]['weights'] / 1e6:.0f}",
-        f"{weighed[who]['weights'] / weighed['stock']['weights']:.2f}", middle(own, "load", 2),
+        times(layout, own, decode), f"{bits:.2f}",
+        f"{rate:.1f} of {measured['bandwidth']:.0f}", middle(own, prefill, 0),
+        times(stock, own, prefill), f"{memory:.0f}", f"{file:.0f}", f"{memory / file:.2f}",
+        middle(own, "load", 2),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -339,11 +367,14 @@ def _page(
         "blocks of 2048 / 8192, a vocabulary of 32,768, head and embedding dense in Q8_0; "
         "SmolLM2-135M is what `edgeprune build --task medqa` makes at this sparsity, its "
         "embedding, which is its head, in the same type, unpruned. Bits are those of pruned "
-        "tensors. Memory is what loading adds where nothing is mapped; load is with a mapping. "
-        f"Prefill: {_PREFILL} tokens; decode: "
-        f"{_DECODE} behind 64. GB/s: bytes of weights that a token reads, times tokens per second.",
+        "tensors. Memory is what loading adds where nothing is mapped, but for the vocabulary, "
+        "which is the same for all; the file of *sparse* is the packed one; load is with a "
+        f"mapping. Prefill: {_PREFILL} tokens; decode: {_DECODE} behind 64. GB/s: bytes of "
+        "weights that a token reads, times tokens per second, of the rate at which this shared "
+        "machine read memory just then.",
         "",
-        f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads.",
+        f"{sentence()} It reads memory at {bandwidth:.1f} GB/s with {threads} threads, in the "
+        "median over these cases.",
         "",
         _table(found),
         "",

@@ -226,7 +226,7 @@ bool runs_here() {
 
 // 4-bit weights take this kernel twice as long as stock llama.cpp; the rest is measured, too, beside
 // a llama.cpp that was compiled for AVX-512.
-const Kernels kAvx2 = table<Avx2>("avx2", runs_here, {0.8F, 0, 0.6F, 0.7F, 0.6F});
+const Kernels kAvx2 = table<Avx2>("avx2", runs_here, {0.8F, 0, 0.6F, 0.7F, 0.6F, {false, true, true}});
 
 }  // namespace edgeprune
 #endif

@@ -167,7 +167,8 @@ uint8_t *compress16(const uint16_t *values, uint8_t *bits, uint8_t *out) {
 }  // namespace
 
 const Kernels kAvx512 = table<Avx512>("avx512", runs_here,
-                                      {0.9F, 0.75F, 0.85F, 0.9F, 0.85F, true}, compress, compress16);
+                                      {0.9F, 0.75F, 0.85F, 0.9F, 0.85F, {true, true, true}},
+                                      compress, compress16);
 
 }  // namespace edgeprune
 #endif

@@ -152,5 +152,6 @@ float ep_break_even(int type) {
 }
 
 int ep_dense_gains(int type) {
-    return kernels().dense_gains && (type == EP_F16 || type == EP_Q4_0 || type == EP_Q8_0);
+    const auto &of = kernels().dense;
+    return (type == EP_F16 && of.f16) || (type == EP_Q4_0 && of.q4_0) || (type == EP_Q8_0 && of.q8_0);
 }

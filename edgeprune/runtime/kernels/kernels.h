@@ -25,6 +25,11 @@ struct Products {
     MatMul matmul;
 };
 
+// Types of which matrices with all of their weights run faster than in llama.cpp.
+struct DenseGains {
+    bool f16 = false, q4_0 = false, q8_0 = false;
+};
+
 struct Kernels {
     const char *name;
     bool (*runs_here)();
@@ -38,7 +43,7 @@ struct Kernels {
     struct {
         float f16, q4_0, q8_0, bf16, f32;
     } break_even;      // see ep_break_even
-    bool dense_gains;  // see ep_dense_gains
+    DenseGains dense;  // see ep_dense_gains
 
     const Products &of(const Matrix &m) const;
 };

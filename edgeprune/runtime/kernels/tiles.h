@@ -454,7 +454,7 @@ constexpr Products of_codes() {
 // by benchmarks/break_even.py; 0: not at any. Whether dense layouts gain: benchmarks/sparse_speed.py.
 struct BreakEven {
     float f16, q4_0, q8_0, bf16, f32;
-    bool dense_gains = false;
+    DenseGains dense = {};
 };
 
 template <class P>
@@ -473,7 +473,7 @@ constexpr Kernels table(const char *name, bool (*runs_here)(), BreakEven even,
             of_floats<P, EP_BF16>(),
             of_floats<P, EP_F32>(),
             {even.f16, even.q4_0, even.q8_0, even.bf16, even.f32},
-            even.dense_gains};
+            even.dense};
 }
 
 }  // namespace

@@ -191,8 +191,9 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
     """List tensors that gain from packing.
 
     The metadata says how dense the tensors are. Above the break-even density of the kernels in use,
-    and in the head, a tensor stands with its zeros if the kernels gain even then; else it is left
-    to llama.cpp. An embedding that is the head, too, is looked up in the same memory.
+    in the head, and where neither zeros nor few codes were asked for, a tensor stands as it is if
+    the kernels gain even then; else it is left to llama.cpp. An embedding that is the head, too, is
+    looked up in the same memory.
 
     Raises:
         InputError: the file's metadata is invalid.
@@ -204,8 +205,8 @@ def candidates(file: GgufFile, all_densities: bool = False) -> list[Candidate]:
     found = []
     for tensor in file.tensors:
         name, kind = tensor.name, tensor.type.name
-        known = name in nonzeros or name in alphabets or name == head
-        if not known or kind not in library.TYPES or len(tensor.shape) != 2:
+        ours = name.startswith("blk.") or name in {*nonzeros, *alphabets, head}
+        if not ours or kind not in library.TYPES or len(tensor.shape) != 2:
             continue
         narrow, pruned = name in alphabets and library.narrow_gains(), name in nonzeros
         form = _form(alphabets[name], kind, name) if narrow else forms.whole(kind)
