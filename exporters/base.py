@@ -168,6 +168,8 @@ class Exporter(Protocol):
         requirements: modules that building for it takes, besides those of every build.
         types: what ``--type`` takes.
         default_type: where nothing is said.
+        choices: by runtime, ``stock`` or ``edgeprune``: types that are chosen from, by falling
+            size.
         file_format: what people call its files.
         artifact: name of the file or folder in a build.
         runner: the runtime that measures it, a key of `runtime_tests.runners.RUNNERS`.
@@ -181,6 +183,7 @@ class Exporter(Protocol):
     requirements: tuple[str, ...]
     types: Mapping[str, WeightType]
     default_type: str
+    choices: Mapping[str, tuple[str, ...]]
     file_format: str
     artifact: str
     runner: str

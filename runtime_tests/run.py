@@ -70,13 +70,14 @@ def run(
     """Measure artifacts under equal conditions.
 
     Args:
-        artifacts: ``dense`` and ``pruned``, in the same format and type; only ``dense`` if nothing
-            was pruned.
+        artifacts: ``dense`` and ``pruned``; only ``dense`` if nothing was pruned. Others are
+            rivals, dense models in other types.
         plan: settings of the measurement.
         progress: begins a progress stage of so many steps.
 
     Returns:
-        A JSON-like record: one entry per artifact, and ``difference`` when there are two.
+        A JSON-like record: one entry per artifact, ``difference`` when there are two, and
+        ``rivals``, the same beside each of them.
 
     Raises:
         MachineError: the runtime rejected an artifact or crashed on it.
@@ -210,18 +211,27 @@ def _summary(
         "artifacts": records,
     }
     if "pruned" in records:
-        pruned = records["pruned"]
-        result["difference"] = {
-            "accuracy_points": None
-            if dense["accuracy"] is None
-            else 100 * (pruned["accuracy"]["value"] - dense["accuracy"]["value"]),
-            "nats_per_answer_token": accuracy.nats_difference(
-                answered["dense"], answered["pruned"]
-            ),
-            "decode_speed": _ratio(dense["decode"], pruned["decode"]),
-            "prefill_speed": _ratio(dense["prefill"], pruned["prefill"]),
+        beside = {
+            name: _difference(records, answered, name) for name in records if name != "pruned"
         }
+        result["difference"] = beside.pop("dense")
+        result["rivals"] = beside
     return result
+
+
+def _difference(
+    records: dict[str, Any], answered: dict[str, list[Answered]], name: str
+) -> dict[str, Any]:
+    """Compare ``pruned`` with another artifact."""
+    before, pruned = records[name], records["pruned"]
+    return {
+        "accuracy_points": None
+        if before["accuracy"] is None
+        else 100 * (pruned["accuracy"]["value"] - before["accuracy"]["value"]),
+        "nats_per_answer_token": accuracy.nats_difference(answered[name], answered["pruned"]),
+        "decode_speed": _ratio(before["decode"], pruned["decode"]),
+        "prefill_speed": _ratio(before["prefill"], pruned["prefill"]),
+    }
 
 
 def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, list[Answered]]:

@@ -17,8 +17,9 @@ _DEBUG = "EDGEPRUNE_DEBUG"
 _HELP = ["-h", "--help"]
 # verb -> module; the short help stands here so that `--help` imports nothing.
 _VERBS = {
-    "build": ("edgeprune.cli.build", "Prune a model for a task, export it and measure it."),
+    "build": ("edgeprune.cli.build", "Compress a model for a task, export it and measure it."),
     "plan": ("edgeprune.cli.plan", "Show what a build would need and produce, without building."),
+    "front": ("edgeprune.cli.front", "Build the best file for each of several sizes."),
     "ablate": ("edgeprune.cli.ablate", "Compare methods, fusions and sparsities on one task."),
     "eval": ("edgeprune.cli.eval", "Score an artifact on a task and on general text."),
     "bench": ("edgeprune.cli.bench", "Time artifacts in interleaved rounds."),

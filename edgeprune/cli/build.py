@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   edgeprune build --task medqa --target gguf
+  edgeprune build --task medqa --size 60MB
+  edgeprune build --task medqa --size 90MB --runtime stock
+  edgeprune build --task medqa --sparsity 0.5
   edgeprune build --task arc_easy --pattern 2:4 --type q4_0
   edgeprune build --task medqa --target onnx --type int8 --pack
   edgeprune build --task mine.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct
@@ -34,8 +37,14 @@ Exit codes: 0 success, 1 failed check, 2 usage error, 3 invalid input, 4 machine
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(out: Path | None, replace: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
-    """Prune a model for a task, export it, verify its zeros and measure it."""
-    recipe = take_recipe(values)
+    """Compress a model for a task, export it, verify the file and measure it.
+
+    Without settings for pruning and types, or with a goal such as --size, every tensor's storage
+    is chosen, and the model is trained on the grid of the file.
+    """
+    from edgeprune.recipe.goal import decided
+
+    recipe = decided(take_recipe(values))
     if dry_run:
         from edgeprune.cli.plan import show
 

@@ -1,7 +1,7 @@
 """Options of `build`, `plan` and `ablate`, generated from the recipe's schema."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -46,4 +46,6 @@ def take_recipe(values: dict[str, Any]) -> Any:
 def _plain_type(annotation: Any) -> Any:
     """Return the type that click converts to, inside optional and annotated types."""
     inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return click.Choice(inner)
     return _plain_type(inner[0]) if inner else annotation

@@ -1,6 +1,8 @@
 """`edgeprune plan`, and `edgeprune build --dry-run`."""
 
+import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,11 +11,14 @@ from edgeprune.cli.options import recipe_options, take_recipe
 
 if TYPE_CHECKING:
     from edgeprune.data.loading import Data
+    from edgeprune.manifest.manifest import ChoiceFacts
     from edgeprune.pipeline.estimate import Estimate
 
+_BARS = 40  # characters of the longest
 _EPILOG = """\b
 Examples:
   edgeprune plan --task medqa
+  edgeprune plan --task medqa --size 60MB
   edgeprune plan --task medqa --model ./my-model --type q4_0 --json
 """
 
@@ -25,10 +30,13 @@ Examples:
 def command(out: Path | None, as_json: bool, **values: Any) -> None:
     """Show the plan of every tensor, and what a build would need and produce.
 
-    This reads headers only and writes nothing. If the allocation measures the model, zeros are
-    shown as uniform. --json has a row for every tensor.
+    Where storages are chosen, the model is measured once, for all sizes, and the front of sizes
+    and losses is shown. Otherwise this reads headers only and writes nothing. If the allocation
+    measures the model, zeros are shown as uniform. --json has a row for every tensor.
     """
-    show(take_recipe(values), out, as_json)
+    from edgeprune.recipe.goal import decided
+
+    show(decided(take_recipe(values)), out, as_json)
 
 
 def show(recipe: Any, out: Path | None, as_json: bool) -> None:
@@ -40,17 +48,56 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
     from edgeprune.support.files import json_text
 
     folder = out or default_folder(recipe)
-    data, figures = rows_for(recipe), plan(recipe)
-    sources = _sources(data)
+    data = rows_for(recipe)
+    recipe, choice = _choose(recipe, data)
+    figures, sources = plan(recipe), _sources(data)
     if as_json:
         numbers = {k: v for k, v in vars(figures).items() if k != "plan"}
         numbers["tensors"] = [row.to_json() for row in plan_rows(figures.plan)]
         values = {"recipe": recipe.model_dump(), "out": str(folder), "plan": numbers}
+        values |= {"choice": choice.to_json()} if choice else {}
         click.echo(json_text(values | {"data": sources}))
         return
     _print_table(figures)
+    if choice:
+        _print_front(choice)
     for name, text in _lines(recipe, figures, sources, folder).items():
         click.echo(f"{name:<10}{text}")
+
+
+def _choose(recipe: Any, data: "Data") -> "tuple[Any, ChoiceFacts | None]":
+    """Choose storages as a build would; what is measured for it is kept for the build."""
+    if not recipe.goal.choose:
+        return recipe, None
+    from edgeprune.pipeline import choose
+    from edgeprune.pipeline.job import open_job
+    from edgeprune.pipeline.workspace import Workspace
+    from edgeprune.support.progress import Bars
+
+    with TemporaryDirectory() as folder:
+        job, choice = choose.settle(open_job(recipe, Workspace(Path(folder), Bars()), data))
+    return job.recipe, choice
+
+
+def _print_front(choice: "ChoiceFacts") -> None:
+    """Print what other choices would lose, as bars on a logarithmic scale."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeprune.report.words import size_text
+
+    first = "decode, tokens/s" if choice.decode else "size"
+    table = Table(first, "nats / token, before training", "", box=None, pad_edge=False)
+    own = (1 / choice.decode if choice.decode else choice.bytes, choice.loss)
+    points = sorted({*choice.front, own})
+    least, most = (pick(loss for _, loss in points) for pick in (min, max))
+    for cost, loss in points:
+        share = math.log(loss / least) / max(1e-9, math.log(most / least))
+        mark = "  < chosen" if (cost, loss) == own else ""
+        name = f"{1 / cost:.0f}" if choice.decode else size_text(cost)
+        table.add_row(name, f"{loss:.3f}", "▇" * (1 + round(_BARS * share)) + mark)
+    Console(soft_wrap=True, highlight=False).print(table)
+    click.echo()
 
 
 def _sources(data: "Data") -> dict[str, str]:

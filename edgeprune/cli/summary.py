@@ -8,18 +8,20 @@ from rich.table import Table
 import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.report.caveats import caveats
-from edgeprune.report.words import table, verdict
+from edgeprune.report.verdict import headline, verdict
+from edgeprune.report.words import made_how, table
 
 
 def print_summary(manifest: Manifest, folder: Path, console: Console | None = None) -> None:
     """The results beside the dense model, what to make of them, and the next command."""
     console = console or Console(highlight=False, soft_wrap=True)
-    recipe, results, pruning = manifest.recipe, manifest.results, manifest.recipe.pruning
+    recipe, results = manifest.recipe, manifest.results
     console.print(
         f"\n[bold]{manifest.model.name}[/] for [bold]{manifest.data.task.name}[/]: "
-        f"{pruning.method}, {pruning.fusion.mode}, {pruning.pattern}, "
-        f"sparsity {pruning.sparsity:g}, {recipe.artifact.type}"
+        f"{made_how(manifest)}"
     )
+    for sentence in headline(manifest):
+        console.print(f"[bold]{sentence}[/]")
     rows = Table(box=None, pad_edge=False, header_style="bold")
     rows.add_column("")
     for name in results.artifacts:

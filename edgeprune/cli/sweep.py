@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -51,7 +51,6 @@ def command(
 
     need("torch", "transformers", "matplotlib", "adjustText", "huggingface_hub")
     from edgeprune.experiments import sweep
-    from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
 
     planned = sweep.groups(_recipes(recipes, settings), Bars())
@@ -59,6 +58,14 @@ def command(
         _list(planned, out)
         return
     outcomes = sweep.sweep(planned, out, Bars(), cluster, replace)
+    finish(outcomes, out, as_json)
+
+
+def finish(outcomes: "list[Outcome]", out: Path, as_json: bool) -> NoReturn:
+    """Compare the builds, say what became of each, and exit with the highest code."""
+    from edgeprune.experiments import sweep
+    from edgeprune.support.files import json_text
+
     page = _compare(outcomes, out)
     if as_json:
         click.echo(json_text(sweep.as_json(outcomes)))

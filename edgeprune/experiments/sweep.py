@@ -18,6 +18,7 @@ from edgeprune.pipeline.folders import claim
 from edgeprune.pipeline.job import open_job
 from edgeprune.pipeline.keys import prune_key
 from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.goal import decided
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support import environment
 from edgeprune.support.errors import EdgepruneError, GateFailed, MachineError, known
@@ -75,7 +76,7 @@ def groups(recipes: dict[str, Recipe], progress: Progress) -> list[Group]:
         except EdgepruneError as error:
             error.args = (f"{name}: {error}",)
             raise
-        if recipe.pruning.max_loss:  # its sparsity is not known yet
+        if recipe.pruning.max_loss or decided(recipe).goal.choose:  # what it is, is not known yet
             key = sha256_json([key, recipe.model_dump()])
         found.setdefault(key, {})[name] = recipe
     return [Group(key, alike) for key, alike in found.items()]

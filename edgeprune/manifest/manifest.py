@@ -209,6 +209,28 @@ class SearchFacts(Facts):
     probes: list[Probe]
 
 
+class ChoiceFacts(Facts):
+    """How storages were chosen.
+
+    Attributes:
+        goal: what was asked of the file, in words.
+        runtime: what may be reckoned with, ``edgeprune`` or ``stock``.
+        bytes: predicted size; of the packed file if edgeprune's runtime opens it.
+        loss: predicted divergence from the dense model before training, in nats a token.
+        losses: the same by tensor.
+        front: pairs of cost and loss, of other choices: bytes, or with ``decode`` seconds a token.
+        decode: predicted tokens/s on the machine of the build, where that was asked for.
+    """
+
+    goal: str
+    runtime: str
+    bytes: int
+    loss: float
+    losses: dict[str, float]
+    front: list[tuple[float, float]]
+    decode: float | None = None
+
+
 class CurvePoint(Facts):
     """A point of the loss curve, in nats per token; there is no ``train`` loss at the first."""
 
@@ -273,6 +295,7 @@ class Manifest(Facts):
     pruned_tensors: list[PrunedTensor]
     rounded_with_data: int
     search: SearchFacts | None
+    choice: ChoiceFacts | None = None
     training: TrainingFacts | None
     packed: PackedFacts | None
     results: Results

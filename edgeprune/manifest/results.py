@@ -113,8 +113,9 @@ class Results(Facts):
         chance_level: accuracy without any knowledge; None where nothing is chosen.
         base_near_chance: whether the dense model's accuracy can't be told from it.
         threads: of the runtime.
-        artifacts: ``dense``, and ``pruned`` if there is one.
-        difference: of the two.
+        artifacts: ``dense``, ``pruned`` if there is one, and dense rivals in other types.
+        difference: of the first two.
+        rivals: the same beside each rival.
         gpus: by provider, where the runtime has any.
     """
 
@@ -125,6 +126,7 @@ class Results(Facts):
     threads: int
     artifacts: dict[str, Measured]
     difference: Difference | None = None
+    rivals: dict[str, Difference] = Field(default_factory=dict)
     gpus: dict[str, OnGpu] = Field(default_factory=dict)
 
     @property

@@ -7,8 +7,8 @@ import exporters
 from edgeprune import report
 from edgeprune.manifest import Manifest
 from edgeprune.models.checkpoint import locate
-from edgeprune.models.origin import origin
-from edgeprune.pipeline import max_loss, planner
+from edgeprune.models.origin import Origin, origin
+from edgeprune.pipeline import choose, max_loss, planner, retry
 from edgeprune.pipeline.estimate import check_disk
 from edgeprune.pipeline.export import export, pack
 from edgeprune.pipeline.folders import claim, default_folder, record
@@ -17,6 +17,7 @@ from edgeprune.pipeline.measure import measure
 from edgeprune.pipeline.record import describe
 from edgeprune.pipeline.sparsify import sparsify
 from edgeprune.pipeline.workspace import open_workspace
+from edgeprune.recipe.goal import decided
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import GateFailed
 from edgeprune.support.extras import need
@@ -63,6 +64,7 @@ def build(
         EdgepruneError: with an exit code and a hint; see `edgeprune.support.errors`. `GateFailed`
             is raised after everything has been written, so that the report shows what failed.
     """
+    recipe = decided(recipe)
     exporter = exporters.get(recipe.artifact.target)
     need(*_REQUIRED, *exporter.requirements)
     data = rows_for(recipe)
@@ -74,16 +76,27 @@ def build(
         job = open_job(recipe, run, data)
         source = origin(job.checkpoint)  # a broken model card is said now, not after the pruning
         run.begin(lambda: record(folder, recipe))
-        job, found = max_loss.settle(job)
-        plan = planner.plan(job)
-        sparse = sparsify(job, plan)
-        if not run.first:
-            return None
-        artifacts = export(job, plan, sparse)
-        packed = pack(job, artifacts.get("pruned", artifacts["dense"]))
-        results = measure(job, artifacts)
-        manifest = describe(job, source, plan, sparse, artifacts, packed, results, found)
-        return _finish(job, manifest)
+        following: Job | None = retry.resumed(job)
+        manifest = None
+        while following:
+            job, following = following, None
+            if manifest := _make(job, source):
+                following = retry.again(job, manifest)
+        return _finish(job, manifest) if manifest else None
+
+
+def _make(job: Job, source: Origin) -> Manifest | None:
+    """Go through all stages once; None in all but the first process of a launched build."""
+    job, choice = choose.settle(job)
+    job, found = max_loss.settle(job)
+    plan = planner.plan(job)
+    sparse = sparsify(job, plan)
+    if not job.run.first:
+        return None
+    artifacts = export(job, plan, sparse)
+    packed = pack(job, artifacts.get("pruned", artifacts["dense"]))
+    results = measure(job, artifacts)
+    return describe(job, source, plan, sparse, artifacts, packed, results, found, choice)
 
 
 def _finish(job: Job, manifest: Manifest) -> Build:

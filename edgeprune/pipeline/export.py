@@ -8,7 +8,7 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.pipeline.job import Job, dense_model, wanted
 from edgeprune.pipeline.sparsify import Sparse
-from edgeprune.planning.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan, table
 from edgeprune.support import environment
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import sha256_file, sha256_json
@@ -33,6 +33,8 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
     Returns:
         Facts about ``dense``, and about ``pruned`` if anything was pruned, rounded or trained.
     """
+    if job.recipe.goal.choose:
+        return _beside_rivals(job, plan, sparse)
     kind = job.recipe.artifact.type.partition(":")[0]
     baseline = job.run.work / f"dense-{kind}.{job.exporter.name}"
     result = job.run.folder / job.exporter.artifact
@@ -46,6 +48,37 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
         "dense": _export(job, stock, "dense", dense, None, job.checkpoint.sha256, baseline),
         "pruned": _export(job, plan, "pruned", pruned, metadata, key, result),
     }
+
+
+def _beside_rivals(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
+    """Export a build whose storages were chosen, and what anyone makes of the dense model."""
+    assert sparse.checkpoint
+    pruned, metadata = pruned_model(job, sparse.checkpoint)
+    key = sha256_json([metadata and asdict(metadata), sparse.key])
+    result = job.run.folder / job.exporter.artifact
+    smallest = job.exporter.choices["stock"][-1]
+    return {
+        "dense": dense_baseline(job),
+        f"dense {smallest}": dense_baseline(job, smallest),
+        "pruned": _export(job, plan, "pruned", pruned, metadata, key, result),
+    }
+
+
+def dense_baseline(job: Job, kind: str = "") -> Facts:
+    """Export the dense model as anyone could make it, in one type of the target.
+
+    Args:
+        job: the build.
+        kind: the type, of embedding and head too; empty: the target's default, by its own rules.
+    """
+    own = kind or job.exporter.default_type
+    rules = {"artifact.type_map": {}, "artifact.embedding_type": kind or "auto",
+             "artifact.head_type": "auto"}  # fmt: skip
+    plain = job.changed(rules).in_type(own)
+    path = job.run.work / f"dense-{own}.{job.exporter.name}"
+    name = f"dense {kind}" if kind else "dense"
+    model = dense_model(job.checkpoint)
+    return _export(plain, table(plain.file.tensors), name, model, None, job.checkpoint.sha256, path)
 
 
 def pruned_model(job: Job, pruned: "PrunedCheckpoint") -> "tuple[Model, SparsityMetadata | None]":

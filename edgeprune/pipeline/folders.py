@@ -12,7 +12,8 @@ from typing import Any
 
 from edgeprune.models.packaged import PACKAGED
 from edgeprune.planning.patterns import parse
-from edgeprune.recipe.schema import Recipe, defaults, flat
+from edgeprune.recipe.goal import decided
+from edgeprune.recipe.schema import Recipe, defaults, flat, make
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import read_json, sha256_json, write_json
 
@@ -29,6 +30,7 @@ _ALWAYS_TOLD = {
     "pruning.method", "pruning.fusion.mode", "pruning.pattern", "pruning.max_loss",
     "artifact.target", "artifact.type", "training.enabled",
 }  # fmt: skip
+_TOLD_GOALS = ("size", "memory", "decode", "runtime")
 _NAMED = {"model": "model.name", "task": "data.task", "general": "data.general"}
 
 
@@ -47,6 +49,10 @@ def default_folder(recipe: Recipe) -> Path:
     parts = [task, model, asked.method, asked.fusion.mode, zeros, kind]
     if recipe.training.enabled:
         parts.append("recovered")
+    if recipe.goal.choose:
+        goal = recipe.goal
+        wanted = goal.size or goal.memory or (f"{goal.decode:g}tps" if goal.decode else "smallest")
+        parts = [task, model, wanted, recipe.goal.runtime, recipe.artifact.target]
     if untold := _untold(recipe):
         parts.append(sha256_json(untold)[:8])
     return _BUILDS / "-".join(parts)
@@ -114,6 +120,8 @@ def _made_of(recipe: Recipe) -> dict[str, Any]:
     found |= {name: str(path) for name, path in _files(values).items()}
     if found["pruning.max_loss"]:  # the sparsity is looked for
         del found["pruning.sparsity"]
+    if not recipe.goal.choose:
+        found = {name: value for name, value in found.items() if not name.startswith("goal.")}
     return found
 
 
@@ -136,10 +144,15 @@ def _untold(recipe: Recipe) -> dict[str, Any]:
     percent = 100 * recipe.pruning.sparsity
     if parse(recipe.pruning.pattern).fixed or abs(percent - round(percent)) < 1e-9:
         told.add("pruning.sparsity")
+    usual = defaults()
+    if recipe.goal.choose:  # what is left open has been completed
+        asked = {f"goal.{name}": getattr(recipe.goal, name) for name in _TOLD_GOALS}
+        usual = flat(decided(make({"data.task": recipe.data.task, **asked})))
+        told |= {*asked, "pruning.sparsity"}
     made_of = _made_of(recipe)  # a copy of the files beside another builds/ has the same names
     made_of |= {name: os.path.relpath(path) for name, path in _files(values).items()}
     return {
         name: value
         for name, value in made_of.items()
-        if name not in told and value != defaults().get(name)
+        if name not in told and value != usual.get(name)
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.data.loading import Data, Source
 from edgeprune.manifest import SCHEMA, Manifest
-from edgeprune.manifest.manifest import PlannedTensor, SearchFacts, StorageFacts
+from edgeprune.manifest.manifest import ChoiceFacts, PlannedTensor, SearchFacts, StorageFacts
 from edgeprune.models.origin import Origin
 from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job
@@ -26,6 +26,7 @@ def describe(
     packed: dict[str, Any] | None,
     results: dict[str, Any],
     found: SearchFacts | None,
+    choice: ChoiceFacts | None = None,
 ) -> Manifest:
     """Make the manifest of a finished build, with the values as JSON restores them.
 
@@ -56,6 +57,7 @@ def describe(
         ],
         "rounded_with_data": sum(record.rounded_to_zero is not None for record in records),
         "search": found.model_dump() if found else None,
+        "choice": choice.model_dump() if choice else None,
         "training": sparse.training,
         "packed": packed,
         "results": results,

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 import exporters
 from edgeprune.recipe import sections
 from edgeprune.recipe.checks import fixed_sparsity
+from edgeprune.recipe.goal import Goal
 from edgeprune.recipe.pruning import Pruning
 from edgeprune.recipe.units import seconds
 from edgeprune.support.errors import UsageError, unknown
@@ -27,6 +28,7 @@ class Recipe(BaseModel):
         sections.Model(), description="the model to prune, and the device"
     )
     data: sections.Data = Field(description="the task and the calibration streams")
+    goal: Goal = Field(Goal(), description="what storages are chosen for")
     pruning: Pruning = Field(Pruning(), description="which weights become zero")
     training: sections.Training = Field(sections.Training(), description="training after pruning")
     artifact: sections.Artifact = Field(sections.Artifact(), description="the file to write")
@@ -61,6 +63,15 @@ class Recipe(BaseModel):
         for name, value in values.items():
             found = _changed(found, name.split("."), value)
         return found
+
+    @model_validator(mode="after")
+    def _goal_can_be_met(self) -> Self:
+        goal, target = self.goal, self.artifact.target
+        if goal.asked and not exporters.get(target).choices:
+            raise ValueError(f"target '{target}' has one way to store weights: leave the goal out")
+        if goal.asked and goal.choose is False:
+            raise ValueError(f"goal.choose is off: leave the goal out ({goal.text})")
+        return self
 
     @model_validator(mode="after")
     def _type_keeps_zeros(self) -> Self:

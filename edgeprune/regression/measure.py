@@ -205,7 +205,7 @@ def _measurement(build: _Build, timings: Timings, seconds: float) -> Measurement
         beside=tuple(speeds[name] for name in _BESIDE if name in speeds),
         artifacts={
             name: _measured(manifest, name, speeds[name], memory[name])
-            for name in manifest.results.artifacts
+            for name in _checked(manifest)
         },
         program=_program(build, speeds[_PROGRAM], memory.get(_PROGRAM))
         if _PROGRAM in speeds
@@ -225,11 +225,16 @@ def _program(build: _Build, speed: Timed, peak_memory: int | None) -> MeasuredPr
 
 def _artifacts(folder: Path, manifest: Manifest) -> dict[str, Path]:
     files = {"dense": manifest.dense_artifact.file, "pruned": manifest.artifact.file}
-    paths = {name: folder / files[name] for name in manifest.results.artifacts}
+    paths = {name: folder / files[name] for name in _checked(manifest)}
     for path in paths.values():
         if not path.exists():
             raise InputError(f"{path} is missing.", "Run the same edgeprune build again.")
     return paths
+
+
+def _checked(manifest: Manifest) -> list[str]:
+    """The build's artifact and its dense baseline; rivals in other types never change."""
+    return [name for name in ("dense", "pruned") if name in manifest.results.artifacts]
 
 
 def _measured(manifest: Manifest, name: str, speed: Timed, peak_memory: int) -> MeasuredArtifact:

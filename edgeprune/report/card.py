@@ -9,7 +9,8 @@ from edgeprune.manifest import Manifest
 from edgeprune.recipe.schema import Recipe, defaults, flat, nested
 from edgeprune.report.caveats import caveats
 from edgeprune.report.templates import fill
-from edgeprune.report.words import table, verdict
+from edgeprune.report.verdict import headline, verdict
+from edgeprune.report.words import made_how, table
 
 _ALWAYS_SAID = {
     "model.name", "data.task", "data.general", "pruning.method", "pruning.sparsity",
@@ -41,6 +42,8 @@ def render(manifest: Manifest) -> str:
         results=manifest.results,
         rows=table(manifest),
         verdict=verdict(manifest),
+        headline=headline(manifest),
+        made_how=made_how(manifest),
         caveats=[text for text in caveats(manifest) if text != data.task.warning],
         format=exporters.get(target).file_format,
         use=exporters.get(target).how_to_use.format(file=manifest.artifact.file),

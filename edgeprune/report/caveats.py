@@ -6,6 +6,7 @@ import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import SearchFacts, StoredTensor, TrainingFacts
 from edgeprune.manifest.results import Difference, Measured, OnGpu, Results
+from edgeprune.recipe.schema import Recipe
 from edgeprune.report.words import interval_text, ratio_text, size_text
 
 # Of a file, nearly the dense one's size: nothing worth calling smaller.
@@ -29,7 +30,7 @@ def _caveats(manifest: Manifest) -> Iterator[str]:
     if manifest.search:
         yield _about_search(manifest.search)
     if manifest.training:
-        yield from _about_training(manifest.training)
+        yield from _about_training(manifest.training, manifest.recipe)
     if change := results.difference:
         yield from _about_size(manifest)
         if any(tensor.lost_zeros for tensor in manifest.artifact.pruned_tensors):
@@ -60,7 +61,7 @@ def _about_search(search: SearchFacts) -> str:
     )
 
 
-def _about_training(training: TrainingFacts) -> Iterator[str]:
+def _about_training(training: TrainingFacts, recipe: Recipe) -> Iterator[str]:
     if rounds := training.rounds:
         amounts = ", ".join(f"{float(amount):.0%}" for amount in rounds)
         yield (
@@ -72,18 +73,22 @@ def _about_training(training: TrainingFacts) -> Iterator[str]:
             f"Reconstruction trained {found.submodules} submodules to give the dense model's "
             f"outputs. Their mean relative error fell from {found.before:.3f} to {found.after:.3f}."
         )
+    who = "After pruning, the kept weights were trained"
+    if not recipe.pruning.sparsity:
+        who = "The weights were trained"
     for way, trained in training.trained.items():
         before, after = trained.held_out_losses
         yield (
-            f"After pruning, the kept weights were trained for {trained.steps} steps "
+            f"{who} for {trained.steps} steps "
             f"{TRAINED_ON[way]}; {100 * trained.task_share:.2g}% of the sequences came from the "
             f"task. The loss on held-out sequences went from {before:.3f} to {after:.3f} nats per "
             "token."
         )
         if trained.rounded:
             yield (
-                f"In the last steps, {trained.rounded} tensors were trained on the grid that the "
-                "file stores (quantisation-aware). The dense baseline is rounded to nearest."
+                f"From {recipe.training.grid_from:.0%} of the steps on, {trained.rounded} tensors "
+                "were trained on the grid that the file stores (quantisation-aware). The dense "
+                "baseline is rounded to nearest."
             )
 
 

@@ -8,15 +8,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+import exporters
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
 from edgeprune.manifest.results import SpeedRatio
 from edgeprune.planning.patterns import parse
-from edgeprune.recipe.schema import Recipe
 from edgeprune.report import plots
 from edgeprune.report.plots import Figure, Mark
 from edgeprune.report.templates import fill
-from edgeprune.report.words import interval_text, ratio_text, size_text, verdict
+from edgeprune.report.verdict import verdict
+from edgeprune.report.words import interval_text, ratio_text, size_text
 from edgeprune.support.files import sha256_json
 
 HEADINGS = (
@@ -82,10 +83,12 @@ def entries(builds: dict[Path, Manifest]) -> list[Entry]:
     for index, (folder, manifest) in enumerate(builds.items()):
         own = manifest.results.own
         found.append(_entry(_letters(index), folder.resolve().name, manifest, own))
-        if own != "dense":
-            dense = _entry(_stock(manifest.recipe), "", manifest, "dense")
-            key = (dense.task, dense.questions, manifest.model.sha256, dense.type)
-            baselines.setdefault(key, dense)
+        for name in manifest.results.artifacts:
+            if name != own:
+                kind = name.removeprefix("dense").strip() or _stock(manifest)
+                rival = _entry(kind, "", manifest, name)
+                key = (rival.task, rival.questions, manifest.model.sha256, rival.type)
+                baselines.setdefault(key, rival)
     return found + list(baselines.values())
 
 
@@ -98,7 +101,7 @@ def as_json(found: list[Entry]) -> list[dict[str, Any]]:
 def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
     recipe, results = manifest.recipe, manifest.results
     record, packed = results.artifacts[artifact], manifest.packed
-    kind = recipe.artifact.type if name else _stock(recipe)
+    kind = recipe.artifact.type if name else label
     pruned, machine, pattern = artifact == "pruned", manifest.machine, recipe.pruning.pattern
     zeros = pattern if parse(pattern).fixed else f"{recipe.pruning.sparsity:.0%}"
     return Entry(
@@ -121,9 +124,12 @@ def _entry(label: str, name: str, manifest: Manifest, artifact: str) -> Entry:
     )
 
 
-def _stock(recipe: Recipe) -> str:
+def _stock(manifest: Manifest) -> str:
     """Return the type of the dense baseline, which has all of its codes."""
-    return recipe.artifact.type.partition(":")[0]
+    artifact = manifest.recipe.artifact
+    if manifest.choice:
+        return exporters.get(artifact.target).default_type
+    return artifact.type.partition(":")[0]
 
 
 def _letters(index: int) -> str:

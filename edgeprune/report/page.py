@@ -7,11 +7,12 @@ from typing import Any
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.manifest import PrunedTensor, TrainingFacts
 from edgeprune.regression.history import Entry
-from edgeprune.report import checks, plots, tensors
+from edgeprune.report import checks, choice_plots, plots, tensors
 from edgeprune.report.caveats import TRAINED_ON, caveats
 from edgeprune.report.plots import Figure
 from edgeprune.report.templates import fill
-from edgeprune.report.words import size_text, table, verdict
+from edgeprune.report.verdict import headline, verdict
+from edgeprune.report.words import made_how, size_text, table
 from edgeprune.support.files import json_text
 
 # Lists row by row and tensor by tensor, which the page shows otherwise or leaves to the manifest.
@@ -44,6 +45,8 @@ def render(manifest: Manifest, history: Sequence[Entry] = ()) -> str:
         rows=table(manifest),
         plan=[tensors.HEADINGS, *map(tensors.cells, tensors.by_kind(manifest.plan))],
         verdict=verdict(manifest),
+        headline=headline(manifest),
+        made_how=made_how(manifest),
         caveats=caveats(manifest),
         raw=json_text(short, indent=2),
     )
@@ -77,6 +80,18 @@ def _of_results(manifest: Manifest) -> Iterator[Figure]:
 
 def _of_pruning(manifest: Manifest) -> Iterator[Figure]:
     """Plots of how the model was made."""
+    if choice := manifest.choice:
+        yield Figure(
+            "Sizes and losses",
+            choice_plots.choice_front(choice),
+            f"predicted divergence before training by size; chosen: {size_text(choice.bytes)}, "
+            f"{choice.loss:.3f} nats a token",
+        )
+        yield Figure(
+            "Bits by layer",
+            choice_plots.bits_by_layer(manifest.plan),
+            "packed bits of a weight by block, one line per kind of matrix",
+        )
     if search := manifest.search:
         tried = ", ".join(
             f"{p.sparsity:.0%}: {p.value:.3f}, at worst {p.worst:.3f}" for p in search.probes

@@ -12,17 +12,22 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import ScalarFormatter
 
 from edgeprune.manifest.base import Interval
-from edgeprune.manifest.manifest import CurvePoint, PackedFacts, PrunedTensor, SearchFacts
+from edgeprune.manifest.manifest import (
+    CurvePoint,
+    PackedFacts,
+    PrunedTensor,
+    SearchFacts,
+)
 from edgeprune.manifest.results import Measured, Speed
 
 _GREY = "#808890"  # readable on white and on black
-_DENSE, _PRUNED = "#7a8ca5", "#d9622b"
-_COLOURS = {"dense": _DENSE, "pruned": _PRUNED}
+DENSE, PRUNED = "#7a8ca5", "#d9622b"
+_OWN = ("pruned", "packed")
 _WIDE = 2.0  # a span of values, as a factor, that is shown on a logarithmic axis
 _LABEL_STEPS = 300  # of moving labels apart
 # Ids that matplotlib gives every element: no use on a page that holds several plots.
 _COUNTED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
-_MATRIX = re.compile(r"\.(\d+)\.(.+)\.weight$")
+MATRIX = re.compile(r"\.(\d+)\.(.+)\.weight$")
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "edgeprune",
@@ -57,7 +62,7 @@ def sparsity_by_layer(tensors: Sequence[PrunedTensor]) -> str:
     """Share of zeros by block, one line per kind of matrix."""
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for tensor in tensors:
-        if match := _MATRIX.search(tensor.name):
+        if match := MATRIX.search(tensor.name):
             lines[match[2].rpartition(".")[2]].append((int(match[1]), tensor.sparsity))
 
     def draw(axes: Any) -> None:
@@ -66,7 +71,7 @@ def sparsity_by_layer(tensors: Sequence[PrunedTensor]) -> str:
         axes.set(xlabel="block", ylabel="share of zeros", ylim=(0, 1))
         axes.legend(ncols=4, fontsize=7)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def search_curve(search: SearchFacts) -> str:
@@ -77,17 +82,17 @@ def search_curve(search: SearchFacts) -> str:
         axes.plot(
             [0, *(p.sparsity for p in probes)],
             [search.dense, *(p.value for p in probes)],
-            marker="o", markersize=4, linewidth=1, color=_PRUNED,
+            marker="o", markersize=4, linewidth=1, color=PRUNED,
         )  # fmt: skip
         axes.vlines(
             [p.sparsity for p in probes], [p.value for p in probes],
-            [p.worst for p in probes], color=_PRUNED, linewidth=1,
+            [p.worst for p in probes], color=PRUNED, linewidth=1,
         )  # fmt: skip
-        axes.axhline(search.bound, color=_DENSE, linestyle="--", linewidth=1, label="bound")
+        axes.axhline(search.bound, color=DENSE, linestyle="--", linewidth=1, label="bound")
         axes.set(xlabel="sparsity", ylabel=search.metric.replace("_", " "))
         axes.legend(fontsize=7)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def loss_curve(curve: Sequence[CurvePoint]) -> str:
@@ -96,14 +101,14 @@ def loss_curve(curve: Sequence[CurvePoint]) -> str:
     def draw(axes: Any) -> None:
         trained = [(p.step, p.train) for p in curve if p.train is not None]
         held_out = [(p.step, p.held_out) for p in curve]
-        for label, points, colour in (("train", trained, _DENSE), ("held out", held_out, _PRUNED)):
+        for label, points, colour in (("train", trained, DENSE), ("held out", held_out, PRUNED)):
             steps, losses = ([point[side] for point in points] for side in (0, 1))
             axes.plot(steps, losses, marker=".", linewidth=1, color=colour, label=label)
         axes.set(xlabel="step", ylabel="nats per token")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def ablation_curves(records: list[dict[str, Any]]) -> str:
@@ -128,14 +133,14 @@ def ablation_curves(records: list[dict[str, Any]]) -> str:
         axes.set(xlabel="general perplexity", ylabel="nats per answer token", xscale="log")
         axes.legend(ncols=2, fontsize=7)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def exclusive_by_layer(tensors: Sequence[PrunedTensor]) -> str:
     """Share of exclusive input channels by block, mean over its matrices."""
     blocks: dict[int, list[list[float]]] = defaultdict(list)
     for tensor in tensors:
-        if (match := _MATRIX.search(tensor.name)) and tensor.exclusive:
+        if (match := MATRIX.search(tensor.name)) and tensor.exclusive:
             blocks[int(match[1])].append(tensor.exclusive)
     numbers = sorted(blocks)
     general, task = (
@@ -143,13 +148,13 @@ def exclusive_by_layer(tensors: Sequence[PrunedTensor]) -> str:
     )
 
     def draw(axes: Any) -> None:
-        axes.bar(numbers, general, color=_DENSE, label="general text uses them more")
-        axes.bar(numbers, task, bottom=general, color=_PRUNED, label="the task uses them more")
+        axes.bar(numbers, general, color=DENSE, label="general text uses them more")
+        axes.bar(numbers, task, bottom=general, color=PRUNED, label="the task uses them more")
         axes.set(xlabel="block", ylabel="share of channels")
         axes.margins(y=0.4)  # room for the legend
         axes.legend(fontsize=7)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def quality(artifacts: Mapping[str, Measured], chance_level: float | None) -> str:
@@ -180,7 +185,7 @@ def quality(artifacts: Mapping[str, Measured], chance_level: float | None) -> st
     accuracy = {name: record.accuracy for name, record in artifacts.items() if record.accuracy}
     nats = {name: record.nats_per_answer_token for name, record in artifacts.items()}
     perplexity = {name: record.general_perplexity for name, record in artifacts.items()}
-    return _svg(
+    return svg(
         *([draw_accuracy] if accuracy else []),
         draw(nats, "nats / answer token"),
         draw(perplexity, "general perplexity"),
@@ -195,8 +200,8 @@ def latency(artifacts: Mapping[str, Measured]) -> str:
             for place, (name, speed) in enumerate(speeds.items()):
                 for process, runs in enumerate(speed.samples):
                     at = place + 0.3 * ((process + 0.5) / len(speed.samples) - 0.5)
-                    axes.scatter([at] * len(runs), runs, color=_COLOURS[name], alpha=0.6)
-                axes.hlines(speed.median, place - 0.2, place + 0.2, _COLOURS[name])
+                    axes.scatter([at] * len(runs), runs, color=_colour(name), alpha=0.6)
+                axes.hlines(speed.median, place - 0.2, place + 0.2, _colour(name))
             axes.set(title=title, ylabel="tokens per second", xlim=(-0.6, len(speeds) - 0.4))
             axes.set_xticks(range(len(speeds)), list(speeds))
             fastest = max(max(runs) for speed in speeds.values() for runs in speed.samples)
@@ -204,7 +209,7 @@ def latency(artifacts: Mapping[str, Measured]) -> str:
 
         return on
 
-    return _svg(
+    return svg(
         draw("prefill", {name: record.prefill for name, record in artifacts.items()}),
         draw("decode", {name: record.decode for name, record in artifacts.items()}),
     )
@@ -219,13 +224,13 @@ def size(artifacts: Mapping[str, Measured], packed: PackedFacts | None = None) -
 
     def draw(values: dict[str, int], title: str) -> Callable[[Any], None]:
         def on(axes: Any) -> None:
-            colours = [_COLOURS.get(name, _PRUNED) for name in values]
+            colours = [_colour(name) for name in values]
             axes.bar(list(values), [value / 1e6 for value in values.values()], color=colours)
             axes.set(title=title, ylabel="MB")
 
         return on
 
-    return _svg(draw(files, "file"), draw(memory, "peak memory"))
+    return svg(draw(files, "file"), draw(memory, "peak memory"))
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,7 @@ def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
             best = sorted((mark.x, mark.y) for mark in marks if mark.front)
             axes.plot(*zip(*best, strict=True), color=_GREY, linewidth=1, linestyle="--")
             for mark in marks:
-                colour = _DENSE if mark.dense else _PRUNED
+                colour = DENSE if mark.dense else PRUNED
                 face = "none" if mark.dense else colour
                 axes.scatter(mark.x, mark.y, s=28, edgecolors=colour, facecolors=face, zorder=3)
             axes.set(xlabel=x, ylabel=y)
@@ -279,7 +284,7 @@ def pareto(*panels: tuple[str, str, Sequence[Mark]]) -> str:
 
         return on
 
-    return _svg(*(draw(*panel) for panel in panels), height=4.0)
+    return svg(*(draw(*panel) for panel in panels), height=4.0)
 
 
 def history(labels: Sequence[str], lines: Mapping[str, Sequence[Interval]]) -> str:
@@ -298,7 +303,7 @@ def history(labels: Sequence[str], lines: Mapping[str, Sequence[Interval]]) -> s
                 [one.high - one.value for one in values],
             ]
             axes.errorbar(
-                range(len(middle)), middle, yerr=error, color=_PRUNED, marker="o", markersize=4,
+                range(len(middle)), middle, yerr=error, color=PRUNED, marker="o", markersize=4,
                 linewidth=1, capsize=2,
             )  # fmt: skip
             axes.set(title=title)
@@ -306,18 +311,23 @@ def history(labels: Sequence[str], lines: Mapping[str, Sequence[Interval]]) -> s
 
         return on
 
-    return _svg(*(draw(title, values) for title, values in lines.items()))
+    return svg(*(draw(title, values) for title, values in lines.items()))
 
 
 def _intervals(axes: Any, values: Mapping[str, Interval]) -> None:
     for place, (name, one) in enumerate(values.items()):
         error = [[one.value - one.low], [one.high - one.value]]
-        axes.bar(place, one.value, color=_COLOURS[name], width=0.6, alpha=0.6)
+        axes.bar(place, one.value, color=_colour(name), width=0.6, alpha=0.6)
         axes.errorbar(place, one.value, yerr=error, color=_GREY, capsize=4)
     axes.set_xticks(range(len(values)), list(values))
 
 
-def _svg(*draw: Callable[[Any], None], height: float = 2.6) -> str:
+def _colour(artifact: str) -> str:
+    return PRUNED if artifact in _OWN else DENSE
+
+
+def svg(*draw: Callable[[Any], None], height: float = 2.6) -> str:
+    """Draw panels side by side."""
     with mpl.rc_context(_STYLE):
         figure = Canvas(figsize=(7, height), layout="constrained")
         figure.patch.set_alpha(0)

@@ -1,4 +1,6 @@
-"""Figures as text: the verdict and the results table, the same in the report and on a terminal."""
+"""Figures as text, and the results table, the same in the report and on a terminal."""
+
+from collections import Counter
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
@@ -24,17 +26,6 @@ def ratio_text(found: SpeedRatio) -> str:
     return f"{found.value:.2f}x ({found.low:.2f}-{found.high:.2f})"
 
 
-def verdict(manifest: Manifest) -> tuple[str, str]:
-    """A word and a sentence: whether the build held the gates of its recipe."""
-    if manifest.gates:
-        return "failed", " ".join(manifest.gates)
-    gates = manifest.recipe.gates
-    limits = (gates.max_accuracy_loss, gates.max_nats_increase, gates.min_decode_speed)
-    if any(limit is not None for limit in limits):
-        return "held", f"Every gate held, each with {gates.confidence:.0%} one-sided confidence."
-    return "measured", "The recipe sets no gates: results are reported, nothing was enforced."
-
-
 def table(manifest: Manifest) -> list[tuple[str, ...]]:
     """Rows of the results table: a measure, then one cell for each artifact."""
     artifacts = manifest.results.artifacts.values()
@@ -52,3 +43,24 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
         ("peak memory", [size_text(a.peak_memory_bytes) for a in artifacts]),
     ]
     return [(name, *cells) for name, cells in rows]
+
+
+def made_how(manifest: Manifest) -> str:
+    """How weights were pruned and stored, in a line."""
+    pruning, kind = manifest.recipe.pruning, manifest.recipe.artifact.type
+    zeros = (
+        f"{pruning.method}, {pruning.fusion.mode}, {pruning.pattern}, sparsity {pruning.sparsity:g}"
+    )
+    if not manifest.choice:
+        return f"{zeros}, {kind}"
+    chosen = ", ".join(f"{name} {share:.0%}" for name, share in shares(manifest).items())
+    return f"{chosen} of the weights" + (f"; {zeros}" if pruning.sparsity else "")
+
+
+def shares(manifest: Manifest) -> dict[str, float]:
+    """Share of the weights of all matrices in each storage, the most first."""
+    sizes = Counter[str]()
+    for row in manifest.plan:
+        if len(row.shape) > 1:
+            sizes[row.storage.name.lower()] += row.size
+    return {name: size / sizes.total() for name, size in sizes.most_common()}

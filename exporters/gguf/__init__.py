@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgeprune.planning.types import WeightType
-from exporters.gguf.types import TYPES
+from exporters.gguf.types import CHOICES, TYPES
 
 if TYPE_CHECKING:
     from edgeprune.planning.tensors import TensorPlan
@@ -18,6 +18,7 @@ class Gguf:
     requirements: tuple[str, ...] = ("llama_cpp",)
     types: Mapping[str, WeightType] = TYPES
     default_type = "q8_0"
+    choices: Mapping[str, tuple[str, ...]] = CHOICES
     file_format = "GGUF"
     artifact = "model.gguf"
     runner = "llamacpp"

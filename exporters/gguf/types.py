@@ -31,3 +31,9 @@ TYPES: dict[str, WeightType] = {
     **_lossy("mxfp4", "iq4_xs"),
     **_lossy("q3_k", "q2_k", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"),
 }
+
+# What the compiler chooses from, by runtime: stock llama.cpp reads plain types alone.
+CHOICES = {
+    "stock": ("q8_0", "q5_0", "q4_0"),
+    "edgeprune": ("q8_0", "q5_0", "q4_0", "q4_0:3", "q4_0:3/64", "q4_0:2/64"),
+}

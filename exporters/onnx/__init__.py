@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgeprune.planning.types import WeightType
-from exporters.onnx.types import TYPES
+from exporters.onnx.types import CHOICES, TYPES
 
 if TYPE_CHECKING:
     from edgeprune.planning.tensors import TensorPlan
@@ -18,6 +18,7 @@ class Onnx:
     requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
     types: Mapping[str, WeightType] = TYPES
     default_type = "int8"
+    choices: Mapping[str, tuple[str, ...]] = CHOICES
     file_format = "ONNX"
     artifact = "model.onnx"
     runner = "onnxruntime"

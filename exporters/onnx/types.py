@@ -5,3 +5,6 @@ from edgeprune.planning.types import keeps_zeros, narrow
 
 # How many weights share a scale is `artifact.block_size`, with fewer codes too.
 TYPES = keeps_zeros("fp32", "fp16", "int8", "int4") | narrow("int8", "int4", scales=(FILE_BLOCK,))
+
+# What the compiler chooses from, by runtime.
+CHOICES = {"stock": ("int8", "int4"), "edgeprune": ("int8", "int4", "int4:3", "int4:2")}

@@ -18,6 +18,7 @@ class Transformers:
     types: Mapping[str, WeightType] = keeps_zeros("f32", "f16", "bf16")
     # Half the bytes of float32 with its range: float16 can't hold what bfloat16 models may hold.
     default_type = "bf16"
+    choices: Mapping[str, tuple[str, ...]] = {}
     file_format = "safetensors"
     artifact = "model"
     runner = "transformers"

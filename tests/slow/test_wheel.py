@@ -69,10 +69,11 @@ def test_the_built_wheel_works_from_another_folder(tmp_path, tiny_folder, rows_f
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"sentence {i}"}) + "\n" for i in range(40)))
     plan = installed(
-        "plan", "--model", str(tiny_folder), "--task", str(rows_file), "--general", str(text)
-    )
+        "plan", "--model", str(tiny_folder), "--task", str(rows_file), "--general", str(text),
+        "--sparsity", "0.5",
+    )  # fmt: skip
     assert "zeros in 73,728 weights" in plan.stdout, plan.stderr
-    plan = installed("plan", "--model", str(tiny_folder), "--task", "medqa")
+    plan = installed("plan", "--model", str(tiny_folder), "--task", "medqa", "--type", "q8_0")
     assert "medqa from shipped medqa.jsonl.xz" in plan.stdout, plan.stderr
     missing = installed("build", "--task", "medqa")
     assert missing.returncode == 4

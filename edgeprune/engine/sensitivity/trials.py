@@ -53,7 +53,7 @@ class CandidateTrials:
         self._head = copy.deepcopy(runner.model.get_output_embeddings()).to(
             runner.device, runner.dtype
         )
-        self._asked = {name: _positions(stream) for name, stream in runner.streams.items()}
+        self._asked = {name: positions(stream) for name, stream in runner.streams.items()}
 
     def run(self, candidates: list[Zeros], states: list[States], start: int = 0) -> None:
         """Run each candidate's hidden states, in place, from block ``start`` to the end."""
@@ -125,7 +125,7 @@ def first_states(runner: BlockRunner) -> States:
     return states
 
 
-def _positions(stream: Stream) -> tuple[Tensor, Tensor]:
+def positions(stream: Stream) -> tuple[Tensor, Tensor]:
     """Choose evenly spaced positions before answer tokens, or before any token without answers."""
     answers = stream.answers[:, 1:]
     rows, columns = (answers if answers.any() else torch.ones_like(answers)).nonzero(as_tuple=True)

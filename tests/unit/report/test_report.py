@@ -14,7 +14,8 @@ from edgeprune.regression.history import Entry
 from edgeprune.report import card, page, tensors
 from edgeprune.report.caveats import caveats
 from edgeprune.report.comparison import as_json, entries, front, render
-from edgeprune.report.words import interval_text, verdict
+from edgeprune.report.verdict import verdict
+from edgeprune.report.words import interval_text
 from tests.support.manifests import sample_manifest
 
 

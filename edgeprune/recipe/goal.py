@@ -1,0 +1,123 @@
+"""The recipe's section ``goal``: what storages are chosen for, and with what may be reckoned."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+import exporters
+from edgeprune.recipe.checks import with_unit
+from edgeprune.recipe.section import Section, flag
+from edgeprune.recipe.units import byte_count, seconds
+from edgeprune.support.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.recipe.schema import Recipe
+
+# The rest goes to choosing, rounding, writing and measuring.
+_TRAINING_SHARE = 0.27
+_SAMPLES = 8  # sequences of each stream, where training decides most
+_PROCESSES = 4  # of each of three files that are timed
+# As good as beginning with GPTQ's rounding, which takes the time of ten steps: codes.md.
+_TRAINING = {"training.grid_from": 0.05, "training.learn_scales": True}
+
+
+class Goal(Section):
+    """What is asked of the file; `edgeprune.pipeline.choose` finds the storages."""
+
+    size: Annotated[str, with_unit(byte_count)] | None = flag(
+        None, "largest file, such as 60MB: every tensor gets the storage that loses least within it"
+    )
+    memory: Annotated[str, with_unit(byte_count)] | None = flag(
+        None, "most memory for weights, such as 80MB, likewise"
+    )
+    decode: float | None = flag(
+        None,
+        "least decoding speed on this machine, in tokens/s: the model is timed in every storage, "
+        "and what loses least is chosen",
+        gt=0,
+    )
+    runtime: Literal["edgeprune", "stock"] = flag(
+        "edgeprune",
+        "what the file will run in: edgeprune's runtime, in which masks and codes of few bits "
+        "count, or stock, for any build of the target's runtime",
+    )
+    time: Annotated[str, with_unit(seconds)] = flag(
+        "8m", "time for a build whose training is not set: a quarter of it is training"
+    )
+    divergence: float = Field(
+        0.75, gt=0,
+        description="without size and memory: how far storages may move the predictions before "
+        "training, in nats a token; the smallest such file is made",
+    )  # fmt: skip
+    reserve: float = Field(
+        0.03, ge=0, lt=1,
+        description="with decode: share by which the predicted speed is above it, since a shared "
+        "machine wanders",
+    )  # fmt: skip
+    choose: bool | None = Field(
+        None,
+        description="choose the storage of every tensor, and train; default: if nothing is said "
+        "of pruning and of types, or there is a goal",
+    )
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        asked = [name for name in ("size", "memory", "decode") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ValueError(f"set one goal, not {' and '.join(asked)}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The goal in words."""
+        if self.decode:
+            return f"decode {self.decode:g} tokens/s"
+        if self.size or self.memory:
+            return f"size {self.size}" if self.size else f"memory {self.memory}"
+        return "no worse at the task"
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is one of the recipe's own."""
+        return bool(self.size or self.memory or self.decode)
+
+
+def decided(recipe: "Recipe") -> "Recipe":
+    """Decide whether a build chooses storages, and complete the recipe for it.
+
+    A recipe that says nothing of pruning and types, or sets a goal, has its storages chosen and is
+    trained; what it does set stays.
+
+    Raises:
+        UsageError: it sets a goal, and what the goal would choose.
+    """
+    goal, pruning, artifact, training = (
+        recipe.goal, recipe.pruning, recipe.artifact, recipe.training,
+    )  # fmt: skip
+    if goal.choose is not None:
+        return recipe
+    typed = artifact.model_fields_set & {"type", "type_map"}
+    left_open = not (pruning.model_fields_set or typed)
+    if goal.asked and not left_open:
+        given = ", ".join(sorted({*typed, *pruning.model_fields_set}))
+        raise UsageError(
+            f"With a goal ({goal.text}) storages are chosen, all of them without zeros, but the "
+            f"recipe also sets {given}.",
+            "Leave one of them out; artifact.embedding_type and head_type may be set.",
+        )
+    choose = bool(exporters.get(artifact.target).choices) and (goal.asked or left_open)
+    changes: dict[str, Any] = {"goal.choose": choose}
+    if choose:
+        if not pruning.model_fields_set & {"sparsity", "pattern", "max_loss"}:
+            changes["pruning.sparsity"] = 0.0
+        if not training.model_fields_set:
+            changes["training.enabled"] = True
+            changes["training.budget"] = f"{_TRAINING_SHARE * seconds(goal.time):g}s"
+            changes |= _TRAINING
+            if "samples" not in recipe.data.model_fields_set:
+                changes["data.samples"] = _SAMPLES
+            if "processes" not in recipe.measurement.model_fields_set:
+                changes["measurement.processes"] = _PROCESSES
+        if goal.runtime == "edgeprune" and "pack" not in artifact.model_fields_set:
+            changes["artifact.pack"] = True
+    return recipe.changed(changes)

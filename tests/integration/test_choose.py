@@ -1,0 +1,147 @@
+"""The compiler that chooses: a goal in, a file that meets it out."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from edgeprune import Recipe, build
+from edgeprune.cli import cli
+from edgeprune.experiments import front
+from edgeprune.formats.gguf.file import open_gguf
+from edgeprune.pipeline import choose, latency
+from edgeprune.pipeline.job import open_job
+from edgeprune.pipeline.workspace import Workspace
+from edgeprune.planning.budget import Candidate, Part
+from edgeprune.recipe.goal import decided
+from edgeprune.support.errors import UsageError
+from edgeprune.support.progress import Quiet
+from tests.support.recipes import QUICK
+
+# Of the tiny Llama with SmolLM2's words, nearly all is embedding.
+CHOOSES = {**QUICK, "goal.choose": None, "training.enabled": True, "training.steps": 3}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache of its own, so that losses are measured here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def recipe_for(tiny_folder, rows_file, **options):
+    return Recipe.of(CHOOSES, model=str(tiny_folder), task=str(rows_file), **options)
+
+
+@pytest.mark.parametrize("runtime", ["edgeprune", "stock"])
+def test_a_file_is_as_large_as_asked_and_no_larger(tiny_folder, rows_file, tmp_path, kept, runtime):
+    size = {"edgeprune": "3.28MB", "stock": "3.68MB"}[runtime]
+    recipe = recipe_for(tiny_folder, rows_file, size=size, runtime=runtime)
+    made = build(recipe, tmp_path / "build", Quiet())
+    manifest = made.manifest
+    shipped = manifest.packed.packed_bytes if manifest.packed else made.artifact.stat().st_size
+    asked = float(size[:-2]) * 1e6
+    assert 0.9 * asked < shipped <= asked
+    assert abs(shipped / manifest.choice.bytes - 1) < 0.03  # the head of so small a file weighs
+    assert manifest.choice.loss == pytest.approx(sum(manifest.choice.losses.values()))
+    kinds = {row.storage.name for row in manifest.plan if len(row.shape) > 1}
+    assert len(kinds) > 1
+    if runtime == "stock":
+        assert not any(":" in kind for kind in kinds)
+        assert manifest.packed is None
+    assert set(manifest.results.artifacts) == {"dense", "dense q4_0", "pruned"}
+    assert set(manifest.results.rivals) == {"dense q4_0"}
+    said = (tmp_path / "build/report.html").read_text()
+    assert "Beside dense q4_0" in said
+    assert f"size {size}" in said
+    again = build(recipe, tmp_path / "build", Quiet())
+    assert again.manifest == manifest  # nothing is chosen or trained twice
+    assert {one.name: one.type for one in manifest.artifact.tensors} == {
+        tensor.name: tensor.type.name for tensor in open_gguf(made.artifact).tensors
+    }
+
+
+def test_a_size_that_cannot_be_had_names_the_smallest(tiny_folder, rows_file, tmp_path, kept):
+    with pytest.raises(UsageError, match=r"--size 1MB is too small .* it takes \d\.\d MB"):
+        build(recipe_for(tiny_folder, rows_file, size="1MB"), tmp_path / "build", Quiet())
+
+
+def test_what_is_set_stays(tiny_folder, rows_file, tmp_path, kept):
+    settings = {**CHOOSES, "artifact.embedding_type": "q8_0"}
+    options = {"model": str(tiny_folder), "task": str(rows_file), "size": "5.25MB"}
+    recipe = decided(Recipe.of(settings, **options))
+    job, facts = choose.settle(open_job(recipe, Workspace(tmp_path, Quiet())))
+    assert job.recipe.artifact.embedding_type == "q8_0"
+    assert facts.bytes <= 5.25e6
+
+
+def test_the_default_chooses_and_explicit_settings_do_not():
+    default = decided(Recipe.of(task="medqa"))
+    assert (default.goal.choose, default.pruning.sparsity, default.training.enabled) == (
+        True, 0.0, True,
+    )  # fmt: skip
+    assert default.training.budget == "129.6s"
+    for explicit in ({"sparsity": 0.5}, {"pattern": "2:4"}, {"type": "q8_0"}, {"method": "wanda"}):
+        recipe = decided(Recipe.of(task="medqa", **explicit))
+        assert not recipe.goal.choose
+        assert recipe.pruning.sparsity == 0.5
+        assert not recipe.training.enabled
+    for explicit in ({"sparsity": 0.5}, {"type": "q4_0"}):
+        with pytest.raises(UsageError, match=r"goal \(size 60MB\) .* also sets (sparsity|type)"):
+            decided(Recipe.of(task="medqa", size="60MB", **explicit))
+    both = decided(Recipe.of(task="medqa", size="60MB", recover_budget="3m", recover=True))
+    assert both.goal.choose
+    assert both.training.budget == "3m"
+    assert decided(both) is both
+
+
+def test_a_plan_shows_the_front(tiny_folder, rows_file, kept):
+    arguments = ["plan", "--task", str(rows_file), "--model", str(tiny_folder), "--size", "3.28MB"]
+    words = [w for k, v in QUICK.items() if k != "goal.choose" for w in ("--set", f"{k}={v}")]
+    shown = CliRunner().invoke(cli, [*arguments, *words])
+    assert "< chosen" in shown.output
+    found = json.loads(CliRunner().invoke(cli, [*arguments, *words, "--json"]).stdout)
+    sizes, losses = zip(*found["choice"]["front"], strict=True)
+    assert list(sizes) == sorted(sizes)
+    assert list(losses) == sorted(losses, reverse=True)
+
+
+def test_the_front_of_parts_falls_and_ends_with_the_smallest():
+    def candidates(weight):
+        return [Candidate(str(b), b * 1000.0, weight * 4.0**-b) for b in (2, 4, 8)]
+
+    parts = [Part(f"t{i}", candidates(1 + i)) for i in range(6)]
+    found = choose.front(parts)
+    assert found[0].cost == 12_000
+    losses = [one.loss for one in found]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_a_speed_is_chosen_by_files_that_were_timed(
+    tiny_folder, rows_file, tmp_path, kept, monkeypatch
+):
+    monkeypatch.setattr(latency, "_PROCESSES", 1)
+    recipe = decided(recipe_for(tiny_folder, rows_file, decode=1.0))
+    job = open_job(recipe, Workspace(tmp_path, Quiet()))
+    chosen, facts = choose.settle(job)
+    assert facts.decode > 1
+    assert facts.loss <= min(loss for _, loss in facts.front)  # any storage is fast enough
+    again, same = choose.settle(job)
+    assert same == facts  # nothing is timed twice
+    assert again.recipe == chosen.recipe
+    beyond = decided(recipe_for(tiny_folder, rows_file, decode=1e9))
+    with pytest.raises(UsageError, match=r"--decode 1e\+09 is out of reach here: .* \d+ tokens/s"):
+        choose.settle(open_job(beyond, Workspace(tmp_path, Quiet())))
+
+
+def test_a_front_has_dense_types_beside_it(tiny_folder, rows_file):
+    recipe = recipe_for(tiny_folder, rows_file)
+    made = front.recipes(recipe, ("3.3MB", "3.7MB"), 0, Quiet())
+    assert list(made) == [
+        "3.3MB", "3.7MB", "dense-q8_0", "dense-q8_0-embedding-too", "dense-q5_0",
+        "dense-q5_0-embedding-too", "dense-q4_0", "dense-q4_0-embedding-too",
+    ]  # fmt: skip
+    assert made["3.3MB"].goal.size == "3.3MB"
+    assert made["dense-q4_0"].pruning.sparsity == 0
+    assert {one.training.steps for one in made.values()} == {3}
