@@ -10,7 +10,7 @@ from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key, training_key
-from edgeprune.planning.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan, block_of
 from edgeprune.recipe.schema import training_rounds, training_seconds
 from edgeprune.support import distributed
 from edgeprune.support.errors import UsageError
@@ -195,6 +195,8 @@ def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
         write_json(work / "rows.json", rows)
     job.data.refuse_overlap(rows)
     grids = {} if training.rank else plan.grids  # adapters are too coarse to hit a grid
+    if not training.embedding:
+        grids = {name: grid for name, grid in grids.items() if block_of(name) is not None}
     trained, facts = run.recover(
         pruned.checkpoint,
         streams,

@@ -108,6 +108,9 @@ class Training(Section):
     learn_scales: bool = Field(
         False, description="train the scales of that grid too (learned step size)"
     )
+    embedding: bool = Field(
+        True, description="train an embedding and a head of few bits, too, on their grid"
+    )
     selective: bool = Field(
         False, description="pull weights back if they matter to general skill (SPIDER)"
     )
