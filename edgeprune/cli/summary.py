@@ -44,4 +44,5 @@ def print_summary(manifest: Manifest, folder: Path, console: Console | None = No
     console.print(f"[bold]{word}[/]: {sentence}")
     console.print(f"report  {folder / 'report.html'}", markup=False)
     verb = exporters.get(recipe.artifact.target).next_verb
-    console.print(f"next    edgeprune {verb} {folder / manifest.artifact.file}", markup=False)
+    ships = manifest.packed if manifest.choice and manifest.packed else manifest.artifact
+    console.print(f"next    edgeprune {verb} {folder / ships.file}", markup=False)

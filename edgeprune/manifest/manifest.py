@@ -82,6 +82,7 @@ class StorageFacts(Facts):
     bytes: int
     grid: GridFacts | None
     alphabet: GridFacts | None = None
+    scale_bits: int = 16
     name: str = ""
 
 

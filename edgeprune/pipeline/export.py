@@ -73,7 +73,7 @@ def dense_baseline(job: Job, kind: str = "") -> Facts:
     """
     own = kind or job.exporter.default_type
     rules = {"artifact.type_map": {}, "artifact.embedding_type": kind or "auto",
-             "artifact.head_type": "auto"}  # fmt: skip
+             "artifact.head_type": kind or "auto"}  # fmt: skip
     plain = job.changed(rules).in_type(own)
     path = job.run.work / f"dense-{own}.{job.exporter.name}"
     name = f"dense {kind}" if kind else "dense"

@@ -99,7 +99,7 @@ def _timed(job: Job, blocks: list[str], tables: list[str]) -> dict[str, float]:
 
 
 def _write(job: Job, inside: str, outside: str, path: Path) -> None:
-    ask = replace(wanted(job.recipe), type=inside, overrides=(), embedding=outside, head="")
+    ask = replace(wanted(job.recipe), type=inside, overrides=(), embedding=outside, head=outside)
     model = dense_model(job.checkpoint)
     file = job.exporter.plan(model, ask)
     with job.run.progress.stage("export", file.steps) as stage:

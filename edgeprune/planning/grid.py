@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-_SCALE_BITS = 16
+SCALE_BITS = 16  # of a float16, as in ggml's types
 FILE_BLOCK = 32  # weights of a scale in ggml's plain types
 
 
@@ -33,7 +33,9 @@ class Grid:
         scale = "" if self.block == FILE_BLOCK else f"/{self.block}"
         return f"{self.bits}{'+mask' if self.masked else ''}{scale}"
 
-    def bits_per_weight(self, density: float = 1.0, mask_bits: float = 1.0) -> float:
+    def bits_per_weight(
+        self, density: float = 1.0, mask_bits: float = 1.0, scale_bits: int = SCALE_BITS
+    ) -> float:
         """Compute bits of a packed weight: the code, perhaps a mask, and its share of a scale.
 
         ``m + (1 - s) b + c / B``, or ``b + c / B`` where a mask does not pay.
@@ -41,6 +43,7 @@ class Grid:
         Args:
             density: share of weights that are kept.
             mask_bits: ``m``, of the pattern.
+            scale_bits: ``c``, of the format.
         """
         masked = mask_bits + density * self.bits
-        return _SCALE_BITS / self.block + (masked if self.masked else min(masked, self.bits))
+        return scale_bits / self.block + (masked if self.masked else min(masked, self.bits))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from edgeprune.planning.grid import Grid
+from edgeprune.planning.grid import SCALE_BITS, Grid
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget, Pattern
 
 
@@ -58,12 +58,14 @@ class Storage:
         grid: what weights are rounded to on the calibration data, or trained on; None: each weight
             is rounded by itself when the file is written.
         alphabet: the only codes that the tensor may have, fewer than its type's; None: all.
+        scale_bits: bits of a scale.
     """
 
     type: str
     bytes: int
     grid: Grid | None = None
     alphabet: Grid | None = None
+    scale_bits: int = SCALE_BITS
 
     @property
     def name(self) -> str:
@@ -108,7 +110,7 @@ class TensorPlan:
         if not codes:
             return plain
         density = 1 - self.zeros / self.size
-        return min(plain, codes.bits_per_weight(density, self.pattern.mask_bits))
+        return min(plain, codes.bits_per_weight(density, self.pattern.mask_bits, stored.scale_bits))
 
     @property
     def block(self) -> int | None:

@@ -14,6 +14,7 @@ from exporters.onnx.types import TYPES
 BITS = {"INT8": 8, "INT4": 4}
 _LEAST_BLOCK = 16  # of onnxruntime's operators
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+_SCALE_BITS = 32  # of a float32
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ class PlannedTensor:
         for size in self.shape:
             elements *= size
         if self.type in BITS:
-            return elements * BITS[self.type] // 8 + elements // self.block * 4
+            return elements * BITS[self.type] // 8 + elements // self.block * _SCALE_BITS // 8
         return elements * (2 if self.type == "FP16" else 4)
 
     @property
     def row(self) -> TensorPlan:
         """Convert the tensor to the rows of all targets."""
         grid = self.grid if self.type in BITS else None
-        storage = Storage(self.type, self.bytes, grid, grid if self.alphabet else None)
+        alphabet = grid if self.alphabet else None
+        storage = Storage(self.type, self.bytes, grid, alphabet, _SCALE_BITS)
         return TensorPlan(self.name, self.name, self.shape, storage)
 
     def obeying(self, plan: ModelPlan, block: int) -> "PlannedTensor":

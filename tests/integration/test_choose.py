@@ -16,6 +16,7 @@ from edgeprune.planning.budget import Candidate, Part
 from edgeprune.recipe.goal import decided
 from edgeprune.support.errors import UsageError
 from edgeprune.support.progress import Quiet
+from tests.support.models import make_tiny
 from tests.support.recipes import QUICK
 
 # Of the tiny Llama with SmolLM2's words, nearly all is embedding.
@@ -60,6 +61,15 @@ def test_a_file_is_as_large_as_asked_and_no_larger(tiny_folder, rows_file, tmp_p
     assert {one.name: one.type for one in manifest.artifact.tensors} == {
         tensor.name: tensor.type.name for tensor in open_gguf(made.artifact).tensors
     }
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_onnx_files_are_as_large_as_predicted(real_checkpoint, rows_file, tmp_path, kept, tied):
+    """Scales take 32 bits there; an untied head has a type of its own."""
+    model = make_tiny(real_checkpoint, tmp_path / "model", tie_word_embeddings=tied)
+    made = build(recipe_for(model, rows_file, target="onnx"), tmp_path / "build", Quiet()).manifest
+    assert made.packed.packed_bytes == pytest.approx(made.choice.bytes, rel=0.04)
+    assert set(made.results.rivals) == {"dense int4"}
 
 
 def test_a_size_that_cannot_be_had_names_the_smallest(tiny_folder, rows_file, tmp_path, kept):
