@@ -95,7 +95,7 @@ def _of_goal(manifest: Manifest) -> str:
 def _beside(name: str, rival: Measured, change: Difference, size: int, manifest: Manifest) -> str:
     own = manifest.results.artifacts["pruned"]
     nats = change.nats_per_answer_token
-    better = "better" if nats.high < 0 else "worse" if nats.low > 0 else "as good"
+    better = "better" if nats.high < 0 else "worse" if nats.low > 0 else "not to be told apart"
     return (
         f"Beside {name} ({size_text(rival.file_bytes)}): {size / rival.file_bytes:.0%} of its "
         f"size, decodes at {ratio_text(change.decode_speed)}, {better} at "
