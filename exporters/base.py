@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.tensors import ModelPlan, TensorPlan
 from edgeprune.planning.types import WeightType
 from edgeprune.support.errors import UsageError
@@ -168,8 +169,8 @@ class Exporter(Protocol):
         requirements: modules that building for it takes, besides those of every build.
         types: what ``--type`` takes.
         default_type: where nothing is said.
-        choices: by runtime, ``stock`` or ``edgeprune``: types that are chosen from, by falling
-            size.
+        choices: by runtime, ``stock`` or ``edgeprune``: ways to store that are chosen from; those
+            without zeros first, by falling size.
         file_format: what people call its files.
         artifact: name of the file or folder in a build.
         runner: the runtime that measures it, a key of `runtime_tests.runners.RUNNERS`.
@@ -183,7 +184,7 @@ class Exporter(Protocol):
     requirements: tuple[str, ...]
     types: Mapping[str, WeightType]
     default_type: str
-    choices: Mapping[str, tuple[str, ...]]
+    choices: Mapping[str, tuple[Stored, ...]]
     file_format: str
     artifact: str
     runner: str

@@ -34,7 +34,7 @@ def recipes(
     base = decided(recipe)
     asked = sizes or _sizes(base, count, progress)
     found = {size: base.changed({"goal.size": size, "goal.choose": True}) for size in asked}
-    for kind in exporters.get(base.artifact.target).choices["stock"]:
+    for kind in (one.type for one in exporters.get(base.artifact.target).choices["stock"]):
         for embedding in ("auto", kind):
             changes: dict[str, Any] = {
                 "goal.choose": False, "goal.size": None, "pruning.sparsity": 0.0,

@@ -2,38 +2,33 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.manifest.manifest import ChoiceFacts
 from edgeprune.pipeline import latency
+from edgeprune.pipeline.candidates import Candidates, candidates, kept, losses_of, ways
 from edgeprune.pipeline.export import dense_baseline
-from edgeprune.pipeline.job import Job, wanted
-from edgeprune.pipeline.keys import streams_key
+from edgeprune.pipeline.job import Job
 from edgeprune.planning.budget import Candidate, Choice, Part, cheapest, choose
-from edgeprune.planning.grid import FILE_BLOCK
+from edgeprune.planning.patterns import UNSTRUCTURED
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.tensors import TensorPlan
 from edgeprune.recipe.units import byte_count
 from edgeprune.support import distributed
 from edgeprune.support.errors import UsageError
-from edgeprune.support.files import cache_folder, read_json, sha256_json, write_json
+from edgeprune.support.files import sha256_json
 
 if TYPE_CHECKING:
     from edgeprune.engine.sensitivity.storages import Losses
-    from edgeprune.planning.grid import Grid
     from edgeprune.recipe.goal import Goal
 
-_VERSION = 3  # of what is measured
-# Sequences of each stream: each embedding runs on so many, gradients on so many, blocks on so many.
-_OF_EMBEDDINGS, _RUN_WHOLE, _RUN_BLOCKS = 2, 4, 5
+_VERSION = 4  # of what a file's head is measured as
+_T = TypeVar("_T")
 _FRONT = 16  # points of the predicted front
 _ROUNDING = 1 + 1e-9  # of sums, in other orders
 # Bytes of a file's head that are not in a plain one's: names of codes, the packing's records.
 _HEAD = 64_000
-
-# By tensor and storage: the tensor as it would stand in the file.
-Candidates = Mapping[str, Mapping[str, TensorPlan]]
 
 
 def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
@@ -78,75 +73,13 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
     return _obeying(job, rows, found), facts
 
 
-def candidates(job: Job) -> Candidates:
-    """List the storages that each matrix may have; a set type of embedding or head leaves one."""
-    shapes = {row.name: row.shape for row in job.file.tensors}
-    asked = job.recipe.artifact
-    found: dict[str, dict[str, TensorPlan]] = defaultdict(dict)
-    for name in job.exporter.choices[job.recipe.goal.runtime]:
-        ask = replace(wanted(job.recipe), type=name, overrides=(), embedding=name, head=name)
-        for row in job.exporter.estimate(shapes, ask):
-            grid = row.storage.grid
-            set_by_user = {"embedding": asked.embedding_type, "head": asked.head_type}
-            fits = set_by_user.get(row.role, "auto") in ("auto", name)
-            # Of embeddings, whose candidates are run one by one, only scales of the plain type.
-            if grid and fits and (row.block is not None or grid.block == FILE_BLOCK):
-                found[row.name][name] = row
-    return found
-
-
-def losses_of(job: Job, rows: Candidates) -> "Losses":
-    """Estimate what each candidate loses; kept for all builds of this model and these streams."""
-    grids = {
-        name: {storage: row.storage.grid for storage, row in of.items() if row.storage.grid}
-        for name, of in rows.items()
-    }
-    fusion = job.recipe.pruning.fusion
-    shares = {"general": 1 - fusion.task_share, "task": fusion.task_share}
-    if fusion.mode in shares:
-        shares = {fusion.mode: 1.0}
-    spelt = {name: {s: str(grid) for s, grid in of.items()} for name, of in grids.items()}
-    weighed = [job.recipe.data.answer_weight, job.pruning.sink_positions,
-               job.pruning.high_perplexity_weight]  # fmt: skip
-    lengths = [_OF_EMBEDDINGS, _RUN_WHOLE, _RUN_BLOCKS]
-    key = sha256_json([_VERSION, streams_key(job), shares, spelt, lengths, weighed])
-    found: Losses = _kept("losses", key, lambda: _measured(job, grids, shares))
-    return found
-
-
-def _measured(
-    job: Job, grids: "Mapping[str, Mapping[str, Grid]]", shares: Mapping[str, float]
-) -> "Losses":
-    from edgeprune.engine.device import pick_device
-    from edgeprune.engine.runner import BlockRunner
-    from edgeprune.engine.sensitivity.curvature import output_curvature
-    from edgeprune.engine.sensitivity.model import matrices_by_block
-    from edgeprune.engine.sensitivity.storages import storage_losses
-    from edgeprune.engine.sensitivity.vocabulary import vocabulary_losses
-    from edgeprune.engine.token_weights import stream_weights
-    from edgeprune.models.loading import load_model
-
-    progress = job.run.progress
-    streams = {name: stream for name, stream in job.streams(_RUN_BLOCKS).items() if name in shares}
-    few = {name: stream.part(slice(_RUN_WHOLE)) for name, stream in streams.items()}
-    stored = frozenset(job.checkpoint.weights().names())
-    runner = BlockRunner(load_model(job.checkpoint), streams, pick_device(job.recipe.model.device))
-    blocks = matrices_by_block(runner, stored)
-    curvature = output_curvature(runner, blocks, few, progress)
-    weights = stream_weights(runner, job.pruning)
-    inside = {name for of_block in blocks for name in of_block}
-    beside = {name: of for name, of in grids.items() if name not in inside}
-    fewer = {name: stream.part(slice(_OF_EMBEDDINGS)) for name, stream in streams.items()}
-    return vocabulary_losses(runner, fewer, stored, beside, shares, progress) | storage_losses(
-        runner, blocks, grids, shares, weights, curvature, progress
-    )
-
-
 def _costs(job: Job, rows: Candidates) -> tuple[Mapping[str, Mapping[str, float]], float]:
     """Find what candidates cost towards the goal, and what all else costs."""
     if job.recipe.goal.decode:
-        times = _kept(
-            "times", latency.kept_under(job, rows), lambda: latency.seconds_a_token(job, rows)
+        times = kept(
+            "times",
+            latency.kept_under(job, rows),
+            lambda: latency.seconds_a_token(job, rows, ways(job)),
         )
         return times, 0.0
     packed = job.recipe.goal.runtime == "edgeprune"
@@ -179,27 +112,18 @@ def _parts(
 
 
 def _beside(job: Job, rows: Candidates) -> float:
-    """Bytes of what is not chosen: small tensors, and in a file its head."""
+    """Bytes of what is not chosen: all other tensors, and in a file its head."""
+    others = sum(row.storage.bytes for row in job.file.tensors if row.name not in rows)
+    if job.recipe.goal.memory:
+        return float(others)
 
-    def weighed() -> dict[str, int]:
+    def weighed() -> int:
         plain = dense_baseline(job)
-        sizes = {tensor["source"]: tensor["bytes"] for tensor in plain["tensors"]}
-        small = sum(size for name, size in sizes.items() if name not in rows)
-        return {"small": small, "head": plain["bytes"] - sum(sizes.values())}
+        size: int = plain["bytes"] - sum(tensor["bytes"] for tensor in plain["tensors"])
+        return size
 
     key = sha256_json([_VERSION, job.checkpoint.sha256, job.exporter.name, sorted(rows)])
-    found = _kept("heads", key, weighed)
-    return float(found["small"] + (0 if job.recipe.goal.memory else found["head"] + _HEAD))
-
-
-def _kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
-    """Return what an earlier build has measured, or measure it."""
-    kept = cache_folder() / kind / f"{key[:16]}.json"
-    found = read_json(kept)
-    if found is None:
-        found = make()
-        write_json(kept, found)
-    return found
+    return float(others + kept("heads", key, weighed) + _HEAD)
 
 
 def _solve(job: Job, parts: Sequence[Part], fixed: float) -> Choice:
@@ -249,10 +173,11 @@ def front(parts: Sequence[Part]) -> list[Choice]:
 
 
 def _obeying(job: Job, rows: Candidates, choice: Choice) -> Job:
-    """Write the choice into the recipe: a type for most matrices, and a map for the others."""
+    """Write the choice into the recipe: types and zeros, of most matrices and by a map."""
+    known, asked = ways(job), job.recipe.artifact
     weight: dict[str, int] = defaultdict(int)
     settings: dict[str, object] = {}
-    chosen: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    of_blocks: dict[str, Stored] = {}
     for name, one in choice.picked.items():
         row = rows[name][one.name]
         if row.block is None:
@@ -260,14 +185,38 @@ def _obeying(job: Job, rows: Candidates, choice: Choice) -> Job:
                 one.name
             )
             continue
-        weight[one.name] += row.size
-        before, number, after = re.split(r"(?<=\.)(\d+)(?=\.)", row.stored_as, maxsplit=1)
-        chosen[one.name, before, after].append(number)
-    base = max(weight, key=lambda name: weight[name])
-    types = {
-        f"^{re.escape(before)}({'|'.join(numbers)}){re.escape(after)}$": storage
-        for (storage, before, after), numbers in chosen.items()
-        if storage != base
+        of_blocks[name] = known[one.name]
+        weight[known[one.name].type] += row.size
+    base = max(weight, key=lambda kind: weight[kind]) if weight else asked.type
+    types = _grouped((rows[n][w.name].stored_as, w.type) for n, w in of_blocks.items())
+    settings["artifact.type"] = base
+    settings["artifact.type_map"] = asked.type_map | {
+        names: kind for names, kind in types.items() if kind != base
     }
-    changed = job.changed({"artifact.type": base, "artifact.type_map": types} | settings)
-    return changed.in_type(base)
+    if "zeros" not in job.recipe.goal.keep:
+        settings |= _zeros(job, of_blocks, sum(rows[n][w.name].zeros for n, w in of_blocks.items()))
+    return job.changed(settings).in_type(base)
+
+
+def _zeros(job: Job, of_blocks: Mapping[str, Stored], zeros: int) -> dict[str, object]:
+    """Write the chosen zeros of matrices as an allocation."""
+    if not zeros:
+        return {}
+    size = sum(row.size for row in job.file.tensors if row.prunable)
+    shares = _grouped((name, way.zeros) for name, way in of_blocks.items() if way.sparsity)
+    return {
+        "pruning.sparsity": zeros / size, "pruning.pattern": UNSTRUCTURED.name,
+        "pruning.allocation.kind": "map", "pruning.allocation.map": shares,
+    }  # fmt: skip
+
+
+def _grouped(named: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Join names that differ only in the number of their block into regular expressions."""
+    blocks: dict[tuple[str, str, _T], list[str]] = defaultdict(list)
+    for name, value in named:
+        before, number, after = re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1)
+        blocks[before, after, value].append(number)
+    return {
+        f"^{re.escape(before)}({'|'.join(numbers)}){re.escape(after)}$": value
+        for (before, after, value), numbers in blocks.items()
+    }

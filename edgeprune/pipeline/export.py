@@ -56,7 +56,7 @@ def _beside_rivals(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts
     pruned, metadata = pruned_model(job, sparse.checkpoint)
     key = sha256_json([metadata and asdict(metadata), sparse.key])
     result = job.run.folder / job.exporter.artifact
-    smallest = job.exporter.choices["stock"][-1]
+    smallest = job.exporter.choices["stock"][-1].type
     return {
         "dense": dense_baseline(job),
         f"dense {smallest}": dense_baseline(job, smallest),
@@ -89,7 +89,7 @@ def pruned_model(job: Job, pruned: "PrunedCheckpoint") -> "tuple[Model, Sparsity
     base, weights = pruned.base, pruned.weights()
     if not recipe.pruning.sparsity:  # only rounded, or trained
         return Model(base.folder, weights, gguf=base.gguf, calibration=calibration), None
-    names = frozenset(record.name for record in pruned.records)
+    names = frozenset(record.name for record in pruned.records if record.sparsity)
     metadata = SparsityMetadata(
         pattern=recipe.pruning.pattern,
         target=recipe.pruning.sparsity,

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.formats.metadata import SparsityMetadata
+from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.pipeline.export import quantized_by
 from edgeprune.pipeline.job import Job, dense_model, wanted
+from edgeprune.planning.patterns import Budget
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.tensors import Role, TensorPlan, table
 from edgeprune.support import environment
 from edgeprune.support.files import sha256_json
 
-_VERSION = 1
+_VERSION = 2
 _DECODE = 64  # tokens of a timing
 _PROCESSES = 3
 
 
 def seconds_a_token(
-    job: Job, rows: Mapping[str, Mapping[str, TensorPlan]]
+    job: Job, rows: Mapping[str, Mapping[str, TensorPlan]], ways: Mapping[str, Stored]
 ) -> dict[str, dict[str, float]]:
     """Find what each tensor costs of a token's time in each storage, so that costs add up.
 
@@ -30,6 +34,7 @@ def seconds_a_token(
     Args:
         job: the build.
         rows: by tensor and storage, the tensor in it.
+        ways: storages of blocks by name.
 
     Returns:
         Seconds by tensor and storage.
@@ -38,7 +43,7 @@ def seconds_a_token(
     outside = {n: of for n, of in rows.items() if n not in inside}
     blocks = list(dict.fromkeys(storage for of in inside.values() for storage in of))
     tables = list(dict.fromkeys(storage for of in outside.values() for storage in of))
-    measured = _timed(job, blocks, tables)
+    measured = _timed(job, [ways[name] for name in blocks], tables)
     size = {name: next(iter(of.values())).size for name, of in rows.items()}
     total = sum(size[name] for name in inside)
     found = {
@@ -71,13 +76,13 @@ def _read_whole(outside: Mapping[str, Mapping[str, TensorPlan]]) -> str:
     return roles.get(Role.HEAD) or roles.get(Role.EMBEDDING, "")
 
 
-def _timed(job: Job, blocks: list[str], tables: list[str]) -> dict[str, float]:
+def _timed(job: Job, blocks: list[Stored], tables: list[str]) -> dict[str, float]:
     """Write the dense model in each storage, and time it: seconds a token by storage."""
     from runtime_tests.bench import Lengths, bench
     from runtime_tests.paired import by_process
 
     table_at_first = tables[-1] if tables else ""
-    asked = {f"blocks {s}": (s, table_at_first) for s in blocks}
+    asked = {f"blocks {way.name}": (way, table_at_first) for way in blocks}
     asked |= {f"table {s}": (blocks[0], s) for s in tables}
     folder = job.run.work / "times"
     paths: dict[str, Path] = {}
@@ -98,12 +103,40 @@ def _timed(job: Job, blocks: list[str], tables: list[str]) -> dict[str, float]:
     }
 
 
-def _write(job: Job, inside: str, outside: str, path: Path) -> None:
-    ask = replace(wanted(job.recipe), type=inside, overrides=(), embedding=outside, head=outside)
-    model = dense_model(job.checkpoint)
+def _write(job: Job, inside: Stored, outside: str, path: Path) -> None:
+    """Write the dense model in one storage, without its smallest weights if that has zeros."""
+    ask = replace(wanted(job.recipe), type=inside.type, embedding=outside, head=outside,
+                  overrides=())  # fmt: skip
+    model, metadata = dense_model(job.checkpoint), None
     file = job.exporter.plan(model, ask)
+    plan = table(file.tensors)
+    if inside.sparsity:
+        zeroed = job.run.work / "times" / "zeroed.safetensors"
+        names = _zeroed(job, inside, zeroed)
+        model = replace(
+            model,
+            weights=Weights([*job.checkpoint.weight_files, zeroed]),
+            pruned=frozenset(names),
+        )
+        plan = plan.with_zeros(names, inside.pattern, inside.sparsity)
+        metadata = SparsityMetadata(
+            inside.pattern.name, inside.sparsity, "magnitude", "", "", {}, job.checkpoint.sha256
+        )
     with job.run.progress.stage("export", file.steps) as stage:
-        file.export(model, table(file.tensors), path, None, quantized_by(), stage)
+        file.export(model, plan, path, metadata, quantized_by(), stage)
+
+
+def _zeroed(job: Job, way: Stored, path: Path) -> dict[str, int]:
+    """Write the matrices of the blocks without their smallest weights; return their zeros."""
+    weights, tensors = job.checkpoint.weights(), {}
+    for row in job.file.tensors:
+        if row.prunable:
+            weight = weights.read(row.name)
+            budget = Budget(way.pattern, way.of(row).zeros)
+            tensors[row.name] = weight * budget.keep(weight.abs().float())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, tensors)
+    return {row.name: way.of(row).zeros for row in job.file.tensors if row.name in tensors}
 
 
 def _threads(job: Job) -> int:

@@ -1,6 +1,7 @@
 """Plan every tensor from a recipe, a model and its sensitivities."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING
 from edgeprune.pipeline.job import Job
 from edgeprune.planning.allocation import ALLOCATIONS, Request, Zeros
 from edgeprune.planning.grid import Grid
-from edgeprune.planning.patterns import parse
+from edgeprune.planning.patterns import Pattern, parse
 from edgeprune.planning.tensors import ModelPlan, Role, TensorPlan, table
+from edgeprune.recipe.checks import fixed_sparsity
 from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import UsageError
 from edgeprune.support.files import sha256_json
@@ -74,7 +76,9 @@ def by_rule(recipe: Recipe, rows: list[TensorPlan]) -> ModelPlan:
             blocks.setdefault(row.block, []).append(row.name)
     ordered = [blocks[index] for index in sorted(blocks)]
     zeros = _allocate(recipe, sizes, ordered, None) if asked.sparsity and sizes else {}
-    return table(rows).with_zeros(zeros | _head(recipe, rows), pattern, asked.sparsity)
+    own = _own_patterns(recipe, sizes)
+    zeros |= {name: round((one.fixed or 0) * sizes[name]) for name, one in own.items()}
+    return table(rows).with_zeros(zeros | _head(recipe, rows), pattern, asked.sparsity, own)
 
 
 def grids(job: Job) -> Mapping[str, Grid]:
@@ -125,11 +129,24 @@ def _allocate(
     kind = asked.allocation.kind
     if sensitivity is None and (ALLOCATIONS[kind].measures or parse(asked.pattern).fixed):
         kind = "uniform"
+    shares = {
+        names: fixed_sparsity(share) or 0.0 if isinstance(share, str) else share
+        for names, share in asked.allocation.map.items()
+    }
     request = Request(
-        sizes, blocks, asked.sparsity, asked.allocation.spread, asked.allocation.map,
-        sensitivity or _unmeasured,
-    )  # fmt: skip
+        sizes, blocks, asked.sparsity, asked.allocation.spread, shares, sensitivity or _unmeasured
+    )
     return ALLOCATIONS[kind].zeros(request)
+
+
+def _own_patterns(recipe: Recipe, names: Iterable[str]) -> dict[str, Pattern]:
+    """Find the matrices to which the allocation's map gives a pattern; the first match counts."""
+    found = {}
+    for name in names:
+        matches = (z for text, z in recipe.pruning.allocation.map.items() if re.search(text, name))
+        if isinstance(own := next(matches, None), str):
+            found[name] = parse(own)
+    return found
 
 
 def _unmeasured() -> "DenseModel":

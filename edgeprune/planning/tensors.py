@@ -178,14 +178,26 @@ class ModelPlan:
         return Budget(tensor.pattern, tensor.zeros)
 
     def with_zeros(
-        self, zeros: Mapping[str, int], pattern: Pattern, sparsity: float
+        self,
+        zeros: Mapping[str, int],
+        pattern: Pattern,
+        sparsity: float,
+        patterns: Mapping[str, Pattern] | None = None,
     ) -> "ModelPlan":
-        """Return the same plan with these zeros; tensors that are not named have none."""
+        """Return the same plan with these zeros; tensors that are not named have none.
+
+        Args:
+            zeros: by tensor.
+            pattern: pattern of the pruned tensors.
+            sparsity: share of zeros over all of them.
+            patterns: by tensor, where it has one of its own.
+        """
+        own = patterns or {}
         tensors = {
             name: replace(
                 tensor,
                 zeros=zeros.get(name, 0),
-                pattern=pattern if zeros.get(name) else UNSTRUCTURED,
+                pattern=own.get(name, pattern) if zeros.get(name) else UNSTRUCTURED,
             )
             for name, tensor in self.tensors.items()
         }

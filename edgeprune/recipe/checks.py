@@ -48,6 +48,13 @@ def base_60(value: Any) -> Any:
     return f"{value // 60}:{value % 60}" if type(value) is int else value
 
 
+def share_or_pattern(value: Any) -> float | str:
+    """A share of zeros, or an N:M pattern."""
+    if type(value) is int and value > 1:
+        value = base_60(value)
+    return known_pattern(value) if isinstance(value, str) and ":" in value else float(value)
+
+
 def comma_separated(value: Any) -> Any:
     """Accept a list, also as comma-separated text."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value

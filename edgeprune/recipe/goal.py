@@ -8,7 +8,6 @@ import exporters
 from edgeprune.recipe.checks import with_unit
 from edgeprune.recipe.section import Section, flag
 from edgeprune.recipe.units import byte_count, seconds
-from edgeprune.support.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprune.recipe.schema import Recipe
@@ -22,6 +21,9 @@ _PROCESSES = 4  # of each of three files that are timed
 _TRAINING = {
     "training.grid_from": 0.05, "training.learn_scales": True, "training.embedding": False,
 }  # fmt: skip
+
+
+_OF_ZEROS = {"sparsity", "pattern", "allocation"}
 
 
 class Goal(Section):
@@ -62,6 +64,11 @@ class Goal(Section):
         description="choose the storage of every tensor, and train; default: if nothing is said "
         "of pruning and of types, or there is a goal",
     )
+    keep: list[Literal["type", "zeros"]] = Field(
+        [],
+        description="what is not chosen, but as the recipe sets it; found by itself from what it "
+        "sets",
+    )
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
@@ -89,29 +96,22 @@ def decided(recipe: "Recipe") -> "Recipe":
     """Decide whether a build chooses storages, and complete the recipe for it.
 
     A recipe that says nothing of pruning and types, or sets a goal, has its storages chosen and is
-    trained; what it does set stays.
-
-    Raises:
-        UsageError: it sets a goal, and what the goal would choose.
+    trained; what it does set stays, and the rest is chosen around it.
     """
     goal, pruning, artifact, training = (
         recipe.goal, recipe.pruning, recipe.artifact, recipe.training,
     )  # fmt: skip
     if goal.choose is not None:
         return recipe
-    typed = artifact.model_fields_set & {"type", "type_map"}
-    left_open = not (pruning.model_fields_set or typed)
-    if goal.asked and not left_open:
-        given = ", ".join(sorted({*typed, *pruning.model_fields_set}))
-        raise UsageError(
-            f"With a goal ({goal.text}) storages are chosen, all of them without zeros, but the "
-            f"recipe also sets {given}.",
-            "Leave one of them out; artifact.embedding_type and head_type may be set.",
-        )
+    typed = bool(artifact.model_fields_set & {"type", "type_map"})
+    pruned = bool(pruning.model_fields_set & _OF_ZEROS)
+    left_open = not (pruning.model_fields_set - {"max_loss"} or typed)
     choose = bool(exporters.get(artifact.target).choices) and (goal.asked or left_open)
     changes: dict[str, Any] = {"goal.choose": choose}
     if choose:
-        if not pruning.model_fields_set & {"sparsity", "pattern", "max_loss"}:
+        settled = {"type": "type" in artifact.model_fields_set, "zeros": pruned}
+        changes["goal.keep"] = [name for name, is_set in settled.items() if is_set]
+        if not pruned:
             changes["pruning.sparsity"] = 0.0
         if not training.model_fields_set:
             changes["training.enabled"] = True

@@ -12,6 +12,7 @@ from edgeprune.recipe.checks import (
     fixed_sparsity,
     known_name,
     known_pattern,
+    share_or_pattern,
     with_unit,
 )
 from edgeprune.recipe.section import Section, flag
@@ -62,8 +63,10 @@ class Allocation(Section):
         lt=1,
         description="for atp, owl and rank: how far a matrix' sparsity may be from the target",
     )
-    map: dict[str, float] = Field(
-        {}, description="for map: sparsity by a regular expression on the matrix' name"
+    map: dict[str, Annotated[float | str, BeforeValidator(share_or_pattern)]] = Field(
+        {},
+        description="for map: sparsity, or a pattern such as '2:4', by a regular expression on the "
+        "matrix' name",
     )
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType
 from exporters.gguf.types import CHOICES, TYPES
 
@@ -18,7 +19,7 @@ class Gguf:
     requirements: tuple[str, ...] = ("llama_cpp",)
     types: Mapping[str, WeightType] = TYPES
     default_type = "q8_0"
-    choices: Mapping[str, tuple[str, ...]] = CHOICES
+    choices: Mapping[str, tuple[Stored, ...]] = CHOICES
     file_format = "GGUF"
     artifact = "model.gguf"
     runner = "llamacpp"

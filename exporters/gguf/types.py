@@ -4,6 +4,7 @@ Symmetric types keep zeros; types with a minimum (scale × level − minimum) or
 docs/measured/gguf.md has the measurement.
 """
 
+from edgeprune.planning.stored import dense, sparse
 from edgeprune.planning.types import WeightType, keeps_zeros, narrow
 
 
@@ -34,6 +35,11 @@ TYPES: dict[str, WeightType] = {
 
 # What the compiler chooses from, by runtime: stock llama.cpp reads plain types alone.
 CHOICES = {
-    "stock": ("q8_0", "q5_0", "q4_0"),
-    "edgeprune": ("q8_0", "q5_0", "q4_0", "q4_0:3", "q4_0:3/64", "q4_0:2/64"),
+    "stock": dense("q8_0", "q5_0", "q4_0"),
+    "edgeprune": (
+        *dense("q8_0", "q5_0", "q4_0", "q4_0:3", "q4_0:3/64", "q4_0:2/64"),
+        *sparse("q4_0", 0.5, "2:4"),
+        *sparse("q4_0:3+mask/64", 0.5),
+        *sparse("q4_0:2+mask/64", 0.33, 0.5, 0.6),
+    ),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType
 from exporters.onnx.types import CHOICES, TYPES
 
@@ -18,7 +19,7 @@ class Onnx:
     requirements: tuple[str, ...] = ("onnx", "onnxruntime", "tokenizers")
     types: Mapping[str, WeightType] = TYPES
     default_type = "int8"
-    choices: Mapping[str, tuple[str, ...]] = CHOICES
+    choices: Mapping[str, tuple[Stored, ...]] = CHOICES
     file_format = "ONNX"
     artifact = "model.onnx"
     runner = "onnxruntime"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType, keeps_zeros
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Transformers:
     types: Mapping[str, WeightType] = keeps_zeros("f32", "f16", "bf16")
     # Half the bytes of float32 with its range: float16 can't hold what bfloat16 models may hold.
     default_type = "bf16"
-    choices: Mapping[str, tuple[str, ...]] = {}
+    choices: Mapping[str, tuple[Stored, ...]] = {}
     file_format = "safetensors"
     artifact = "model"
     runner = "transformers"

@@ -86,6 +86,41 @@ def test_what_is_set_stays(tiny_folder, rows_file, tmp_path, kept):
     assert facts.bytes <= 5.25e6
 
 
+@pytest.mark.parametrize(
+    "kept_back", [{"sparsity": 0.5}, {"pattern": "2:4"}, {"type": "q4_0"}, {"type": "q6_k"}]
+)
+def test_the_rest_is_chosen_around_what_is_set(tiny_folder, rows_file, tmp_path, kept, kept_back):
+    recipe = recipe_for(tiny_folder, rows_file, size="4.5MB", **kept_back)
+    manifest = build(recipe, tmp_path / "build", Quiet()).manifest
+    matrices = [row for row in manifest.plan if len(row.shape) > 1 and "layers" in row.name]
+    if "type" in kept_back:
+        assert {row.storage.type for row in matrices} == {kept_back["type"].upper()}
+        return
+    pattern = kept_back.get("pattern", "unstructured")
+    assert {(row.pattern, row.zeros / row.size) for row in matrices} == {(pattern, 0.5)}
+
+
+def test_zeros_are_chosen_where_they_lose_less(tiny_folder, rows_file, tmp_path, kept, monkeypatch):
+    """With inputs that differ much, half zeros lose less than codes of as many bits."""
+    monkeypatch.setattr(
+        choose, "losses_of", lambda _job, rows: {
+            name: {way: 1.0 if row.storage.type == "Q4_0" and not row.zeros else 0.1 - bits / 1e3
+                   for way, row in of.items() for bits in [row.packed_bits]}
+            for name, of in rows.items()
+        },
+    )  # fmt: skip
+    recipe = recipe_for(tiny_folder, rows_file, size="3.4MB")
+    manifest = build(recipe, tmp_path / "build", Quiet()).manifest
+    found = {(row.pattern, round(row.zeros / row.size, 2)) for row in manifest.plan if row.zeros}
+    assert found
+    written = {row.name: row for row in manifest.artifact.tensors}
+    for row in manifest.plan:
+        if len(row.shape) > 1:
+            assert written[row.stored_as].pruned == bool(row.zeros)
+            assert written[row.stored_as].nonzeros <= row.size - row.zeros
+    assert manifest.packed.packed_bytes == pytest.approx(manifest.choice.bytes, rel=0.03)
+
+
 def test_the_default_chooses_and_explicit_settings_do_not():
     default = decided(Recipe.of(task="medqa"))
     assert (default.goal.choose, default.pruning.sparsity, default.training.enabled) == (
@@ -97,9 +132,11 @@ def test_the_default_chooses_and_explicit_settings_do_not():
         assert not recipe.goal.choose
         assert recipe.pruning.sparsity == 0.5
         assert not recipe.training.enabled
-    for explicit in ({"sparsity": 0.5}, {"type": "q4_0"}):
-        with pytest.raises(UsageError, match=r"goal \(size 60MB\) .* also sets (sparsity|type)"):
-            decided(Recipe.of(task="medqa", size="60MB", **explicit))
+    for explicit, kept in (({"sparsity": 0.5}, ["zeros"]), ({"type": "q4_0"}, ["type"])):
+        around = decided(Recipe.of(task="medqa", size="60MB", **explicit))
+        assert around.goal.keep == kept
+        assert around.goal.choose
+        assert around.pruning.sparsity == (0.5 if kept == ["zeros"] else 0)
     both = decided(Recipe.of(task="medqa", size="60MB", recover_budget="3m", recover=True))
     assert both.goal.choose
     assert both.training.budget == "3m"

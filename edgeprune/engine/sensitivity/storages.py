@@ -9,7 +9,9 @@ from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.curvature import Curvature
 from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.models.blocks import WeightView
-from edgeprune.planning.grid import Grid
+from edgeprune.planning.patterns import Budget
+from edgeprune.planning.tensors import TensorPlan
+from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.quantization.scales import one_by_one
 from edgeprune.support.progress import Progress
@@ -22,7 +24,7 @@ Losses = dict[str, dict[str, float]]
 def storage_losses(
     runner: BlockRunner,
     blocks: list[dict[str, WeightView]],
-    grids: Mapping[str, Mapping[str, Grid]],
+    rows: Mapping[str, Mapping[str, TensorPlan]],
     shares: Mapping[str, float],
     weights: Mapping[str, Tensor],
     curvature: Curvature,
@@ -33,12 +35,13 @@ def storage_losses(
     To second order, with outputs and inputs taken as independent and outputs as uncorrelated,
     ``½ Σ_i γ_i (ΔW H ΔWᵀ)_ii``: the error that rounding makes in each output, weighted by what an
     error there costs (Kronecker-factored curvature, Martens and Grosse, 1503.05671). Weights are
-    rounded to nearest; what GPTQ and training win back is about the same share everywhere.
+    pruned by Wanda's scores and rounded to nearest; what better masks, GPTQ and training win back
+    is about the same share of the error for every storage (docs/measured/choice.md).
 
     Args:
         runner: the dense model's runner.
         blocks: matrices of each block, by full name.
-        grids: by matrix and storage, the grid to round to.
+        rows: by matrix and storage, its grid and zeros.
         shares: weight of each stream.
         weights: weights of each stream's tokens, (samples, length).
         curvature: from `output_curvature`.
@@ -62,18 +65,18 @@ def storage_losses(
                     (share, seen[stream][name], curvature[stream][index][name])
                     for stream, share in shares.items()
                 ]
-                losses[name] = {
-                    storage: _loss(dense, grid, of_streams) for storage, grid in grids[name].items()
-                }
+                losses[name] = _losses(dense, rows[name], of_streams)
             for states in hidden.values():
                 runner.advance(index, block, states, states)
             stage.advance()
     return losses
 
 
-def _loss(
-    dense: Tensor, grid: Grid, of_streams: list[tuple[float, InputStatistics, Tensor]]
-) -> float:
+def _losses(
+    dense: Tensor,
+    storages: Mapping[str, TensorPlan],
+    of_streams: list[tuple[float, InputStatistics, Tensor]],
+) -> dict[str, float]:
     """Estimate on some rows: those where an error costs most, and of the others every fourth."""
     cost = torch.stack([share * outer for share, _, outer in of_streams]).sum(0)
     order = cost.argsort(descending=True)
@@ -83,11 +86,26 @@ def _loss(
     weight[some] = (len(order) - len(first)) / max(1, len(some))
     rows = torch.cat([first, some])
     dense = dense[rows]
-    of_streams = [(share, seen, (outer * weight)[rows]) for share, seen, outer in of_streams]
-    importance = torch.stack([share * seen.second_moment for share, seen, _ in of_streams]).sum(0)
-    rounded, _ = one_by_one(dense, importance[:, None].expand(dense.shape[::-1]), grid)
-    change = rounded - dense
-    return sum(
-        share * 0.5 * (((change @ seen.gram.matrix) * change).sum(dim=1) * outer).sum().item()
-        for share, seen, outer in of_streams
-    )
+    gram = Gram(torch.stack([share * seen.gram.matrix for share, seen, _ in of_streams]).sum(0))
+
+    def lost(row: TensorPlan) -> float:
+        change = _stored(dense, row, gram) - dense
+        return sum(
+            share * 0.5 * (((change @ seen.gram.matrix) * change).sum(1) * (outer * weight)[rows])
+            .sum().item()
+            for share, seen, outer in of_streams
+        )  # fmt: skip
+
+    return {storage: lost(row) for storage, row in storages.items()}
+
+
+def _stored(dense: Tensor, row: TensorPlan, gram: Gram) -> Tensor:
+    """Prune and round some rows of a matrix."""
+    grid = row.storage.grid
+    assert grid
+    importance = gram.matrix.diagonal()[:, None].expand(dense.T.shape)
+    if not row.zeros:
+        return one_by_one(dense, importance, grid)[0]
+    budget = Budget(row.pattern, round(row.zeros / row.size * dense.numel()))
+    keep = budget.keep(dense.abs() * gram.norms)  # Wanda, arXiv 2306.11695
+    return one_by_one(dense * keep, importance * keep.T, grid)[0]
