@@ -13,7 +13,7 @@ from edgeprune.support.files import sha256_json
 
 _PRUNE_VERSION = 6
 # Of what training does: what an older one has left is not gone on with.
-TRAINING_VERSION = 10
+TRAINING_VERSION = 11
 
 
 def streams_key(job: Job) -> list[Any]:

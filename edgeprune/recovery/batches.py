@@ -85,11 +85,12 @@ class Batches:
             found += self._weighted(name, places, len(places) / batch)
         return found
 
-    def all(self) -> list[Sample]:
-        """Return every sequence once; weights sum to 1 over all."""
+    def all(self, most: int | None = None) -> list[Sample]:
+        """Return every sequence, or the first ``most`` of a stream; weights sum to 1 over all."""
         found: list[Sample] = []
         for name, tokens in self.tokens.items():
-            found += self._weighted(name, list(range(len(tokens))), self.shares[name])
+            places = list(range(len(tokens)))[:most]
+            found += self._weighted(name, places, self.shares[name])
         return found
 
     def _weighted(self, name: str, places: list[int], share: float) -> list[Sample]:

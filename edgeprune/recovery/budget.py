@@ -11,7 +11,8 @@ from edgeprune.support.distributed import least, world
 
 _POINTS = 10  # of the loss curve, fewer in a short run; as often is everything kept
 _APART = 8  # steps between points at least, where the number of steps is given
-_JUDGING = 0.15  # share of a time budget that the curve may take, unless two points take more
+_JUDGING = 0.15  # share of a time budget that the curve may take: short runs judge on less
+_LEAST_POINTS, _LEAST_JUDGED = 2, 2  # sequences of each stream
 _COMPILED_FROM = 240  # seconds: compiling takes up to a minute of them, and saves a quarter
 
 
@@ -21,12 +22,12 @@ class Budget:
 
     Attributes:
         settings: settings of the training, with its seconds or its steps.
-        held_out: number of held-out sequences evaluated at each point of the curve.
+        held_out: number of held-out sequences of each stream.
         begun: start of the time budget, by `time.perf_counter`.
     """
 
     settings: Training
-    held_out: int
+    held_out: list[int]
     begun: float
 
     @property
@@ -37,27 +38,37 @@ class Budget:
     def plan(self, step: TrainStep) -> TrainState:
         """Start a new run: its steps, the points of its curve, and whether blocks are compiled."""
         if steps := self.settings.steps:
-            return TrainState(steps=steps, points=min(_POINTS, max(2, steps // _APART)))
-        seconds, left = step.timed(), self.left()
+            points = min(_POINTS, max(_LEAST_POINTS, steps // _APART))
+            return TrainState(steps=steps, points=points)
+        seconds, left = step.timed(rehearsals=0), self.left()
         # Processes that wait for each other's gradients can't fail, or decide, each on its own.
         may_compile = world()[1] == 1 and not self.settings.save_memory
         compiled = may_compile and left > _COMPILED_FROM and compile_if_faster(step, seconds)
         if compiled:
             seconds, left = step.timed(), self.left()
-        points = min(_POINTS, max(2, int(_JUDGING * left / seconds / self._point_cost)))
-        steps = int(left / seconds - (points + 1) * self._point_cost)
-        return TrainState(steps=least(max(1, steps)), points=least(points), compiled=compiled)
+        most = _JUDGING * left / seconds  # steps that judging may take the time of
+        judged = int(most / (_LEAST_POINTS + 1) / self._cost(1))
+        judged = least(min(max(_LEAST_JUDGED, judged), max(self.held_out)))
+        points = int(most / self._cost(judged)) - 1
+        points = least(min(_POINTS, max(_LEAST_POINTS, points)))
+        steps = int(left / seconds - (points + 1) * self._cost(judged))
+        return TrainState(
+            steps=least(max(1, steps)), points=points, judged=judged, compiled=compiled
+        )
 
     def plan_again(self, state: TrainState, seconds: float) -> None:
         """Plan the steps again, from the ``seconds`` per step over the first interval."""
-        more = self.left() / seconds - state.points * self._point_cost
+        assert state.judged
+        more = self.left() / seconds - state.points * self._cost(state.judged)
         state.steps = state.step + least(max(1, int(more)))
 
     def left(self) -> float:
         """Return the seconds of the budget."""
         return self.settings.seconds - (time.perf_counter() - self.begun)
 
-    @property
-    def _point_cost(self) -> float:
-        """Return the cost of a point of the curve in steps; it has no backward pass."""
-        return self.held_out / self.settings.batch / 2
+    def _cost(self, judged: int) -> float:
+        """Return the cost of judging so many sequences of each stream, in steps.
+
+        There is no backward pass.
+        """
+        return sum(min(judged, most) for most in self.held_out) / self.settings.batch / 2

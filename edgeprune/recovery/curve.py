@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.formats.weights import save_tensors
-from edgeprune.recovery.batches import Sample
+from edgeprune.recovery.batches import Batches
 from edgeprune.recovery.losses import Objective
 from edgeprune.recovery.masters import Masters
 from edgeprune.recovery.qat import FakeQuantizer
@@ -22,7 +22,7 @@ class Curve:
     """Evaluates a run on held-out sequences.
 
     Args:
-        held_out: the held-out sequences.
+        judging: the held-out sequences.
         objective: computes their loss.
         masters: the trained weights.
         quantizer: rounds the student's weights.
@@ -31,13 +31,13 @@ class Curve:
 
     def __init__(
         self,
-        held_out: list[Sample],
+        judging: Batches,
         objective: Objective,
         masters: Masters,
         quantizer: FakeQuantizer,
         best: Path,
     ):
-        self._held_out, self._objective = held_out, objective
+        self._judging, self._objective = judging, objective
         self._masters, self._quantizer, self._best = masters, quantizer, best
 
     def judge(self, state: TrainState, train: float | None) -> None:
@@ -47,7 +47,8 @@ class Curve:
             state: state of the run.
             train: training loss since the last point; None at the beginning.
         """
-        held_out = self._objective.evaluate(self._held_out)  # of all: processes end together
+        # Of all processes: they end together.
+        held_out = self._objective.evaluate(self._judging.all(state.judged))
         if not math.isfinite(held_out):
             raise CheckFailed(
                 f"The held-out loss of training is {number(held_out)} at step {state.step} of "

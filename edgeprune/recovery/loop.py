@@ -26,7 +26,7 @@ def run(
     """
     state = _begin_or_resume(step, curve, budget, folder)
     losses: list[float] = []
-    begin = time.perf_counter()
+    planned, begin = bool(state.step), time.perf_counter()
     with progress.stage(name, state.steps) as stage:
         stage.advance(state.step)
         while state.step < state.steps and not curve.stops(state):
@@ -34,9 +34,10 @@ def run(
                 _begin_rounding(state, step, curve)
             losses.append(step.take(state))
             stage.advance()
-            interval = -(-state.steps // state.points)
+            interval = _interval(state)
             if state.step % interval == 0 or state.step == state.steps:
-                if len(state.curve) == 1 and budget.timed:
+                if not planned and budget.timed:
+                    planned = True
                     budget.plan_again(state, (time.perf_counter() - begin) / interval)
                     stage.expect(state.steps)
                 curve.judge(state, sum(losses) / len(losses))
@@ -53,11 +54,17 @@ def _begin_or_resume(
     if not state.steps:
         state = budget.plan(step)
         state.task_share = step.batches.task_share(state.steps * budget.settings.batch)
-        if not (step.quantizer.pending and step.settings.grid_from == 0):  # rounding judges anew
+        begins = step.settings.grid_from * state.steps
+        if not step.quantizer.pending or begins >= _interval(state):  # rounding judges anew
             curve.judge(state, None)
     elif state.compiled and world()[1] == 1:
         compile_blocks(*step.models)
     return state
+
+
+def _interval(state: TrainState) -> int:
+    """Return the steps between two points of the curve."""
+    return -(-state.steps // state.points)
 
 
 def _begin_rounding(state: TrainState, step: TrainStep, curve: Curve) -> None:

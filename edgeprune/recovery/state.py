@@ -26,6 +26,7 @@ class TrainState:
         step: number of steps done.
         steps: total number of steps; 0 until a time budget has been turned into steps.
         points: number of points of the curve, over all steps.
+        judged: held-out sequences of each stream that a point takes; None: all.
         task_share: the task's share of the sequences of a step, the same in all steps.
         compiled: whether torch compiled the blocks; a resumed run must do so too.
         curve: ``step``, ``train`` loss since the last point, ``held_out`` loss, and whether weights
@@ -36,6 +37,7 @@ class TrainState:
     step: int = 0
     steps: int = 0
     points: int = 0
+    judged: int | None = None
     task_share: float = 0.0
     compiled: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)

@@ -82,9 +82,9 @@ class TrainStep:
         """Copy the present weights to the student, rounded if rounding has begun."""
         self.masters.show(self.quantizer.fake_quantize)
 
-    def timed(self) -> float:
-        """Time a step that changes no weight, in seconds."""
-        for step in range(2):  # the first allocates
+    def timed(self, rehearsals: int = 1) -> float:
+        """Time a step that changes no weight, in seconds; the first one compiles what it can."""
+        for step in range(rehearsals + 1):
             begin = time.perf_counter()
             self._gradients(step, self.settings.task_share)
             self.optimizer.step(0.0)

@@ -134,8 +134,7 @@ def _run(
         student.save_memory()
     begun = time.perf_counter()
     batches, judging = _split(streams, settings, teacher)
-    held_out = judging.all()
-    require_answers(held_out, settings.max_perplexity)
+    require_answers(judging.all(), settings.max_perplexity)
     calibration = Weights(pruned.calibration)
     quantizer = FakeQuantizer(
         student.model, stored, grids, calibration, settings.learn_scales, settings.grid_from == 0
@@ -149,8 +148,8 @@ def _run(
         step.selection.gradients if step.selection else {},
         quantizer.state,
     )
-    curve = Curve(held_out, objective, step.masters, quantizer, folder / _BEST)
-    budget = Budget(settings, len(held_out), begun)
+    curve = Curve(judging, objective, step.masters, quantizer, folder / _BEST)
+    budget = Budget(settings, [len(tokens) for tokens in judging.tokens.values()], begun)
     name = "fine-tune" if settings.answers else "distill"
     state = loop.run(step, curve, budget, kept, progress, name)
     if world()[0] == 0:

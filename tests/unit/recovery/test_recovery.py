@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from edgeprune.quantization.scales import one_by_one, slopes
 from edgeprune.recovery import student
 from edgeprune.recovery import train as training
 from edgeprune.recovery.batches import split
+from edgeprune.recovery.budget import Budget
 from edgeprune.recovery.curve import has_risen
 from edgeprune.recovery.losses import Objective, distillation, hidden_distance
 from edgeprune.recovery.masters import Masters
@@ -386,11 +388,29 @@ def test_a_time_budget_becomes_steps(pruned, tmp_path, monkeypatch):
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
     how = Training(seconds=30, batch=1)
     found = training.train(pruned, streams(2), how, tmp_path, Quiet(), "cpu")
-    # Of 30 s, 4 have gone when a step has taken one. A point reads 2 sequences without a backward
-    # pass, as long as a step, so that 3 take 15 % of the time; one more comes before the first
-    # step. That makes 22 steps, and a point each 8. But these 8 took 1 s, and 7 s have gone.
+    # Of 30 s, 3 have gone when a step has taken one. A point reads 2 sequences without a backward
+    # pass, as long as a step, so that 4 take 15 % of the time, one of them before the first step.
+    # That makes 23 steps, and a point each 8. But these 8 took 1 s, and 6 s have gone.
     assert found.curve[1]["step"] == 8
-    assert found.planned == 8 + int((30 - 7) / (1 / 8) - 3)
+    assert found.planned == 8 + int((30 - 6) / (1 / 8) - 3)
+
+
+def test_a_short_run_judges_on_few_sequences():
+    class OneSecond:
+        def timed(self, rehearsals=1):
+            return 1.0
+
+    def planned(seconds):
+        how = Training(seconds=seconds, batch=2)
+        return Budget(how, [6, 6], time.perf_counter()).plan(OneSecond())
+
+    short, long = planned(24), planned(200)
+    assert (short.judged, long.judged) == (2, 6)
+    assert short.points < long.points
+    for state, seconds in ((short, 24), (long, 200)):
+        judging = (state.points + 1) * state.judged * 2 / 4  # of both streams, a half step for two
+        assert judging <= 0.15 * seconds
+        assert state.steps == pytest.approx(seconds - judging, abs=2)
 
 
 def test_a_run_has_risen_after_three_points_of_one_kind():
