@@ -173,35 +173,42 @@ class PrunedTensor(Facts):
 
 
 class Probe(Facts):
-    """One sparsity that the search tried.
+    """One sparsity, or one bound that storages were chosen under, that the search tried.
 
     Attributes:
+        sparsity: share of zeros.
+        divergence: the bound; None if the storages were set.
+        bytes: predicted size of the file, likewise.
         value: metric on the held-out rows.
         worst: worse end of the metric's interval, with the search's confidence.
         holds: whether ``worst`` is within the bound.
     """
 
     sparsity: float
+    divergence: float | None = None
+    bytes: int | None = None
     value: float
     worst: float
     holds: bool
 
 
 class SearchFacts(Facts):
-    """How ``max_loss`` found its sparsity.
+    """How ``max_loss`` found its sparsity, or the storages of its file.
 
     Attributes:
         sparsity: the highest that held.
+        divergence: or, where storages are chosen, the largest bound on their losses that held.
         metric: ``accuracy``, or ``nats_per_answer_token`` where accuracy is near chance level or
             there is none.
         dense: the dense model's value.
         bound: the worst value allowed.
-        confidence: one-sided confidence that a tried sparsity is within the bound on other rows.
+        confidence: one-sided confidence that what was tried is within the bound on other rows.
         rows: number of held-out rows.
-        probes: sparsities tried, in order.
+        probes: what was tried, in order.
     """
 
     sparsity: float
+    divergence: float | None = None
     metric: str
     dense: float
     bound: float

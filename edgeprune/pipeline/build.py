@@ -87,8 +87,8 @@ def build(
 
 def _make(job: Job, source: Origin) -> Manifest | None:
     """Go through all stages once; None in all but the first process of a launched build."""
-    job, choice = choose.settle(job)
     job, found = max_loss.settle(job)
+    job, choice = choose.settle(job)
     plan = planner.plan(job)
     sparse = sparsify(job, plan)
     if not job.run.first:

@@ -58,7 +58,7 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
     parts = _parts(rows, losses, costs)
     found = _solve(job, parts, fixed)
     facts = ChoiceFacts(
-        goal=goal.text,
+        goal=f"max loss {bound}" if (bound := job.recipe.pruning.max_loss) else goal.text,
         runtime=goal.runtime,
         bytes=round(_bytes(job, rows, found)),
         loss=found.loss,

@@ -1,4 +1,4 @@
-"""Find how far a model can be pruned, by bisection on held-out rows (arXiv 2505.18350)."""
+"""Find how far a model can be compressed, by bisection on held-out rows (arXiv 2505.18350)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeprune.data.rows import Row
 from edgeprune.manifest.manifest import Probe, SearchFacts
+from edgeprune.pipeline import choose
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key
 from edgeprune.pipeline.trial import trial
@@ -14,20 +15,24 @@ from edgeprune.recipe.units import share
 from edgeprune.support import distributed
 from edgeprune.support.errors import CheckFailed, UsageError
 
-# Sparsities are tried on a grid of 2 %, up to 90 %.
-_STEPS = 46
-_STEP = 0.02
+# Sparsities are tried on a grid of 2 %, up to 90 %; bounds on losses by a fifth, up to 3 nats.
+_STEPS, _STEP = 46, 0.02
+_BOUNDS, _LARGEST, _FINER = 20, 3.0, 1.2
+
+# Puts a job at a step of what is searched, and says where that is.
+At = Callable[[Job, int], tuple[Job, dict[str, Any]]]
 
 
 def settle(job: Job) -> tuple[Job, SearchFacts | None]:
-    """Find the highest sparsity whose task metric stays within ``pruning.max_loss``.
+    """Find the smallest file whose task metric stays within ``pruning.max_loss``.
 
     Accuracy may fall, or nats per answer token rise, by that share of the dense model's value: the
     worse end of the change's interval over the held-out rows, the same for both models, must be
-    within it, with ``gates.confidence`` for each sparsity tried. The metric is taken to fall with
-    sparsity, as bisection must. Methods that need moments alone are tried on statistics gathered
-    once from the dense model; other methods, and the result, are pruned block by block as in a
-    build.
+    within it, with ``gates.confidence`` for each file tried. Where storages are chosen, they are
+    chosen under one bound on their losses after another; where a type or zeros are set, the highest
+    sparsity is found. The metric is taken to get worse as files get smaller, as bisection must.
+    Methods that need moments alone are tried on statistics gathered once from the dense model;
+    other methods, and the result, are pruned block by block as in a build.
 
     Args:
         job: the build; its own sparsity is ignored if ``max_loss`` is set. Without it, nothing is
@@ -38,7 +43,7 @@ def settle(job: Job) -> tuple[Job, SearchFacts | None]:
         search.
 
     Raises:
-        CheckFailed: not even the lowest sparsity is within the bound.
+        CheckFailed: not even the largest file is within the bound.
         UsageError: several processes were launched.
     """
     if not job.recipe.pruning.max_loss:
@@ -50,61 +55,83 @@ def settle(job: Job) -> tuple[Job, SearchFacts | None]:
     rest, held_out = job.data.hold_out()
     job = replace(job, data=rest)
     found = _search(replace(job, run=replace(job.run, folder=job.run.work / "search")), held_out)
+    if found.divergence:
+        return job.changed({"goal.divergence": found.divergence}), found
     return job.changed({"pruning.sparsity": found.sparsity}), found
 
 
 def _search(job: Job, held_out: list[Row]) -> SearchFacts:
     asked, confidence = job.recipe.pruning, job.recipe.gates.confidence
+    at, steps = (_chosen, _BOUNDS) if job.recipe.goal.choose else (_pruned, _STEPS)
     quick = {"measurement.perplexity_tokens": 512, "pruning.max_loss": None}
     once = None
-    if job.pruning.sees_moments_alone and asked.allocation.kind == "uniform":
+    if at is _pruned and job.pruning.sees_moments_alone and asked.allocation.kind == "uniform":
         once = job.run.folder / f"dense-{prune_key(job)[:16]}.safetensors"
-
-    def measure(sparsity: float, dense_statistics: Path | None) -> dict[str, Any]:
-        trains = job.recipe.training.enabled and sparsity > 0  # the bound is the dense model's
-        tried = {**quick, "pruning.sparsity": sparsity, "training.enabled": trains}
-        kind, _, alphabet = job.recipe.artifact.type.partition(":")
-        # Anyone's dense model has all codes of the type.
-        own = job.in_type(kind) if alphabet and not sparsity else job
-        return trial(own.changed(tried), held_out, dense_statistics)
-
-    dense = measure(0.0, None)
+    dense = trial(_dense(job).changed(quick), held_out)
     by_accuracy = dense["accuracy"] is not None and not dense["near_chance"]
     metric = "accuracy" if by_accuracy else "nats_per_answer_token"
     start, loss = dense[metric]["value"], share(str(asked.max_loss))
     bound = start * (1 - loss) if by_accuracy else start * (1 + loss)
 
     def probe(step: int, dense_statistics: Path | None = once) -> Probe:
-        sparsity = round(step * _STEP, 2)
-        tried = measure(sparsity, dense_statistics)
-        value = tried[metric]["value"]
-        worst = _worst(metric, dense, tried, confidence)
+        tried, where = at(job, step)
+        result = trial(tried.changed(quick), held_out, dense_statistics)
+        value = result[metric]["value"]
+        worst = _worst(metric, dense, result, confidence)
         holds = worst >= bound if by_accuracy else worst <= bound
-        found = Probe(sparsity=sparsity, value=value, worst=worst, holds=holds)
+        found = Probe(**where, value=value, worst=worst, holds=holds)
         job.run.progress.note(
-            f"sparsity {sparsity:.0%}: {metric.replace('_', ' ')} {value:.3f}, at worst "
+            f"{_words(found)}: {metric.replace('_', ' ')} {value:.3f}, at worst "
             f"{worst:.3f} ({'within' if found.holds else 'beyond'} {bound:.3f})"
         )
         return found
 
-    best, probes = bisect(probe, _STEPS)
+    best, probes = bisect(probe, steps)
     while once and best:  # what the build will do is not quite what was tried: it must hold too
         probes.append(probe(best, None))
         if probes[-1].holds:
             break
         best -= 1
     if best == 0:
+        least = "file" if at is _chosen else f"sparsity of {_STEP:.0%} or more"
         raise CheckFailed(
-            f"No sparsity of {_STEP:.0%} or more keeps {metric.replace('_', ' ')} within "
+            f"No {least} keeps {metric.replace('_', ' ')} within "
             f"{bound:.3f} (dense {start:.3f}) on {len(held_out)} held-out rows, with "
             f"{confidence:.0%} confidence.",
             "Allow a larger --max-loss, give more task rows, or lower the confidence: --set "
             "gates.confidence=0.8",
         )
+    where = at(job, best)[1]
     return SearchFacts(
-        sparsity=round(best * _STEP, 2), metric=metric, dense=start, bound=bound,
-        confidence=confidence, rows=len(held_out), probes=probes,
+        sparsity=where["sparsity"], divergence=where.get("divergence"), metric=metric, dense=start,
+        bound=bound, confidence=confidence, rows=len(held_out), probes=probes,
     )  # fmt: skip
+
+
+def _dense(job: Job) -> Job:
+    """The dense model as anyone has it: with all codes of its type, untrained."""
+    kind = job.recipe.artifact.type.partition(":")[0]
+    if job.recipe.goal.choose and "type" not in job.recipe.goal.keep:
+        kind = job.exporter.default_type
+    plain = {"pruning.sparsity": 0.0, "training.enabled": False, "goal.choose": False}
+    return job.changed(plain).in_type(kind)
+
+
+def _pruned(job: Job, step: int) -> tuple[Job, dict[str, Any]]:
+    sparsity = round(step * _STEP, 2)
+    return job.changed({"pruning.sparsity": sparsity}), {"sparsity": sparsity}
+
+
+def _chosen(job: Job, step: int) -> tuple[Job, dict[str, Any]]:
+    divergence = round(_LARGEST * _FINER ** (step + 1 - _BOUNDS), 4)
+    chosen, facts = choose.settle(job.changed({"goal.divergence": divergence}))
+    assert facts
+    sparsity = chosen.recipe.pruning.sparsity
+    return chosen, {"sparsity": sparsity, "divergence": divergence, "bytes": facts.bytes}
+
+
+def _words(probe: Probe) -> str:
+    return f"{probe.bytes / 1e6:.1f} MB" if probe.bytes else f"sparsity {probe.sparsity:.0%}"
 
 
 def _worst(metric: str, dense: dict[str, Any], tried: dict[str, Any], confidence: float) -> float:

@@ -29,7 +29,8 @@ def again(job: Job, manifest: Manifest) -> Job | None:
         The job to build next; None if the goal is met, or after three builds.
     """
     goal, tried = job.recipe.goal, _tried(job)
-    if not manifest.choice or goal.size or goal.memory or met(manifest) or len(tried) + 1 >= _MOST:
+    known = goal.size or goal.memory or manifest.search  # and what was searched has been tried
+    if not manifest.choice or known or met(manifest) or len(tried) + 1 >= _MOST:
         return None
     change = _faster(job, manifest) if goal.decode else _closer(job, manifest)
     before = {name: getattr(goal, name.removeprefix("goal.")) for name in change}

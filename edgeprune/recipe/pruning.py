@@ -90,8 +90,8 @@ class Pruning(Section):
     )
     max_loss: Annotated[str, with_unit(share)] | None = flag(
         None,
-        "find the highest sparsity that costs the task at most this, such as 2%, at the "
-        "confidence that gates.confidence sets",
+        "find the smallest file that costs the task at most this, such as 2%, at the confidence "
+        "that gates.confidence sets; of a set type or method, the highest sparsity",
     )
     fusion: Fusion = Field(Fusion(), description="how the two calibration streams are joined")
     allocation: Allocation = Field(Allocation(), description="spread of sparsity over matrices")

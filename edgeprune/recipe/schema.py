@@ -71,6 +71,8 @@ class Recipe(BaseModel):
             raise ValueError(f"target '{target}' has one way to store weights: leave the goal out")
         if goal.asked and goal.choose is False:
             raise ValueError(f"goal.choose is off: leave the goal out ({goal.text})")
+        if goal.asked and self.pruning.max_loss:
+            raise ValueError(f"set one goal, not {goal.text} and max_loss {self.pruning.max_loss}")
         return self
 
     @model_validator(mode="after")

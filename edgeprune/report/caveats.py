@@ -52,10 +52,13 @@ def _near_chance(results: Results) -> str:
 
 
 def _about_search(search: SearchFacts) -> str:
+    what, each = f"{search.sparsity:.0%} is the highest tested sparsity", "sparsity"
+    if search.divergence is not None:
+        what, each = "The file is the smallest tried", "file"
     return (
-        f"{search.sparsity:.0%} is the highest tested sparsity that keeps "
+        f"{what} that keeps "
         f"{search.metric.replace('_', ' ')} within {search.bound:.3f} (dense {search.dense:.3f}) "
-        f"on {search.rows} rows held out of calibration. Each sparsity was judged by the worse end "
+        f"on {search.rows} rows held out of calibration. Each {each} was judged by the worse end "
         f"of its interval, with {search.confidence:.0%} one-sided confidence. The results below "
         "are on the evaluation rows."
     )

@@ -93,13 +93,17 @@ def _of_pruning(manifest: Manifest) -> Iterator[Figure]:
             "packed bits of a weight by block, one line per kind of matrix",
         )
     if search := manifest.search:
+        sizes = search.divergence is not None
         tried = ", ".join(
-            f"{p.sparsity:.0%}: {p.value:.3f}, at worst {p.worst:.3f}" for p in search.probes
+            f"{f'{(p.bytes or 0) / 1e6:.1f} MB' if sizes else f'{p.sparsity:.0%}'}: {p.value:.3f}, "
+            f"at worst {p.worst:.3f}"
+            for p in search.probes
         )
         yield Figure(
-            "Search for the highest sparsity",
+            f"Search for the {'smallest file' if sizes else 'highest sparsity'}",
             plots.search_curve(search),
-            f"{search.metric.replace('_', ' ')} by sparsity: {tried}; bound {search.bound:.3f}",
+            f"{search.metric.replace('_', ' ')} by {'size' if sizes else 'sparsity'}: {tried}; "
+            f"bound {search.bound:.3f}",
         )
     if manifest.training:
         yield from _of_training(manifest.training)

@@ -15,6 +15,7 @@ from edgeprune.manifest.base import Interval
 from edgeprune.manifest.manifest import (
     CurvePoint,
     PackedFacts,
+    Probe,
     PrunedTensor,
     SearchFacts,
 )
@@ -75,21 +76,28 @@ def sparsity_by_layer(tensors: Sequence[PrunedTensor]) -> str:
 
 
 def search_curve(search: SearchFacts) -> str:
-    """What every tried sparsity cost on the held-out rows, up to its worst, and the bound."""
-    probes = sorted(search.probes, key=lambda probe: probe.sparsity)
+    """What each thing tried cost on the held-out rows, up to its worst, and the bound."""
+    sizes = search.divergence is not None
+
+    def place(probe: Probe) -> float:
+        return (probe.bytes or 0) / 1e6 if sizes else probe.sparsity
+
+    probes = sorted(search.probes, key=place)
+    before = [] if sizes else [(0.0, search.dense)]
 
     def draw(axes: Any) -> None:
         axes.plot(
-            [0, *(p.sparsity for p in probes)],
-            [search.dense, *(p.value for p in probes)],
+            *zip(*before, *((place(p), p.value) for p in probes), strict=True),
             marker="o", markersize=4, linewidth=1, color=PRUNED,
         )  # fmt: skip
         axes.vlines(
-            [p.sparsity for p in probes], [p.value for p in probes],
+            [place(p) for p in probes], [p.value for p in probes],
             [p.worst for p in probes], color=PRUNED, linewidth=1,
         )  # fmt: skip
         axes.axhline(search.bound, color=DENSE, linestyle="--", linewidth=1, label="bound")
-        axes.set(xlabel="sparsity", ylabel=search.metric.replace("_", " "))
+        axes.set(
+            xlabel="MB, predicted" if sizes else "sparsity", ylabel=search.metric.replace("_", " ")
+        )
         axes.legend(fontsize=7)
 
     return svg(draw)

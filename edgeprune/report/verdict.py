@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from edgeprune.manifest import Manifest
+from edgeprune.manifest.manifest import SearchFacts
 from edgeprune.manifest.results import Difference, Measured
 from edgeprune.recipe.units import byte_count
 from edgeprune.report.words import ratio_text, size_text
@@ -34,10 +35,19 @@ def met(manifest: Manifest) -> bool:
         return in_memory(manifest) <= byte_count(goal.memory)
     if goal.decode:
         return manifest.results.artifacts["pruned"].decode.median >= goal.decode
+    if manifest.search:
+        return _within(manifest.search, manifest)
     change = manifest.results.difference
     return bool(change and change.nats_per_answer_token.value <= 0) and (
         general_rise(manifest) <= GENERAL_LIMIT
     )
+
+
+def _within(search: SearchFacts, manifest: Manifest) -> bool:
+    """Tell whether the evaluation rows, too, lose no more than was allowed."""
+    artifacts, allowed = manifest.results.artifacts, search.bound / search.dense
+    dense, own = (getattr(artifacts[name], search.metric).value for name in ("dense", "pruned"))
+    return bool(own >= dense * allowed if search.metric == "accuracy" else own <= dense * allowed)
 
 
 def general_rise(manifest: Manifest) -> float:
@@ -83,6 +93,11 @@ def _of_goal(manifest: Manifest) -> str:
     file = f"the file takes {size_text(size)}, predicted {size_text(choice.bytes)}"
     if goal.size:
         return f"{choice.goal}: {file}."
+    if search := manifest.search:
+        return (
+            f"{choice.goal} of {search.metric.replace('_', ' ')}, with {search.confidence:.0%} "
+            f"confidence on {search.rows} rows held out: {file}."
+        )
     if goal.decode:
         measured = manifest.results.artifacts["pruned"].decode.median
         return f"{choice.goal}: {measured:.0f} measured, {choice.decode:.0f} predicted; {file}."

@@ -99,3 +99,31 @@ def test_a_search_holds_trained_models_against_the_dense_one(
     assert found.dense == 4
     assert seen[0] == (0.0, False)
     assert all(recover for _, recover in seen[1:])
+
+
+def test_the_smallest_file_within_the_bound_is_chosen(
+    tiny_folder, rows_file, tmp_path, monkeypatch
+):
+    """Where nothing is set, storages are chosen, and a file that is a little smaller is beyond."""
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        search_module,
+        "trial",
+        lambda job, *_: answered([4 + (job.recipe.goal.divergence if job.recipe.goal.choose else 0)]
+                                 * 12),
+    )  # fmt: skip
+    settings = {**QUICK, "goal.choose": None, "training.enabled": True, "training.steps": 2}
+    recipe = Recipe.of(settings, model=str(tiny_folder), task=str(rows_file), max_loss="10%")
+    made = build(recipe, tmp_path / "out")
+    manifest = made.manifest
+    search, choice = manifest.search, manifest.choice
+    held = [probe.divergence for probe in search.probes if probe.holds]
+    beyond = [probe.divergence for probe in search.probes if not probe.holds]
+    assert search.divergence == max(held) <= 0.4 < min(beyond)
+    assert min(beyond) == pytest.approx(1.2 * max(held), rel=1e-3)
+    assert {p.bytes for p in search.probes if p.divergence == search.divergence} == {choice.bytes}
+    assert choice.loss <= search.divergence
+    assert choice.goal == "max loss 10%"
+    said = (tmp_path / "out" / "report.html").read_text()
+    assert "Search for the smallest file" in said
+    assert "The file is the smallest tried that keeps nats per answer token within 4.400" in said
