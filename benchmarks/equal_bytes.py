@@ -1,225 +1,207 @@
-"""Is sparsity worth shipping? Sparse files against dense quantised ones of the same size.
+"""The chosen file against the best dense ones of its size, all trained alike.
 
-    EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --budget 5m --minutes 90
+    EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --task arc_easy --minutes 90
 
-Every model, sparse or dense, gets the same training on the same rows for the same time: fine-tuning
-on the task's answers, with general text beside them. Writes docs/measured/equal-bytes.md
-and .svg with what was measured; rows that are known from an earlier run are only read.
+Every model gets the same steps on the same rows: fine-tuning on the task's answers, with general
+text beside them. Writes docs/measured/equal-bytes.md and .svg with what was measured, for all tasks
+so far; rows that are known from an earlier run are only read.
 """
 
-import shutil
-import statistics
 import time
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.equal_bytes_page import page, plot
 from benchmarks.scoring import scored
-from edgeprune.engine import PrunedCheckpoint
 from edgeprune.formats.packers import packed_name, packer
-from edgeprune.pipeline import planner
+from edgeprune.pipeline import candidates, choose, planner
 from edgeprune.pipeline.export import pruned_model
-from edgeprune.pipeline.job import Job, open_job
-from edgeprune.pipeline.sparsify import sparsify
+from edgeprune.pipeline.job import Job, dense_model, open_job
+from edgeprune.pipeline.sparsify import Sparse, sparsify
 from edgeprune.pipeline.workspace import Workspace
+from edgeprune.recipe.goal import decided
 from edgeprune.recipe.schema import Recipe
-from edgeprune.recipe.sections import Training
-from edgeprune.report import plots
 from edgeprune.support.environment import cores, sentence
-from edgeprune.support.errors import EdgepruneError
-from edgeprune.support.files import read_json, sha256_json, write_json
+from edgeprune.support.errors import EdgepruneError, UsageError
+from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests.bench import Lengths, bench
-from runtime_tests.paired import by_process
 
-_PAGE = Path("docs/measured/equal-bytes.md")
-_WORK = Path("ablations/equal-bytes")
-_HEADINGS = (
-    "model", "type", "MB", "steps", "nats / answer token", "accuracy", "general perplexity",
-    "decode, tokens/s", "prefill, tokens/s",
-)  # fmt: skip
-# One training each: zeros, whether the last steps train on a 4-bit grid, and the types it ends in.
-# Types without a grid of ours are quantised by ggml with the importances of the calibration data.
-_TRAININGS: list[tuple[float, str, list[str]]] = [
-    (0.0, "q8_0", ["q8_0", "q5_k_m", "q4_k_m", "q3_k_m", "iq4_xs", "q3_k", "q2_k", "iq3_s"]),
-    (0.5, "q4_0", ["q4_0"]),
-    (0.5, "q8_0", ["q8_0"]),
-    (0.0, "q4_0", ["q4_0"]),
-    (0.6, "q4_0", ["q4_0"]),
-    (0.7, "q4_0", ["q4_0"]),
-    (0.6, "q8_0", ["q8_0"]),
-    (0.7, "q8_0", ["q8_0"]),
-]
+_PAGE, _WORK = Path("docs/measured/equal-bytes.md"), Path("ablations/equal-bytes")
+_TASKS = ("arc_easy", "sciq", "medqa")
+_LENGTH, _BATCH = 256, 8
+_TRAINING: dict[str, Any] = {
+    "training.enabled": True, "training.batch": _BATCH, "training.task_share": 0.5,
+    "training.grid_from": 0.05, "training.learn_scales": True, "training.embedding": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One training, and the files that are made of it.
+
+    Attributes:
+        name: of the model.
+        settings: of its recipe.
+        files: pairs of a type and the embedding's; empty: as the recipe says.
+        ours: whether its storages are chosen.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    files: tuple[tuple[str, str], ...] = ()
+    ours: bool = False
+
+
+def _in(kind: str, embedding: str) -> Contender:
+    """A model in one storage on its grid, by GPTQ and training."""
+    words = "" if embedding == "auto" else f", embedding {embedding}"
+    return Contender(
+        f"{kind}{words}", {"artifact.type": kind, "artifact.embedding_type": embedding}
+    )
+
+
+def _chosen(size: str, runtime: str = "edgeprune") -> Contender:
+    words = f"chosen, {size}" + (", for stock llama.cpp" if runtime == "stock" else "")
+    return Contender(words, {"goal.size": size, "goal.runtime": runtime}, ours=True)
+
+
+# Types without a grid of ours, quantised by ggml with the importances of the calibration data.
+_OTHERS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "iq4_nl", "q3_k_m", "iq3_s",
+           "q3_k", "q2_k")  # fmt: skip
+_DENSE = Contender(
+    "dense",
+    {"artifact.type": "q8_0", "artifact.rounding": "nearest"},
+    tuple((kind, embedding) for kind in _OTHERS for embedding in ("auto", "q5_0", "q4_0")),
+)
+_UNTRAINED = Contender("untrained", {"training.enabled": False}, (("q8_0", "auto"),
+                                                                   ("q4_0", "q4_0")))  # fmt: skip
+# In the order of what they tell.
+_CONTENDERS = [
+    _UNTRAINED, _in("q4_0", "q4_0"), _chosen("70MB"), _chosen("64.2MB"), _in("q4_0:3", "q4_0"),
+    _chosen("52MB"), _DENSE, _chosen("77.5MB"), _chosen("58MB"), _in("q4_0", "auto"),
+    _chosen("85MB"), _in("q4_0:2/64", "q4_0"), _chosen("47.6MB"), _chosen("84MB", "stock"),
+    _in("q5_0", "q4_0"), _in("q4_0", "q5_0"), _chosen("92MB", "stock"),
+]  # fmt: skip
 
 
 @click.command()
 @click.option("--task", default="arc_easy")
-@click.option("--minutes", default=90.0, help="begin no new training after so many minutes")
-@click.option("--budget", default="5m", help="of each training")
-@click.option("--rows", default=150, help="evaluation rows")
-@click.option("--processes", default=5, help="fresh ones of each file, for the timings")
+@click.option("--minutes", default=0.0, help="begin no new training after so many minutes")
+@click.option("--steps", default=30, help="of each training")
+@click.option("--rows", default=200, help="evaluation rows")
+@click.option("--processes", default=0, help="fresh ones of each file, for timings; 0: none")
+@click.option("--first", default=len(_CONTENDERS), help="only so many of the contenders")
 @click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
-def main(task: str, minutes: float, budget: str, rows: int, processes: int, out: Path) -> None:
-    deadline = time.monotonic() + 60 * minutes
-    folder = _WORK / f"{task}-{budget}"
-    records: list[dict[str, Any]] = []
-    for amount, kind, types in _TRAININGS:
-        if time.monotonic() > deadline:
-            break
-        records += _trained(_recipe(task, amount, kind, budget, rows), types, folder)
-    speeds = _speeds([Path(record["path"]) for record in records], processes)
-    out.write_text(_page(records, speeds, task, budget, rows, processes, out), encoding="utf-8")
-    out.with_suffix(".svg").write_text(_plot(records), encoding="utf-8")
+def main(
+    task: str, minutes: float, steps: int, rows: int, processes: int, first: int, out: Path
+) -> None:
+    deadline, found = time.monotonic() + 60 * minutes, {}
+    for name in _TASKS:
+        folder = _WORK / f"{name}-{steps}-{rows}"
+        for contender in _CONTENDERS[: first if name == task else None]:
+            may_run = name == task and time.monotonic() < deadline
+            records = _records(contender, name, steps, rows, folder, may_run)
+            found[name] = [*found.get(name, []), *records]
+    for name, records in found.items():
+        _add_speeds(records, _WORK / f"speeds-{name}.json", processes if name == task else 0)
+    about = {"steps": steps, "rows": rows, "tokens": _BATCH * _LENGTH, "machine": sentence()}
+    measured = {name: records for name, records in found.items() if records}
+    out.write_text(page(measured, about, out.with_suffix(".svg").name), encoding="utf-8")
+    out.with_suffix(".svg").write_text(plot(measured), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _recipe(task: str, amount: float, kind: str, budget: str, rows: int) -> Recipe:
-    return Recipe.of(
-        {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 6144,
-         "artifact.rounding": "gptq" if kind == "q4_0" else "auto"},
-        task=task, general="wikitext2", sparsity=amount, type=kind, recover=True,
-        recover_budget=budget,
-    )  # fmt: skip
+def _records(
+    contender: Contender, task: str, steps: int, rows: int, folder: Path, may_run: bool
+) -> list[dict[str, Any]]:
+    """Read what a contender's files have scored, or make and score them."""
+    files = contender.files or (("", ""),)
+    paths = {f: folder / f"{'-'.join([contender.name, *f]).replace('/', '_')}.json" for f in files}
+    if may_run and not all(path.exists() for path in paths.values()):
+        recipe = _recipe(contender, task, steps, rows)
+        job = open_job(recipe, Workspace(folder / "run", Bars()))
+        job, choice = choose.settle(job)
+        sparse = sparsify(job, planner.plan(job))
+        for (kind, embedding), path in paths.items():
+            if not path.exists():
+                one = _of_type(job, kind, embedding) if kind else job
+                about = {"name": contender.name, "ours": contender.ours, "type": kind,
+                         "embedding": embedding, "trained": recipe.training.enabled,
+                         "predicted": choice.loss if choice else _predicted(one),
+                         "predicted_bytes": choice.bytes if choice else None}  # fmt: skip
+                write_json(path, about | _scored(one, sparse, path))
+    return [record for path in paths.values() if (record := read_json(path)) and "bytes" in record]
 
 
-def _trained(recipe: Recipe, types: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Train once, write each type, score it; what is known is only read."""
-    digest = sha256_json(recipe.model_dump())[:8]
-    name = f"{recipe.pruning.sparsity:g}-{recipe.artifact.type}-{digest}"
-    known = {kind: read_json(folder / f"{name}-{kind}.json") for kind in types}
-    if None not in known.values():
-        return [record for record in known.values() if record]  # an empty one could not be written
-    job = open_job(recipe, Workspace(folder / name, Bars()))
-    sparse = sparsify(job, planner.plan(job))
-    assert sparse.checkpoint
-    assert sparse.training
-    steps = sparse.training["finetune"]["steps"]
-    found = []
-    for kind in types:
-        try:
-            path = folder / f"{name}-{kind}.gguf"
-            record = _written(job.in_type(kind), sparse.checkpoint, path) | {"steps": steps}
-        except EdgepruneError as error:
-            click.echo(f"{name} {kind}: {error}", err=True)
-            write_json(folder / f"{name}-{kind}.json", {})
-            continue
-        write_json(folder / f"{name}-{kind}.json", record)
-        found.append(record)
-    shutil.rmtree(job.run.folder)
-    return found
-
-
-def _written(job: Job, checkpoint: PrunedCheckpoint, path: Path) -> dict[str, Any]:
-    sparsity, kind = job.recipe.pruning.sparsity, job.recipe.artifact.type
-    _, quality = scored(job, planner.plan(job), *pruned_model(job, checkpoint), path)
-    if sparsity:
-        with Bars().stage("pack", path.stat().st_size) as stage:
-            packer(path).pack(path, packed_name(path), stage.advance)
-        path.unlink()
-        path = packed_name(path)
-    shown = ("nats_per_answer_token", "accuracy", "general_perplexity")
-    return {
-        "sparsity": sparsity, "type": kind, "path": str(path),
-        "bytes": path.stat().st_size, **{name: quality[name] for name in shown},
-    }  # fmt: skip
-
-
-def _speeds(paths: list[Path], processes: int) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and deviation of each test by file; all take turns."""
-    lengths = Lengths(threads=(cores(),), processes=processes, first_token=False)
-    speeds: dict[str, dict[str, tuple[float, float]]] = {}
-    for row in bench({str(path): path for path in paths}, lengths, Bars().stage)["rows"]:
-        if row["unit"] == "tokens/s":
-            found = by_process(row["samples"]).tolist()
-            ends = statistics.mean(found), statistics.stdev(found)
-            speeds.setdefault(row["artifact"], {})[row["test"]] = ends
-    return speeds
-
-
-def _on_front(record: dict[str, Any], records: list[dict[str, Any]], measure: str) -> bool:
-    """Whether no other file is smaller and as good."""
-    return not any(
-        other["bytes"] < record["bytes"] and other[measure]["value"] <= record[measure]["value"]
-        for other in records
+def _recipe(contender: Contender, task: str, steps: int, rows: int) -> Recipe:
+    measured = {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 8192}
+    training = _TRAINING | {"training.steps": steps, "data.length": _LENGTH}
+    if contender.settings.get("training.enabled") is False:
+        training = {"artifact.rounding": "nearest", "artifact.type": "q8_0"}
+    plain = {} if contender.ours else {"pruning.sparsity": 0.0}
+    return decided(
+        Recipe.of(measured | training | plain | contender.settings, task=task, general="wikitext2")
     )
 
 
-def _label(record: dict[str, Any]) -> str:
-    return f"{record['sparsity']:.0%}" if record["sparsity"] else "dense"
+def _of_type(job: Job, kind: str, embedding: str) -> Job:
+    return job.changed({"artifact.embedding_type": embedding}).in_type(kind)
 
 
-def _page(
-    records: list[dict[str, Any]],
-    speeds: dict[str, dict[str, tuple[float, float]]],
-    task: str,
-    budget: str,
-    rows: int,
-    processes: int,
-    out: Path,
-) -> str:
-    lines = [
-        "# Sparse or dense, at equal bytes",
-        "",
-        f"Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct on {task}; every model was "
-        f"trained for {budget} on the same rows: fine-tuned on the task's answers, "
-        f"{Training().task_share:.0%} of the sequences the task's, "
-        f"{Training().batch} a step, general text learnt half from the dense "
-        "model's predictions and half from its own tokens. Sparse ones "
-        "were pruned before it (alps_fast, mix) and are packed; Q4_0 files, "
-        "sparse and dense, are trained on their grid in the last 40 % of "
-        "the steps; types without a grid are quantised by ggml with the importances of the "
-        "calibration data. SmolLM2's rows of 576 do not divide by 256: as in llama.cpp, K and IQ "
-        "types give way to larger ones in most tensors. Bytes are those of the file. "
-        f"{rows} evaluation rows with 95 % intervals over them; 6,144 tokens of WikiText-2; speeds "
-        f"of {processes} fresh processes of each that took turns, dense files in stock llama.cpp, "
-        "sparse ones with edgeprune's kernels. **Bold**: no smaller file is as good at the task. "
-        "In the plot, filled marks are sparse.",
-        "",
-        sentence(),
-        "",
-        f"![Bytes against task loss and general perplexity]({out.with_suffix('.svg').name})",
-        "",
-        "| " + " | ".join(_HEADINGS) + " |",
-        "|" + " --- |" * len(_HEADINGS),
-    ]
-    for record in sorted(records, key=lambda one: one["bytes"]):
-        nats, accuracy = record["nats_per_answer_token"], record["accuracy"]
-        best = _on_front(record, records, "nats_per_answer_token")
-        label = f"**{_label(record)}**" if best else _label(record)
-        timed = speeds[record["path"]]
-        cells = [
-            label,
-            record["type"],
-            f"{record['bytes'] / 1e6:.1f}",
-            str(record["steps"]),
-            f"{nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})",
-            f"{accuracy['value']:.3f}",
-            f"{record['general_perplexity']['value']:.1f}",
-            "{:.1f} ± {:.1f}".format(*timed["tg64"]),
-            "{:.0f} ± {:.0f}".format(*timed["pp256"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+def _predicted(job: Job) -> float | None:
+    """Predict what a file loses that has one storage in all its blocks."""
+    kind, embedding = job.recipe.artifact.type, job.recipe.artifact.embedding_type
+    chooses = job.changed({"goal.runtime": "edgeprune", "artifact.embedding_type": "auto"})
+    losses = candidates.losses_of(chooses, candidates.candidates(chooses))
+    names = {row.name: kind if row.block is not None else embedding for row in job.file.tensors}
+    found = [losses[name].get("q8_0" if way == "auto" else way)
+             for name, way in names.items() if name in losses]  # fmt: skip
+    return None if None in found else sum(one for one in found if one is not None)
 
 
-def _plot(records: list[dict[str, Any]]) -> str:
-    panels = []
-    for measure, words in (
-        ("nats_per_answer_token", "nats / answer token"),
-        ("general_perplexity", "general perplexity"),
-    ):
-        marks = [
-            plots.Mark(
-                (f"{_label(r)} " if r["sparsity"] else "") + r["type"],
-                r["bytes"] / 1e6, r[measure]["value"],
-                not r["sparsity"],
-                _on_front(r, records, measure),
-            )
-            for r in records
-        ]  # fmt: skip
-        panels.append(("file, MB", words, marks))
-    return plots.pareto(*panels)
+def _scored(job: Job, sparse: Sparse, record: Path) -> dict[str, Any]:
+    """Export, score and pack; a type that the model cannot have gives an empty record."""
+    model, metadata = dense_model(job.checkpoint), None
+    if sparse.checkpoint:
+        model, metadata = pruned_model(job, sparse.checkpoint)
+    path = record.with_suffix(".gguf")
+    try:
+        _, quality = scored(job, planner.plan(job), model, metadata, path)
+    except EdgepruneError as error:
+        click.echo(f"{record.stem}: {error}", err=True)
+        return {}
+    shipped = path
+    if job.recipe.goal.runtime == "edgeprune":
+        try:
+            with Bars().stage("pack", path.stat().st_size) as stage:
+                packer(path).pack(path, packed_name(path), stage.advance)
+            shipped = packed_name(path)
+            path.unlink()
+        except UsageError:  # there is nothing to pack
+            pass
+    measures = ("nats_per_answer_token", "accuracy", "general_perplexity", "answers")
+    return {name: quality[name] for name in measures} | {
+        "path": str(shipped), "bytes": shipped.stat().st_size
+    }  # fmt: skip
+
+
+def _add_speeds(records: list[dict[str, Any]], known: Path, processes: int) -> None:
+    """Add speeds of each file, timed in turns."""
+    speeds = read_json(known) or {}
+    missing = {one["path"]: Path(one["path"]) for one in records if one["path"] not in speeds}
+    if processes and missing:
+        lengths = Lengths(threads=(cores(),), processes=processes, first_token=False)
+        for row in bench(missing, lengths, partial(Bars().stage))["rows"]:
+            if row["unit"] == "tokens/s":
+                speeds.setdefault(row["artifact"], {})[row["test"]] = row["samples"]
+        write_json(known, speeds)
+    for one in records:
+        one["speeds"] = speeds.get(one["path"], {})
 
 
 if __name__ == "__main__":
