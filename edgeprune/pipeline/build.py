@@ -19,6 +19,7 @@ from edgeprune.pipeline.sparsify import sparsify
 from edgeprune.pipeline.workspace import open_workspace
 from edgeprune.recipe.goal import decided
 from edgeprune.recipe.schema import Recipe
+from edgeprune.report.verdict import missed
 from edgeprune.support.errors import GateFailed
 from edgeprune.support.extras import need
 from edgeprune.support.files import read_json, write_json
@@ -109,6 +110,6 @@ def _finish(job: Job, manifest: Manifest) -> Build:
             report.write(folder, manifest)
             stage.advance()
         write_json(written, manifest.to_json())  # last: it says that the rest is there
-    if manifest.gates:
-        raise GateFailed("\n".join(manifest.gates), f"See {folder / 'report.html'}.", manifest)
+    if failed := [*manifest.gates, *missed(manifest)]:
+        raise GateFailed("\n".join(failed), f"See {folder / 'report.html'}.", manifest)
     return Build(folder, folder / job.exporter.artifact, manifest)

@@ -43,6 +43,14 @@ def met(manifest: Manifest) -> bool:
     )
 
 
+def missed(manifest: Manifest) -> list[str]:
+    """Say that a goal of the recipe's own was missed; the default one is only reported."""
+    asked = manifest.recipe.goal.asked or manifest.search
+    if not manifest.choice or not asked or met(manifest):
+        return []
+    return [f"The goal was missed. {_of_goal(manifest)}"]
+
+
 def _within(search: SearchFacts, manifest: Manifest) -> bool:
     """Tell whether the evaluation rows, too, lose no more than was allowed."""
     artifacts, allowed = manifest.results.artifacts, search.bound / search.dense

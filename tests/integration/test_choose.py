@@ -86,9 +86,7 @@ def test_what_is_set_stays(tiny_folder, rows_file, tmp_path, kept):
     assert facts.bytes <= 5.25e6
 
 
-@pytest.mark.parametrize(
-    "kept_back", [{"sparsity": 0.5}, {"pattern": "2:4"}, {"type": "q4_0"}, {"type": "q6_k"}]
-)
+@pytest.mark.parametrize("kept_back", [{"sparsity": 0.5}, {"pattern": "2:4"}, {"type": "q4_0"}])
 def test_the_rest_is_chosen_around_what_is_set(tiny_folder, rows_file, tmp_path, kept, kept_back):
     recipe = recipe_for(tiny_folder, rows_file, size="4.5MB", **kept_back)
     manifest = build(recipe, tmp_path / "build", Quiet()).manifest

@@ -97,6 +97,19 @@ def test_the_map_reaches_the_matrices_by_name(small_folder):
     assert max(shares.values()) - min(shares.values()) < 1e-3
 
 
+def test_the_map_gives_single_matrices_a_pattern(small_folder):
+    allocation = {"kind": "map", "map": {"q_proj": "2:4", "mlp": 0.1}}
+    plan = uniform_plan(open_checkpoint(str(small_folder)), 0.3, allocation=allocation)
+    total = sum(row.zeros for row in plan.tensors.values())
+    for row in plan.tensors.values():
+        if "q_proj" in row.name:
+            assert (row.pattern.name, 2 * row.zeros) == ("2:4", row.size)
+        elif row.zeros:
+            assert row.pattern.name == "unstructured"
+    prunable = sum(row.size for row in plan.tensors.values() if row.prunable)
+    assert total == pytest.approx(0.3 * prunable, abs=2)
+
+
 def test_what_has_to_be_measured_is_uniform_in_an_estimate(small_folder):
     """`edgeprune plan` runs no model."""
     checkpoint = open_checkpoint(str(small_folder))

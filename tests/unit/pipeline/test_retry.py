@@ -8,7 +8,7 @@ from edgeprune import Recipe
 from edgeprune.pipeline import retry
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.recipe.goal import decided
-from edgeprune.report.verdict import met, verdict
+from edgeprune.report.verdict import met, missed, verdict
 from edgeprune.support.progress import Quiet
 
 
@@ -26,7 +26,7 @@ def manifest(recipe, nats=-0.5, perplexity=20.0, decode=100.0):
         return Of(general_perplexity=Of(value=text), decode=Of(median=speed), file_bytes=90_000_000)
 
     return Of(
-        gates=[], packed=Of(packed_bytes=60_000_000), recipe=recipe, data=Of(task=Of(name="medqa")),
+        gates=[], search=None, packed=Of(packed_bytes=60_000_000), recipe=recipe, data=Of(task=Of(name="medqa")),
         choice=Of(goal="it", bytes=60_100_000, decode=101.0), plan=[],
         results=Of(
             difference=Of(nats_per_answer_token=Of(value=nats)),
@@ -69,3 +69,12 @@ def test_a_speed_that_was_missed_is_aimed_at_from_above(tmp_path):
 def test_what_is_met_or_known_beforehand_is_not_built_again(tmp_path, goal):
     first = job(tmp_path, **goal)
     assert retry.again(first, manifest(first.recipe, perplexity=20.5 if not goal else 90.0)) is None
+
+
+def test_a_goal_that_was_asked_for_and_missed_fails_the_build(tmp_path):
+    asked = job(tmp_path, **{"goal.decode": 120}).recipe
+    assert missed(manifest(asked, decode=130.0)) == []
+    (words,) = missed(manifest(asked, decode=110.0))
+    assert words.startswith("The goal was missed. it: 110 measured, 101 predicted")
+    default = job(tmp_path).recipe
+    assert missed(manifest(default, nats=0.5)) == []  # it is said, and nothing more

@@ -187,6 +187,22 @@ def test_an_allocation_map_from_the_command_line():
     assert made.pruning.allocation.map == {"q_proj": 0.4}
 
 
+@pytest.mark.parametrize("text", ["'2:4'", "2:4"])  # YAML 1.1 reads the second in base 60
+def test_an_allocation_map_takes_patterns(text):
+    settings = ("pruning.allocation.kind=map", f"pruning.allocation.map={{q_proj: {text}, k: 0}}")
+    made = load.resolve(None, settings, {"data.task": "medqa"})
+    assert made.pruning.allocation.map == {"q_proj": "2:4", "k": 0.0}
+    with pytest.raises(UsageError, match="0 < N < M"):
+        recipes.make({"data.task": "medqa", "pruning.allocation.kind": "map",
+                      "pruning.allocation.map": {"q_proj": "5:4"}})  # fmt: skip
+
+
+@pytest.mark.parametrize("goal", [{"goal.size": "60MB"}, {"goal.decode": 200}])
+def test_a_loss_is_a_goal_of_its_own(goal):
+    with pytest.raises(UsageError, match=r"set one goal, not .* and max_loss 2%"):
+        recipes.make({"data.task": "medqa", "pruning.max_loss": "2%", **goal})
+
+
 def test_an_unknown_target_is_one_mistake():
     with pytest.raises(UsageError) as caught:
         recipes.Recipe.of(task="medqa", target="foo")
