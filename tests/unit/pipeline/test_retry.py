@@ -26,7 +26,8 @@ def manifest(recipe, nats=-0.5, perplexity=20.0, decode=100.0):
         return Of(general_perplexity=Of(value=text), decode=Of(median=speed), file_bytes=90_000_000)
 
     return Of(
-        gates=[], search=None, packed=Of(packed_bytes=60_000_000), recipe=recipe, data=Of(task=Of(name="medqa")),
+        gates=[], search=None, packed=Of(packed_bytes=60_000_000), recipe=recipe,
+        data=Of(task=Of(name="medqa")),
         choice=Of(goal="it", bytes=60_100_000, decode=101.0), plan=[],
         results=Of(
             difference=Of(nats_per_answer_token=Of(value=nats)),
