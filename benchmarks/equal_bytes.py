@@ -37,6 +37,7 @@ _LENGTH, _BATCH = 256, 8
 _TRAINING: dict[str, Any] = {
     "training.enabled": True, "training.batch": _BATCH, "training.task_share": 0.5,
     "training.grid_from": 0.05, "training.learn_scales": True, "training.embedding": False,
+    "training.learning_rate": 6e-4,
 }  # fmt: skip
 
 

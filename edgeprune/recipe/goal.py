@@ -12,18 +12,18 @@ from edgeprune.recipe.units import byte_count, seconds
 if TYPE_CHECKING:
     from edgeprune.recipe.schema import Recipe
 
+_OF_ZEROS = {"sparsity", "pattern", "allocation"}
 # The rest goes to choosing, rounding, writing and measuring.
 _TRAINING_SHARE = 0.27
 _SAMPLES = 8  # sequences of each stream, where training decides most
 _PROCESSES = 4  # of each of three files that are timed
 # As good as beginning with GPTQ's rounding, which takes the time of ten steps: codes.md.
 # Minutes do not move an embedding, and training it takes 20 bytes a weight.
+# The rate is the best of three for minutes of training: docs/measured/training.md.
 _TRAINING = {
     "training.grid_from": 0.05, "training.learn_scales": True, "training.embedding": False,
+    "training.learning_rate": 6e-4,
 }  # fmt: skip
-
-
-_OF_ZEROS = {"sparsity", "pattern", "allocation"}
 
 
 class Goal(Section):
