@@ -11,7 +11,6 @@ from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.models.blocks import WeightView
 from edgeprune.planning.patterns import Budget
 from edgeprune.planning.tensors import TensorPlan
-from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.quantization.scales import one_by_one
 from edgeprune.support.progress import Progress
@@ -86,10 +85,10 @@ def _losses(
     weight[some] = (len(order) - len(first)) / max(1, len(some))
     rows = torch.cat([first, some])
     dense = dense[rows]
-    gram = Gram(torch.stack([share * seen.gram.matrix for share, seen, _ in of_streams]).sum(0))
+    moments = torch.stack([share * seen.second_moment for share, seen, _ in of_streams]).sum(0)
 
     def lost(row: TensorPlan) -> float:
-        change = _stored(dense, row, gram) - dense
+        change = quickly_stored(dense, row, moments) - dense
         return sum(
             share * 0.5 * (((change @ seen.gram.matrix) * change).sum(1) * (outer * weight)[rows])
             .sum().item()
@@ -99,13 +98,19 @@ def _losses(
     return {storage: lost(row) for storage, row in storages.items()}
 
 
-def _stored(dense: Tensor, row: TensorPlan, gram: Gram) -> Tensor:
-    """Prune and round some rows of a matrix."""
+def quickly_stored(dense: Tensor, row: TensorPlan, moments: Tensor) -> Tensor:
+    """Prune a matrix, or some rows of it, by Wanda's scores, and round to nearest.
+
+    Args:
+        dense: (out, in) float32.
+        row: with the grid, and the zeros of the whole matrix.
+        moments: (in,) second moments of the inputs.
+    """
     grid = row.storage.grid
     assert grid
-    importance = gram.matrix.diagonal()[:, None].expand(dense.T.shape)
+    importance = moments[:, None].expand(dense.T.shape)
     if not row.zeros:
         return one_by_one(dense, importance, grid)[0]
     budget = Budget(row.pattern, round(row.zeros / row.size * dense.numel()))
-    keep = budget.keep(dense.abs() * gram.norms)  # Wanda, arXiv 2306.11695
+    keep = budget.keep(dense.abs() * moments.sqrt())  # arXiv 2306.11695
     return one_by_one(dense * keep, importance * keep.T, grid)[0]
