@@ -25,7 +25,7 @@ from edgeprune.engine.pruner import relative_error
 from edgeprune.engine.runner import BlockRunner
 from edgeprune.engine.sensitivity.dense import dense_moments
 from edgeprune.engine.sensitivity.model import matrices_by_block
-from edgeprune.engine.sensitivity.storages import quickly_stored
+from edgeprune.engine.sensitivity.storages import nearest, stored_errors
 from edgeprune.engine.sensitivity.trials import positions
 from edgeprune.engine.token_weights import stream_weights
 from edgeprune.formats.metadata import SparsityMetadata

@@ -15,9 +15,9 @@ from edgeprune.recipe.units import share
 from edgeprune.support import distributed
 from edgeprune.support.errors import CheckFailed, UsageError
 
-# Sparsities are tried on a grid of 2 %, up to 90 %; bounds on losses by a fifth, up to 3 nats.
+# Sparsities are tried on a grid of 2 %, up to 90 %; bounds on losses by a quarter, up to 1.5 nats.
 _STEPS, _STEP = 46, 0.02
-_BOUNDS, _LARGEST, _FINER = 20, 3.0, 1.2
+_BOUNDS, _LARGEST, _FINER = 18, 1.5, 1.25
 
 # Puts a job at a step of what is searched, and says where that is.
 At = Callable[[Job, int], tuple[Job, dict[str, Any]]]

@@ -11,6 +11,7 @@ from edgeprune.engine.sensitivity.trials import first_states
 from edgeprune.models.blocks import WeightView
 from edgeprune.planning.patterns import Budget
 from edgeprune.planning.tensors import TensorPlan
+from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.statistics import InputStatistics
 from edgeprune.quantization.scales import one_by_one
 from edgeprune.support.progress import Progress
@@ -31,11 +32,14 @@ def storage_losses(
 ) -> Losses:
     """Estimate how far each storage of each matrix alone would move the model's predictions.
 
-    To second order, with outputs and inputs taken as independent and outputs as uncorrelated,
-    ``½ Σ_i γ_i (ΔW H ΔWᵀ)_ii``: the error that rounding makes in each output, weighted by what an
-    error there costs (Kronecker-factored curvature, Martens and Grosse, 1503.05671). Weights are
-    pruned by Wanda's scores and rounded to nearest; what better masks, GPTQ and training win back
-    is about the same share of the error for every storage (docs/measured/choice.md).
+    To second order, with outputs and inputs taken as independent and outputs as uncorrelated:
+    ``½ Σ_i γ_i E_i``, the error that storing leaves in each output, weighted by what an error there
+    costs (Kronecker-factored curvature, Martens and Grosse, 1503.05671).
+
+    The error is what GPTQ leaves, without running it: when it rounds column ``j``, what later
+    columns can't make up for is ``(w - q)² / U_jj²``, where ``U`` is the upper Cholesky factor of
+    ``H⁻¹`` (Frantar et al., 2210.17323). ``E_i`` sums that with ``q`` nearest to ``w``, and 0 for
+    pruned weights, chosen where it is least. docs/measured/choice.md holds it against GPTQ.
 
     Args:
         runner: the dense model's runner.
@@ -77,40 +81,54 @@ def _losses(
     of_streams: list[tuple[float, InputStatistics, Tensor]],
 ) -> dict[str, float]:
     """Estimate on some rows: those where an error costs most, and of the others every fourth."""
-    cost = torch.stack([share * outer for share, _, outer in of_streams]).sum(0)
+    power = [share * seen.second_moment.sum() for share, seen, _ in of_streams]
+    outer = [own / sum(power) * of for own, (_, _, of) in zip(power, of_streams, strict=True)]
+    cost = torch.stack(outer).sum(0)
     order = cost.argsort(descending=True)
     first = order[: max(_ALL_ROWS, len(order) // 8)]
     some = order[len(first) :: _EVERY]
     weight = torch.ones_like(cost)
     weight[some] = (len(order) - len(first)) / max(1, len(some))
     rows = torch.cat([first, some])
-    dense = dense[rows]
-    moments = torch.stack([share * seen.second_moment for share, seen, _ in of_streams]).sum(0)
-
-    def lost(row: TensorPlan) -> float:
-        change = quickly_stored(dense, row, moments) - dense
-        return sum(
-            share * 0.5 * (((change @ seen.gram.matrix) * change).sum(1) * (outer * weight)[rows])
-            .sum().item()
-            for share, seen, outer in of_streams
-        )  # fmt: skip
-
-    return {storage: lost(row) for storage, row in storages.items()}
+    gram = Gram(torch.stack([share * seen.gram.matrix for share, seen, _ in of_streams]).sum(0))
+    errors = stored_errors(dense[rows], storages, gram)
+    costs = (cost * weight)[rows]
+    return {storage: 0.5 * (error * costs).sum().item() for storage, error in errors.items()}
 
 
-def quickly_stored(dense: Tensor, row: TensorPlan, moments: Tensor) -> Tensor:
-    """Prune a matrix, or some rows of it, by Wanda's scores, and round to nearest.
+def stored_errors(
+    dense: Tensor, storages: Mapping[str, TensorPlan], gram: Gram
+) -> dict[str, Tensor]:
+    """Estimate the squared error that each storage leaves in each output.
+
+    Args:
+        dense: (out, in) float32, some rows of a matrix.
+        storages: with grids, and zeros of the whole matrix.
+        gram: Gram matrix of the inputs.
+
+    Returns:
+        By storage, (out,).
+    """
+    left = 1 / gram.inverse_factor.diagonal().square()
+    return {
+        storage: (nearest(dense, row, left) - dense).square() @ left
+        for storage, row in storages.items()
+    }
+
+
+def nearest(dense: Tensor, row: TensorPlan, importance: Tensor) -> Tensor:
+    """Prune the weights of a matrix, or of some of its rows, that count least; round the others.
 
     Args:
         dense: (out, in) float32.
         row: with the grid, and the zeros of the whole matrix.
-        moments: (in,) second moments of the inputs.
+        importance: (in,), of a squared error.
     """
     grid = row.storage.grid
     assert grid
-    importance = moments[:, None].expand(dense.T.shape)
+    each = importance[:, None].expand(dense.T.shape)
     if not row.zeros:
-        return one_by_one(dense, importance, grid)[0]
+        return one_by_one(dense, each, grid)[0]
     budget = Budget(row.pattern, round(row.zeros / row.size * dense.numel()))
-    keep = budget.keep(dense.abs() * moments.sqrt())  # arXiv 2306.11695
-    return one_by_one(dense * keep, importance * keep.T, grid)[0]
+    keep = budget.keep(dense.square() * importance)
+    return one_by_one(dense * keep, each * keep.T, grid)[0]
