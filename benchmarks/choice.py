@@ -20,24 +20,20 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.layers import layers
-from edgeprune.engine.device import pick_device
 from edgeprune.engine.pruner import relative_error
-from edgeprune.engine.runner import BlockRunner
-from edgeprune.engine.sensitivity.dense import dense_moments
-from edgeprune.engine.sensitivity.model import matrices_by_block
 from edgeprune.engine.sensitivity.storages import nearest, stored_errors
 from edgeprune.engine.sensitivity.trials import positions
-from edgeprune.engine.token_weights import stream_weights
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.packers import packed_name, packer
 from edgeprune.formats.weights import Weights, save_tensors
-from edgeprune.models.loading import embedding_names, load_model
+from edgeprune.models.loading import load_model
 from edgeprune.pipeline import candidates, choose, latency, planner
 from edgeprune.pipeline.export import quantized_by
 from edgeprune.pipeline.job import Job, dense_model, open_job
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.patterns import Budget
 from edgeprune.planning.tensors import Storage, TensorPlan
+from edgeprune.pruning.fusion import FusedStatistics
 from edgeprune.pruning.matrix import Pruning, prune_matrix
 from edgeprune.quantization.gptq import round_to_grid
 from edgeprune.quantization.joint import pruned_for
@@ -53,10 +49,10 @@ from runtime_tests.bench import Lengths, bench
 from runtime_tests.paired import by_process
 
 _PAGE, _WORK = Path("docs/measured/choice.md"), Path("ablations/choice")
-_SIZES = ("46MB", "50MB", "54MB", "58MB", "62MB", "66MB", "70MB", "75MB", "80MB", "90MB")
+_SIZES = ("46MB", "50MB", "54MB", "58MB", "64MB", "70MB", "76MB", "84MB")
 _UNIFORM = ("q4_0", "q4_0:3", "q4_0:3/64", "q4_0:2/64", "q4_0, 50% zeros",
             "q4_0:2+mask/64, 50% zeros")  # fmt: skip
-_HELD_OUT = slice(5, 9)  # sequences that no estimate has seen
+_SEEN, _HELD_OUT = 8, slice(8, 12)  # sequences of each stream; estimates see fewer
 _TIMED = ("50MB", "58MB", "66MB", "75MB", "90MB")
 _TOKENS = 64
 
@@ -86,23 +82,38 @@ def _known(name: str, make: Callable[[], Any], may_run: bool = True) -> Any:
 
 def _errors(task: str) -> Iterator[dict[str, Any]]:
     """Output errors of matrices, by storage: as estimated, and as a build makes it."""
-    for index, name, dense, inputs in layers(task, 8, 10):
-        gram, found = inputs.joint.gram, {}
-        for way in CHOICES["edgeprune"]:
-            kind = TYPES[way.type]
-            grid = kind.alphabet or GRIDS[kind.base]
-            row = way.of(TensorPlan(name, name, tuple(dense.shape), Storage(kind.base, 0, grid)))
-            if dense.shape[1] % grid.block:
-                continue
-            quick, weight = quickly_stored(dense, row, inputs.joint.second_moment), dense
-            if row.zeros:
-                budget = Budget(row.pattern, row.zeros)
-                weight = prune_matrix(dense, inputs, Pruning("alps_fast"), budget)
-                if grid.masked:
-                    weight = pruned_for(dense, weight, gram, grid, budget)
-            full = round_to_grid(weight, gram, grid)[0]
-            found[way.name] = [relative_error(dense, one, gram.matrix) for one in (quick, full)]
-        yield {"name": f"{index}.{name}", "errors": found}
+    for index, name, dense, inputs in layers(task, _SEEN, 10):
+        gram = inputs.joint.gram
+        rows = {
+            way.name: way.of(TensorPlan(name, name, tuple(dense.shape), Storage("", 0, grid)))
+            for way in CHOICES["edgeprune"]
+            if (grid := TYPES[way.type].alphabet or GRIDS[TYPES[way.type].base])
+            and dense.shape[1] % grid.block == 0
+        }
+        whole = ((dense @ gram.matrix) * dense).sum().item()
+        estimated = stored_errors(dense, rows, gram)
+        yield {
+            "name": f"{index}.{name}",
+            "errors": {
+                way: [
+                    estimated[way].sum().item() / whole,
+                    relative_error(dense, _built(dense, row, inputs), gram.matrix),
+                ]
+                for way, row in rows.items()
+            },
+        }
+
+
+def _built(dense: Tensor, row: TensorPlan, inputs: FusedStatistics) -> Tensor:
+    """Prune and round a matrix as a build does."""
+    grid, gram, weight = row.storage.grid, inputs.joint.gram, dense
+    assert grid
+    if row.zeros:
+        budget = Budget(row.pattern, row.zeros)
+        weight = prune_matrix(dense, inputs, Pruning("alps_fast"), budget)
+        if grid.masked:
+            weight = pruned_for(dense, weight, gram, grid, budget)
+    return round_to_grid(weight, gram, grid)[0]
 
 
 def _job(task: str, size: str) -> Job:
@@ -129,48 +140,43 @@ def _plans(task: str) -> Iterator[tuple[str, Plan, float]]:
 def _moved(task: str) -> Iterator[dict[str, Any]]:
     """Predicted divergences, and those of the model with all its matrices in their storages."""
     job = _job(task, "90MB")
-    streams = job.streams(_HELD_OUT.stop)
-    seen = {name: stream.part(slice(_HELD_OUT.start)) for name, stream in streams.items()}
-    runner = BlockRunner(load_model(job.checkpoint), seen, pick_device("cpu"))
-    stored = frozenset(job.checkpoint.weights().names())
-    blocks = matrices_by_block(runner, stored)
-    share = 1 / len(seen)
-    moments = {
-        name: sum((share * of[name].second_moment for of in by_stream.values()), torch.zeros(()))
-        for by_stream in dense_moments(runner, blocks, stream_weights(runner, job.pruning))
-        for name in next(iter(by_stream.values()))
-    }
-    held_out = {name: stream.part(_HELD_OUT) for name, stream in streams.items()}
-    dense = {name: _predictions(runner, stream) for name, stream in held_out.items()}
-    embeddings = {name: own for own, name in embedding_names(runner.model, stored).items()}
-    weights = job.checkpoint.weights()
-    for label, plan, predicted in _plans(task):
-        with torch.no_grad():
-            for block, matrices in zip(runner.blocks, blocks, strict=True):
-                for name, matrix in matrices.items():
-                    own = weights.read(name).float()
-                    matrix.write(block, quickly_stored(own, plan[name], moments[name]))
-            for name, own_name in embeddings.items():
-                if name in plan:
-                    own = weights.read(name).float()
-                    alike = torch.ones(own.shape[1])
-                    runner.model.get_parameter(own_name).data = quickly_stored(
-                        own, plan[name], alike
-                    )
+    model = load_model(job.checkpoint)
+    held_out = {n: stream.part(_HELD_OUT) for n, stream in job.streams(_HELD_OUT.stop).items()}
+    dense = {name: _predictions(model, stream) for name, stream in held_out.items()}
+    own = {name: p for name, p in model.named_parameters() if p.dim() == 2}
+    plans = {label: (plan, predicted) for label, plan, predicted in _plans(task)}
+    built: dict[tuple[str, str, int], Tensor] = {}
+    for index, name, weight, inputs in layers(task, _SEEN, 1):
+        full = f"model.layers.{index}.{name}"
+        for plan, _ in plans.values():
+            row = plan[full]
+            if (key := _key(row)) not in built:
+                built[key] = _built(weight, row, inputs).bfloat16()
+    for label, (plan, predicted) in plans.items():
+        for name, row in plan.items():
+            if row.block is not None:
+                own[name].data = built[_key(row)].float()
+            else:
+                weight = job.checkpoint.weights().read(name).float()
+                own[name].data = nearest(weight, row, torch.ones(weight.shape[1]))
         measured = {
-            name: _divergence(dense[name], _predictions(runner, stream))
+            name: _divergence(dense[name], _predictions(model, stream))
             for name, stream in held_out.items()
         }
         click.echo(f"{label}: predicted {predicted:.3f}, {measured}", err=True)
         yield {"plan": label, "predicted": predicted, **measured}
 
 
+def _key(row: TensorPlan) -> tuple[str, str, int]:
+    return row.name, row.storage.name + row.pattern.name, row.zeros
+
+
 @torch.no_grad()
-def _predictions(runner: BlockRunner, stream: Any) -> Tensor:
+def _predictions(model: Any, stream: Any) -> Tensor:
     found, (rows, columns) = [], positions(stream)
     for row, ids in enumerate(stream.tokens.split(1)):
-        with torch.autocast("cpu", runner.dtype, runner.dtype != torch.float32):
-            logits = runner.model(input_ids=ids, use_cache=False).logits[0, columns[rows == row]]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids, use_cache=False).logits[0, columns[rows == row]]
         found.append(logits.float().log_softmax(-1))
     return torch.cat(found)
 
@@ -254,9 +260,9 @@ def _page(
     yield "## One matrix"
     yield ""
     yield (
-        "Relative output errors of 21 matrices, geometric means: pruned by Wanda and rounded to "
-        "nearest, as estimates are made, and by alps_fast and GPTQ, as builds are. What counts is "
-        "that their ratio is about the same for every storage, since then nothing is preferred."
+        "Relative output errors of 21 matrices, geometric means: what GPTQ is estimated to leave, "
+        "without running it, and what alps_fast and GPTQ leave in a build. What counts is that "
+        "their ratio is about the same for all storages and matrices: then none is preferred."
     )
     yield ""
     yield "| storage | estimated | built | built / estimated | spread of its logarithm |"
@@ -276,7 +282,8 @@ def _page(
     rank = spearmanr([one["predicted"] for one in moved], measured).statistic
     yield (
         "Divergence from the dense model in nats a token: predicted, as the sum over tensors, and "
-        "of the model with all its matrices in their storages (by Wanda and to nearest), on "
+        "of the model with all its matrices pruned and rounded as in a build (the embedding to "
+        "nearest), on "
         f"sequences that no estimate has seen. Rank correlation over {len(moved)} plans: "
         f"**{rank:.2f}**."
     )
