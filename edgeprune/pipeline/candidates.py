@@ -15,7 +15,7 @@ from edgeprune.support.files import cache_folder, read_json, sha256_json, write_
 if TYPE_CHECKING:
     from edgeprune.engine.sensitivity.storages import Losses
 
-_VERSION = 8  # of what is measured
+_VERSION = 9  # of what is measured
 # Sequences of each stream: each embedding runs on so many, gradients on so many, blocks on so many.
 _OF_EMBEDDINGS, _RUN_WHOLE, _RUN_BLOCKS = 2, 4, 5
 

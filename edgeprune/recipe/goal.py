@@ -50,7 +50,7 @@ class Goal(Section):
         "8m", "time for a build whose training is not set: a quarter of it is training"
     )
     divergence: float = Field(
-        0.2, gt=0,
+        0.3, gt=0,
         description="without size and memory: how far storages may move the predictions before "
         "training, in nats a token; the smallest such file is made",
     )  # fmt: skip
