@@ -21,7 +21,7 @@ from edgeprune.pipeline.job import open_job
 from edgeprune.pipeline.keys import TRAINING_VERSION
 from edgeprune.pipeline.sparsify import sparsify
 from edgeprune.pipeline.workspace import Workspace
-from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.schema import Recipe, flat
 from edgeprune.support.environment import sentence
 from edgeprune.support.files import read_json, sha256_json, write_json
 from edgeprune.support.progress import Bars
@@ -62,8 +62,7 @@ def main(task: str, minutes: float, rows: int, only: tuple[str, ...], out: Path)
     asked = [(way, _SECONDS[0]) for way in _WAYS] + [(_LONGER, s) for s in _SECONDS[1:]]
     for way, seconds in asked:
         recipe = _recipe(task, way, seconds, rows)
-        key = [TRAINING_VERSION, recipe.model_dump(mode="json"), sentence()]
-        record = _WORK / f"{sha256_json(key)[:16]}.json"
+        record = _WORK / f"{_key(recipe)}.json"
         known = read_json(record)
         if known is None and time.monotonic() < deadline and (not only or way in only):
             known = _measured(recipe)
@@ -79,6 +78,12 @@ def _recipe(task: str, way: str, seconds: int, rows: int) -> Recipe:
     return Recipe.of(
         measured | _STORAGE | training | _BASE | _WAYS[way], task=task, general="wikitext2"
     )
+
+
+def _key(recipe: Recipe) -> str:
+    """Hash what a row depends on."""
+    settings = {name: v for name, v in flat(recipe).items() if not name.startswith("goal.")}
+    return sha256_json([TRAINING_VERSION, settings, sentence()])[:16]
 
 
 def _measured(recipe: Recipe) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _VERSION = 9  # of what is measured
 # Sequences of each stream: each embedding runs on so many, gradients on so many, blocks on so many.
-_OF_EMBEDDINGS, _RUN_WHOLE, _RUN_BLOCKS = 2, 4, 5
+_OF_EMBEDDINGS, _RUN_WHOLE, _RUN_BLOCKS = 2, 3, 4
 
 # By tensor and storage: the tensor as it would stand in the file.
 Candidates = Mapping[str, Mapping[str, TensorPlan]]

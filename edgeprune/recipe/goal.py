@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _OF_ZEROS = {"sparsity", "pattern", "allocation"}
 # The rest goes to choosing, rounding, writing and measuring.
-_TRAINING_SHARE = 0.27
+_TRAINING_SHARE = 0.24
 _SAMPLES = 8  # sequences of each stream, where training decides most
 _PROCESSES = 4  # of each of three files that are timed
 # As good as beginning with GPTQ's rounding, which takes the time of ten steps: codes.md.
