@@ -17,8 +17,9 @@ from edgeprune.support.progress import Progress, Stage
 
 _FEW_BITS = 4
 # What GPTQ and training leave of the loss of an embedding that is rounded to nearest, beside what
-# they leave of blocks' losses. At 70 MB, SmolLM2 is better with Q4_0 there and bits in the blocks
-# than with Q5_0 (docs/measured/equal-bytes.md).
+# they leave of blocks' losses. SmolLM2 on arc_easy after 30 steps of 2,048 tokens: with Q5_0 there,
+# at 70.0 MB, 12.04 nats a question and perplexity 44.4 of WikiText-2; with Q4_0 and the bits in the
+# blocks, at 70.9 MB, 11.79 and 42.9.
 _LEFT = 0.35
 
 
