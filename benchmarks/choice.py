@@ -241,7 +241,9 @@ def _file(job: Job, path: Path) -> Path:
     base = dense_model(job.checkpoint)
     weights = Weights([*job.checkpoint.weight_files, own])
     model = Model(base.folder, weights, frozenset(zeroed), base.gguf)
-    metadata = SparsityMetadata("unstructured", 0.5, "magnitude", "", "", {}, "")
+    metadata = SparsityMetadata(
+        "unstructured", 0.5, "magnitude", "mix", job.recipe.data.task, {}, job.checkpoint.sha256
+    )
     with Bars().stage("export", job.file.steps) as stage:
         job.file.export(model, plan.without_grids(), path, metadata, quantized_by(), stage)
     with Bars().stage("pack", path.stat().st_size) as stage:

@@ -120,8 +120,9 @@ def _write(job: Job, inside: Stored, outside: str, path: Path) -> None:
         )
         plan = plan.with_zeros(names, inside.pattern, inside.sparsity)
         metadata = SparsityMetadata(
-            inside.pattern.name, inside.sparsity, "magnitude", "", "", {}, job.checkpoint.sha256
-        )
+            inside.pattern.name, inside.sparsity, "magnitude", job.recipe.pruning.fusion.mode,
+            job.recipe.data.task, {}, job.checkpoint.sha256,
+        )  # fmt: skip
     with job.run.progress.stage("export", file.steps) as stage:
         file.export(model, plan, path, metadata, quantized_by(), stage)
 
