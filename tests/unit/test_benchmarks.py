@@ -94,11 +94,18 @@ def test_every_way_of_recovery_is_a_valid_recipe():
 
 def test_every_training_at_equal_bytes_is_a_valid_recipe():
     from benchmarks import equal_bytes
+    from exporters.gguf.types import TYPES
 
-    for amount, kind, types in equal_bytes._TRAININGS:
-        recipe = equal_bytes._recipe("arc_easy", amount, kind, "5m", 150)
-        assert (recipe.pruning.sparsity, recipe.artifact.type) == (amount, kind)
-        assert types
+    names = [contender.name for contender in equal_bytes._CONTENDERS]
+    assert len(set(names)) == len(names)
+    for contender in equal_bytes._CONTENDERS:
+        recipe = equal_bytes._recipe(contender, "arc_easy", 30, 200)
+        assert recipe.goal.choose == contender.ours
+        assert recipe.training.enabled == (contender.name != "untrained")
+        assert recipe.training.steps == (30 if recipe.training.enabled else None)
+        for kind, embedding in contender.files:
+            assert kind in TYPES
+            assert embedding == "auto" or embedding in TYPES
 
 
 def test_recoverys_page_is_that_of_its_rows():
