@@ -17,6 +17,7 @@ from edgeprune.quantization.scales import one_by_one
 from edgeprune.support.progress import Progress
 
 _EVERY, _ALL_ROWS = 4, 64
+_TINY = 1e-30
 # By tensor and storage: nats a token.
 Losses = dict[str, dict[str, float]]
 
@@ -82,7 +83,8 @@ def _losses(
 ) -> dict[str, float]:
     """Estimate on some rows: those where an error costs most, and of the others every fourth."""
     power = [share * seen.second_moment.sum() for share, seen, _ in of_streams]
-    outer = [own / sum(power) * of for own, (_, _, of) in zip(power, of_streams, strict=True)]
+    total = torch.stack(power).sum().clamp_min(_TINY)  # an expert that no token reached has none
+    outer = [own / total * of for own, (_, _, of) in zip(power, of_streams, strict=True)]
     cost = torch.stack(outer).sum(0)
     order = cost.argsort(descending=True)
     first = order[: max(_ALL_ROWS, len(order) // 8)]

@@ -10,6 +10,7 @@ from torch.nn import functional
 from edgeprune.data.streams import Stream
 from edgeprune.engine import Pruning, prune
 from edgeprune.engine.runner import BlockRunner
+from edgeprune.engine.sensitivity import storages
 from edgeprune.engine.sensitivity.measures import fitness, sensitivity
 from edgeprune.engine.sensitivity.model import DenseModel, matrices_by_block
 from edgeprune.engine.sensitivity.survey import Survey
@@ -18,11 +19,14 @@ from edgeprune.models.loading import load_model
 from edgeprune.pipeline import planner
 from edgeprune.planning.allocation import ALLOCATIONS, evolve
 from edgeprune.planning.allocation.exact import exact
+from edgeprune.planning.grid import Grid
 from edgeprune.planning.patterns import UNSTRUCTURED, Budget
-from edgeprune.planning.tensors import ModelPlan
+from edgeprune.planning.tensors import ModelPlan, Storage, TensorPlan
 from edgeprune.pruning.fusion import FusionRule
+from edgeprune.pruning.gram import Gram
 from edgeprune.pruning.methods import wanda
 from edgeprune.pruning.statistics import InputStatistics
+from edgeprune.quantization.gptq import round_to_grid
 from edgeprune.support.progress import Quiet
 from tests.support.models import make_small
 from tests.support.plans import job_of, uniform_plan
@@ -260,3 +264,26 @@ def test_logits_are_as_the_model_makes_them(tmp_path):
     with torch.no_grad():
         expected = answers_loss(model(task.tokens).logits, task)
     assert trials.loss("task", states["task"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_matrix_that_no_token_reached_loses_nothing():
+    """Such as an expert's: its inputs have no power, and its storage does not matter."""
+    silent = InputStatistics(torch.zeros(64), 0.0, Gram(torch.zeros(64, 64)))
+    row = TensorPlan("w", "w", (8, 64), Storage("Q4_0", 288, Grid(-8, 7)))
+    streams = [(share, silent, torch.ones(8)) for share in (0.5, 0.5)]
+    assert storages._losses(torch.randn(8, 64), {"q4_0": row}, streams) == {"q4_0": 0.0}
+
+
+def test_what_gptq_leaves_is_found_without_it():
+    chance = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2000, 64, generator=chance) @ torch.randn(64, 64, generator=chance)
+    gram = Gram(inputs.T @ inputs / len(inputs))
+    dense = torch.randn(256, 64, generator=chance)
+    grid = Grid(-8, 7)
+    row = TensorPlan("w", "w", (256, 64), Storage("Q4_0", 9216, grid))
+    found = storages.stored_errors(dense, {"q4_0": row}, gram)["q4_0"].sum().item()
+    change = round_to_grid(dense, gram, grid)[0] - dense
+    left = ((change @ gram.damped) * change).sum().item()
+    nearest = storages.nearest(dense, row, torch.ones(64)) - dense
+    assert found == pytest.approx(left, rel=0.15)
+    assert found < 0.7 * ((nearest @ gram.damped) * nearest).sum()
