@@ -68,10 +68,7 @@ def _of_vocabulary(job: Job) -> dict[str, Stored]:
 
 def losses_of(job: Job, rows: Candidates) -> "Losses":
     """Estimate what each candidate loses; kept for all builds of this model and these streams."""
-    fusion = job.recipe.pruning.fusion
-    shares = {"general": 1 - fusion.task_share, "task": fusion.task_share}
-    if fusion.mode in shares:
-        shares = {fusion.mode: 1.0}
+    shares = job.pruning.fusion.shares
     spelt = {
         name: {way: [str(row.storage.grid), row.pattern.name, row.zeros] for way, row in of.items()}
         for name, of in rows.items()

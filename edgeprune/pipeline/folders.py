@@ -30,7 +30,10 @@ _ALWAYS_TOLD = {
     "pruning.method", "pruning.fusion.mode", "pruning.pattern", "pruning.max_loss",
     "artifact.target", "artifact.type", "training.enabled",
 }  # fmt: skip
-_TOLD_GOALS = ("size", "memory", "decode", "runtime")
+_TOLD_OF_GOALS = {
+    "goal.size", "goal.memory", "goal.decode", "goal.runtime", "pruning.max_loss",
+    "artifact.target",
+}  # fmt: skip
 _NAMED = {"model": "model.name", "task": "data.task", "general": "data.general"}
 
 
@@ -41,9 +44,8 @@ def default_folder(recipe: Recipe) -> Path:
     short hash at the end; without any there is no hash.
     """
     asked = recipe.pruning
-    zeros = parse(asked.pattern).label(asked.sparsity)
-    if asked.max_loss:
-        zeros = f"loss{asked.max_loss.replace('%', 'pct')}"
+    loss = asked.max_loss and f"loss{asked.max_loss.replace('%', 'pct')}"
+    zeros = loss or parse(asked.pattern).label(asked.sparsity)
     task, model = short_name(recipe.data.task), short_name(recipe.model.name)
     kind = _NO_FILE_NAME.sub("-", recipe.artifact.type)
     parts = [task, model, asked.method, asked.fusion.mode, zeros, kind]
@@ -51,7 +53,8 @@ def default_folder(recipe: Recipe) -> Path:
         parts.append("recovered")
     if recipe.goal.choose:
         goal = recipe.goal
-        wanted = goal.size or goal.memory or (f"{goal.decode:g}tps" if goal.decode else "smallest")
+        speed = goal.decode and f"{goal.decode:g}tps"
+        wanted = goal.size or goal.memory or speed or loss or "smallest"
         parts = [task, model, wanted, recipe.goal.runtime, recipe.artifact.target]
     if untold := _untold(recipe):
         parts.append(sha256_json(untold)[:8])
@@ -140,15 +143,17 @@ def _untold(recipe: Recipe) -> dict[str, Any]:
     """Return non-default settings that the readable part of a folder's name omits."""
     values = flat(recipe)
     named = (_NAMED["task"], _NAMED["model"])
-    told = _ALWAYS_TOLD | {name for name in named if short_name(values[name]) == values[name]}
-    percent = 100 * recipe.pruning.sparsity
-    if parse(recipe.pruning.pattern).fixed or abs(percent - round(percent)) < 1e-9:
-        told.add("pruning.sparsity")
+    told = {name for name in named if short_name(values[name]) == values[name]}
     usual = defaults()
     if recipe.goal.choose:  # what is left open has been completed
-        asked = {f"goal.{name}": getattr(recipe.goal, name) for name in _TOLD_GOALS}
+        asked = {name: values[name] for name in _TOLD_OF_GOALS}
         usual = flat(decided(make({"data.task": recipe.data.task, **asked})))
-        told |= {*asked, "pruning.sparsity"}
+        told |= set(asked)
+    else:
+        told |= _ALWAYS_TOLD
+        percent = 100 * recipe.pruning.sparsity
+        if parse(recipe.pruning.pattern).fixed or abs(percent - round(percent)) < 1e-9:
+            told.add("pruning.sparsity")
     made_of = _made_of(recipe)  # a copy of the files beside another builds/ has the same names
     made_of |= {name: os.path.relpath(path) for name, path in _files(values).items()}
     return {

@@ -42,6 +42,12 @@ class FusionRule:
     task_weight: float = 1.0
     hessian: Literal["scaled", "masked"] = "scaled"
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the weight of each stream that is looked at."""
+        both = {"general": 1 - self.task_share, "task": self.task_share}
+        return {self.mode: 1.0} if self.mode in both else both
+
 
 @dataclass(frozen=True)
 class ChannelGroups:

@@ -48,13 +48,14 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
 def made_how(manifest: Manifest) -> str:
     """How weights were pruned and stored, in a line."""
     pruning, kind = manifest.recipe.pruning, manifest.recipe.artifact.type
-    zeros = (
-        f"{pruning.method}, {pruning.fusion.mode}, {pruning.pattern}, sparsity {pruning.sparsity:g}"
-    )
     if not manifest.choice:
-        return f"{zeros}, {kind}"
+        return (
+            f"{pruning.method}, {pruning.fusion.mode}, {pruning.pattern}, "
+            f"sparsity {pruning.sparsity:g}, {kind}"
+        )
     chosen = ", ".join(f"{name} {share:.0%}" for name, share in shares(manifest).items())
-    return f"{chosen} of the weights" + (f"; {zeros}" if pruning.sparsity else "")
+    zeros = f"; {pruning.sparsity:.1%} pruned by {pruning.method}" if pruning.sparsity else ""
+    return f"{chosen} of the weights{zeros}"
 
 
 def shares(manifest: Manifest) -> dict[str, float]:

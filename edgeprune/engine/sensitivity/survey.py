@@ -47,9 +47,7 @@ class Survey:
         pruning: Pruning,
         progress: Progress,
     ):
-        rule = pruning.fusion
-        both = {"general": 1 - rule.task_share, "task": rule.task_share}
-        self._shares = {rule.mode: 1.0} if rule.mode in both else both
+        self._shares = pruning.fusion.shares
         self._blocks = blocks
         self._pruning = pruning
         self._progress = progress

@@ -6,6 +6,7 @@ import pytest
 
 from edgeprune import Recipe
 from edgeprune.pipeline.folders import claim, default_folder, record
+from edgeprune.recipe.goal import decided
 from edgeprune.support.errors import UsageError
 
 
@@ -38,6 +39,22 @@ def test_recipes_of_other_artifacts_have_other_default_folders():
         {"training.enabled": True, "training.steps": 5}, {"training.enabled": True},
     ]  # fmt: skip
     assert len({folder(values) for values in recipes}) == len(recipes)
+
+
+def test_what_is_chosen_for_is_in_the_name_and_what_is_kept_beside_it_is_not_lost():
+    def chosen(**options):
+        return str(default_folder(decided(Recipe.of(task="medqa", **options))))
+
+    start = "builds/medqa-smollm2-135m"
+    assert chosen() == f"{start}-smallest-edgeprune-gguf"
+    assert chosen(target="onnx", runtime="stock") == f"{start}-smallest-stock-onnx"
+    assert chosen(size="60MB") == f"{start}-60MB-edgeprune-gguf"
+    assert chosen(max_loss="2%") == f"{start}-loss2pct-edgeprune-gguf"
+    kept = [
+        {}, {"sparsity": 0.5}, {"sparsity": 0.6}, {"pattern": "2:4"}, {"type": "q4_0"},
+        {"type": "q8_0"}, {"fusion": "fused"},
+    ]  # fmt: skip
+    assert len({chosen(size="60MB", **options) for options in kept}) == len(kept)
 
 
 def test_the_same_recipe_has_one_default_folder(tmp_path, monkeypatch):
