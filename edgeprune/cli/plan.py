@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.cli.options import recipe_options, take_recipe
+from edgeprune.support.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprune.data.loading import Data
@@ -20,6 +21,7 @@ Examples:
   edgeprune plan --task medqa
   edgeprune plan --task medqa --size 60MB
   edgeprune plan --task medqa --model ./my-model --type q4_0 --json
+  edgeprune plan --task medqa --decode 1 --save-costs laptop.json   # there, for builds here
 """
 
 
@@ -27,7 +29,12 @@ Examples:
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), help="Build folder. [builds/<name>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def command(out: Path | None, as_json: bool, **values: Any) -> None:
+@click.option(
+    "--save-costs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --decode: write what was timed, for `build --costs` on another machine.",
+)
+def command(out: Path | None, as_json: bool, save_costs: Path | None, **values: Any) -> None:
     """Show the plan of every tensor, and what a build would need and produce.
 
     Where storages are chosen, the model is measured once, for all sizes, and the front of sizes
@@ -36,10 +43,10 @@ def command(out: Path | None, as_json: bool, **values: Any) -> None:
     """
     from edgeprune.recipe.goal import decided
 
-    show(decided(take_recipe(values)), out, as_json)
+    show(decided(take_recipe(values)), out, as_json, save_costs)
 
 
-def show(recipe: Any, out: Path | None, as_json: bool) -> None:
+def show(recipe: Any, out: Path | None, as_json: bool, save_costs: Path | None = None) -> None:
     """Print a plan."""
     from edgeprune.pipeline.estimate import plan
     from edgeprune.pipeline.folders import default_folder
@@ -49,7 +56,7 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
 
     folder = out or default_folder(recipe)
     data = rows_for(recipe)
-    recipe, choice = _choose(recipe, data)
+    recipe, choice = _choose(recipe, data, save_costs)
     figures, sources = plan(recipe), _sources(data)
     if as_json:
         numbers = {k: v for k, v in vars(figures).items() if k != "plan"}
@@ -65,18 +72,26 @@ def show(recipe: Any, out: Path | None, as_json: bool) -> None:
         click.echo(f"{name:<10}{text}")
 
 
-def _choose(recipe: Any, data: "Data") -> "tuple[Any, ChoiceFacts | None]":
+def _choose(recipe: Any, data: "Data", save_costs: Path | None) -> "tuple[Any, ChoiceFacts | None]":
     """Choose storages as a build would; what is measured for it is kept for the build."""
+    if save_costs and not recipe.goal.decode:
+        raise UsageError(
+            "Nothing is timed where no speed is asked for, so --save-costs has nothing to write.",
+            "Ask for one, however low: --decode 1",
+        )
     if not recipe.goal.choose:
         return recipe, None
-    from edgeprune.pipeline import choose
+    from edgeprune.pipeline import candidates, choose, costs
     from edgeprune.pipeline.job import open_job
     from edgeprune.pipeline.workspace import Workspace
     from edgeprune.support.progress import Bars
 
     with TemporaryDirectory() as folder:
-        job, choice = choose.settle(open_job(recipe, Workspace(Path(folder), Bars()), data))
-    return job.recipe, choice
+        job = open_job(recipe, Workspace(Path(folder), Bars()), data)
+        settled, choice = choose.settle(job)
+        if save_costs:
+            costs.save(job, candidates.candidates(job), save_costs)
+    return settled.recipe, choice
 
 
 def _print_front(choice: "ChoiceFacts") -> None:

@@ -227,7 +227,8 @@ class ChoiceFacts(Facts):
         loss: predicted divergence from the dense model before training, in nats a token.
         losses: the same by tensor.
         front: pairs of cost and loss, of other choices: bytes, or with ``decode`` seconds a token.
-        decode: predicted tokens/s on the machine of the build, where that was asked for.
+        decode: predicted tokens/s, where that was asked for.
+        device: where they are predicted for; None: for the machine of the build.
     """
 
     goal: str
@@ -237,6 +238,7 @@ class ChoiceFacts(Facts):
     losses: dict[str, float]
     front: list[tuple[float, float]]
     decode: float | None = None
+    device: str | None = None
 
 
 class CurvePoint(Facts):

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.manifest.manifest import ChoiceFacts
-from edgeprune.pipeline import latency
+from edgeprune.pipeline import costs as device
 from edgeprune.pipeline.candidates import Candidates, candidates, kept, losses_of, ways
 from edgeprune.pipeline.export import dense_baseline
 from edgeprune.pipeline.job import Job
 from edgeprune.planning.budget import Candidate, Choice, Part, cheapest, choose
+from edgeprune.planning.evened import evened
 from edgeprune.planning.patterns import UNSTRUCTURED
 from edgeprune.planning.stored import Stored
 from edgeprune.planning.tensors import TensorPlan
@@ -55,16 +56,17 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
     losses = losses_of(job, rows)
     rows = {name: of for name, of in rows.items() if name in losses}
     costs, fixed = _costs(job, rows)
-    parts = _parts(rows, losses, costs)
+    parts = _parts(rows, _after_training(job, rows, losses), costs)
     found = _solve(job, parts, fixed)
     facts = ChoiceFacts(
         goal=f"max loss {bound}" if (bound := job.recipe.pruning.max_loss) else goal.text,
         runtime=goal.runtime,
         bytes=round(_bytes(job, rows, found)),
-        loss=found.loss,
-        losses={name: one.loss for name, one in found.picked.items()},
-        front=[(one.cost + fixed, one.loss) for one in front(parts)],
+        loss=_loss(losses, found),
+        losses={name: losses[name][one.name] for name, one in found.picked.items()},
+        front=[(one.cost + fixed, _loss(losses, one)) for one in front(parts)],
         decode=1 / found.cost if goal.decode else None,
+        device=device.read(job, rows).device if goal.costs else None,
     )
     job.run.progress.note(
         f"Chosen for '{facts.goal}': {facts.bytes / 1e6:.1f} MB, predictions move by "
@@ -76,12 +78,7 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
 def _costs(job: Job, rows: Candidates) -> tuple[Mapping[str, Mapping[str, float]], float]:
     """Find what candidates cost towards the goal, and what all else costs."""
     if job.recipe.goal.decode:
-        times = kept(
-            "times",
-            latency.kept_under(job, rows),
-            lambda: latency.seconds_a_token(job, rows, ways(job)),
-        )
-        return times, 0.0
+        return device.seconds_a_token(job, rows), 0.0
     packed = job.recipe.goal.runtime == "edgeprune"
     sizes = {
         name: {storage: _size(row, packed) for storage, row in of.items()}
@@ -99,6 +96,20 @@ def _bytes(job: Job, rows: Candidates, choice: Choice) -> float:
     packed = job.recipe.goal.runtime == "edgeprune"
     chosen = sum(_size(rows[name][one.name], packed) for name, one in choice.picked.items())
     return chosen + _beside(job, rows)
+
+
+def _after_training(job: Job, rows: Candidates, losses: "Losses") -> "Losses":
+    """Weigh losses of blocks as training leaves them, if the build trains."""
+    if not job.recipe.training.enabled:
+        return losses
+    first = {name: next(iter(of.values())) for name, of in rows.items()}
+    of_blocks = {name: losses[name] for name, row in first.items() if row.block is not None}
+    return losses | evened(of_blocks, {name: first[name].size for name in of_blocks})
+
+
+def _loss(losses: "Losses", choice: Choice) -> float:
+    """Sum what a choice loses before training."""
+    return sum(losses[name][one.name] for name, one in choice.picked.items())
 
 
 def _parts(

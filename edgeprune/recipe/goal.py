@@ -41,6 +41,9 @@ class Goal(Section):
         "and what loses least is chosen",
         gt=0,
     )
+    costs: str | None = flag(
+        None, "with --decode: file of another device's speed, which plan --save-costs wrote there"
+    )
     runtime: Literal["edgeprune", "stock"] = flag(
         "edgeprune",
         "what the file will run in: edgeprune's runtime, in which masks and codes of few bits "
@@ -75,6 +78,8 @@ class Goal(Section):
         asked = [name for name in ("size", "memory", "decode") if getattr(self, name)]
         if len(asked) > 1:
             raise ValueError(f"set one goal, not {' and '.join(asked)}")
+        if self.costs and not self.decode:
+            raise ValueError("costs of a device are for a speed on it: set decode, too")
         return self
 
     @property

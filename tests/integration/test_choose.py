@@ -14,7 +14,8 @@ from edgeprune.pipeline.job import open_job
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.budget import Candidate, Part
 from edgeprune.recipe.goal import decided
-from edgeprune.support.errors import UsageError
+from edgeprune.support.errors import EdgepruneError, InputError, UsageError
+from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Quiet
 from tests.support.models import make_tiny
 from tests.support.recipes import QUICK
@@ -140,9 +141,14 @@ def test_the_default_chooses_and_explicit_settings_do_not():
     assert decided(both) is both
 
 
+def _quick():
+    """The quick recipe's settings as words of a command line."""
+    return [w for k, v in QUICK.items() if k != "goal.choose" for w in ("--set", f"{k}={v}")]
+
+
 def test_a_plan_shows_the_front(tiny_folder, rows_file, kept):
     arguments = ["plan", "--task", str(rows_file), "--model", str(tiny_folder), "--size", "3.28MB"]
-    words = [w for k, v in QUICK.items() if k != "goal.choose" for w in ("--set", f"{k}={v}")]
+    words = _quick()
     shown = CliRunner().invoke(cli, [*arguments, *words])
     assert "< chosen" in shown.output
     found = json.loads(CliRunner().invoke(cli, [*arguments, *words, "--json"]).stdout)
@@ -177,6 +183,49 @@ def test_a_speed_is_chosen_by_files_that_were_timed(
     beyond = decided(recipe_for(tiny_folder, rows_file, decode=1e9))
     with pytest.raises(UsageError, match=r"--decode 1e\+09 is out of reach here: .* \d+ tokens/s"):
         choose.settle(open_job(beyond, Workspace(tmp_path, Quiet())))
+
+
+def test_a_speed_on_another_device_is_chosen_by_a_file_of_its_costs(
+    tiny_folder, rows_file, tmp_path, kept, monkeypatch
+):
+    monkeypatch.setattr(latency, "_PROCESSES", 1)
+    file = tmp_path / "laptop.json"
+    words = ["plan", "--model", str(tiny_folder), "--task", str(rows_file), "--decode", "1"]
+    result = CliRunner().invoke(cli, [*words, *_quick(), "--save-costs", str(file)])
+    assert result.exit_code == 0, result.output
+    costs = read_json(file)
+    for of in costs["seconds"].values():  # a device that is a hundred times as fast
+        of.update({storage: seconds / 100 for storage, seconds in of.items()})
+    write_json(file, costs | {"device": "a laptop"})
+
+    recipe = decided(recipe_for(tiny_folder, rows_file, decode=1.0))
+    _, here = choose.settle(open_job(recipe, Workspace(tmp_path, Quiet())))
+    there = recipe.changed({"goal.costs": str(file)})
+    _, facts = choose.settle(open_job(there, Workspace(tmp_path, Quiet())))
+    assert facts.decode == pytest.approx(100 * here.decode)
+    assert facts.device == "a laptop"
+
+    first, *_ = costs["sizes"]
+    for change, words in [
+        ({"sizes": costs["sizes"] | {first: 1}}, "costs of another model"),
+        ({"runtime": "stock"}, "has costs for runtime stock"),
+        ({"seconds": costs["seconds"] | {first: {}}}, "has no cost of"),
+        ({"schema": 99}, "reads 1"),
+    ]:
+        write_json(file, costs | change)
+        with pytest.raises(EdgepruneError, match=words):
+            choose.settle(open_job(there, Workspace(tmp_path, Quiet())))
+    file.unlink()
+    with pytest.raises(InputError, match="there is no file"):
+        choose.settle(open_job(there, Workspace(tmp_path, Quiet())))
+
+
+def test_costs_are_for_a_speed():
+    with pytest.raises(UsageError, match="set decode, too"):
+        Recipe.of({"goal.costs": "laptop.json"}, task="medqa")
+    result = CliRunner().invoke(cli, ["plan", "--task", "medqa", "--save-costs", "laptop.json"])
+    assert isinstance(result.exception, UsageError)
+    assert "--decode 1" in result.exception.hint
 
 
 def test_a_front_has_dense_types_beside_it(tiny_folder, rows_file):
