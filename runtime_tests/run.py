@@ -13,12 +13,13 @@ import numpy as np
 
 from edgeprune.support.errors import CheckFailed, InputError, MachineError
 from edgeprune.support.files import number
-from runtime_tests import accuracy
+from runtime_tests import accuracy, speech
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
 from runtime_tests.devices import Gpu
 from runtime_tests.paired import by_process, speed_ratio
 from runtime_tests.runners import entry_of
+from runtime_tests.speech import Speech
 from runtime_tests.timing import Contender, blocks
 
 _ITEMS_PER_CALL = 16
@@ -48,6 +49,7 @@ class Plan:
         processes: number of fresh processes of each artifact that are timed.
         rounds: number of rounds in each of them.
         threads: number of runtime threads.
+        speech: what models are asked beside the task; None: nothing.
     """
 
     items: list[Item]
@@ -60,6 +62,7 @@ class Plan:
     processes: int
     rounds: int
     threads: int
+    speech: Speech | None = None
 
 
 def run(
@@ -96,6 +99,9 @@ def run(
             for name, child in children.items():
                 perplexities[name] = _perplexity(child, plan)
                 stage.advance()
+        spoken: dict[str, dict[str, Any]] = {}
+        if plan.speech:
+            spoken = speech.measure(children, plan.speech, progress)
         records = {
             name: {
                 **child.call("info"),
@@ -105,6 +111,7 @@ def run(
                 "answers": _answers(plan, answered[name]),
                 "general_perplexity": perplexities[name],
                 **_speeds(timings[name]),
+                **spoken.get(name, {}),
             }
             for name, child in children.items()
         }

@@ -11,7 +11,7 @@ from edgeprune.recipe.schema import Recipe
 from edgeprune.support.errors import InputError
 
 # Raised whenever a field changes its name or its meaning.
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Machine(Facts):
@@ -60,10 +60,17 @@ class TaskFacts(SourceFacts):
 
 
 class DataFacts(Facts):
-    """Both sources."""
+    """Both sources.
+
+    Attributes:
+        chat: the conversations beside general text, in words; empty without any.
+        template_problems: what in the model's chat template small engines may not read.
+    """
 
     task: TaskFacts
     general: SourceFacts
+    chat: str = ""
+    template_problems: list[str] = Field(default_factory=list)
 
 
 class GridFacts(Facts):

@@ -66,8 +66,49 @@ class Placement(Facts):
     kernel: str = ""
 
 
+class Agreement(Facts):
+    """Predictions beside the dense model's, on one stream.
+
+    Attributes:
+        nats: Kullback-Leibler divergence from the dense model, a token.
+        worst_nats: its 99th percentile over places.
+        same_top: share of places where the most likely token is the same.
+        places: how many.
+    """
+
+    nats: Interval
+    worst_nats: float
+    same_top: Interval
+    places: int
+
+
+class Speech(Facts):
+    """Greedy answers to held-out turns.
+
+    Attributes:
+        prompts: what the user says.
+        answers: what the model answers.
+        loops: share of answers that repeat themselves.
+        copies: share of answers that repeat the prompt.
+        ended: share of answers that the model ended within their most tokens.
+        agreed_tokens: mean number of tokens before an answer differs from the dense model's.
+    """
+
+    prompts: list[str]
+    answers: list[str]
+    loops: float
+    copies: float
+    ended: float
+    agreed_tokens: float
+
+
 class Measured(Facts):
-    """One artifact in its runtime."""
+    """One artifact in its runtime.
+
+    Attributes:
+        agreement: with the dense model, by stream: ``text`` and ``chat``; empty for that itself.
+        speech: None of a model without a chat template.
+    """
 
     runtime: str
     version: str
@@ -82,6 +123,8 @@ class Measured(Facts):
     general_perplexity: Perplexity
     prefill: Speed
     decode: Speed
+    agreement: dict[str, Agreement] = Field(default_factory=dict)
+    speech: Speech | None = None
 
 
 class OnGpu(Facts):

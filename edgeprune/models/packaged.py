@@ -16,12 +16,14 @@ class PackagedModel:
         suffix: ending of the file's name.
         title: readable name of the model.
         hub_id: hub id of the model that the file was made from.
+        conversations: shipped file of what it writes by itself; empty: it writes anew.
     """
 
     distribution: str
     suffix: str
     title: str
     hub_id: str
+    conversations: str = ""
 
 
 PACKAGED = {
@@ -30,6 +32,7 @@ PACKAGED = {
         ".gguf",
         "SmolLM2-135M-Instruct, Q4_1",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "smollm2_conversations.jsonl.xz",
     ),
 }
 

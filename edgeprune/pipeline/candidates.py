@@ -1,16 +1,17 @@
 """What a build chooses from: the storages that each tensor may have, and what each would lose."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeprune.pipeline.job import Job, wanted
 from edgeprune.pipeline.keys import streams_key
+from edgeprune.pipeline.streams import streams as build_streams
 from edgeprune.planning.grid import FILE_BLOCK
 from edgeprune.planning.stored import Stored
 from edgeprune.planning.tensors import TensorPlan
-from edgeprune.support.files import cache_folder, read_json, sha256_json, write_json
+from edgeprune.support.files import kept, sha256_json
 
 if TYPE_CHECKING:
     from edgeprune.engine.sensitivity.storages import Losses
@@ -92,7 +93,8 @@ def _measured(job: Job, rows: Candidates, shares: Mapping[str, float]) -> "Losse
     from edgeprune.models.loading import load_model
 
     progress = job.run.progress
-    streams = {name: stream for name, stream in job.streams(_RUN_BLOCKS).items() if name in shares}
+    packed = build_streams(job, _RUN_BLOCKS)
+    streams = {name: stream for name, stream in packed.items() if name in shares}
     few = {name: stream.part(slice(_RUN_WHOLE)) for name, stream in streams.items()}
     stored = frozenset(job.checkpoint.weights().names())
     runner = BlockRunner(load_model(job.checkpoint), streams, pick_device(job.recipe.model.device))
@@ -109,13 +111,3 @@ def _measured(job: Job, rows: Candidates, shares: Mapping[str, float]) -> "Losse
     return vocabulary_losses(runner, fewer, stored, beside, shares, progress) | storage_losses(
         runner, blocks, rows, shares, weights, curvature, progress
     )
-
-
-def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
-    """Return what an earlier build has measured, or measure it."""
-    path = cache_folder() / kind / f"{key[:16]}.json"
-    found = read_json(path)
-    if found is None:
-        found = make()
-        write_json(path, found)
-    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.manifest.manifest import ChoiceFacts
 from edgeprune.pipeline import costs as device
-from edgeprune.pipeline.candidates import Candidates, candidates, kept, losses_of, ways
+from edgeprune.pipeline.candidates import Candidates, candidates, losses_of, ways
 from edgeprune.pipeline.export import dense_baseline
 from edgeprune.pipeline.job import Job
 from edgeprune.planning.budget import Candidate, Choice, Part, cheapest, choose
@@ -18,7 +18,7 @@ from edgeprune.planning.tensors import TensorPlan
 from edgeprune.recipe.units import byte_count
 from edgeprune.support import distributed
 from edgeprune.support.errors import UsageError
-from edgeprune.support.files import sha256_json
+from edgeprune.support.files import kept, sha256_json
 
 if TYPE_CHECKING:
     from edgeprune.engine.sensitivity.storages import Losses

@@ -7,11 +7,11 @@ from pydantic import Field
 
 from edgeprune.manifest.base import Facts
 from edgeprune.pipeline import latency
-from edgeprune.pipeline.candidates import Candidates, kept, ways
+from edgeprune.pipeline.candidates import Candidates, ways
 from edgeprune.pipeline.job import Job
 from edgeprune.support import environment
 from edgeprune.support.errors import InputError, UsageError
-from edgeprune.support.files import write_json
+from edgeprune.support.files import kept, write_json
 
 _SCHEMA = 1
 _HINT = "Write it on the device: edgeprune plan --task T --decode 1 --save-costs FILE"

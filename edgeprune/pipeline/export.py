@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
 from edgeprune.pipeline.job import Job, dense_model, wanted
-from edgeprune.pipeline.sparsify import Sparse
 from edgeprune.planning.tensors import ModelPlan, table
 from edgeprune.support import environment
 from edgeprune.support.errors import UsageError
@@ -15,6 +14,7 @@ from edgeprune.support.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from edgeprune.engine import PrunedCheckpoint
+    from edgeprune.pipeline.sparsify import Sparse
     from exporters.base import Model
 
 _VERSION = 5
@@ -27,7 +27,7 @@ def quantized_by() -> str:
     return f"edgeprune {environment.describe()['versions']['edgeprune']}"
 
 
-def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
+def export(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Facts]:
     """Export the build's artifact and the dense baseline that it is compared with.
 
     Returns:
@@ -50,7 +50,7 @@ def export(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
     }
 
 
-def _beside_rivals(job: Job, plan: ModelPlan, sparse: Sparse) -> dict[str, Facts]:
+def _beside_rivals(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Facts]:
     """Export a build whose storages were chosen, and what anyone makes of the dense model."""
     assert sparse.checkpoint
     pruned, metadata = pruned_model(job, sparse.checkpoint)

@@ -4,6 +4,7 @@ A loss is within its limit if the worse end of its interval is: with the recipe'
 other rows and processes would show no larger loss. NaN fails every gate.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from edgeprune.recipe.schema import Recipe
@@ -17,18 +18,41 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
         results: what `runtime_tests.run` returned.
     """
     change = results.get("difference")
-    limits = (
-        recipe.gates.max_accuracy_loss,
-        recipe.gates.max_nats_increase,
-        recipe.gates.min_decode_speed,
-    )
     if change is None:
-        set_anyway = any(limit is not None for limit in limits)
-        return ["The gates cannot be checked: nothing was pruned."] if set_anyway else []
+        unchecked = "The gates cannot be checked: nothing was pruned."
+        return [unchecked] if recipe.gates.limits else []
     before, after = (results["artifacts"][name] for name in ("dense", "pruned"))
     found = (_accuracy(recipe, before, after), _nats(recipe, before, after),
              _speed(recipe, before, after))  # fmt: skip
-    return [line for line in found if line]
+    return [*(line for line in found if line), *_spoken(recipe, after)]
+
+
+def _spoken(recipe: Recipe, after: dict[str, Any]) -> Iterator[str]:
+    """Say which limits on speech did not hold; an agreement counts by its interval's worse end."""
+    gates, agreement = recipe.gates, after.get("agreement") or {}
+    for stream, one in agreement.items():
+        nats, same = one["nats"], one["same_top"]
+        if gates.max_kl is not None and not nats["high"] <= gates.max_kl:
+            yield (
+                f"On held-out {stream}, predictions diverge from the dense model's by "
+                f"{nats['value']:.3f} nats a token ({nats['low']:.3f} to {nats['high']:.3f}); the "
+                f"limit is {gates.max_kl:g}."
+            )
+        if gates.min_same_top is not None and not same["low"] >= gates.min_same_top:
+            yield (
+                f"On held-out {stream}, the most likely token is the dense model's at "
+                f"{same['value']:.1%} of places ({same['low']:.1%} to {same['high']:.1%}); the "
+                f"least is {gates.min_same_top:.1%}."
+            )
+    if gates.max_loops is not None:
+        speech = after.get("speech")
+        if not speech:
+            yield "gates.max_loops cannot be checked: the model has no chat template."
+        elif speech["loops"] > gates.max_loops:
+            yield (
+                f"{speech['loops']:.0%} of {len(speech['answers'])} answers repeat themselves; the "
+                f"limit is {gates.max_loops:.0%}."
+            )
 
 
 def _accuracy(recipe: Recipe, before: dict[str, Any], after: dict[str, Any]) -> str | None:

@@ -13,7 +13,6 @@ from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe, make
 
 if TYPE_CHECKING:
-    from edgeprune.data.streams import Stream
     from edgeprune.pruning.matrix import Pruning
     from exporters.base import Exporter, FilePlan, Model, StorageRequest
 
@@ -59,6 +58,13 @@ class Job:
         return METHODS[self.recipe.pruning.method].sees != "nothing"
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """Return transformers' tokenizer of the model."""
+        from edgeprune.models.loading import load_tokenizer
+
+        return load_tokenizer(self.checkpoint)
+
+    @cached_property
     def pruning(self) -> "Pruning":
         """Convert the recipe's settings to the engine's."""
         from edgeprune.pruning.fusion import FusionRule
@@ -83,28 +89,6 @@ class Job:
             answer_weight=self.recipe.data.answer_weight,
             high_perplexity_weight=asked.high_perplexity_weight,
         )
-
-    def streams(self, samples: int | None = None) -> "dict[str, Stream]":
-        """Pack both token streams.
-
-        Args:
-            samples: number of sequences of each; by default the recipe's, with a note if fewer.
-        """
-        from edgeprune.models.loading import load_tokenizer
-
-        asked = self.recipe.data
-        with self.run.progress.stage("calibrate", 2) as stage:
-            tokenizer = load_tokenizer(self.checkpoint)
-            stage.advance()
-            found = self.data.streams(tokenizer, samples or asked.samples, asked.length, asked.seed)
-            stage.advance()
-        for name, stream in found.items() if samples is None else ():
-            if len(stream.tokens) < asked.samples:
-                self.run.progress.note(
-                    f"The {name} stream has only {len(stream.tokens)} of {asked.samples} "
-                    "sequences: there are no more rows."
-                )
-        return found
 
 
 def open_job(recipe: Recipe, run: Workspace, data: Data | None = None) -> Job:

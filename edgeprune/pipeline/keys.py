@@ -6,7 +6,7 @@ Code changes that change the weights must raise the stage's version.
 from dataclasses import asdict
 from typing import Any
 
-from edgeprune.pipeline import planner
+from edgeprune.pipeline import conversations, planner
 from edgeprune.pipeline.job import Job
 from edgeprune.planning.tensors import block_of, table
 from edgeprune.support.files import sha256_json
@@ -25,6 +25,7 @@ def streams_key(job: Job) -> list[Any]:
         job.checkpoint.sha256,
         job.data.general.calibration_hash,
         job.data.task.calibration_hash,
+        [conversations.key(job), asked.chat_share],
         [asked.samples, asked.length, asked.seed],
         [str(device), str(compute_dtype(device))],
     ]

@@ -1,12 +1,13 @@
 """Convert a task to the plain items that the runtime tests measure."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.data.loading import Data
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
 from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.speech import speech
 from edgeprune.recipe.schema import Recipe
 from edgeprune.runtime.llamacpp import availability
 from edgeprune.support import environment
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from runtime_tests.accuracy import Item
 
 
-_VERSION = 9
+_VERSION = 10
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     import runtime_tests
 
     folder, progress = job.run.folder, job.run.progress
-    asked = measure_plan(job.recipe, job.data)
+    asked = replace(measure_plan(job.recipe, job.data), speech=speech(job))
     hashes = {name: facts["files"] for name, facts in artifacts.items()}
     here = [environment.describe(), availability.fingerprint()]
     key = sha256_json([_VERSION, asdict(asked), hashes, here])

@@ -45,10 +45,11 @@ def plan(job: Job) -> ModelPlan:
     @cache
     def dense() -> "DenseModel":
         from edgeprune.engine.sensitivity.model import DenseModel
+        from edgeprune.pipeline.streams import streams
 
         return DenseModel(
             job.checkpoint,
-            job.streams(),
+            streams(job),
             job.pruning,
             job.run.progress,
             job.recipe.model.device,

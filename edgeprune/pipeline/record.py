@@ -9,6 +9,7 @@ from edgeprune.data.loading import Data, Source
 from edgeprune.manifest import SCHEMA, Manifest
 from edgeprune.manifest.manifest import ChoiceFacts, PlannedTensor, SearchFacts, StorageFacts
 from edgeprune.models.origin import Origin
+from edgeprune.pipeline.conversations import described, template_problems
 from edgeprune.pipeline.gates import failures
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.sparsify import Sparse
@@ -47,7 +48,8 @@ def describe(
             "sha256": checkpoint.sha256,
             **asdict(source),
         },
-        "data": describe_data(job.data, sparse.rows),
+        "data": describe_data(job.data, sparse.rows)
+        | {"chat": described(job), "template_problems": template_problems(job)},
         "plan": [row.to_json() for row in plan_rows(plan)],
         "artifact": artifacts.get("pruned", artifacts["dense"]),
         "dense_artifact": {k: v for k, v in artifacts["dense"].items() if k != "tensors"},

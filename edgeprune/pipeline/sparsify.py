@@ -10,6 +10,8 @@ from edgeprune.models.checkpoint import Checkpoint
 from edgeprune.pipeline import planner
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.keys import prune_key, training_key
+from edgeprune.pipeline.streams import streams as build_streams
+from edgeprune.pipeline.streams import training_streams
 from edgeprune.planning.tensors import ModelPlan, block_of
 from edgeprune.recipe.schema import training_rounds, training_seconds
 from edgeprune.support import distributed
@@ -152,7 +154,7 @@ def _prune(
     used: dict[str, list[str]] = read_json(work / "rows.json") or {}
     pruned = finished(job.checkpoint, work) if used else None
     if pruned is None:
-        streams = job.streams()
+        streams = build_streams(job)
         used = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", used)
     job.data.refuse_overlap(used)
@@ -190,7 +192,7 @@ def _train(job: Job, plan: ModelPlan, pruned: Sparse) -> Sparse:
     rows = read_json(work / "rows.json")
     streams: dict[str, Stream] = {}
     if rows is None or not run.finished(pruned.checkpoint, ways, work):
-        streams = job.streams(_TRAINED_ON)
+        streams = training_streams(job, _TRAINED_ON)
         rows = {name: [row.id for row in stream.rows] for name, stream in streams.items()}
         write_json(work / "rows.json", rows)
     job.data.refuse_overlap(rows)
@@ -225,6 +227,7 @@ def _settings(job: Job, way: str) -> "Training | Reconstruction":
         batch=asked.batch,
         learning_rate=asked.learning_rate,
         task_share=asked.task_share,
+        chat_share=job.recipe.data.chat_share,
         text_share=asked.text_share,
         answer_weight=job.recipe.data.answer_weight,
         hidden_weight=asked.hidden_weight,

@@ -39,6 +39,14 @@ class Data(Section):
     general: str = flag(
         "boolq_passages", "general text: a shipped corpus, or a .yaml or .jsonl file"
     )
+    chat: str = flag(
+        "auto",
+        "conversations beside general text: auto (written by the dense model itself, if it has a "
+        "chat template), none, or a .jsonl file with messages",
+    )
+    chat_share: float = Field(
+        0.5, ge=0, le=1, description="share of conversations in the general stream"
+    )
     samples: int = flag(24, "calibration sequences per stream", ge=1)
     length: int = flag(512, "tokens per sequence", ge=2)
     seed: int = flag(0, "random seed for the order of calibration rows", ge=0)
@@ -255,3 +263,22 @@ class Gates(Section):
         gt=0,
         description="fail if decoding is slower than this multiple of the dense baseline's speed",
     )
+    max_kl: float | None = Field(
+        None, ge=0,
+        description="fail if predictions diverge from the dense model's by more nats a token, on "
+        "held-out text or conversations",
+    )  # fmt: skip
+    min_same_top: float | None = Field(
+        None, ge=0, le=1,
+        description="fail if the most likely token is the dense model's at a smaller share of "
+        "places",
+    )  # fmt: skip
+    max_loops: float | None = Field(
+        None, ge=0, le=1,
+        description="fail if a larger share of answers to held-out turns repeat themselves",
+    )  # fmt: skip
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Limits that are set, by name."""
+        return {n: v for n, v in self.model_dump(exclude={"confidence"}).items() if v is not None}

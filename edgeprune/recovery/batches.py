@@ -18,7 +18,7 @@ class Sample(NamedTuple):
     """One sequence of a step.
 
     Attributes:
-        stream: ``general`` or ``task``.
+        stream: ``general``, ``chat`` or ``task``.
         tokens: (length,).
         weights: loss weights of predicting the next token from each position but the last, (length
             - 1,).
@@ -31,14 +31,14 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches:
-    """Sequences of both streams and the loss weights of their tokens.
+    """Sequences of all streams and the loss weights of their tokens.
 
     Attributes:
         tokens: (sequences, length) by stream.
         weights: loss weights of predicting the next token from each position, (sequences, length -
             1).
         shares: each stream's share in the held-out loss; in training, an upper limit for the
-            task's.
+            task's, and the others share the rest as they do here.
         seed: random seed of the order.
         factor: gives a factor on the weights of a task sequence, called when the sequence's turn
             comes; None: 1.
@@ -53,7 +53,7 @@ class Batches:
     def task_share(self, sequences: int) -> float:
         """Return the task's share of so many sequences, at most what two epochs of it allow.
 
-        A task without general text is repeated as often as needed.
+        A task with nothing beside it is repeated as often as needed.
         """
         share = self.shares["task"]
         if share in (0, 1):
@@ -71,14 +71,14 @@ class Batches:
             batch: total number of sequences.
             task_share: the task's share of the sequences, the same in all steps.
         """
-
-        def of_the_task(sequences: int) -> int:
-            return math.floor(sequences * task_share + 0.5)
-
+        chat, text = (self.shares.get(name, 0.0) for name in ("chat", "general"))
+        chat_share = chat / (chat + text) if chat else 0.0
         picked: dict[str, list[int]] = {}
         for position in range(number * batch, (number + 1) * batch):
-            before, after = (of_the_task(p) for p in (position, position + 1))
-            name, place = ("task", before) if after > before else ("general", position - before)
+            name, (mine, place) = "task", _divided(position, task_share)
+            if not mine:
+                mine, place = _divided(place, chat_share)
+                name = "chat" if mine else "general"
             picked.setdefault(name, []).append(self._pick(name, place))
         found: list[Sample] = []
         for name, places in picked.items():
@@ -109,6 +109,12 @@ class Batches:
         return int(torch.randperm(size, generator=order)[place])
 
 
+def _divided(position: int, share: float) -> tuple[bool, int]:
+    """Tell whether a position falls to the one side of a division, and its place on its side."""
+    before, after = (math.floor(p * share + 0.5) for p in (position, position + 1))
+    return (True, before) if after > before else (False, position - before)
+
+
 def is_held_out(sequences: int) -> Tensor:
     """Choose the held-out sequences of a stream, (sequences,) boolean."""
     places = torch.arange(sequences)
@@ -118,23 +124,22 @@ def is_held_out(sequences: int) -> Tensor:
 def split(
     tokens: dict[str, Tensor],
     weights: dict[str, Tensor],
-    task_share: float,
+    shares: dict[str, float],
     seed: int,
     factor: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Batches, Batches]:
     """Split sequences into a training and a held-out part.
 
     Args:
-        tokens: tokens of ``general`` and ``task``, (sequences, length).
+        tokens: tokens of ``general``, ``task`` and perhaps ``chat``, (sequences, length).
         weights: loss weights of each token but the first, (sequences, length - 1).
-        task_share: the task stream's share; a stream with share 0 is left out.
+        shares: each stream's share; one with share 0 is left out.
         seed: random seed of the order.
         factor: as `Batches.factor`.
 
     Returns:
         Training and held-out sequences; the same ones if a stream has only one.
     """
-    shares = {"general": 1 - task_share, "task": task_share}
     sides: list[Batches] = []
     for side in (False, True):
         masks = {}

@@ -103,8 +103,8 @@ def _power(states: Tensor) -> Tensor:
 class Objective:
     """The training loss of sequences, weighted as each `Sample` says.
 
-    General text is learnt from the dense model's predictions and from itself, the task from the
-    dense model or from its answers alone.
+    General text is learnt from the dense model's predictions and from itself, conversations from
+    its predictions, the task from them or from its answers alone.
 
     Args:
         student: the transformers model that is trained.

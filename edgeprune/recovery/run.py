@@ -87,7 +87,7 @@ def _reconstruct(
     device: str,
 ) -> tuple[PrunedCheckpoint, dict[str, Any]]:
     """Reconstruct blocks in the first process alone; the others read its result."""
-    some = {name: _trained_on(stream) for name, stream in streams.items()}
+    some = {name: _trained_on(streams[name]) for name in ("general", "task")}
     if distributed.world()[0]:
         distributed.wait()
     found = reconstruct.reconstruct(pruned, some, how, folder, progress, device)

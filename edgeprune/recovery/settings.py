@@ -22,6 +22,7 @@ class Training:
         task_share: share of the task stream in the held-out loss and among the sequences, unless
             these
             would repeat more than about twice.
+        chat_share: share of conversations in what is not the task's, if there are any.
         text_share: share of the text's own tokens in the loss on general text, beside the dense
             model's
             predictions.
@@ -44,6 +45,7 @@ class Training:
     batch: int = 2
     learning_rate: float = 3e-4
     task_share: float = 0.25
+    chat_share: float = 0.5
     text_share: float = 0.5
     answer_weight: float = 1.0
     hidden_weight: float = 0.0

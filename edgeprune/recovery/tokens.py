@@ -18,7 +18,8 @@ def token_weights(
     """Compute the loss weight of predicting each token but the first, by stream.
 
     Args:
-        streams: ``general`` and ``task``.
+        streams: ``general``, ``task``, and ``chat`` if there are conversations, of which the
+            assistant's turns count.
         answers: whether only the task's answers are learnt, as `Training.answers`.
         answer_weight: weight of answer tokens, if all tokens are learnt; others have weight 1.
 
@@ -26,6 +27,8 @@ def token_weights(
         (sequences, length - 1) float32 each.
     """
     weights = {name: torch.ones(stream.tokens.shape)[:, 1:] for name, stream in streams.items()}
+    if "chat" in streams:
+        weights["chat"] = streams["chat"].answers[:, 1:].float()
     wanted = streams["task"].answers[:, 1:]
     if answers:
         weights["task"] = wanted.float()

@@ -92,7 +92,7 @@ def train(
 
     Args:
         pruned: the pruned model.
-        streams: ``general`` and ``task`` tokens.
+        streams: ``general`` and ``task`` tokens, and ``chat`` if there are conversations.
         settings: settings of the training.
         folder: keeps the run; a killed run resumes from the last point of its curve, to the
             same weights on a CPU. It must belong to this model, these streams and ``settings``
@@ -164,10 +164,16 @@ def _split(streams: dict[str, Stream], settings: Training, teacher: Any) -> tupl
     return split(
         {name: stream.tokens for name, stream in streams.items()},
         token_weights(streams, settings.answers, settings.answer_weight),
-        settings.task_share,
+        _shares(settings, "chat" in streams),
         settings.seed,
         None if limit is None else low_perplexity(teacher, limit),
     )
+
+
+def _shares(settings: Training, chats: bool) -> dict[str, float]:
+    """Share sequences among the streams."""
+    task, chat = settings.task_share, settings.chat_share if chats else 0.0
+    return {"general": (1 - task) * (1 - chat), "chat": (1 - task) * chat, "task": task}
 
 
 def _write(

@@ -37,6 +37,7 @@ def _caveats(manifest: Manifest) -> Iterator[str]:
             yield _lost_zeros(manifest.artifact.pruned_tensors, manifest.recipe.artifact.type)
         yield from _about_speed(results.artifacts["pruned"], change, _narrow(manifest))
         yield from _about_loss(manifest, change)
+    yield from manifest.data.template_problems
     for name, found in results.gpus.items():
         yield f"{name} {about_gpu(found)}."
     if manifest.data.task.warning:

@@ -20,7 +20,7 @@ _LONG: Any = {
     "plan": True,
     "pruned_tensors": True,
     "artifact": {"tensors"},
-    "results": {"artifacts": {"__all__": {"answers"}}},
+    "results": {"artifacts": {"__all__": {"answers", "speech"}}},
 }
 
 
@@ -43,6 +43,7 @@ def render(manifest: Manifest, history: Sequence[Entry] = ()) -> str:
             *checks.figures(list(history)),
         ],
         rows=table(manifest),
+        said=_said(manifest),
         plan=[tensors.HEADINGS, *map(tensors.cells, tensors.by_kind(manifest.plan))],
         verdict=verdict(manifest),
         headline=headline(manifest),
@@ -50,6 +51,15 @@ def render(manifest: Manifest, history: Sequence[Entry] = ()) -> str:
         caveats=caveats(manifest),
         raw=json_text(short, indent=2),
     )
+
+
+def _said(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Prompts with the dense model's and this build's answers."""
+    results = manifest.results
+    dense, own = results.dense.speech, results.artifacts[results.own].speech
+    if not dense or not own:
+        return []
+    return list(zip(own.prompts, dense.answers, own.answers, strict=True))
 
 
 def _of_results(manifest: Manifest) -> Iterator[Figure]:

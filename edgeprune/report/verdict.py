@@ -21,8 +21,7 @@ def verdict(manifest: Manifest) -> tuple[str, str]:
         word = "predicted" if manifest.choice.device else "met" if met(manifest) else "missed"
         return word, _of_goal(manifest)
     gates = manifest.recipe.gates
-    limits = (gates.max_accuracy_loss, gates.max_nats_increase, gates.min_decode_speed)
-    if any(limit is not None for limit in limits):
+    if gates.limits:
         return "held", f"Every gate held, each with {gates.confidence:.0%} one-sided confidence."
     return "measured", "The recipe sets no gates: results are reported, nothing was enforced."
 

@@ -1,10 +1,11 @@
 """Figures as text, and the results table, the same in the report and on a terminal."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
-from edgeprune.manifest.results import Speed, SpeedRatio
+from edgeprune.manifest.results import Measured, Speech, Speed, SpeedRatio
 
 
 def size_text(count: float) -> str:
@@ -41,8 +42,30 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
         ("decode, tokens/s", [speed(a.decode) for a in artifacts]),
         ("file", [size_text(a.file_bytes) for a in artifacts]),
         ("peak memory", [size_text(a.peak_memory_bytes) for a in artifacts]),
+        *_spoken(list(artifacts)),
     ]
     return [(name, *cells) for name, cells in rows]
+
+
+def _spoken(artifacts: list[Measured]) -> Iterator[tuple[str, list[str]]]:
+    """Rows on how models speak, where that was measured."""
+    streams = dict.fromkeys(stream for one in artifacts for stream in one.agreement)
+    for stream in streams:
+        found = [one.agreement.get(stream) for one in artifacts]
+        yield (
+            f"divergence on {stream}, nats",
+            [f"{interval_text(a.nats, 2)}, 99 % {a.worst_nats:.1f}" if a else "-" for a in found],
+        )
+        yield (
+            f"same top token on {stream}",
+            [interval_text(a.same_top, 2) if a else "-" for a in found],
+        )
+    if any(one.speech for one in artifacts):
+        yield "answers that loop / copy / end", [_answers(one.speech) for one in artifacts]
+
+
+def _answers(said: Speech | None) -> str:
+    return f"{said.loops:.0%} / {said.copies:.0%} / {said.ended:.0%}" if said else "-"
 
 
 def made_how(manifest: Manifest) -> str:

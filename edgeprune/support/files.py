@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,19 @@ def sha256_json(value: Any) -> str:
     """Compute the SHA-256 of a JSON-like value in canonical form."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """Return what an earlier build has measured, or measure it and keep it in the cache.
+
+    Args:
+        kind: name of a folder of the cache.
+        key: hash of everything that it depends on.
+        make: measures it; what it returns can be written as JSON.
+    """
+    path = cache_folder() / kind / f"{key[:16]}.json"
+    found = read_json(path)
+    if found is None:
+        found = make()
+        write_json(path, found)
+    return found

@@ -2,13 +2,22 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+
 from edgeprune.models.opening import opening
 from runtime_tests.counters import peak_memory
-from runtime_tests.runners.inputs import begun, most_likely, timing_ids, windows
+from runtime_tests.runners.inputs import (
+    Writing,
+    begun,
+    log_softmax,
+    most_likely,
+    timing_ids,
+    windows,
+)
 
 Question = tuple[list[int], list[list[int]]]  # ids of the prompt, and of every continuation
 Rows = list[list[int]]
@@ -47,6 +56,36 @@ class Runner(Protocol):
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy answers, up to the first line break."""
 
+    def write(
+        self,
+        prompts: Rows,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Texts behind prompts of token ids, until the model ends them.
+
+        Returns:
+            For each prompt ``tokens``, their ``text``, and whether the model ``ended`` it.
+        """
+
+    def predict(self, rows: list[dict[str, Any]], file: str) -> None:
+        """Keep the predictions of token sequences, for another runner to be held against.
+
+        Args:
+            rows: each with ``ids``, and ``places``, behind which predictions count.
+            file: an array of log probabilities is written there, (places, vocabulary), float16.
+        """
+
+    def divergence(self, rows: list[dict[str, Any]], file: str) -> dict[str, list[Any]]:
+        """Compare predictions with those that another runner has kept, place by place.
+
+        Returns:
+            ``nats``, the Kullback-Leibler divergence from the others to these, and whether the
+            most likely token is the ``same``.
+        """
+
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
         """Time to read a prompt of so many tokens, or several of them at once."""
 
@@ -82,6 +121,10 @@ class InProcess(ABC):
     @abstractmethod
     def _nats(self, window: list[int], given: int) -> float:
         """Nats of a text's tokens, of which the first ``given`` are not predicted."""
+
+    @abstractmethod
+    def _logits_at(self, ids: list[int], places: list[int]) -> np.ndarray:
+        """Logits behind some tokens of a sequence, (places, vocabulary)."""
 
     @abstractmethod
     def _read(self, rows: Rows) -> Any:
@@ -139,6 +182,71 @@ class InProcess(ABC):
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """See `Runner`."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def write(
+        self,
+        prompts: Rows,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """See `Runner`."""
+        texts = [
+            Writing(prompt[-(self.most_tokens - max_tokens) :], max_tokens, temperature, top_p,
+                    (seed, place))
+            for place, prompt in enumerate(prompts)
+        ]  # fmt: skip
+        self._write(texts)
+        return [
+            {"tokens": one.tokens, "text": self._text(one.tokens), "ended": one.ended}
+            for one in texts
+        ]
+
+    def predict(self, rows: list[dict[str, Any]], file: str) -> None:
+        """See `Runner`."""
+        shape = (sum(len(row["places"]) for row in rows), self.vocabulary)
+        kept = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+        for own, place in self._predictions(rows):
+            kept[place] = own
+        kept.flush()
+
+    def divergence(self, rows: list[dict[str, Any]], file: str) -> dict[str, list[Any]]:
+        """See `Runner`."""
+        others = np.load(file, mmap_mode="r")
+        found: dict[str, list[Any]] = {"nats": [], "same": []}
+        for own, place in self._predictions(rows):
+            theirs = log_softmax(others[place].astype(np.float32))  # 16 bits do not sum to 1
+            found["nats"] += (np.exp(theirs) * (theirs - own)).sum(-1).tolist()
+            found["same"] += (theirs.argmax(-1) == own.argmax(-1)).tolist()
+        return found
+
+    def _predictions(self, rows: list[dict[str, Any]]) -> Iterator[tuple[np.ndarray, slice]]:
+        """Log probabilities of each row, and where they stand among those of all."""
+        start = 0
+        for row in rows:
+            yield (
+                log_softmax(self._logits_at(row["ids"], row["places"])),
+                (slice(start, start := start + len(row["places"]))),
+            )
+
+    def _write(self, texts: list[Writing]) -> None:
+        """Write texts to their ends; a runtime that can do several at once does."""
+        for one in texts:
+            self._make_room(len(one.prompt), one.most, 1)
+            logits = self._read([one.prompt])
+            while not self._is_done_with(one, logits):
+                place = len(one.prompt) + len(one.tokens) - 1
+                logits = self._step([one.tokens[-1]], place)
+
+    def _is_done_with(self, text: Writing, logits: Any) -> bool:
+        """Add the next token to a text, and tell whether it is done."""
+        token = text.next(logits)
+        if self._ends_answer(token):
+            text.ended = True
+        else:
+            text.tokens.append(token)
+        return text.done
 
     def prefill_seconds(self, tokens: int, batch: int = 1) -> float:
         """See `Runner`."""

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 _WINDOW = 512
+_NUCLEUS = 256  # tokens that are drawn from, at most: sorting a vocabulary takes milliseconds
 
 
 def windows(ids: list[int], opening: list[int]) -> Iterator[tuple[list[int], int]]:
@@ -49,3 +53,57 @@ def most_likely(logits: Any) -> int:
     if not math.isfinite(float(logits[token])):
         raise RuntimeError("the logits are NaN or infinite while generating an answer")
     return token
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log probabilities along the last axis, float32."""
+    above = logits.astype(np.float32) - logits.max(-1, keepdims=True)
+    found: np.ndarray = above - np.log(np.exp(above).sum(-1, keepdims=True))
+    return found
+
+
+@dataclass
+class Writing:
+    """One text that is being written.
+
+    Attributes:
+        prompt: token ids that are given.
+        most: tokens that may be written.
+        temperature: of sampling; 0: the most likely token.
+        top_p: tokens are drawn from the most likely ones of this share (nucleus sampling, arXiv
+            1904.09751).
+        seed: of the draws, which are a text's own: they do not depend on others written beside it.
+        tokens: ids written so far.
+        ended: whether the model has ended the text.
+    """
+
+    prompt: list[int]
+    most: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: tuple[int, ...] = (0,)
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is written."""
+        return self.ended or len(self.tokens) >= self.most
+
+    def next(self, logits: Any) -> int:
+        """Choose the next token by its logits, (vocabulary,)."""
+        token = most_likely(logits)
+        if not self.temperature:
+            return token
+        scaled = (np.asarray(logits, np.float32) - float(logits[token])) / self.temperature
+        total = float(np.exp(scaled).sum())
+        few = np.argpartition(scaled, -_NUCLEUS)[-_NUCLEUS:] if len(scaled) > _NUCLEUS else (
+            np.arange(len(scaled))
+        )  # fmt: skip
+        few = few[np.argsort(-scaled[few], kind="stable")]
+        share = np.exp(scaled[few].astype(np.float64))
+        inside = 1 + int(np.searchsorted(share.cumsum(), self.top_p * total))
+        return int(self._random.choice(few[:inside], p=share[:inside] / share[:inside].sum()))

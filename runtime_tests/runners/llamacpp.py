@@ -18,6 +18,7 @@ from llama_cpp import llama_cpp as api
 
 from edgeprune.runtime import load_model, status
 from runtime_tests.runners.base import InProcess, Question, Rows
+from runtime_tests.runners.inputs import Writing
 
 _CONTEXT = 4096
 _BATCH = 2048
@@ -135,6 +136,11 @@ class LlamaCpp(InProcess):
         self._decode([_Token(t, i, (0,), i in places) for i, t in enumerate(window)])
         return -sum(self._log_probability(i, window[i + 1]) for i in places)
 
+    def _logits_at(self, ids: list[int], places: list[int]) -> np.ndarray:
+        wanted = set(places)
+        self._decode([_Token(t, i, (0,), i in wanted) for i, t in enumerate(ids)])
+        return np.stack([self._logits(place) for place in places])
+
     def _room_of(self, ends: list[list[int]]) -> int:
         return sum(map(len, ends))  # they share a batch
 
@@ -165,6 +171,25 @@ class LlamaCpp(InProcess):
         step = [_Token(t, position, (sequence,), True) for sequence, t in enumerate(tokens)]
         self._decode(step, keep=True)
         return self._logits(0)
+
+    def _write(self, texts: list[Writing]) -> None:
+        for group in _together(texts):
+            rows = [
+                [
+                    _Token(token, place, (sequence,), place == len(one.prompt) - 1)
+                    for place, token in enumerate(one.prompt)
+                ]
+                for sequence, one in enumerate(group)
+            ]
+            self._decode([token for row in rows for token in row])
+            left = list(range(len(group)))
+            places = [int(end) - 1 for end in np.cumsum([len(row) for row in rows])]
+            while left:
+                at = dict(zip(left, places, strict=True))
+                left = [n for n in left if not self._is_done_with(group[n], self._logits(at[n]))]
+                places = list(range(len(left)))
+                if left:
+                    self._decode([_last(group[n], n) for n in left], keep=True)
 
     def _ends_answer(self, token: int) -> bool:
         return bool(api.llama_vocab_is_eog(self._vocab, token))
@@ -202,6 +227,27 @@ class LlamaCpp(InProcess):
         logits = self._logits(index)
         top = logits.max()
         return float(logits[token] - top - np.log(np.exp(logits - top, dtype=np.float32).sum()))
+
+
+def _last(text: Writing, sequence: int) -> _Token:
+    """Return the token that was written last, which is read next."""
+    place = len(text.prompt) + len(text.tokens) - 1
+    return _Token(text.tokens[-1], place, (sequence,), True)
+
+
+def _together(texts: list[Writing]) -> Iterator[list[Writing]]:
+    """Cut texts into groups that fit one context, and whose prompts fit one decode call."""
+    group: list[Writing] = []
+    for one in texts:
+        tried = [*group, one]
+        prompts = sum(len(text.prompt) for text in tried)
+        whole = prompts + sum(text.most for text in tried)
+        if group and (whole > _CONTEXT or prompts > _BATCH or len(tried) > _MAX_SEQUENCES):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
 
 
 def _groups(questions: list[Question]) -> Iterator[list[Question]]:

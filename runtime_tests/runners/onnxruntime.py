@@ -102,6 +102,9 @@ class OnnxRuntime(InProcess):
     def _nats(self, window: list[int], given: int) -> float:
         return -_log_probabilities(self._run(window, 0)[given - 1 : -1], window[given:])
 
+    def _logits_at(self, ids: list[int], places: list[int]) -> np.ndarray:
+        return self._run(ids, 0)[places]
+
     def _make_room(self, prompt: int, more: int, batch: int) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""
         if self._buffers:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -86,6 +87,10 @@ class Transformers(InProcess):
 
     def _nats(self, window: list[int], given: int) -> float:
         return -_log_probability(self._run([window], None)[0, given - 1 : -1], window[given:])
+
+    def _logits_at(self, ids: list[int], places: list[int]) -> np.ndarray:
+        found: np.ndarray = self._run([ids], None)[0, places].cpu().numpy()
+        return found
 
     def _read(self, rows: Rows) -> Tensor:
         self._cache = DynamicCache()

@@ -124,7 +124,7 @@ def test_the_default_chooses_and_explicit_settings_do_not():
     assert (default.goal.choose, default.pruning.sparsity, default.training.enabled) == (
         True, 0.0, True,
     )  # fmt: skip
-    assert default.training.budget == "115.2s"
+    assert default.training.budget == "134.4s"
     for explicit in ({"sparsity": 0.5}, {"pattern": "2:4"}, {"type": "q8_0"}, {"method": "wanda"}):
         recipe = decided(Recipe.of(task="medqa", **explicit))
         assert not recipe.goal.choose

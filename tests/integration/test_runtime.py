@@ -254,6 +254,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
     monkeypatch.setattr(
         measure_module, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1, 1)
     )
+    monkeypatch.setattr(measure_module, "speech", lambda _: None)
     monkeypatch.setattr("runtime_tests.run", lambda *_: calls.append("cpu") or {"rows": 0})
     job = SimpleNamespace(run=Workspace(tmp_path, Quiet()), recipe=None, data=None)
     (tmp_path / "work").mkdir(exist_ok=True)

@@ -1,7 +1,6 @@
 """Plans of tiny models without a target: every tensor is stored as it is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,15 +67,10 @@ def prune_uniformly(
     return prune(checkpoint, streams, pruning, plan, folder, Quiet(), **options)
 
 
-@dataclass(frozen=True)
 class StreamJob(Job):
-    """A job whose streams are given, not made of rows."""
+    """A job whose streams are given, not made of rows: there is no tokenizer."""
 
-    given: Mapping[str, Stream] = field(default_factory=dict)
-
-    def streams(self, _samples: int | None = None) -> dict[str, Stream]:
-        """As given."""
-        return dict(self.given)
+    tokenizer = None
 
 
 def job_of(
@@ -84,12 +78,12 @@ def job_of(
 ) -> StreamJob:
     """What the planner asks of a build, for a recipe with these settings of pruning."""
     source = SimpleNamespace(calibration_hash="0")
+    data = SimpleNamespace(general=source, task=source, streams=lambda *_: dict(streams))
     return StreamJob(
-        recipe=Recipe.of({"data.task": "none", "pruning": options}),
+        recipe=Recipe.of({"data.task": "none", "data.chat": "none", "pruning": options}),
         checkpoint=checkpoint,
-        data=SimpleNamespace(general=source, task=source),  # type: ignore[arg-type]
+        data=data,  # type: ignore[arg-type]
         exporter=None,  # type: ignore[arg-type]
         file=SimpleNamespace(tensors=rows_of(checkpoint), steps=0),  # type: ignore[arg-type]
         run=Workspace(folder, Quiet()),
-        given=streams,
     )

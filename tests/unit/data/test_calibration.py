@@ -15,6 +15,7 @@ from edgeprune.data.sources import load_split
 from edgeprune.data.streams import pack
 from edgeprune.data.task import Task, open_corpus, open_task
 from edgeprune.models.loading import load_tokenizer
+from edgeprune.models.packaged import PACKAGED
 from edgeprune.support.errors import EdgepruneError, InputError, UsageError
 from edgeprune.support.resources import data_file, shipped
 
@@ -97,7 +98,8 @@ def test_shipped_rows_come_with_their_licenses():
     readme = data_file("README.md").read_text()
     files = {path.name for path in data_file(".").iterdir()} - {"README.md"}
     rows = {name for name in files if name.endswith(".jsonl.xz")}
-    assert rows == {f"{name}.jsonl.xz" for name in ORIGINALS}
+    written = {model.conversations for model in PACKAGED.values()}
+    assert rows == {f"{name}.jsonl.xz" for name in ORIGINALS} | written
     for name in files:
         assert f"{name}" in readme
     for name in rows:

@@ -40,7 +40,7 @@ def _without_a_field(values):
     ("change", "message"),
     [
         (_without_schema, "has no schema number: it was written by an older edgeprune"),
-        (_of_the_future, "has schema 99, but this edgeprune reads 2"),
+        (_of_the_future, "has schema 99, but this edgeprune reads 3"),
         (_of_a_wrong_type, r"is damaged at results\.artifacts\.dense\.decode\.median: "),
         (_with_an_unknown_field, r"is damaged at data\.task\.colour: "),
         (_without_a_field, r"is damaged at training\.finetune\.task_share: "),

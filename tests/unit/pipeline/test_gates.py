@@ -49,3 +49,22 @@ def test_gates_hold_where_the_worse_end_of_the_interval_does():
     del results["difference"]
     assert lines() == []
     assert "nothing was pruned" in lines(min_decode_speed=0.5)[0]
+
+
+def test_gates_on_speech_hold_where_the_worse_end_does():
+    agreement = {"nats": {"value": 0.2, "low": 0.1, "high": 0.3},
+                 "same_top": {"value": 0.8, "low": 0.75, "high": 0.85}}  # fmt: skip
+    speech = {"loops": 0.1, "answers": ["a"] * 30}
+    pruned = {"agreement": {"chat": agreement}, "speech": speech}
+    results = {"artifacts": {"dense": {}, "pruned": pruned}, "difference": {}}
+
+    def lines(**gates):
+        return failures(Recipe.of({"gates": gates}, task="t"), results)
+
+    assert lines(max_kl=0.3, min_same_top=0.75, max_loops=0.1) == []
+    kl, same, loops = lines(max_kl=0.29, min_same_top=0.76, max_loops=0.09)
+    assert kl.startswith("On held-out chat, predictions diverge from the dense model's by 0.200")
+    assert "80.0% of places (75.0% to 85.0%); the least is 76.0%" in same
+    assert loops == "10% of 30 answers repeat themselves; the limit is 9%."
+    pruned["speech"] = None
+    assert "no chat template" in lines(max_loops=0.5)[0]

@@ -136,11 +136,16 @@ def test_high_perplexity_answers_are_left_out(pruned, tmp_path, monkeypatch):
         assert torch.equal(sample.weights > 0, wanted[place])
 
 
-@given(samples=st.integers(1, 23), batch=st.integers(1, 7), share=st.sampled_from([0.0, 0.3, 1.0]))
-def test_every_sequence_has_its_turn(samples, batch, share):
+@given(
+    samples=st.integers(1, 23), batch=st.integers(1, 7), share=st.sampled_from([0.0, 0.3, 1.0]),
+    chat=st.sampled_from([0.0, 0.4, 1.0]),
+)  # fmt: skip
+def test_every_sequence_has_its_turn(samples, batch, share, chat):
     tokens = {name: stream.tokens for name, stream in streams(samples, 4).items()}
+    tokens["chat"] = tokens["general"] + 1000
     weights = {name: torch.ones(samples, 3) for name in tokens}
-    train_on, held_out = split(tokens, weights, share, seed=5)
+    shares = {"general": (1 - share) * (1 - chat), "chat": (1 - share) * chat, "task": share}
+    train_on, held_out = split(tokens, weights, shares, seed=5)
     share = train_on.task_share(8 * batch)
     for name, tokens in train_on.tokens.items():
         kept = {tuple(row) for row in held_out.tokens[name].tolist()}
@@ -157,10 +162,11 @@ def test_every_sequence_has_its_turn(samples, batch, share):
         for one in picked:
             assert (train_on.tokens[one.stream] == one.tokens).all(1).any()
             seen[one.stream].append(tuple(one.tokens.tolist()))
-    assert len(seen.get("task", [])) == math.floor(8 * batch * share + 0.5)
+    task = math.floor(8 * batch * share + 0.5)
+    assert len(seen.get("task", [])) == task
+    assert len(seen.get("chat", [])) == math.floor((8 * batch - task) * chat + 0.5)
     for name, order in seen.items():
         size = len(train_on.tokens[name])
-        assert order
         assert len(set(order[:size])) == len(order[:size])
 
 
@@ -170,7 +176,8 @@ def test_every_sequence_has_its_turn(samples, batch, share):
 def test_a_small_task_comes_twice_and_no_more(asked, sequences, given):
     tokens = {name: stream.tokens for name, stream in streams(12, 4).items()}
     weights = {name: torch.ones(12, 3) for name in tokens}
-    train_on, held_out = split(tokens, weights, asked, seed=5)  # 10 and 2
+    shares = {"general": 1 - asked, "task": asked}
+    train_on, held_out = split(tokens, weights, shares, seed=5)  # 10 and 2
     assert train_on.task_share(sequences) == given
     steps = [train_on.step(step, 2, given) for step in range(sequences // 2)]
     seen = [tuple(one.tokens.tolist()) for step in steps for one in step if one.stream == "task"]

@@ -1,0 +1,99 @@
+"""A model's chat template: conversations as tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.support.errors import InputError
+
+Message = dict[str, Any]
+# Stands for what a user says while a template is taken apart.
+_MARK = "\u2983edgeprune\u2984"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a tokenizer that has one.
+
+    Attributes:
+        tokenizer: transformers' tokenizer.
+    """
+
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "ChatTemplate | None":
+        """Return a tokenizer's template; None of a base model, which has none."""
+        return cls(tokenizer) if getattr(tokenizer, "chat_template", None) else None
+
+    def text(self, messages: Sequence[Message], asks: bool = False, tools: Any = None) -> str:
+        """Render a conversation.
+
+        Args:
+            messages: of roles ``system``, ``user``, ``assistant`` and so on, with their content.
+            asks: whether the assistant's next turn is opened at the end.
+            tools: functions that the model may call, in OpenAI's form.
+
+        Raises:
+            InputError: the template fails.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            found: str = self.tokenizer.apply_chat_template(
+                list(messages), tools=tools, tokenize=False, add_generation_prompt=asks
+            )
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"The model's chat template failed on {len(messages)} messages: {error}.",
+                "Check the roles and contents of the messages, and the template beside the model.",
+            ) from None
+        return found
+
+    def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
+        """Return the tokens that the assistant answers to."""
+        return self._tokens(self.text(messages, asks=True, tools=tools))
+
+    def conversation(
+        self, messages: Sequence[Message], tools: Any = None
+    ) -> tuple[list[int], list[bool]]:
+        """Return a conversation's tokens, and which of them the assistant writes.
+
+        What ends a turn is the assistant's, too: it has to be learnt like the words before it. If
+        the last message is ``cut``, it ends with its last word instead.
+        """
+        whole = self.text(messages, tools=tools)
+        if messages[-1].get("cut"):
+            last = messages[-1]["content"].rstrip()
+            whole = whole[: whole.rindex(last) + len(last)]
+        spans = [
+            range(
+                _common(self.text(messages[:place], asks=True, tools=tools), whole),
+                min(len(self.text(messages[: place + 1], tools=tools).rstrip()), len(whole)),
+            )
+            for place, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        own = [
+            any(span.start < end <= span.stop for span in spans)
+            for _, end in encoded.offset_mapping
+        ]
+        return encoded.input_ids, own
+
+    def empty_user_turn(self) -> list[int]:
+        """Return the tokens before a user's first words, from which a model writes a user's turn.
+
+        Self-synthesis of instructions (Magpie, arXiv 2406.08464).
+        """
+        return self._tokens(self.text([{"role": "user", "content": _MARK}]).partition(_MARK)[0])
+
+    def _tokens(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+
+def _common(one: str, other: str) -> int:
+    """Return the length of the longest common beginning."""
+    same = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))
