@@ -27,9 +27,10 @@ from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.packers import packed_name, packer
 from edgeprune.formats.weights import Weights, save_tensors
 from edgeprune.models.loading import load_model
-from edgeprune.pipeline import candidates, choose, latency, planner
+from edgeprune.pipeline import candidates, choose, costs, planner
 from edgeprune.pipeline.export import quantized_by
 from edgeprune.pipeline.job import Job, dense_model, open_job
+from edgeprune.pipeline.streams import streams
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.patterns import Budget
 from edgeprune.planning.tensors import Storage, TensorPlan
@@ -49,7 +50,7 @@ from runtime_tests.bench import Lengths, bench
 from runtime_tests.paired import by_process
 
 _PAGE, _WORK = Path("docs/measured/choice.md"), Path("ablations/choice")
-_SIZES = ("52MB", "64MB", "70MB", "77MB")
+_SIZES = ("48MB", "52MB", "58MB", "64MB", "70MB", "77MB", "85MB", "95MB")
 _UNIFORM = ("q4_0", "q4_0:3", "q4_0:3/64", "q4_0:2/64")
 _SEEN, _HELD_OUT = 8, slice(8, 12)  # sequences of each stream; estimates see fewer
 _TIMED = ("50MB", "58MB", "66MB", "75MB", "90MB")
@@ -146,7 +147,7 @@ def _moved(task: str) -> Iterator[dict[str, Any]]:
     """Predicted divergences, and those of the model with all its matrices in their storages."""
     job = _job(task, "90MB")
     model = load_model(job.checkpoint)
-    held_out = {n: stream.part(_HELD_OUT) for n, stream in job.streams(_HELD_OUT.stop).items()}
+    held_out = {n: stream.part(_HELD_OUT) for n, stream in streams(job, _HELD_OUT.stop).items()}
     dense = {name: _predictions(model, stream) for name, stream in held_out.items()}
     own = {name: p for name, p in model.named_parameters() if p.dim() == 2}
     plans = {label: (plan, predicted) for label, plan, predicted in _plans(task)}
@@ -194,11 +195,7 @@ def _speeds(task: str) -> Iterator[dict[str, Any]]:
     """Decoding speeds of chosen plans: predicted from whole files in one storage, and measured."""
     job = _job(task, "90MB")
     rows = candidates.candidates(job)
-    times = candidates.kept(
-        "times",
-        latency.kept_under(job, rows),
-        lambda: latency.seconds_a_token(job, rows, candidates.ways(job)),
-    )
+    times = costs.seconds_a_token(job, rows)
     paths, predicted = {}, {}
     for size in _TIMED:
         settled, _ = choose.settle(_job(task, size))

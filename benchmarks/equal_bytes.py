@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from benchmarks.equal_bytes_page import page, plot
+from benchmarks.equal_bytes_page import nats, on_front, page, plot
 from benchmarks.scoring import scored
 from edgeprune.formats.packers import packed_name, packer
 from edgeprune.pipeline import candidates, choose, planner
@@ -141,7 +141,9 @@ def _records(
 
 def _recipe(contender: Contender, task: str, steps: int, rows: int) -> Recipe:
     measured = {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 8192}
-    training = _TRAINING | {"training.steps": steps, "data.length": _LENGTH}
+    training = _TRAINING | {
+        "training.steps": steps, "data.length": _LENGTH, "data.chat": "none",
+    }  # fmt: skip
     if contender.settings.get("training.enabled") is False:
         training = {"artifact.rounding": "nearest", "artifact.type": "q8_0"}
     plain = {} if contender.ours else {"pruning.sparsity": 0.0}
@@ -192,9 +194,10 @@ def _scored(job: Job, sparse: Sparse, record: Path) -> dict[str, Any]:
 
 
 def _add_speeds(records: list[dict[str, Any]], known: Path, processes: int) -> None:
-    """Add speeds of each file, timed in turns."""
+    """Add speeds of chosen files and of those on the front, timed in turns."""
     speeds = read_json(known) or {}
-    missing = {one["path"]: Path(one["path"]) for one in records if one["path"] not in speeds}
+    wanted = [one for one in records if one["ours"] or on_front(one, records, nats)]
+    missing = {one["path"]: Path(one["path"]) for one in wanted if one["path"] not in speeds}
     if processes and missing:
         lengths = Lengths(threads=(cores(),), processes=processes, first_token=False)
         for row in bench(missing, lengths, partial(Bars().stage))["rows"]:

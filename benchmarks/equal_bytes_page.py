@@ -47,7 +47,7 @@ def _table(records: Records) -> Iterator[str]:
     yield "|" + " --- |" * len(headings)
     for one in sorted(records, key=lambda record: record["bytes"]):
         low, high = _interval(one)
-        best = _on_front(one, records, nats)
+        best = on_front(one, records, nats)
         cells = [
             f"**{label(one)}**" if best else label(one),
             f"{one['bytes'] / 1e6:.1f}",
@@ -106,10 +106,10 @@ def plot(found: dict[str, Records]) -> str:
                 plots.Mark(
                     _short(one), one["bytes"] / 1e6,
                     general(one, records) if measure is _text else nats(one),
-                    not one["ours"], _on_front(one, records, measure),
+                    not one["ours"], on_front(one, records, measure),
                 )
                 for one in records
-                if one["trained"] and (_on_front(one, records, measure) or one["ours"])
+                if one["trained"] and (on_front(one, records, measure) or one["ours"])
             ]  # fmt: skip
             panels.append((f"file, MB: {task}", words, marks))
     return plots.pareto(*panels)
@@ -147,7 +147,7 @@ def _interval(one: dict[str, Any]) -> tuple[float, float]:
     return found.low, found.high
 
 
-def _on_front(one: dict[str, Any], records: Records, measure: Any) -> bool:
+def on_front(one: dict[str, Any], records: Records, measure: Any) -> bool:
     """Whether no other file is smaller and as good."""
     return one["trained"] and not any(
         other["trained"] and other["bytes"] < one["bytes"] and measure(other) <= measure(one)

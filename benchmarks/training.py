@@ -74,7 +74,7 @@ def main(task: str, minutes: float, rows: int, only: tuple[str, ...], out: Path)
 
 def _recipe(task: str, way: str, seconds: int, rows: int) -> Recipe:
     measured = {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 8192}
-    training = {"training.enabled": True, "training.budget": f"{seconds}s"}
+    training = {"training.enabled": True, "training.budget": f"{seconds}s", "data.chat": "none"}
     return Recipe.of(
         measured | _STORAGE | training | _BASE | _WAYS[way], task=task, general="wikitext2"
     )
