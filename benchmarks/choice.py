@@ -117,7 +117,7 @@ def _built(dense: Tensor, row: TensorPlan, inputs: FusedStatistics) -> Tensor:
 
 
 def _job(task: str, size: str) -> Job:
-    recipe = decided(Recipe.of(task=task, general="wikitext2", size=size))
+    recipe = decided(Recipe.of({"data.chat": "none"}, task=task, general="wikitext2", size=size))
     return open_job(recipe, Workspace(_WORK / "run", Bars()))
 
 
