@@ -3,10 +3,9 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,17 +13,15 @@ from runtime_tests.accuracy import CONFIDENCE
 from runtime_tests.child import Child
 from runtime_tests.paired import bootstrap
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from runtime_tests.run import Stage
+
 _WORST = 99  # percentile of divergences
 # Groups of words by which a text is seen to repeat itself, or its prompt: of at least so many, so
 # few are different, or so many stand in the prompt.
 _GRAM, _SHORT, _LEAST_DIFFERENT, _MOST_COPIED = 4, 12, 0.6, 0.5
-
-
-class Stage(Protocol):
-    """A progress stage."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Report that some steps are done."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Speech:
 def measure(
     children: Mapping[str, Child],
     speech: Speech,
-    progress: Callable[[str, int], AbstractContextManager[Stage]],
+    progress: "Callable[[str, int], AbstractContextManager[Stage]]",
 ) -> dict[str, dict[str, Any]]:
     """Let models predict and answer.
 
@@ -105,7 +102,7 @@ def measure(
 
 
 def _agreement(
-    children: Mapping[str, Child], readings: Sequence[Reading], stage: Stage
+    children: Mapping[str, Child], readings: Sequence[Reading], stage: "Stage"
 ) -> dict[str, dict[str, Any]]:
     rows = [asdict(one) for one in readings]
     found = {}

@@ -74,14 +74,15 @@ def show(recipe: Any, out: Path | None, as_json: bool, save_costs: Path | None =
 
 def _choose(recipe: Any, data: "Data", save_costs: Path | None) -> "tuple[Any, ChoiceFacts | None]":
     """Choose storages as a build would; what is measured for it is kept for the build."""
-    if save_costs and not recipe.goal.decode:
+    if save_costs and (recipe.goal.costs or not recipe.goal.decode):
         raise UsageError(
-            "Nothing is timed where no speed is asked for, so --save-costs has nothing to write.",
-            "Ask for one, however low: --decode 1",
+            "--save-costs writes what was timed here, and nothing is timed without --decode, or "
+            "with the --costs of another device.",
+            "Ask for a speed on this machine, however low: --decode 1",
         )
     if not recipe.goal.choose:
         return recipe, None
-    from edgeprune.pipeline import candidates, choose, costs
+    from edgeprune.pipeline import choose, costs
     from edgeprune.pipeline.job import open_job
     from edgeprune.pipeline.workspace import Workspace
     from edgeprune.support.progress import Bars
@@ -90,7 +91,7 @@ def _choose(recipe: Any, data: "Data", save_costs: Path | None) -> "tuple[Any, C
         job = open_job(recipe, Workspace(Path(folder), Bars()), data)
         settled, choice = choose.settle(job)
         if save_costs:
-            costs.save(job, candidates.candidates(job), save_costs)
+            costs.save(job, choose.measured(job)[0], save_costs)
     return settled.recipe, choice
 
 

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeprune.data.jsonl import read_jsonl
 from edgeprune.data.rows import Row, share_of
-from edgeprune.data.streams import Stream
+from edgeprune.data.streams import Encoded, Stream, filled
 from edgeprune.data.template import ChatTemplate
 from edgeprune.support.errors import InputError
 
@@ -63,28 +62,12 @@ def divided(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 def pack_conversations(
     template: ChatTemplate, rows: Sequence[Row], samples: int, length: int, seed: int
 ) -> Stream:
-    """Tokenise conversations one after another, as `edgeprune.data.streams.pack` does rows.
+    """Fill sequences with conversations, each of which begins as its template says.
 
-    Each begins as its template says. A set that is too small gives fewer sequences, or none.
+    A set that is too small gives fewer sequences, or none.
     """
-    import torch
 
-    ordered = list(rows)
-    random.Random(seed).shuffle(ordered)
-    tokens: list[int] = []
-    answers: list[bool] = []
-    used: list[Row] = []
-    for row in ordered:
-        if len(tokens) >= samples * length:
-            break
-        ids, own = template.conversation(row.fields["messages"])
-        tokens += ids
-        answers += own
-        used.append(row)
-    full = min(samples, len(tokens) // length)
-    shape = (full, length)
-    return Stream(
-        torch.tensor(tokens[: full * length], dtype=torch.long).view(shape),
-        torch.tensor(answers[: full * length], dtype=torch.bool).view(shape),
-        used,
-    )
+    def encode(row: Row) -> Encoded:
+        return template.conversation(row.fields["messages"])
+
+    return filled(rows, encode, samples, length, seed)[0]

@@ -1,6 +1,7 @@
 """Token streams: rows in a seeded order, packed into sequences of equal length."""
 
 import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,6 +13,8 @@ from edgeprune.support.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Encoded = tuple[list[int], list[bool]]  # tokens, and which of them are of an answer
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,57 @@ def pack(
     Raises:
         InputError: the rows do not fill even one sequence.
     """
+    renderer = Renderer(task)
+
+    def encode(row: Row) -> Encoded:
+        text, answer = renderer.calibration_text(row), renderer.answer_span(row)
+        return encoded(tokenizer, text, [answer])
+
+    start = opening(lambda text, special: tokenizer(text, add_special_tokens=special).input_ids)
+    stream, tokens = filled(rows, encode, samples, length, seed, start)
+    if not len(stream.tokens):
+        raise InputError(
+            f"The calibration rows of '{task.name}' hold {tokens} tokens, fewer than one "
+            f"sequence of {length}.",
+            "Give more rows, or a smaller --length.",
+        )
+    return stream
+
+
+def encoded(tokenizer: Any, text: str, answers: Iterable[range]) -> Encoded:
+    """Tokenise a text, and tell which tokens end within spans of its characters."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = list(answers)
+    return found.input_ids, [
+        any(span.start < end <= span.stop for span in spans) for _, end in found.offset_mapping
+    ]
+
+
+def filled(
+    rows: Iterable[Row],
+    encode: Callable[[Row], Encoded],
+    samples: int,
+    length: int,
+    seed: int,
+    start: Sequence[int] = (),
+) -> tuple[Stream, int]:
+    """Fill sequences with the tokens of rows, in a random order, one after another.
+
+    Args:
+        rows: none is repeated.
+        encode: tokens of a row, and which of them are of an answer.
+        samples: number of sequences at most.
+        length: of a sequence.
+        seed: of the order.
+        start: tokens that every sequence begins with; they count towards ``length``.
+
+    Returns:
+        The sequences, perhaps none, and the number of tokens there were for them.
+    """
     import torch
 
     ordered = list(rows)
     random.Random(seed).shuffle(ordered)
-    renderer = Renderer(task)
-    start = opening(lambda text, special: tokenizer(text, add_special_tokens=special).input_ids)
     room = length - len(start)
     tokens: list[int] = []
     answers: list[bool] = []
@@ -58,23 +106,17 @@ def pack(
     for row in ordered:
         if len(tokens) >= samples * room:
             break
-        text, answer = renderer.calibration_text(row), renderer.answer_span(row)
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        tokens += encoded.input_ids
-        answers += [answer.start < end <= answer.stop for _, end in encoded.offset_mapping]
+        ids, own = encode(row)
+        tokens += ids
+        answers += own
         used.append(row)
     full = min(samples, len(tokens) // room)
-    if full == 0:
-        raise InputError(
-            f"The calibration rows of '{task.name}' hold {len(tokens)} tokens, fewer than one "
-            f"sequence of {length}.",
-            "Give more rows, or a smaller --length.",
-        )
-    filled = torch.tensor(tokens[: full * room]).view(full, room)
-    wanted = torch.tensor(answers[: full * room]).view(full, room)
-    first = torch.tensor(start, dtype=filled.dtype).expand(full, -1)
-    return Stream(
-        torch.cat([first, filled], 1),
+    inside = torch.tensor(tokens[: full * room], dtype=torch.long).view(full, room)
+    wanted = torch.tensor(answers[: full * room], dtype=torch.bool).view(full, room)
+    first = torch.tensor(start, dtype=torch.long).expand(full, -1)
+    stream = Stream(
+        torch.cat([first, inside], 1),
         torch.cat([torch.zeros_like(first, dtype=torch.bool), wanted], 1),
         used,
     )
+    return stream, len(tokens)

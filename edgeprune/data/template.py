@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.data.streams import Encoded, encoded
 from edgeprune.support.errors import InputError
 
 Message = dict[str, Any]
@@ -54,9 +55,7 @@ class ChatTemplate:
         """Return the tokens that the assistant answers to."""
         return self._tokens(self.text(messages, asks=True, tools=tools))
 
-    def conversation(
-        self, messages: Sequence[Message], tools: Any = None
-    ) -> tuple[list[int], list[bool]]:
+    def conversation(self, messages: Sequence[Message], tools: Any = None) -> Encoded:
         """Return a conversation's tokens, and which of them the assistant writes.
 
         What ends a turn is the assistant's, too: it has to be learnt like the words before it. If
@@ -64,22 +63,17 @@ class ChatTemplate:
         """
         whole = self.text(messages, tools=tools)
         if messages[-1].get("cut"):
-            last = messages[-1]["content"].rstrip()
-            whole = whole[: whole.rindex(last) + len(last)]
+            before, last, _ = whole.rpartition(messages[-1]["content"].strip())
+            whole = before + last or whole  # of a template that changes it, all is kept
         spans = [
             range(
                 _common(self.text(messages[:place], asks=True, tools=tools), whole),
-                min(len(self.text(messages[: place + 1], tools=tools).rstrip()), len(whole)),
+                _common(self.text(messages[: place + 1], tools=tools).rstrip(), whole),
             )
             for place, message in enumerate(messages)
             if message["role"] == "assistant"
         ]
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        own = [
-            any(span.start < end <= span.stop for span in spans)
-            for _, end in encoded.offset_mapping
-        ]
-        return encoded.input_ids, own
+        return encoded(self.tokenizer, whole, spans)
 
     def empty_user_turn(self) -> list[int]:
         """Return the tokens before a user's first words, from which a model writes a user's turn.

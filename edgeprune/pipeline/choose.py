@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from edgeprune.manifest.manifest import ChoiceFacts
-from edgeprune.pipeline import costs as device
+from edgeprune.pipeline import costs
 from edgeprune.pipeline.candidates import Candidates, candidates, losses_of, ways
 from edgeprune.pipeline.export import dense_baseline
 from edgeprune.pipeline.job import Job
@@ -52,11 +52,9 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
             "Storages are not chosen in several processes.",
             "Run it without a launcher, or set a --type.",
         )
-    rows = candidates(job)
-    losses = losses_of(job, rows)
-    rows = {name: of for name, of in rows.items() if name in losses}
-    costs, fixed = _costs(job, rows)
-    parts = _parts(rows, _after_training(job, rows, losses), costs)
+    rows, losses = measured(job)
+    each, fixed = _costs(job, rows)
+    parts = _parts(rows, _after_training(job, rows, losses), each)
     found = _solve(job, parts, fixed)
     facts = ChoiceFacts(
         goal=f"max loss {bound}" if (bound := job.recipe.pruning.max_loss) else goal.text,
@@ -66,7 +64,7 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
         losses={name: losses[name][one.name] for name, one in found.picked.items()},
         front=[(one.cost + fixed, _loss(losses, one)) for one in front(parts)],
         decode=1 / found.cost if goal.decode else None,
-        device=device.read(job, rows).device if goal.costs else None,
+        device=costs.read(job, rows).device if goal.costs else None,
     )
     job.run.progress.note(
         f"Chosen for '{facts.goal}': {facts.bytes / 1e6:.1f} MB, predictions move by "
@@ -75,10 +73,17 @@ def settle(job: Job) -> tuple[Job, ChoiceFacts | None]:
     return _obeying(job, rows, found), facts
 
 
+def measured(job: Job) -> tuple[Candidates, "Losses"]:
+    """Return the candidates of each tensor whose losses can be measured, and those losses."""
+    rows = candidates(job)
+    losses = losses_of(job, rows)
+    return {name: of for name, of in rows.items() if name in losses}, losses
+
+
 def _costs(job: Job, rows: Candidates) -> tuple[Mapping[str, Mapping[str, float]], float]:
     """Find what candidates cost towards the goal, and what all else costs."""
     if job.recipe.goal.decode:
-        return device.seconds_a_token(job, rows), 0.0
+        return costs.seconds_a_token(job, rows), 0.0
     packed = job.recipe.goal.runtime == "edgeprune"
     sizes = {
         name: {storage: _size(row, packed) for storage, row in of.items()}

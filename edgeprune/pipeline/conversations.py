@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import exporters
@@ -13,6 +14,7 @@ from edgeprune.data.template_lint import problems
 from edgeprune.models.packaged import PACKAGED
 from edgeprune.pipeline.export import dense_baseline
 from edgeprune.pipeline.job import Job
+from edgeprune.pipeline.workspace import Workspace
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import EdgepruneError
 from edgeprune.support.files import kept, read_json, sha256_json
@@ -40,14 +42,11 @@ def conversations(job: Job) -> tuple[list[Row], list[Row]]:
     Raises:
         InputError: the file of conversations can't be read.
     """
-    asked = job.recipe.data.chat
-    template = None if asked == "none" else template_of(job)
+    template = None if job.recipe.data.chat == "none" else template_of(job)
     if template is None:
         return [], []
-    if asked != "auto":
-        return divided(read_conversations(Path(asked)))
-    if shipped := shipped_with(job.checkpoint.source):
-        return divided(read_conversations(shipped))
+    if file := _file(job):
+        return divided(read_conversations(file))
     raw = kept("conversations", sha256_json(key(job)), lambda: _written(job, template))
     return divided(make_conversation(messages) for messages in raw)
 
@@ -90,9 +89,9 @@ def key(job: Job) -> list[Any]:
         InputError: the file of conversations can't be read.
     """
     asked = job.recipe.data.chat
-    if asked in ("none", "auto"):
-        return [asked, _VERSION, job.checkpoint.sha256, job.data.task.calibration_hash]
-    return [_VERSION, [row.id for row in read_conversations(Path(asked))]]
+    if asked != "none" and (file := _file(job)):
+        return [row.id for row in read_conversations(file)]
+    return [asked, _VERSION, job.checkpoint.sha256, job.data.task.calibration_hash]
 
 
 def template_of(job: Job) -> ChatTemplate | None:
@@ -102,15 +101,16 @@ def template_of(job: Job) -> ChatTemplate | None:
 
 def _written(job: Job, template: ChatTemplate) -> list[list[Message]]:
     """Let the dense model write, in llama.cpp; nothing where that can't run it."""
-    try:
-        artifact = _artifact(job)
-    except EdgepruneError as error:
-        job.run.progress.note(f"No conversations are written, general text stands alone: {error}")
-        return []
     rows = list(job.data.task.split.calibration)
     random.Random(0).shuffle(rows)
     given = [str(row.fields["question"]) for row in rows if "question" in row.fields]
-    return written(artifact, template, given[:_OF_TASK], job.run.progress)
+    try:
+        with TemporaryDirectory() as folder:
+            artifact = _artifact(job, Path(folder))
+            return written(artifact, template, given[:_OF_TASK], job.run.progress)
+    except EdgepruneError as error:
+        job.run.progress.note(f"No conversations are written, general text stands alone: {error}")
+        return []
 
 
 def written(
@@ -171,11 +171,17 @@ def _answer(found: dict[str, Any]) -> Message:
     return {"role": "assistant", "content": found["text"].strip(), **cut}
 
 
-def _artifact(job: Job) -> Path:
-    """Find or write a GGUF file of the dense model."""
+def _file(job: Job) -> Path | None:
+    """Find the file that conversations stand in: a given one, or one shipped with the model."""
+    asked = job.recipe.data.chat
+    return shipped_with(job.checkpoint.source) if asked == "auto" else Path(asked)
+
+
+def _artifact(job: Job, folder: Path) -> Path:
+    """Find a GGUF file of the dense model, or write one."""
     if job.checkpoint.gguf:
         return job.checkpoint.gguf
     gguf = exporters.get("gguf")
     plain = {"artifact.target": "gguf", "artifact.type": gguf.default_type}
-    facts = dense_baseline(replace(job.changed(plain), exporter=gguf))
-    return job.run.folder / facts["file"]
+    run = Workspace(folder, job.run.progress)
+    return folder / dense_baseline(replace(job.changed(plain), exporter=gguf, run=run))["file"]

@@ -30,6 +30,9 @@ def failures(recipe: Recipe, results: dict[str, Any]) -> list[str]:
 def _spoken(recipe: Recipe, after: dict[str, Any]) -> Iterator[str]:
     """Say which limits on speech did not hold; an agreement counts by its interval's worse end."""
     gates, agreement = recipe.gates, after.get("agreement") or {}
+    for name in ("max_kl", "min_same_top") if not agreement else ():
+        if name in gates.limits:
+            yield f"gates.{name} cannot be checked: there was too little text to compare on."
     for stream, one in agreement.items():
         nats, same = one["nats"], one["same_top"]
         if gates.max_kl is not None and not nats["high"] <= gates.max_kl:

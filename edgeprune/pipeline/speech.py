@@ -17,6 +17,7 @@ _WINDOWS, _LENGTH, _EVERY = 8, 256, 4
 _TALKS, _PLACES = 24, 40
 _LEAST = 16  # of a conversation's own tokens
 _PROMPTS, _ANSWER = 30, 96
+_LONGEST = 1024  # tokens of a conversation or a prompt: what every runtime reads at once
 
 
 def speech(job: Job) -> "Speech":
@@ -29,11 +30,9 @@ def speech(job: Job) -> "Speech":
     prompts: list[Prompt] = []
     if template and talks:
         readings["chat"] = list(_of_talks(template, talks[:_TALKS]))
-        prompts = [
-            Prompt(str(messages[0]["content"]), template.prompt(messages[:1]))
-            for messages in talks
-            if messages[0]["role"] == "user"
-        ][:_PROMPTS]
+        asked = [talk[:1] for talk in talks if talk[0]["role"] == "user"]
+        made = [Prompt(str(turn["content"]), template.prompt([turn])) for (turn,) in asked]
+        prompts = [one for one in made if len(one.ids) <= _LONGEST][:_PROMPTS]
     filled = {name: rows for name, rows in readings.items() if rows}
     return Speech(filled, prompts, _ANSWER)
 
@@ -58,5 +57,5 @@ def _of_talks(template: ChatTemplate, talks: list[Any]) -> "Iterator[Reading]":
     for messages in talks:
         ids, own = template.conversation(messages)
         places = [place for place in range(len(ids) - 1) if own[place + 1]][:_PLACES]
-        if len(places) >= _LEAST:
+        if len(places) >= _LEAST and places[-1] < _LONGEST:
             yield Reading(ids[: places[-1] + 1], places)

@@ -53,7 +53,7 @@ class Goal(Section):
         "count, or stock, for any build of the target's runtime",
     )
     time: Annotated[str, with_unit(seconds)] = flag(
-        "8m", "time for a build whose training is not set: a quarter of it is training"
+        "8m", "time for a build whose training is not set: 28 % of it are training"
     )
     divergence: float = Field(
         0.4, gt=0,

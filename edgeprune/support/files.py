@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import FileLock
 
 from edgeprune.support.errors import CheckFailed
 
@@ -155,14 +156,18 @@ def sha256_json(value: Any) -> str:
 def kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
     """Return what an earlier build has measured, or measure it and keep it in the cache.
 
+    Of several processes that ask at once, one measures, and the others wait.
+
     Args:
         kind: name of a folder of the cache.
         key: hash of everything that it depends on.
         make: measures it; what it returns can be written as JSON.
     """
     path = cache_folder() / kind / f"{key[:16]}.json"
-    found = read_json(path)
-    if found is None:
-        found = make()
-        write_json(path, found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        found = read_json(path)
+        if found is None:
+            found = make()
+            write_json(path, found)
     return found

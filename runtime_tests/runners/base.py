@@ -56,15 +56,13 @@ class Runner(Protocol):
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy answers, up to the first line break."""
 
-    def write(
-        self,
-        prompts: Rows,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> list[dict[str, Any]]:
+    def write(self, prompts: Rows, max_tokens: int, **how: Any) -> list[dict[str, Any]]:
         """Texts behind prompts of token ids, until the model ends them.
+
+        Args:
+            prompts: of one that is too long, the end counts.
+            max_tokens: of each text.
+            how: ``temperature``, ``top_p`` and ``seed`` of `inputs.Writing`; greedy without.
 
         Returns:
             For each prompt ``tokens``, their ``text``, and whether the model ``ended`` it.
@@ -183,20 +181,12 @@ class InProcess(ABC):
         """See `Runner`."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
 
-    def write(
-        self,
-        prompts: Rows,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> list[dict[str, Any]]:
+    def write(self, prompts: Rows, max_tokens: int, **how: Any) -> list[dict[str, Any]]:
         """See `Runner`."""
+        room = self.most_tokens - max_tokens
         texts = [
-            Writing(prompt[-(self.most_tokens - max_tokens) :], max_tokens, temperature, top_p,
-                    (seed, place))
-            for place, prompt in enumerate(prompts)
-        ]  # fmt: skip
+            Writing(ids[-room:], max_tokens, place, **how) for place, ids in enumerate(prompts)
+        ]
         self._write(texts)
         return [
             {"tokens": one.tokens, "text": self._text(one.tokens), "ended": one.ended}

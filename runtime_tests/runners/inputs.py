@@ -69,24 +69,26 @@ class Writing:
     Attributes:
         prompt: token ids that are given.
         most: tokens that may be written.
+        number: of the text among others of the same seed.
         temperature: of sampling; 0: the most likely token.
         top_p: tokens are drawn from the most likely ones of this share (nucleus sampling, arXiv
             1904.09751).
-        seed: of the draws, which are a text's own: they do not depend on others written beside it.
+        seed: of the draws, which with its number are a text's own: others beside it don't count.
         tokens: ids written so far.
         ended: whether the model has ended the text.
     """
 
     prompt: list[int]
     most: int
+    number: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: tuple[int, ...] = (0,)
+    seed: int = 0
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self._random = np.random.default_rng(self.seed)
+        self._random = np.random.default_rng((self.seed, self.number))
 
     @property
     def done(self) -> bool:

@@ -223,9 +223,11 @@ def test_a_speed_on_another_device_is_chosen_by_a_file_of_its_costs(
 def test_costs_are_for_a_speed():
     with pytest.raises(UsageError, match="set decode, too"):
         Recipe.of({"goal.costs": "laptop.json"}, task="medqa")
-    result = CliRunner().invoke(cli, ["plan", "--task", "medqa", "--save-costs", "laptop.json"])
-    assert isinstance(result.exception, UsageError)
-    assert "--decode 1" in result.exception.hint
+    words = ["plan", "--task", "medqa", "--save-costs", "laptop.json"]
+    for more in ((), ("--decode", "9", "--costs", "phone.json")):
+        result = CliRunner().invoke(cli, [*words, *more])
+        assert isinstance(result.exception, UsageError)
+        assert "--decode 1" in result.exception.hint
 
 
 def test_a_front_has_dense_types_beside_it(tiny_folder, rows_file):

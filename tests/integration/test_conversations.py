@@ -200,6 +200,10 @@ def test_predictions_of_a_model_are_its_own_and_nearly_its_checkpoints(
 def test_a_build_learns_conversations_and_says_how_it_speaks(
     tiny_folder, rows_file, talks_file, tmp_path
 ):
+    with talks_file.open("a") as file:  # longer than a runtime reads at once
+        for n in range(9):
+            long = [{"role": "user", "content": f"{n} and " * 1500}, TALK[1]]
+            file.write(json.dumps({"messages": long}) + "\n")
     recipe = Recipe.of(
         {**QUICK, "data.chat": str(talks_file), "gates.max_kl": 99, "gates.max_loops": 1,
          "training.enabled": True, "training.steps": 2},

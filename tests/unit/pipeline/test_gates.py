@@ -68,3 +68,6 @@ def test_gates_on_speech_hold_where_the_worse_end_does():
     assert loops == "10% of 30 answers repeat themselves; the limit is 9%."
     pruned["speech"] = None
     assert "no chat template" in lines(max_loops=0.5)[0]
+    pruned["agreement"] = {}
+    assert len(lines(max_kl=9, min_same_top=0)) == 2  # nothing measured is not passed
+    assert lines() == []

@@ -49,7 +49,7 @@ def test_means_are_over_places_and_intervals_over_sequences():
 
 def test_a_nucleus_leaves_the_unlikely_out():
     logits = [0.0, 5.0, 4.9, -3.0]
-    drawn = {Writing([1], 9, 1.0, 0.9, (seed,)).next(_array(logits)) for seed in range(60)}
+    drawn = {Writing([1], 9, seed, 1.0, 0.9).next(_array(logits)) for seed in range(60)}
     assert drawn == {1, 2}
     assert Writing([1], 9).next(_array(logits)) == 1
 
