@@ -16,7 +16,7 @@ from edgeprune.planning.tensors import Role, TensorPlan, table
 from edgeprune.support import environment
 from edgeprune.support.files import sha256_json
 
-_VERSION = 2
+_VERSION = 3
 _DECODE = 64  # tokens of a timing
 _PROCESSES = 3
 
@@ -83,7 +83,9 @@ def _timed(job: Job, blocks: list[Stored], tables: list[str]) -> dict[str, float
 
     table_at_first = tables[-1] if tables else ""
     asked = {f"blocks {way.name}": (way, table_at_first) for way in blocks}
-    asked |= {f"table {s}": (blocks[0], s) for s in tables}
+    # Behind blocks that need edgeprune's runtime, if any does: it runs the head as well, and a file
+    # of plain types all in all is stock llama.cpp's.
+    asked |= {f"table {s}": (blocks[-1], s) for s in tables}
     folder = job.run.work / "times"
     paths: dict[str, Path] = {}
     with job.run.progress.stage("write in each storage", len(asked)) as stage:
@@ -92,7 +94,11 @@ def _timed(job: Job, blocks: list[Stored], tables: list[str]) -> dict[str, float
             _write(job, inside, outside, paths[name])
             stage.advance()
     lengths = Lengths(
-        decode=(_DECODE,), threads=(_threads(job),), processes=_PROCESSES, first_token=False
+        decode=(_DECODE,),
+        prefill=(),
+        threads=(_threads(job),),
+        processes=_PROCESSES,
+        first_token=False,
     )
     rows = bench(paths, lengths, job.run.progress.stage)["rows"]
     job.run.drop("times")

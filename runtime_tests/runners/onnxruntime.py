@@ -20,8 +20,10 @@ from edgeprune.runtime.onnxruntime.loading import Opened, open_session
 from edgeprune.support.errors import EdgepruneError
 from runtime_tests.devices import CPU, PROVIDERS, Provider
 from runtime_tests.runners.base import InProcess, Question, Rows
+from runtime_tests.runners.inputs import Writing
 
 _CAPACITY_STEP = 512
+_AT_ONCE = 8  # texts that are written side by side: each has its own keys and values, in float32
 _ERRORS_ONLY = 3
 
 
@@ -105,15 +107,54 @@ class OnnxRuntime(InProcess):
     def _logits_at(self, ids: list[int], places: list[int]) -> np.ndarray:
         return self._run(ids, 0)[places]
 
+    def _write(self, texts: list[Writing]) -> None:
+        if not self._in_place:
+            super()._write(texts)
+            return
+        for start in range(0, len(texts), _AT_ONCE):
+            self._write_together(texts[start : start + _AT_ONCE])
+
+    def _write_together(self, group: list[Writing]) -> None:
+        """Read prompts one by one, then go on with all at once: each has a row of the buffers."""
+        capacity = _capacity(max(len(one.prompt) + one.most for one in group))
+        held = [np.zeros(self._shape(len(group), capacity), np.float32) for _ in self._caches]
+        left: list[Writing] = []
+        for one in group:
+            length = len(one.prompt)
+            self._make_room(length, 0, 1)
+            if not self._is_done_with(one, self._run(one.prompt, 0)[-1]):
+                for rows, read in zip(held, self._buffers, strict=True):
+                    rows[len(left), :, :length] = read[0, :, :length]
+                left.append(one)
+        while left:
+            lengths = [len(one.prompt) + len(one.tokens) for one in left]
+            self._buffers = [rows[: len(left)] for rows in held]
+            logits = self._run_in_place(
+                {
+                    "input_ids": np.array([[one.tokens[-1]] for one in left], np.int64),
+                    "attention_mask": (np.arange(max(lengths)) < np.c_[lengths]).astype(np.int64),
+                }
+            )
+            going_on = [
+                row for row, one in enumerate(left) if not self._is_done_with(one, logits[row, -1])
+            ]
+            if len(going_on) < len(left):
+                for rows in held:
+                    rows[: len(going_on)] = rows[going_on]
+                left = [left[row] for row in going_on]
+        self._buffers = []
+
     def _make_room(self, prompt: int, more: int, batch: int) -> None:
         """Buffers for so many positions; what they held is lost if they were too small."""
         if self._buffers:
             held, _, room, _ = self._buffers[0].shape
             if held == batch and room >= prompt + more:
                 return
-        capacity = -(-(prompt + more) // _CAPACITY_STEP) * _CAPACITY_STEP
-        shape = (batch, self._heads, capacity, self._head_dim)
+        shape = self._shape(batch, _capacity(prompt + more))
         self._buffers = [np.zeros(shape, np.float32) for _ in self._caches]
+
+    def _shape(self, batch: int, capacity: int) -> tuple[int, ...]:
+        return batch, self._heads, capacity, self._head_dim
 
     def _read(self, rows: Rows) -> np.ndarray:
         return self._run_rows(rows, 0)[0, -1]
@@ -161,6 +202,10 @@ class OnnxRuntime(InProcess):
         for buffer, present in zip(self._buffers, new, strict=True):
             buffer[:, :, past : present.shape[2]] = present[:, :, past:]
         return logits
+
+
+def _capacity(positions: int) -> int:
+    return -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP
 
 
 def _on_gpu(path: Path, options: Any, provider: Provider) -> Any:

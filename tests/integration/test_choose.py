@@ -9,7 +9,7 @@ from edgeprune import Recipe, build
 from edgeprune.cli import cli
 from edgeprune.experiments import front
 from edgeprune.formats.gguf.file import open_gguf
-from edgeprune.pipeline import choose, latency
+from edgeprune.pipeline import candidates, choose, latency
 from edgeprune.pipeline.job import open_job
 from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.budget import Candidate, Part
@@ -240,3 +240,25 @@ def test_a_front_has_dense_types_beside_it(tiny_folder, rows_file):
     assert made["3.3MB"].goal.size == "3.3MB"
     assert made["dense-q4_0"].pruning.sparsity == 0
     assert {one.training.steps for one in made.values()} == {3}
+
+
+def test_tables_are_timed_in_files_that_the_chosen_ones_resemble(
+    tiny_folder, rows_file, tmp_path, monkeypatch
+):
+    """A file of plain types alone is stock llama.cpp's: its head runs in other kernels."""
+    written = []
+    monkeypatch.setattr(
+        latency, "_write", lambda _job, inside, outside, _path: written.append((inside, outside))
+    )
+    monkeypatch.setattr(
+        "runtime_tests.bench.bench", lambda paths, *_: {
+            "rows": [{"artifact": name, "test": "tg64", "samples": [[10.0]]} for name in paths]
+        },
+    )  # fmt: skip
+    job = open_job(recipe_for(tiny_folder, rows_file, decode=100), Workspace(tmp_path, Quiet()))
+    rows, known = candidates.candidates(job), candidates.ways(job)
+    found = latency.seconds_a_token(job, rows, known)
+    behind = [inside for inside, _ in written[-3:]]
+    assert len({outside for _, outside in written[-3:]}) == 3
+    assert set(behind) == {known["q4_0:2+mask/64, 60% zeros"]}
+    assert sum(of["q4_0"] for of in found.values()) == pytest.approx(0.1)

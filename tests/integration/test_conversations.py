@@ -25,8 +25,9 @@ from edgeprune.support.progress import Quiet
 from exporters.base import StorageRequest
 from runtime_tests.runners.base import InProcess
 from runtime_tests.runners.llamacpp import LlamaCpp
+from runtime_tests.runners.onnxruntime import OnnxRuntime
 from runtime_tests.runners.transformers import Transformers
-from tests.support.exporting import dense_model, export_gguf
+from tests.support.exporting import dense_model, export_gguf, export_onnx
 from tests.support.recipes import QUICK
 
 TALK = [
@@ -176,6 +177,22 @@ def test_texts_written_together_are_those_written_alone(template, tiny_gguf, mon
     assert drawn == runner.write(prompts, **how)
     assert drawn != runner.write(prompts, **how | {"seed": 4})
     monkeypatch.setattr(LlamaCpp, "_write", InProcess._write)
+    assert runner.write(prompts, max_tokens=12) == together
+
+
+def test_onnx_writes_texts_together_as_alone(template, tiny_folder, tmp_path, monkeypatch):
+    """Of prompts of several lengths, with an end that comes at another place in each."""
+    path = tmp_path / "model.onnx"
+    model = dense_model(open_checkpoint(str(tiny_folder)))
+    export_onnx(model, StorageRequest(type="fp32"), path)
+    runner = OnnxRuntime(path, 2)
+    prompts = [template.prompt([{"role": "user", "content": "a " * n}]) for n in range(1, 12)]
+    free = runner.write(prompts, max_tokens=12)
+    runner._ends = {one["tokens"][2 + place % 6] for place, one in enumerate(free)}
+    together = runner.write(prompts, max_tokens=12)
+    assert len({len(one["tokens"]) for one in together}) > 2
+    assert any(one["ended"] for one in together)
+    monkeypatch.setattr(OnnxRuntime, "_write", InProcess._write)
     assert runner.write(prompts, max_tokens=12) == together
 
 
