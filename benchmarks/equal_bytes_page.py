@@ -17,11 +17,12 @@ _MORE = 1.15  # bytes of a dense file that a chosen one is to be as good as
 
 
 def page(found: dict[str, Records], about: dict[str, Any], plot_name: str) -> str:
+    steps = ", ".join(f"{about['steps'][task]} ({task})" for task in found)
     lines = [
         "# The chosen file, and dense ones of its size",
         "",
         "Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct; every model is trained "
-        f"alike: {about['steps']} steps of {about['tokens']:,} tokens, half of them the task's "
+        f"alike: {steps} steps of {about['tokens']:,} tokens, half of them the task's "
         "(its answers are learnt) and half WikiText-2 (learnt from the dense model's predictions "
         "and its own tokens). Files of Q4_0, Q5_0 and codes are trained on their grid after 5 % of "
         "the steps, with their scales; other types are quantised by ggml with the importances of "
