@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from edgeprune.report import plots
 from runtime_tests import paired
-from runtime_tests.accuracy import CONFIDENCE
+from runtime_tests.paired import CONFIDENCE
 
 Records = list[dict[str, Any]]
 _MORE = 1.15  # bytes of a dense file that a chosen one is to be as good as

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime_tests.paired import bootstrap
+from runtime_tests.calls import Chat, judge_call
+from runtime_tests.paired import CONFIDENCE, bootstrap, share
 
-CONFIDENCE = 0.95
+WRITTEN = ("exact_match", "exact_call")  # metrics of answers that are written, not chosen
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Item:
         answer: index of the correct continuation.
         lengths: number of characters of each choice, for ``acc_norm``.
         accepted: correct answers of a short-answer row.
+        chat: the row for a model with a chat template, in place of prompt and continuations.
     """
 
     id: str
@@ -32,6 +34,15 @@ class Item:
     answer: int
     lengths: tuple[int, ...] = ()
     accepted: tuple[str, ...] = ()
+    chat: Chat | None = None
+
+    def request(self) -> dict[str, Any]:
+        """Make the item a runner's; see `runtime_tests.runners.base.Runner.score`."""
+        return {
+            "prompt": self.prompt,
+            "continuations": self.continuations,
+            "chat": asdict(self.chat) if self.chat else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -42,28 +53,34 @@ class Answered:
         correct: whether it chose or wrote the correct answer; None if nothing is chosen.
         nats: negative log-likelihood of the correct answer.
         tokens: number of tokens of the correct answer.
+        written: the model's own answer, where it writes one.
     """
 
     correct: bool | None
     nats: float
     tokens: int
+    written: str | None = None
 
 
 def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str | None) -> Answered:
     """Compare a model's scores, or its written answer, with the correct one.
 
     ``acc`` takes the choice of the highest log-likelihood; ``acc_norm`` divides by the choice's
-    characters first (both as in lm-evaluation-harness); ``exact_match`` compares the first line.
+    characters first (both as in lm-evaluation-harness); ``exact_match`` compares the first line;
+    ``exact_call`` the call of a function, or that there is none.
     """
     right = scores[item.answer]
     correct: bool | None = None
     if metric == "exact_match":
-        correct = written is not None and _plain(written) in {_plain(a) for a in item.accepted}
+        first = (written or "").strip().partition("\n")[0]
+        correct = written is not None and _plain(first) in {_plain(a) for a in item.accepted}
+    elif metric == "exact_call" and item.chat:
+        correct = judge_call(written or "", item.chat.calls, item.chat.functions).exact
     elif metric in ("acc", "acc_norm"):
         norms = item.lengths if metric == "acc_norm" else [1] * len(scores)
         values = [s["logprob"] / max(n, 1) for s, n in zip(scores, norms, strict=True)]
         correct = int(np.argmax(values)) == item.answer
-    return Answered(correct, -right["logprob"], int(right["tokens"]))
+    return Answered(correct, -right["logprob"], int(right["tokens"]), written)
 
 
 def chance_level(items: list[Item]) -> float | None:
@@ -83,19 +100,9 @@ def chance_level(items: list[Item]) -> float | None:
 
 def accuracy_interval(answered: list[Answered]) -> dict[str, float] | None:
     """Compute the share of correct answers with a Wilson interval; None if nothing is chosen."""
-    from scipy.stats import binomtest
-
     if not answered or answered[0].correct is None:
         return None
-    correct = sum(bool(a.correct) for a in answered)
-    interval = binomtest(correct, len(answered)).proportion_ci(CONFIDENCE, method="wilson")
-    return {
-        "value": correct / len(answered),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "correct": correct,
-        "rows": len(answered),
-    }
+    return share([bool(one.correct) for one in answered])
 
 
 def nats_per_token(answered: list[Answered]) -> dict[str, float]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.support.errors import MachineError, UsageError
-from runtime_tests.accuracy import CONFIDENCE
 from runtime_tests.child import start
 from runtime_tests.counters import joules
-from runtime_tests.paired import speed_ratio
+from runtime_tests.paired import CONFIDENCE, speed_ratio
 from runtime_tests.programs import Program, Running
 from runtime_tests.run import Stage
 from runtime_tests.runners import entry_of

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+CONFIDENCE = 0.95
 _RESAMPLES = 2000
 
 Processes = Sequence[Sequence[float]]  # of each process the speeds of its runs
@@ -49,6 +50,20 @@ def nats_rise(before: Sequence[float], after: Sequence[float], confidence: float
     """Compute the relative rise in nats, summed over the same rows; paired bootstrap over rows."""
     old, new = np.array(before, float), np.array(after, float)
     return bootstrap(lambda rows: new[rows].sum(-1) / old[rows].sum(-1) - 1, len(old), confidence)
+
+
+def share(right: Sequence[bool]) -> dict[str, float]:
+    """Compute a share of rows with a Wilson interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(sum(right), len(right)).proportion_ci(CONFIDENCE, method="wilson")
+    return {
+        "value": sum(right) / len(right),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "correct": sum(right),
+        "rows": len(right),
+    }
 
 
 def by_process(processes: Processes) -> np.ndarray:

@@ -13,11 +13,11 @@ import numpy as np
 
 from edgeprune.support.errors import CheckFailed, InputError, MachineError
 from edgeprune.support.files import number
-from runtime_tests import accuracy, speech
+from runtime_tests import accuracy, calls, speech
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
 from runtime_tests.devices import Gpu
-from runtime_tests.paired import by_process, speed_ratio
+from runtime_tests.paired import CONFIDENCE, by_process, speed_ratio
 from runtime_tests.runners import entry_of
 from runtime_tests.speech import Speech
 from runtime_tests.timing import Contender, blocks
@@ -40,8 +40,8 @@ class Plan:
 
     Attributes:
         items: evaluation rows of the task.
-        metric: ``acc``, ``acc_norm``, ``exact_match`` or ``nats``.
-        max_answer_tokens: maximum length of greedy answers for ``exact_match``.
+        metric: ``acc``, ``acc_norm``, ``exact_match``, ``exact_call`` or ``nats``.
+        max_answer_tokens: maximum length of greedy answers for the metrics that are ``exact``.
         general_text: text for general perplexity.
         perplexity_tokens: number of its tokens to read.
         prefill_tokens: prompt length for timing.
@@ -94,6 +94,7 @@ def run(
         }
         with progress("evaluate", len(plan.items) * len(children)) as stage:
             answered = _answer(children, plan, stage)
+        called = _calls(children, plan, answered, progress)
         with progress("perplexity", len(children)) as stage:
             perplexities = {}
             for name, child in children.items():
@@ -112,6 +113,7 @@ def run(
                 "general_perplexity": perplexities[name],
                 **_speeds(timings[name]),
                 **spoken.get(name, {}),
+                **called.get(name, {}),
             }
             for name, child in children.items()
         }
@@ -182,6 +184,7 @@ def quality(
         if plan.perplexity_tokens:
             record["general_perplexity"] = _perplexity(child, plan)
             stage.advance()
+        record |= _calls({"model": child}, plan, {"model": answered}, progress).get("model", {})
     line = accuracy.chance_level(plan.items)
     near = accuracy.near_chance(record["accuracy"], line)
     return record | {"chance_level": line, "near_chance": near}
@@ -245,25 +248,38 @@ def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, l
     answered: dict[str, list[Answered]] = {name: [] for name in children}
     for start_at in range(0, len(plan.items), _ITEMS_PER_CALL):
         items = plan.items[start_at : start_at + _ITEMS_PER_CALL]
-        requests = [{"prompt": i.prompt, "continuations": i.continuations} for i in items]
+        requests = [i.request() for i in items]
         for name, child in children.items():
             scores = child.call("score", items=requests)
             for item, choices in zip(items, scores, strict=True):
                 what = f"Row {item.id}: the likelihood of an answer"
                 _refuse_not_finite(child, what, (choice["logprob"] for choice in choices))
             written: list[str | None] = [None] * len(items)
-            if plan.metric == "exact_match":
-                written = child.call(
-                    "generate",
-                    prompts=[item.prompt for item in items],
-                    max_tokens=plan.max_answer_tokens,
-                )
+            if plan.metric in accuracy.WRITTEN:
+                replies = child.call("reply", items=requests, max_tokens=plan.max_answer_tokens)
+                written = [reply["text"] for reply in replies]
             answered[name] += [
                 accuracy.judge(item, score, plan.metric, text)
                 for item, score, text in zip(items, scores, written, strict=True)
             ]
             stage.advance(len(items))
     return answered
+
+
+def _calls(
+    children: Mapping[str, Child],
+    plan: Plan,
+    answered: Mapping[str, list[Answered]],
+    progress: Callable[[str, int], AbstractContextManager[Stage]],
+) -> dict[str, dict[str, Any]]:
+    """Judge calls of functions, if that is what the task asks for."""
+    rows = [(item.chat, item.request()) for item in plan.items if item.chat]
+    if plan.metric != "exact_call" or not rows:
+        return {}
+    written = {name: [one.written or "" for one in of] for name, of in answered.items()}
+    able = {name for name, child in children.items() if entry_of(child.artifact).grammars}
+    found = calls.measure(children, able, rows, written, plan.max_answer_tokens, progress)
+    return {name: {"calls": one} for name, one in found.items()}
 
 
 def _perplexity(child: Child, plan: Plan) -> dict[str, Any]:
@@ -337,4 +353,4 @@ def _ratio(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
     """Compute a ratio of speeds; it has no interval if there was one process of each."""
     if len(before["samples"]) < 2:
         return {"value": after["median"] / before["median"], "low": None, "high": None}
-    return asdict(speed_ratio(before["samples"], after["samples"], accuracy.CONFIDENCE))
+    return asdict(speed_ratio(before["samples"], after["samples"], CONFIDENCE))

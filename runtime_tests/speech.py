@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime_tests.accuracy import CONFIDENCE
 from runtime_tests.child import Child
-from runtime_tests.paired import bootstrap
+from runtime_tests.paired import CONFIDENCE, bootstrap
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -57,6 +57,24 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
         click.echo(line)
 
 
+def _calls(found: dict[str, Any] | None) -> list[str]:
+    """Say how the calls of a task that asks for them were."""
+    if not found:
+        return []
+    lines = []
+    for way, how in (("free", "calls"), ("grammar", "calls in a grammar")):
+        if shares := found[way]:
+            named = {"called": "called", "function": "right function", "exact": "exact",
+                     "refused": "rightly refused"}  # fmt: skip
+            said = ", ".join(f"{words} {shares[n]['value']:.3f}" for n, words in named.items()
+                             if shares[n])  # fmt: skip
+            lines.append(f"{how:<23}{said}")
+    return [
+        *lines,
+        f"{'a call':<23}{found['milliseconds']:.0f} ms, {found['prompt_tokens']:.0f} prompt tokens",
+    ]
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     accuracy, nats = found["accuracy"], found["nats_per_answer_token"]
     lines = []
@@ -68,6 +86,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines.append(
         f"nats per answer token  {nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})"
     )
+    lines += _calls(found.get("calls"))
     if perplexity := found.get("general_perplexity"):
         lines.append(
             f"general perplexity     {perplexity['value']:.2f} ({perplexity['low']:.2f}-"

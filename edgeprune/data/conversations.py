@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeprune.data.encoding import Encoded
 from edgeprune.data.jsonl import read_jsonl
 from edgeprune.data.rows import Row, share_of
-from edgeprune.data.streams import Encoded, Stream, filled
+from edgeprune.data.streams import Stream, filled
 from edgeprune.data.template import ChatTemplate
 from edgeprune.support.errors import InputError
 

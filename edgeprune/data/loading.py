@@ -1,7 +1,7 @@
 """The rows of a build: those for calibration and those for evaluation."""
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,8 +38,9 @@ class Source:
         This renders every row, so the result is cached: the rows never change, and a build asks
         three times.
         """
-        renderer = Renderer(self.task)
-        rows = self.split.calibration
+        renderer, rows = Renderer(self.task), self.split.calibration
+        if self.task.chat:
+            return sha256_json([[row.id, asdict(renderer.turn(row))] for row in rows])
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
 
     def with_calibration(self, rows: list[Row]) -> "Source":

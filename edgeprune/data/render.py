@@ -1,14 +1,32 @@
-"""Render rows as text, with the same template for calibration and evaluation."""
+"""Render rows as text or as messages, with the same template for calibration and evaluation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.data import tool_calls
 from edgeprune.data.rows import Row
 from edgeprune.data.task import Task
+from edgeprune.formats.chat import Function, Message
 from edgeprune.support.errors import InputError
 
 # Between calibration rows that are packed into one sequence.
 ROW_END = "\n\n"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A row as a turn of the model's chat template.
+
+    Attributes:
+        messages: before the assistant's.
+        reply: the assistant's message that is right.
+        tools: functions that the prompt lists.
+    """
+
+    messages: list[Message]
+    reply: Message
+    tools: list[Function]
 
 
 class Renderer:
@@ -42,7 +60,7 @@ class Renderer:
         )
 
     def calibration_text(self, row: Row) -> str:
-        """Render a row with its correct answer, as the model should see it."""
+        """Render a row with its correct answer, as a model without a chat template sees it."""
         if self._task.kind == "text":
             return self.prompt(row) + ROW_END
         return self.prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
@@ -51,6 +69,18 @@ class Renderer:
         """Characters of `calibration_text` that are the answer; of plain text, all."""
         end = len(self.calibration_text(row)) - len(ROW_END)
         return range(0 if self._task.kind == "text" else len(self.prompt(row)), end)
+
+    def turn(self, row: Row) -> Turn:
+        """Render a row for the model's chat template."""
+        system = [{"role": "system", "content": self._task.system}] if self._task.system else []
+        if self._task.kind == "tool_call":
+            fields = row.fields
+            tools = fields["tools"] if self._task.tools == "listed" else []
+            if fields["messages"][0]["role"] == "system":
+                system = []
+            return Turn([*system, *fields["messages"]], tool_calls.reply(fields["calls"]), tools)
+        answer = {"role": "assistant", "content": self.answer(row, 0).strip()}
+        return Turn([*system, {"role": "user", "content": self.prompt(row)}], answer, [])
 
     def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

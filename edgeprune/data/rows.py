@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.data import tool_calls
 from edgeprune.data.task import Task
 from edgeprune.support.errors import InputError
 
@@ -20,7 +21,7 @@ class Row:
     Attributes:
         id: the row's stable name.
         fields: the values that templates can use: ``question``, ``context``, ``text``, ``choices``,
-            ...
+            ...; of tool calls ``messages``, ``tools`` and ``calls``.
         choices: texts to choose from; empty for short answers and text.
         answer: index of the correct choice; -1 if there are no choices.
         answers: correct answers as text.
@@ -70,8 +71,13 @@ def _make_row(raw: dict[str, Any], task: Task, mapping: dict[str, Any], origin: 
     if task.kind == "text":
         text = str(get.required("text"))
         return Row(_id(get, text), {"text": text, "title": get.optional("title") or ""})
+    if task.kind == "tool_call":
+        messages, tools, calls = (get.required(name) for name in ("messages", "tools", "calls"))
+        fields, right = tool_calls.fields_of(messages, tools, calls, origin)
+        identity = json.dumps([fields["messages"], fields["tools"]])
+        return Row(_id(get, identity), fields, answers=(right,))
     question = str(get.required("question"))
-    fields: dict[str, Any] = {"question": question}
+    fields = {"question": question}
     context = get.optional("context")
     if context is not None:
         fields["context"] = (

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from edgeprune.data.encoding import Encoded, encoded
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
 from edgeprune.data.task import Task
+from edgeprune.data.template import ChatTemplate
 from edgeprune.models.opening import opening
 from edgeprune.support.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Encoded = tuple[list[int], list[bool]]  # tokens, and which of them are of an answer
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,28 @@ def pack(
 ) -> Stream:
     """Tokenise rows one after another until ``samples`` sequences of ``length`` are full.
 
-    Each begins with the tokenizer's BOS, if it adds one: it counts towards ``length``.
+    Each sequence begins with the tokenizer's BOS, if it adds one: it counts towards ``length``.
+    Rows of a task that goes through the chat template do, if the tokenizer has one.
 
     A set that is too small gives fewer sequences; no row is repeated.
 
     Raises:
         InputError: the rows do not fill even one sequence.
     """
-    renderer = Renderer(task)
+    renderer, template = Renderer(task), ChatTemplate.of(tokenizer) if task.chat else None
 
     def encode(row: Row) -> Encoded:
+        if template:
+            turn = renderer.turn(row)
+            return template.conversation([*turn.messages, turn.reply], turn.tools)
         text, answer = renderer.calibration_text(row), renderer.answer_span(row)
         return encoded(tokenizer, text, [answer])
 
-    start = opening(lambda text, special: tokenizer(text, add_special_tokens=special).input_ids)
+    start = (
+        []
+        if template
+        else opening(lambda text, special: tokenizer(text, add_special_tokens=special).input_ids)
+    )
     stream, tokens = filled(rows, encode, samples, length, seed, start)
     if not len(stream.tokens):
         raise InputError(
@@ -63,15 +71,6 @@ def pack(
             "Give more rows, or a smaller --length.",
         )
     return stream
-
-
-def encoded(tokenizer: Any, text: str, answers: Iterable[range]) -> Encoded:
-    """Tokenise a text, and tell which tokens end within spans of its characters."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = list(answers)
-    return found.input_ids, [
-        any(span.start < end <= span.stop for span in spans) for _, end in found.offset_mapping
-    ]
 
 
 def filled(

@@ -9,8 +9,10 @@ from edgeprune.data.jsonl import read_jsonl
 from edgeprune.support.errors import InputError, unknown
 from edgeprune.support.resources import read_yaml, shipped
 
-Kind = Literal["multiple_choice", "yes_no", "short_answer", "text"]
+Kind = Literal["multiple_choice", "yes_no", "short_answer", "text", "tool_call"]
 YES_NO = ["no", "yes"]
+# Before a request, for models without a chat template.
+_LISTED = "{% for tool in tools %}{{ tool.function | tojson }}\n{% endfor %}\n"
 
 
 class Source(BaseModel):
@@ -43,7 +45,12 @@ class Task(BaseModel):
         prompt: Jinja2 template over a row's fields, for what the model reads before the answer.
         answer: Jinja2 template of one answer; it follows the prompt directly.
         metric: ``acc`` takes the choice with the highest log-likelihood, ``acc_norm`` divides
-            it by the answer's characters first, ``exact_match`` compares a greedy answer.
+            it by the answer's characters first, ``exact_match`` compares a greedy answer,
+            ``exact_call`` the call of a function in it.
+        chat: whether rows go through the model's chat template, if it has one; by default those of
+            tasks whose answers are written.
+        system: of such rows the system message; empty: what the template puts there.
+        tools: of tool calls: functions are ``listed`` in every prompt, or ``learnt`` by training.
         split_by: field whose text decides the side of a row where one split is divided.
     """
 
@@ -58,8 +65,11 @@ class Task(BaseModel):
     prompt: str = "Question: {{ question }}\nAnswer:"
     answer: str = " {{ choice }}"
     choices: list[str] = Field(default_factory=list, description="fixed choices for every row")
-    metric: Literal["acc", "acc_norm", "exact_match", "nats"] = "acc"
-    max_answer_tokens: int = Field(32, ge=1, description="greedy answers of short-answer tasks")
+    metric: Literal["acc", "acc_norm", "exact_match", "exact_call", "nats"] = "acc"
+    max_answer_tokens: int = Field(32, ge=1, description="length of greedy answers at most")
+    chat: bool = Field(False, description="rows go through the model's chat template")
+    system: str = Field("", description="system message of rows in the chat template")
+    tools: Literal["listed", "learnt"] = "listed"
     split_by: str = "question"
     sources: list[Source] = Field(min_length=1)
 
@@ -70,7 +80,15 @@ class Task(BaseModel):
             if data.get("kind") == "yes_no":
                 data = {"choices": YES_NO} | data
             elif data.get("kind") == "short_answer":
-                data = {"metric": "exact_match"} | data
+                data = {"metric": "exact_match", "chat": True} | data
+            elif data.get("kind") == "tool_call":
+                listed = "" if data.get("tools") == "learnt" else _LISTED
+                data = {
+                    "metric": "exact_call",
+                    "chat": True,
+                    "max_answer_tokens": 128,
+                    "prompt": listed + "Request: {{ question }}\nCall:",
+                } | data
             elif data.get("kind") == "text":
                 data = {"metric": "nats", "prompt": "{{ text }}", "split_by": "text"} | data
         return data
@@ -82,11 +100,14 @@ class Task(BaseModel):
             "yes_no": ("acc", "acc_norm"),
             "short_answer": ("exact_match", "nats"),
             "text": ("nats",),
+            "tool_call": ("exact_call",),
         }[self.kind]
         if self.metric not in fits:
             raise ValueError(
                 f"metric {self.metric} does not fit kind {self.kind}, expected {' or '.join(fits)}"
             )
+        if self.chat != (self.kind == "tool_call") and self.kind != "short_answer":
+            raise ValueError(f"chat {self.chat} does not fit kind {self.kind}")
         return self
 
 
@@ -162,7 +183,9 @@ def _task_of_rows(path: Path) -> Task:
     if first is None:
         raise InputError(f"{path} has no rows. Expected one JSON object per line.")
     kind = (
-        "multiple_choice"
+        "tool_call"
+        if "messages" in first and "tools" in first
+        else "multiple_choice"
         if "choices" in first
         else "short_answer"
         if "answers" in first
@@ -173,7 +196,8 @@ def _task_of_rows(path: Path) -> Task:
     if kind is None:
         raise InputError(
             f"{path}: the first row has the fields {', '.join(sorted(first))}; expected "
-            "'question', 'choices' and 'answer', or 'question' and 'answers', or 'text'.",
+            "'question', 'choices' and 'answer', or 'question' and 'answers', or 'messages', "
+            "'tools' and 'calls', or 'text'.",
         )
     context = "{{ context }}\n" if "context" in first else ""
     data: dict[str, Any] = {
@@ -181,7 +205,7 @@ def _task_of_rows(path: Path) -> Task:
         "kind": kind,
         "sources": [{"kind": "local", "calibration": str(path), "evaluation": str(path)}],
     }
-    if kind != "text":
+    if kind not in ("text", "tool_call"):
         data["split_by"] = "context" if "context" in first else "question"
         data["prompt"] = context + "Question: {{ question }}\nAnswer:"
     return Task(**data)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from edgeprune.data.streams import Encoded, encoded
-from edgeprune.support.errors import InputError
+from edgeprune.data.encoding import Encoded, encoded
+from edgeprune.formats.chat import ChatFormat, Message, common
 
-Message = dict[str, Any]
 # Stands for what a user says while a template is taken apart.
 _MARK = "\u2983edgeprune\u2984"
 
@@ -27,29 +27,14 @@ class ChatTemplate:
         """Return a tokenizer's template; None of a base model, which has none."""
         return cls(tokenizer) if getattr(tokenizer, "chat_template", None) else None
 
+    @cached_property
+    def format(self) -> ChatFormat:
+        """The template as text."""
+        return ChatFormat(self.tokenizer.get_chat_template(), self.tokenizer.special_tokens_map)
+
     def text(self, messages: Sequence[Message], asks: bool = False, tools: Any = None) -> str:
-        """Render a conversation.
-
-        Args:
-            messages: of roles ``system``, ``user``, ``assistant`` and so on, with their content.
-            asks: whether the assistant's next turn is opened at the end.
-            tools: functions that the model may call, in OpenAI's form.
-
-        Raises:
-            InputError: the template fails.
-        """
-        from jinja2 import TemplateError
-
-        try:
-            found: str = self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, tokenize=False, add_generation_prompt=asks
-            )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"The model's chat template failed on {len(messages)} messages: {error}.",
-                "Check the roles and contents of the messages, and the template beside the model.",
-            ) from None
-        return found
+        """Render a conversation; see `ChatFormat.text`."""
+        return self.format.text(messages, asks, tools)
 
     def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
         """Return the tokens that the assistant answers to."""
@@ -67,8 +52,8 @@ class ChatTemplate:
             whole = before + last or whole  # of a template that changes it, all is kept
         spans = [
             range(
-                _common(self.text(messages[:place], asks=True, tools=tools), whole),
-                _common(self.text(messages[: place + 1], tools=tools).rstrip(), whole),
+                common(self.text(messages[:place], asks=True, tools=tools), whole),
+                common(self.text(messages[: place + 1], tools=tools).rstrip(), whole),
             )
             for place, message in enumerate(messages)
             if message["role"] == "assistant"
@@ -85,9 +70,3 @@ class ChatTemplate:
     def _tokens(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return found
-
-
-def _common(one: str, other: str) -> int:
-    """Return the length of the longest common beginning."""
-    same = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(same, min(len(one), len(other)))

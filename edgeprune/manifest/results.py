@@ -102,10 +102,43 @@ class Speech(Facts):
     agreed_tokens: float
 
 
+class CallShares(Facts):
+    """Shares of a task's rows.
+
+    Attributes:
+        called: of those that ask for a call, with a call of a known function; None of no rows.
+        function: with the right function, or rightly without a call.
+        exact: with the right arguments as well.
+        refused: of those where no function fits, without a call; None of no rows.
+    """
+
+    called: Accuracy | None
+    function: Accuracy
+    exact: Accuracy
+    refused: Accuracy | None
+
+
+class Calls(Facts):
+    """Calls of functions.
+
+    Attributes:
+        free: as the model writes by itself.
+        grammar: held to a grammar of calls; None where the runtime has none.
+        prompt_tokens: of a prompt, on average.
+        milliseconds: of a call, prompt and reply; the median.
+    """
+
+    free: CallShares
+    grammar: CallShares | None
+    prompt_tokens: float
+    milliseconds: float
+
+
 class Measured(Facts):
     """One artifact in its runtime.
 
     Attributes:
+        calls: of tasks that ask for calls of functions.
         agreement: with the dense model, by stream: ``text`` and ``chat``; empty for that itself.
         speech: None of a model without a chat template.
     """
@@ -125,6 +158,7 @@ class Measured(Facts):
     decode: Speed
     agreement: dict[str, Agreement] = Field(default_factory=dict)
     speech: Speech | None = None
+    calls: Calls | None = None
 
 
 class OnGpu(Facts):
@@ -193,3 +227,4 @@ class Scores(Facts):
     answers: Answers
     chance_level: float | None
     near_chance: bool
+    calls: Calls | None = None

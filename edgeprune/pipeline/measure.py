@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.data.loading import Data
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
+from edgeprune.data.tool_calls import joined
 from edgeprune.pipeline.job import Job
 from edgeprune.pipeline.speech import speech
 from edgeprune.recipe.schema import Recipe
@@ -16,9 +17,10 @@ from edgeprune.support.files import sha256_json
 if TYPE_CHECKING:
     import runtime_tests
     from runtime_tests.accuracy import Item
+    from runtime_tests.calls import Chat
 
 
-_VERSION = 10
+_VERSION = 11
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def _items(data: Data, rows: list[Row]) -> list["Item"]:
     from runtime_tests.accuracy import Item
 
     renderer = Renderer(data.task.task)
+    chats = _chats(data, rows)
     if data.task.task.kind == "text":
         return [Item(row.id, "", (renderer.prompt(row),), 0) for row in rows]
     items = []
@@ -81,6 +84,27 @@ def _items(data: Data, rows: list[Row]) -> list["Item"]:
                 answer=max(row.answer, 0),
                 lengths=tuple(map(len, row.choices)),
                 accepted=row.answers,
+                chat=chats.get(row.id),
             )
         )
     return items
+
+
+def _chats(data: Data, rows: list[Row]) -> "dict[str, Chat]":
+    """Render rows of a task that goes through the chat template, by their ids."""
+    from runtime_tests.calls import Chat
+
+    task, renderer = data.task.task, Renderer(data.task.task)
+    if not task.chat:
+        return {}
+    learnt = task.kind == "tool_call" and task.tools == "learnt"
+    # What an app has, not what a row lists: the functions of all rows that are learnt from.
+    known = joined(row.fields["tools"] for row in data.task.split.calibration) if learnt else []
+    found = {}
+    for row in rows:
+        turn = renderer.turn(row)
+        functions = known if learnt else turn.tools
+        found[row.id] = Chat(
+            turn.messages, [turn.reply], turn.tools, functions, row.fields.get("calls", [])
+        )
+    return found

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from edgeprune.manifest import Manifest
 from edgeprune.manifest.base import Interval
-from edgeprune.manifest.results import Measured, Speech, Speed, SpeedRatio
+from edgeprune.manifest.results import CallShares, Measured, Speech, Speed, SpeedRatio
 
 
 def size_text(count: float) -> str:
@@ -42,9 +42,33 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
         ("decode, tokens/s", [speed(a.decode) for a in artifacts]),
         ("file", [size_text(a.file_bytes) for a in artifacts]),
         ("peak memory", [size_text(a.peak_memory_bytes) for a in artifacts]),
+        *_called(list(artifacts)),
         *_spoken(list(artifacts)),
     ]
     return [(name, *cells) for name, cells in rows]
+
+
+def _called(artifacts: list[Measured]) -> Iterator[tuple[str, list[str]]]:
+    """Rows on calls of functions, where the task asks for them."""
+    if not all(one.calls for one in artifacts):
+        return
+    found = [one.calls for one in artifacts if one.calls]
+    yield "exact calls", [interval_text(one.free.exact, 2) for one in found]
+    yield "called / right function / refused", [call_shares(one.free) for one in found]
+    if all(one.grammar for one in found):
+        grammars = [one.grammar for one in found if one.grammar]
+        yield "exact calls, in a grammar", [interval_text(one.exact, 2) for one in grammars]
+        yield "the others, in a grammar", [call_shares(one) for one in grammars]
+    yield (
+        "a call, ms (tokens of its prompt)",
+        [f"{one.milliseconds:.0f} ({one.prompt_tokens:.0f})" for one in found],
+    )
+
+
+def call_shares(found: CallShares) -> str:
+    """Shares beside exact calls, without intervals."""
+    parts = (found.called, found.function, found.refused)
+    return " / ".join(f"{part.value:.0%}" if part else "-" for part in parts)
 
 
 def _spoken(artifacts: list[Measured]) -> Iterator[tuple[str, list[str]]]:

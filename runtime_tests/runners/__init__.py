@@ -24,16 +24,18 @@ class Entry:
         gpus: ways of running them on a GPU, whether they are here or not.
         builds_on_gpus: whether a build measures its artifact on GPUs as well: where they run
             another kernel for each pattern, and the file is the same for all of them.
+        grammars: whether replies can be held to a grammar.
     """
 
     runner: str
     kind: str
     gpus: tuple[devices.Gpu, ...]
     builds_on_gpus: bool = False
+    grammars: bool = False
 
 
 RUNNERS = {
-    "llamacpp": Entry("LlamaCpp", ".gguf", devices.LLAMA_CPP),
+    "llamacpp": Entry("LlamaCpp", ".gguf", devices.LLAMA_CPP, grammars=True),
     "onnxruntime": Entry("OnnxRuntime", ".onnx", devices.ONNXRUNTIME, builds_on_gpus=True),
     "transformers": Entry("Transformers", _FOLDER, devices.TORCH),
 }

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeprune.formats.chat import ChatFormat
 from edgeprune.models.opening import opening
 from runtime_tests.counters import peak_memory
 from runtime_tests.runners.inputs import (
@@ -36,7 +37,8 @@ class Runner(Protocol):
         """Log-likelihood of continuations.
 
         Args:
-            items: each with a ``prompt`` and its ``continuations``.
+            items: each with a ``prompt`` and its ``continuations``, or with a ``chat`` in their
+                place where the artifact has a chat template.
 
         Returns:
             For each item and continuation ``logprob`` in nats and ``tokens``.
@@ -55,6 +57,20 @@ class Runner(Protocol):
 
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy answers, up to the first line break."""
+
+    def reply(
+        self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
+    ) -> list[dict[str, Any]]:
+        """Greedy replies in the artifact's own chat template; without one as `generate`.
+
+        Args:
+            items: as `score` takes them.
+            max_tokens: of each reply.
+            in_grammar: whether nothing but calls of the items' functions is written.
+
+        Returns:
+            For each item the ``text``, and the number of ``prompt_tokens`` and of its ``tokens``.
+        """
 
     def write(self, prompts: Rows, max_tokens: int, **how: Any) -> list[dict[str, Any]]:
         """Texts behind prompts of token ids, until the model ends them.
@@ -144,6 +160,18 @@ class InProcess(ABC):
     def _text(self, tokens: list[int]) -> str:
         """Tokens as text."""
 
+    @abstractmethod
+    def _chat_format(self) -> ChatFormat | None:
+        """The chat template that the artifact brings with it."""
+
+    @abstractmethod
+    def _tokens(self, text: str) -> list[int]:
+        """Token ids of a text in which special tokens are such."""
+
+    def _grammar(self, functions: list[dict[str, Any]]) -> Any:
+        """What a call of functions obeys."""
+        raise RuntimeError("this runtime has no grammars")
+
     def _make_room(self, prompt: int, more: int, batch: int) -> None:  # noqa: B027  # a hook
         """Prepare for ``batch`` prompts and for tokens behind them; raises if they are too many."""
 
@@ -158,9 +186,13 @@ class InProcess(ABC):
     def _opening(self) -> list[int]:
         return opening(self.tokenize)  # late: a model for timing may have no vocabulary
 
+    @cached_property
+    def _format(self) -> ChatFormat | None:
+        return self._chat_format()
+
     def score(self, items: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
         """See `Runner`."""
-        questions = [self._question(item["prompt"], item["continuations"]) for item in items]
+        questions = [self._question(item) for item in items]
         return [
             [
                 {"logprob": nats, "tokens": len(end)}
@@ -180,6 +212,36 @@ class InProcess(ABC):
     def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
         """See `Runner`."""
         return [self._generate(prompt, max_tokens) for prompt in prompts]
+
+    def reply(
+        self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
+    ) -> list[dict[str, Any]]:
+        """See `Runner`."""
+        if self._format is None:
+            prompts = [item["prompt"] for item in items]
+            return [
+                {
+                    "text": text,
+                    "prompt_tokens": len(self.tokenize(prompt)),
+                    "tokens": len(self.tokenize(text)),
+                }
+                for text, prompt in zip(self.generate(prompts, max_tokens), prompts, strict=True)
+            ]
+        room, texts = self.most_tokens - max_tokens, list[Writing]()
+        for item in items:
+            chat = item["chat"]
+            asked = self._format.text(chat["messages"], asks=True, tools=chat["tools"])
+            grammar = self._grammar(chat["functions"]) if in_grammar else None
+            texts.append(Writing(self._tokens(asked)[-room:], max_tokens, grammar=grammar))
+        self._write(texts)
+        return [
+            {
+                "text": self._text(one.tokens),
+                "prompt_tokens": len(one.prompt),
+                "tokens": len(one.tokens),
+            }
+            for one in texts
+        ]
 
     def write(self, prompts: Rows, max_tokens: int, **how: Any) -> list[dict[str, Any]]:
         """See `Runner`."""
@@ -269,8 +331,17 @@ class InProcess(ABC):
         """See `Runner`."""
         return peak_memory()
 
-    def _question(self, prompt: str, continuations: list[str]) -> Question:
+    def _question(self, item: dict[str, Any]) -> Question:
         """Tokens of a question; of a prompt that is too long, the end."""
+        if (chat := item.get("chat")) and self._format:
+            messages, tools = chat["messages"], chat["tools"]
+            start = self._tokens(self._format.text(messages, asks=True, tools=tools))
+            ends = [
+                self._tokens(self._format.reply(messages, reply, tools))
+                for reply in chat["replies"]
+            ]
+            return start[self._room_of(ends) - self.most_tokens :], ends
+        prompt, continuations = item["prompt"], item["continuations"]
         ends = [self.tokenize(text) for text in continuations]
         start = self.tokenize(prompt)
         if not start and not self._opening:  # nothing to condition on: the first token is given

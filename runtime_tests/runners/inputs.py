@@ -74,6 +74,7 @@ class Writing:
         top_p: tokens are drawn from the most likely ones of this share (nucleus sampling, arXiv
             1904.09751).
         seed: of the draws, which with its number are a text's own: others beside it don't count.
+        grammar: what the text obeys, as `edgeprune.runtime.llamacpp.grammar.Grammar`.
         tokens: ids written so far.
         ended: whether the model has ended the text.
     """
@@ -84,6 +85,7 @@ class Writing:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    grammar: Any = None
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
 
@@ -97,6 +99,8 @@ class Writing:
 
     def next(self, logits: Any) -> int:
         """Choose the next token by its logits, (vocabulary,)."""
+        if self.grammar:
+            return int(self.grammar.choose(logits))
         token = most_likely(logits)
         if not self.temperature:
             return token

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from edgeprune.formats.chat import ChatFormat
 from edgeprune.runtime import load_model, status
+from edgeprune.runtime.llamacpp.grammar import Grammar, call_grammar
 from runtime_tests.runners.base import InProcess, Question, Rows
 from runtime_tests.runners.inputs import Writing
 
@@ -93,12 +95,12 @@ class LlamaCpp(InProcess):
             "sparse_off": self._loaded.off,
         }
 
-    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
-        """Tokenise a text; special tokens in it are treated as plain text."""
+    def tokenize(self, text: str, add_special: bool = False, special: bool = False) -> list[int]:
+        """Tokenise a text; special tokens in it are plain text unless ``special`` is set."""
         data = text.encode()
         buffer = (api.llama_token * (len(data) + 8))()
         count = api.llama_tokenize(
-            self._vocab, data, len(data), buffer, len(buffer), add_special, False
+            self._vocab, data, len(data), buffer, len(buffer), add_special, special
         )
         if count < 0:
             raise RuntimeError(f"llama.cpp cannot tokenise {text[:60]!r}")
@@ -197,9 +199,27 @@ class LlamaCpp(InProcess):
     def _text(self, tokens: list[int]) -> str:
         return b"".join(map(self._piece, tokens)).decode("utf-8", "replace")
 
-    def _piece(self, token: int) -> bytes:
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenize(text, special=True)
+
+    def _chat_format(self) -> ChatFormat | None:
+        source = api.llama_model_chat_template(self._model, None)
+        if not source:
+            return None
+        named = {"bos_token": api.llama_vocab_bos, "eos_token": api.llama_vocab_eos}
+        ids = {name: find(self._vocab) for name, find in named.items()}
+        return ChatFormat(
+            source.decode(),
+            {name: self._piece(t, True).decode() for name, t in ids.items() if t >= 0},
+        )
+
+    def _grammar(self, functions: list[dict[str, Any]]) -> Grammar:
+        assert self._format
+        return Grammar(self._vocab, call_grammar(functions, self._format))
+
+    def _piece(self, token: int, special: bool = False) -> bytes:
         buffer = ctypes.create_string_buffer(256)
-        size = api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        size = api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[: max(size, 0)]
 
     def _decode(self, tokens: list[_Token], keep: bool = False) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from edgeprune.formats.chat import ChatFormat, chat_format_beside
 from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.loading import Opened, open_session
 from edgeprune.support.errors import EdgepruneError
@@ -164,6 +165,12 @@ class OnnxRuntime(InProcess):
 
     def _ends_answer(self, token: int) -> bool:
         return token in self._ends
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenize(text)
+
+    def _chat_format(self) -> ChatFormat | None:
+        return chat_format_beside(self._path)
 
     def _text(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens))

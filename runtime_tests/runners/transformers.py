@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from edgeprune.formats.chat import ChatFormat
 from runtime_tests.runners.base import InProcess, Question, Rows
 
 
@@ -106,8 +107,16 @@ class Transformers(InProcess):
     def _ends_answer(self, token: int) -> bool:
         return token in self._ends
 
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenize(text)
+
+    def _chat_format(self) -> ChatFormat | None:
+        if not self._tokenizer.chat_template:
+            return None
+        return ChatFormat(self._tokenizer.get_chat_template(), self._tokenizer.special_tokens_map)
+
     def _text(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens))
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _run(self, rows: Rows, cache: DynamicCache | None) -> Tensor:
         """Logits of sequences behind those in the cache, (sequences, tokens, vocabulary)."""

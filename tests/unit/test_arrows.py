@@ -24,7 +24,10 @@ BESIDE = {
         {"cli", "experiments", "pipeline", "recipe", "report"},
     ),
     # A measurement opens an artifact as any user would, and knows nothing of where it came from.
-    "runtime_tests": ({"models.opening", "runtime", "support"}, {"cli", "pipeline", "regression"}),
+    "runtime_tests": (
+        {"formats.chat", "models.opening", "runtime", "support"},
+        {"cli", "pipeline", "regression"},
+    ),
 }
 HEAVY = (
     "torch", "transformers", "numpy", "gguf", "pydantic", "matplotlib", "edgeprune.engine",

