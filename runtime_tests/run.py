@@ -3,13 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from edgeprune.support.errors import CheckFailed, InputError, MachineError
 from edgeprune.support.files import number
@@ -17,14 +13,11 @@ from runtime_tests import accuracy, calls, speech
 from runtime_tests.accuracy import Answered, Item
 from runtime_tests.child import Child, start
 from runtime_tests.devices import Gpu
-from runtime_tests.paired import CONFIDENCE, by_process, speed_ratio
 from runtime_tests.runners import entry_of
 from runtime_tests.speech import Speech
-from runtime_tests.timing import Contender, blocks
+from runtime_tests.speeds import RUNS, ratio, speeds, timed
 
 _ITEMS_PER_CALL = 16
-# In a round: prefill, which shared machines disturb most, is short and run twice.
-_RUNS = 3
 
 
 class Stage(Protocol):
@@ -86,8 +79,8 @@ def run(
         MachineError: the runtime rejected an artifact or crashed on it.
         CheckFailed: a likelihood is NaN or infinite; the message names the row or text window.
     """
-    with progress("time", _RUNS * plan.processes * plan.rounds * len(artifacts)) as stage:
-        timings = _time(artifacts, plan, stage)
+    with progress("time", RUNS * plan.processes * plan.rounds * len(artifacts)) as stage:
+        timings = timed(artifacts, plan, stage)
     with ExitStack() as stack:
         children = {
             name: stack.enter_context(start(path, plan.threads)) for name, path in artifacts.items()
@@ -111,7 +104,7 @@ def run(
                 **_judged(answered[name]),
                 "answers": _answers(plan, answered[name]),
                 "general_perplexity": perplexities[name],
-                **_speeds(timings[name]),
+                **speeds(timings[name]),
                 **spoken.get(name, {}),
                 **called.get(name, {}),
             }
@@ -147,8 +140,8 @@ def run_on_gpus(
             found[gpu.name] = {"not_run": reason}
             continue
         try:
-            with progress(f"time on {gpu.name}", _RUNS * plan.processes * plan.rounds) as stage:
-                timings = _time({gpu.name: artifact}, plan, stage, gpu.name)[gpu.name]
+            with progress(f"time on {gpu.name}", RUNS * plan.processes * plan.rounds) as stage:
+                timings = timed({gpu.name: artifact}, plan, stage, gpu.name)[gpu.name]
             with (
                 start(artifact, plan.threads, gpu.name) as child,
                 progress(f"evaluate on {gpu.name}", len(plan.items)) as stage,
@@ -157,7 +150,7 @@ def run_on_gpus(
         except (MachineError, InputError) as error:
             found[gpu.name] = {"failed": " ".join(str(error).split())}
         else:
-            found[gpu.name] = _judged(answered) | _speeds(timings)
+            found[gpu.name] = _judged(answered) | speeds(timings)
     return found
 
 
@@ -239,8 +232,8 @@ def _difference(
         if before["accuracy"] is None
         else 100 * (pruned["accuracy"]["value"] - before["accuracy"]["value"]),
         "nats_per_answer_token": accuracy.nats_difference(answered[name], answered["pruned"]),
-        "decode_speed": _ratio(before["decode"], pruned["decode"]),
-        "prefill_speed": _ratio(before["prefill"], pruned["prefill"]),
+        "decode_speed": ratio(before["decode"], pruned["decode"]),
+        "prefill_speed": ratio(before["prefill"], pruned["prefill"]),
     }
 
 
@@ -304,53 +297,3 @@ def _refuse_not_finite(child: Child, what: str, values: Iterable[float]) -> None
                 "Activations overflow, or weights are damaged. Try --type f32 (onnx: fp32), and "
                 "check the dense model.",
             )
-
-
-def _time(
-    artifacts: Mapping[str, Path], plan: Plan, stage: Stage, device: str = "CPU"
-) -> dict[str, dict[str, list[list[float]]]]:
-    """Time prompts and decoding, and note what each process holds at its peak."""
-
-    def prefill(child: Child) -> dict[str, float]:
-        seconds = child.call("prefill_seconds", tokens=plan.prefill_tokens)
-        return {"prefill": plan.prefill_tokens / seconds}
-
-    def decode(child: Child) -> dict[str, float]:
-        seconds = child.call(
-            "decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=plan.decode_tokens
-        )
-        return {"decode": plan.decode_tokens / seconds}
-
-    def warm_up(child: Child) -> float:
-        return child.call("decode_seconds", prompt_tokens=plan.prefill_tokens, tokens=8)
-
-    contenders = {
-        name: Contender(
-            partial(start, path, plan.threads, device), (prefill, decode, prefill), warm_up,
-            lambda child: {"peak_memory": child.call("peak_memory")},
-        )
-        for name, path in artifacts.items()
-    }  # fmt: skip
-    *_, timings = islice(blocks(contenders, plan.rounds, stage.advance), plan.processes)
-    return timings.samples
-
-
-def _speeds(found: dict[str, list[list[float]]]) -> dict[str, Any]:
-    return {kind: _speed(found[kind]) for kind in ("prefill", "decode")}
-
-
-def _speed(processes: list[list[float]]) -> dict[str, Any]:
-    speeds = by_process(processes)
-    return {
-        "unit": "tokens/s",
-        "median": float(np.median(speeds)),
-        "sd": float(np.std(speeds, ddof=1)) if len(speeds) > 1 else None,
-        "samples": processes,
-    }
-
-
-def _ratio(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
-    """Compute a ratio of speeds; it has no interval if there was one process of each."""
-    if len(before["samples"]) < 2:
-        return {"value": after["median"] / before["median"], "low": None, "high": None}
-    return asdict(speed_ratio(before["samples"], after["samples"], CONFIDENCE))

@@ -64,7 +64,7 @@ def test_what_may_be_left_out_is_and_values_inside_are_chosen():
 def test_a_broken_row_is_named(broken):
     task = open_task("app_actions")
     raw = {"messages": ASKED, "tools": TOOLS, "calls": CALLS} | broken
-    with pytest.raises(InputError, match="rows.jsonl, row 3"):
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 3"):
         make_row(raw, task, {}, "rows.jsonl, row 3")
 
 

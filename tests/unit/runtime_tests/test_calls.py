@@ -1,5 +1,7 @@
 """Calls that models write, beside the right ones."""
 
+import json
+
 import pytest
 
 from runtime_tests.calls import Chat, figures, judge_call
@@ -8,19 +10,23 @@ FUNCTIONS = [{"type": "function", "function": {"name": name}} for name in ("ring
 RIGHT = [{"name": "ring", "arguments": {"who": ["Ann", "Ann Lee"], "at": ["18:30"], "n": ["", 1]}}]
 
 
+def call(name, **arguments):
+    return json.dumps({"name": name, "arguments": arguments})
+
+
 @pytest.mark.parametrize(
     ("text", "called", "function", "exact"),
     [
-        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30"}}', True, True, True),
-        ('{"name": "ring", "arguments": {"who": "ann lee", "at": "18 : 30.", "n": 1}}', True, True, True),
-        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30", "n": 2}}', True, True, False),
-        ('{"name": "ring", "arguments": {"who": "Ann"}}', True, True, False),
-        ('{"name": "ring", "arguments": {"who": "Ann", "at": "18:30", "x": 1}}', True, True, False),
-        ('{"name": "play", "arguments": {"who": "Ann", "at": "18:30"}}', True, False, False),
-        ('{"name": "sing", "arguments": {}}', False, False, False),
+        (call("ring", who="Ann", at="18:30"), True, True, True),
+        (call("ring", who="ann lee", at="18 : 30.", n=1), True, True, True),
+        (call("ring", who="Ann", at="18:30", n=2), True, True, False),
+        (call("ring", who="Ann"), True, True, False),
+        (call("ring", who="Ann", at="18:30", x=1), True, True, False),
+        (call("play", who="Ann", at="18:30"), True, False, False),
+        (call("sing"), False, False, False),
         ("I am sorry.", False, False, False),
     ],
-)  # fmt: skip
+)
 def test_a_call_is_right_by_name_and_arguments(text, called, function, exact):
     found = judge_call(text, RIGHT, FUNCTIONS)
     assert (found.called, found.function, found.exact) == (called, function, exact)
@@ -40,8 +46,6 @@ def test_a_call_is_right_by_name_and_arguments(text, called, function, exact):
     ],
 )
 def test_values_are_compared_as_values(given, right, same):
-    import json
-
     calls = [{"name": "play", "arguments": {"v": json.loads(right)}}]
     text = f'{{"name": "play", "arguments": {{"v": {given}}}}}'
     assert judge_call(text, calls, FUNCTIONS).exact == same

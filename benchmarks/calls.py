@@ -1,0 +1,91 @@
+"""How well built models call an app's functions: writes docs/measured/calls.md.
+
+    python benchmarks/calls.py --minutes 40
+
+Each row is the recipe app-assistant with some settings of its own: a build as users make it, in
+ablations/calls. Finished ones are only read.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune import build
+from edgeprune.manifest import Manifest, read
+from edgeprune.manifest.results import Measured
+from edgeprune.recipe.load import resolve
+from edgeprune.report.words import call_shares, interval_text, size_text
+from edgeprune.support.environment import sentence
+from edgeprune.support.progress import Bars
+
+_PAGE, _WORK, _RECIPE = Path("docs/measured/calls.md"), Path("ablations/calls"), "app-assistant"
+_DENSE = {"pruning.sparsity": 0.0, "artifact.type": "q8_0"}
+_KINDS: dict[str, dict[str, Any]] = {
+    "chosen, functions learnt": {},
+    "dense Q8_0, trained alike": _DENSE,
+}
+_HEADINGS = (
+    "model", "file", "exact calls", "called / right function / refused", "exact, in a grammar",
+    "ms a call", "prompt tokens", "nats / answer token", "perplexity",
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--minutes", default=0.0, help="begin no new build after so many minutes")
+@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
+def main(minutes: float, out: Path) -> None:
+    deadline, found = time.monotonic() + 60 * minutes, dict[str, Manifest]()
+    for name, settings in _KINDS.items():
+        folder = _WORK / name.replace(" ", "-").replace(",", "")
+        if not (folder / "manifest.json").exists() and time.monotonic() < deadline:
+            build(resolve(_RECIPE, (), settings), folder, Bars())
+        if (folder / "manifest.json").exists():
+            found[name] = read(folder)
+    out.write_text("\n".join(_page(found)), encoding="utf-8")
+    click.echo(out.read_text(encoding="utf-8"))
+
+
+def _page(found: dict[str, Manifest]) -> list[str]:
+    lines = [
+        "# Calls of an app's functions",
+        "",
+        "Written by `benchmarks/calls.py`. SmolLM2-135M-Instruct on `app_actions`: 38 functions of "
+        "a phone's apps, which prompts do not list. Trained by the recipe `app-assistant`, the "
+        "same minutes for every file. Shares of rows with 95 % intervals; a grammar holds "
+        "llama.cpp to calls of all 38 functions.",
+        "",
+        sentence(),
+        "",
+        f"| {' | '.join(_HEADINGS)} |",
+        "|" + " --- |" * len(_HEADINGS),
+    ]
+    for name, manifest in found.items():
+        artifacts = manifest.results.artifacts
+        if name == next(iter(found)):
+            lines.append(_row("dense Q8_0, as it came", artifacts["dense"], None))
+        size = manifest.packed.packed_bytes if manifest.packed else None
+        lines.append(_row(name, artifacts[manifest.results.own], size))
+    return [*lines, ""]
+
+
+def _row(name: str, one: Measured, size: int | None) -> str:
+    calls = one.calls
+    assert calls is not None
+    cells = [
+        name,
+        size_text(size or one.file_bytes),
+        interval_text(calls.free.exact, 3),
+        call_shares(calls.free),
+        interval_text(calls.grammar.exact, 3) if calls.grammar else "",
+        f"{calls.milliseconds:.0f}",
+        f"{calls.prompt_tokens:.0f}",
+        interval_text(one.nats_per_answer_token, 2),
+        f"{one.general_perplexity.value:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
