@@ -5,10 +5,13 @@ from pathlib import Path
 
 import click
 
+from edgeprune.cli.app import app_of, app_options
+
 _EPILOG = """\b
 Examples:
   edgeprune chat builds/medqa-smollm2-135m-wanda-mix-50pct-q8_0/model.gguf
   echo "What is aspirin for?" | edgeprune chat model.gguf
+  echo "Play some jazz" | edgeprune chat model.gguf --task app_actions --grammar
 """
 
 
@@ -21,11 +24,19 @@ Examples:
 @click.option(
     "--temperature", default=0.0, show_default=True, help="Sampling temperature; 0 is greedy."
 )
-def command(model: Path, context: int, max_tokens: int, temperature: float) -> None:
+@app_options
+def command(
+    model: Path,
+    context: int,
+    max_tokens: int,
+    temperature: float,
+    task: str | None,
+    grammar: bool,
+) -> None:
     """Chat with a GGUF model, using its chat template. An empty line or Ctrl-D ends the chat."""
     from edgeprune.runtime.llamacpp.chat import Chat
 
-    chat = Chat(model, context)
+    chat = Chat(model, context, app_of(task, grammar))
     terminal = sys.stdin.isatty()
     while True:
         try:

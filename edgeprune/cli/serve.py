@@ -4,12 +4,15 @@ from pathlib import Path
 
 import click
 
+from edgeprune.cli.app import app_of, app_options
+
 _EPILOG = """\b
 Examples:
   edgeprune serve model.packed.gguf
   edgeprune serve model.gguf --port 8081 --api-key "$KEY"
   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{"messages": [{"role": "user", "content": "What is aspirin for?"}]}'
+  edgeprune serve model.gguf --task app_actions --grammar     # replies are calls, in tool_calls
 """
 
 
@@ -25,8 +28,20 @@ Examples:
 )
 @click.option("--api-key", envvar="EDGEPRUNE_API_KEY", help="Key that requests must carry.")
 @click.option("--context", default=2048, show_default=True, help="Context length in tokens.")
-def command(model: Path, host: str, port: int, api_key: str | None, context: int) -> None:
-    """Serve a GGUF model, packed or not, with llama-cpp-python's OpenAI-compatible server."""
+@app_options
+def command(
+    model: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    context: int,
+    task: str | None,
+    grammar: bool,
+) -> None:
+    """Serve a GGUF model, packed or not, with llama-cpp-python's OpenAI-compatible server.
+
+    Calls of functions, which a request or --task brings, are answered in tool_calls.
+    """
     from edgeprune.runtime.llamacpp.serve import serve
 
-    serve(model, host, port, api_key, context)
+    serve(model, host, port, api_key, context, app_of(task, grammar))

@@ -126,6 +126,12 @@ def as_call(name: str, arguments: Mapping[str, Any]) -> Message:
     }
 
 
+def plain_call(message: Message) -> str:
+    """Return the calls of a message as JSON, one a line."""
+    calls = [call["function"] for call in message["tool_calls"]]
+    return "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
+
+
 def call_in(text: str) -> dict[str, Any] | None:
     """Find the first call in a text: a JSON object with a name and an object of arguments."""
     for found in _objects(text):
@@ -158,11 +164,11 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 def _plain(message: Message) -> Message:
     """Write a message's calls as JSON in its content."""
-    if not (calls := message.get("tool_calls")):
+    if not message.get("tool_calls"):
         return message
-    texts = [json.dumps(call["function"], ensure_ascii=False) for call in calls]
+    texts = [text for text in (message.get("content"), plain_call(message)) if text]
     rest = {name: value for name, value in message.items() if name != "tool_calls"}
-    return rest | {"content": "\n".join([*filter(None, [message.get("content")]), *texts])}
+    return rest | {"content": "\n".join(texts)}
 
 
 def _told(messages: list[Message], tools: list[Function]) -> list[Message]:

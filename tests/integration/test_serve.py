@@ -10,8 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from edgeprune.formats.chat import NO_CALL, call_in
 from edgeprune.formats.gguf.packed import pack
 from edgeprune.runtime import status
+from edgeprune.runtime.llamacpp import calls
+from edgeprune.runtime.llamacpp.calls import App
+from edgeprune.runtime.llamacpp.chat import Chat
 from exporters.base import StorageRequest
 from tests.support.exporting import Counter, export_gguf
 from tests.support.gguf import metadata
@@ -84,3 +88,75 @@ def test_wrong_use_is_said_without_a_traceback(tmp_path, real_checkpoint):
         busy = run(real_checkpoint.gguf, "--port", taken.getsockname()[1])
     assert (busy.returncode, "Choose another --port" in busy.stderr) == (4, True)
     assert "Traceback" not in missing.stderr + busy.stderr
+
+
+LAMP = {
+    "type": "function",
+    "function": {
+        "name": "turn_on",
+        "parameters": {
+            "type": "object",
+            "properties": {"lamp": {"type": "string", "enum": ["hall", "attic"]}},
+            "required": ["lamp"],
+        },
+    },
+}
+
+
+@pytest.fixture
+def lamp_task(tmp_path):
+    asked = [{"role": "user", "content": "Light in the hall"}]
+    row = {
+        "messages": asked, "tools": [LAMP],
+        "calls": [{"name": "turn_on", "arguments": {"lamp": ["hall"]}}],
+    }  # fmt: skip
+    path = tmp_path / "lamps.jsonl"
+    for number in range(40):
+        asked[0]["content"] = f"Light in the hall, please, for the time number {number}"
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_calls_are_answered_in_openais_form(real_checkpoint, lamp_task):
+    asked = {"messages": [{"role": "user", "content": "Turn on the lamp in the hall."}],
+             "max_tokens": 64, "temperature": 0}  # fmt: skip
+    options = ("--task", str(lamp_task), "--grammar", "--context", "512")
+    with served(real_checkpoint.gguf, *options) as address:
+        (free,) = json.loads(ask(address, asked))["choices"]
+        asked["tool_choice"] = {"type": "function", "function": {"name": "turn_on"}}
+        (choice,) = json.loads(ask(address, asked))["choices"]
+        parts = ask(address, asked | {"stream": True}).split("data: ")
+        (plain,) = json.loads(ask(address, asked | {"tools": [LAMP], "tool_choice": "none"}))[
+            "choices"
+        ]
+    assert free["message"]["content"] == NO_CALL or free["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "turn_on"
+    assert json.loads(call["function"]["arguments"])["lamp"] in ("hall", "attic")
+    streamed = [json.loads(part)["choices"][0] for part in parts[1:-1]]
+    (again,) = (one["delta"]["tool_calls"][0] for one in streamed if "tool_calls" in one["delta"])
+    assert again["function"] == call["function"]
+    assert streamed[-1]["finish_reason"] == "tool_calls"
+    assert plain["message"]["content"]
+    assert plain["finish_reason"] != "tool_calls"
+
+
+def test_a_chat_shows_calls_as_json(real_checkpoint, monkeypatch):
+    rules = calls.call_grammar
+    monkeypatch.setattr(calls, "call_grammar", lambda *of, must: rules(*of, must=not must))
+    chat = Chat(real_checkpoint.gguf, 512, App([LAMP], in_grammar=True))
+    said = "".join(chat.answer("Turn on the lamp in the hall.", 64, 0.0))
+    assert call_in(said) == json.loads(said)
+    assert json.loads(said)["name"] == "turn_on"
+
+
+def test_only_tasks_with_functions_have_them(real_checkpoint):
+    command = [EDGEPRUNE, "chat", real_checkpoint.gguf]
+    for options, words in (
+        (["--task", "medqa"], "expected tool_call"), (["--grammar"], "--grammar needs functions"),
+    ):  # fmt: skip
+        wrong = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2
+        assert words in wrong.stderr

@@ -9,12 +9,13 @@ from edgeprune.support.errors import InputError
 from edgeprune.support.extras import load
 
 
-def call_grammar(functions: Sequence[Function], form: ChatFormat) -> str:
+def call_grammar(functions: Sequence[Function], form: ChatFormat, must: bool = False) -> str:
     """Write a grammar (GBNF) of one call of a function, or of the words that none fits.
 
     Args:
         functions: in OpenAI's form, with JSON schemas of their parameters.
         form: the model's chat template, which may put something around a call.
+        must: whether nothing but a call is allowed; there are functions then.
 
     Raises:
         InputError: the template does not write calls as JSON, or a schema can't be converted.
@@ -43,9 +44,9 @@ def call_grammar(functions: Sequence[Function], form: ChatFormat) -> str:
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"A function's parameters can't be made a grammar: {error}.") from None
     before, after = map(json.dumps, around)
-    called = f"{before} call {after} | " if one else ""
+    said = [f"{before} call {after}"] * bool(one) + [json.dumps(NO_CALL)] * (not must)
     lines = [line.replace("root ::=", "call ::=", 1) for line in rules.splitlines()]
-    return "\n".join([*lines, f"root ::= {called}{json.dumps(NO_CALL)}"])
+    return "\n".join([*lines, f"root ::= {' | '.join(said)}"])
 
 
 _FEW = 64  # of the most likely tokens, before all

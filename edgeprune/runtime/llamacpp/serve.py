@@ -7,14 +7,18 @@ import click
 
 from edgeprune.formats.gguf.packed import open_any
 from edgeprune.runtime import enable
+from edgeprune.runtime.llamacpp.calls import App, CallHandler
 from edgeprune.support.environment import cores
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load, need
 
+_CALLS = "edgeprune-calls"  # our handler's name in llama-cpp-python
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -> None:
+def serve(
+    path: Path, host: str, port: int, api_key: str | None, context: int, app: App | None = None
+) -> None:
     """Serve a model until the process is interrupted.
 
     Args:
@@ -23,14 +27,15 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
         port: port to listen on.
         api_key: key that requests must carry; None: none, with a warning if others can connect.
         context: context length in tokens.
+        app: functions that the model may call, beside those that requests bring.
 
     Raises:
         InputError: the model cannot be used.
         MachineError: the port is in use, or the server's libraries are not installed.
     """
-    open_any(path)
+    has_template = "tokenizer.chat_template" in open_any(path)
     need("llama_cpp", "fastapi", "sse_starlette", "uvicorn")
-    app, uvicorn = load("llama_cpp.server.app"), load("uvicorn")
+    server, uvicorn = load("llama_cpp.server.app"), load("uvicorn")
     settings = load("llama_cpp.server.settings")
     if host not in _LOOPBACK and not api_key:
         click.echo(
@@ -38,6 +43,9 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
             err=True,
         )
     enable()
+    formats = load("llama_cpp.llama_chat_format")
+    known = formats.LlamaChatCompletionHandlerRegistry()
+    known.register_chat_completion_handler(_CALLS, CallHandler(app or App()), overwrite=True)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -49,7 +57,7 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
                 "Choose another --port.",
             ) from None
         try:
-            served = app.create_app(
+            served = server.create_app(
                 server_settings=settings.ServerSettings(host=host, port=port, api_key=api_key),
                 model_settings=[
                     settings.ModelSettings(
@@ -58,6 +66,7 @@ def serve(path: Path, host: str, port: int, api_key: str | None, context: int) -
                         n_threads=cores(),
                         n_threads_batch=cores(),
                         verbose=False,
+                        chat_format=_CALLS if has_template else None,
                     )
                 ],
             )
