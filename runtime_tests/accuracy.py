@@ -37,7 +37,7 @@ class Item:
     chat: Chat | None = None
 
     def request(self) -> dict[str, Any]:
-        """Make the item a runner's; see `runtime_tests.runners.base.Runner.score`."""
+        """Make the item a runner's; see `runtime_tests.runners.runner.Runner.score`."""
         return {
             "prompt": self.prompt,
             "continuations": self.continuations,

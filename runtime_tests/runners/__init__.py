@@ -9,7 +9,7 @@ from edgeprune.support.errors import InputError
 from runtime_tests import devices
 
 if TYPE_CHECKING:
-    from runtime_tests.runners.base import Runner
+    from runtime_tests.runners.runner import Runner
 
 _FOLDER = "/"
 

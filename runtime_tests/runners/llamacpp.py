@@ -19,8 +19,9 @@ from llama_cpp import llama_cpp as api
 from edgeprune.formats.chat import ChatFormat
 from edgeprune.runtime import load_model, status
 from edgeprune.runtime.llamacpp.grammar import Grammar, call_grammar
-from runtime_tests.runners.base import InProcess, Question, Rows
+from runtime_tests.runners.base import InProcess, Question
 from runtime_tests.runners.inputs import Writing
+from runtime_tests.runners.runner import Rows
 
 _CONTEXT = 4096
 _BATCH = 2048
@@ -82,7 +83,7 @@ class LlamaCpp(InProcess):
         self.vocabulary = api.llama_vocab_n_tokens(self._vocab)
 
     def info(self) -> dict[str, Any]:
-        """See `runtime_tests.runners.base.Runner`."""
+        """See `runtime_tests.runners.runner.Runner`."""
         from importlib.metadata import version
 
         placed = self._loaded.sparse

@@ -20,8 +20,9 @@ from edgeprune.runtime import library
 from edgeprune.runtime.onnxruntime.loading import Opened, open_session
 from edgeprune.support.errors import EdgepruneError
 from runtime_tests.devices import CPU, PROVIDERS, Provider
-from runtime_tests.runners.base import InProcess, Question, Rows
+from runtime_tests.runners.base import InProcess, Question
 from runtime_tests.runners.inputs import Writing
+from runtime_tests.runners.runner import Rows
 
 _CAPACITY_STEP = 512
 _AT_ONCE = 8  # texts that are written side by side: each has its own keys and values, in float32
@@ -73,7 +74,7 @@ class OnnxRuntime(InProcess):
         self._buffers: list[np.ndarray] = []  # one for each of the caches
 
     def info(self) -> dict[str, Any]:
-        """See `runtime_tests.runners.base.Runner`."""
+        """See `runtime_tests.runners.runner.Runner`."""
         data = self._path.with_name(f"{self._path.name}.data")
         files = [self._path, *([data] if data.exists() else [])]
         placed = self._opened.sparse

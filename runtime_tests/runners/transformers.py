@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from edgeprune.formats.chat import ChatFormat
-from runtime_tests.runners.base import InProcess, Question, Rows
+from runtime_tests.runners.base import InProcess, Question
+from runtime_tests.runners.runner import Rows
 
 
 class Transformers(InProcess):
@@ -54,7 +55,7 @@ class Transformers(InProcess):
         self._ends = set(ends if isinstance(ends, list) else [ends])
 
     def info(self) -> dict[str, Any]:
-        """See `runtime_tests.runners.base.Runner`."""
+        """See `runtime_tests.runners.runner.Runner`."""
         import transformers
 
         files = [*self._path.glob("*.safetensors")]

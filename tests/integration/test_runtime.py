@@ -250,7 +250,7 @@ def test_a_gpu_that_fails_costs_neither_the_build_nor_the_figures_of_the_cpu(tmp
         monkeypatch.setitem(RUNNERS, "onnxruntime", replace(RUNNERS["onnxruntime"], gpus=here))
 
     gpus_that_say(str)
-    monkeypatch.setattr(run_module, "start", failing)
+    monkeypatch.setattr("runtime_tests.speeds.start", failing)
     monkeypatch.setattr(
         measure_module, "measure_plan", lambda *_: Plan([], "acc", 8, "", 512, 16, 4, 1, 1, 1)
     )

@@ -43,9 +43,7 @@ def serve(
             err=True,
         )
     enable()
-    formats = load("llama_cpp.llama_chat_format")
-    known = formats.LlamaChatCompletionHandlerRegistry()
-    known.register_chat_completion_handler(_CALLS, CallHandler(app or App()), overwrite=True)
+    _register(CallHandler(app or App()))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -77,3 +75,9 @@ def serve(
             f"http://{shown}:{bound.getsockname()[1]}/v1 (docs: /docs); press Ctrl-C to stop"
         )
         uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[bound])
+
+
+def _register(handler: CallHandler) -> None:
+    """Make a handler known to llama-cpp-python."""
+    known = load("llama_cpp.llama_chat_format").LlamaChatCompletionHandlerRegistry()
+    known.register_chat_completion_handler(_CALLS, handler, overwrite=True)
