@@ -37,4 +37,4 @@ def command(name: str | None, as_json: bool) -> None:
         return
     for task in tasks:
         places = ", ".join(source.name or source.kind for source in task.sources)
-        click.echo(f"{task.name:<15}{task.kind:<17}{task.description}  [{places}]")
+        click.echo(f"{task.name:<20}{task.kind:<17}{task.description}  [{places}]")

@@ -38,7 +38,7 @@ def trial(
         [
             sparse_key(job) if changes else job.checkpoint.sha256,
             [job.exporter.name, asdict(wanted(recipe)), quantized_by()],
-            [(item.id, item.prompt, item.continuations) for item in asked.items],
+            [asdict(item) for item in asked.items],
             [asked.metric, asked.perplexity_tokens, asked.general_text],
             [dense_statistics is not None],
         ]
