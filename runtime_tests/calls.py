@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.formats.chat import call_in
+from edgeprune.formats.chat import Function, Turn, call_in
 from runtime_tests.paired import share
 
 if TYPE_CHECKING:
@@ -23,20 +23,16 @@ _MAY_BE_LEFT_OUT = ""
 
 @dataclass(frozen=True)
 class Chat:
-    """A row as a turn of the chat template that the artifact brings with it.
+    """A row for the chat template that the artifact brings with it.
 
     Attributes:
-        messages: before the assistant's.
-        replies: the assistant's messages that are right.
-        tools: functions that the prompt lists.
-        functions: those that may be called.
+        turn: what is asked, and the right reply.
+        functions: those that may be called, in OpenAI's form.
         calls: right calls, with lists of values that are right; none: no function fits.
     """
 
-    messages: list[dict[str, Any]]
-    replies: list[dict[str, Any]]
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    functions: list[dict[str, Any]] = field(default_factory=list)
+    turn: Turn
+    functions: list[Function] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
 
 

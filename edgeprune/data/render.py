@@ -1,32 +1,16 @@
 """Render rows as text or as messages, with the same template for calibration and evaluation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.data import tool_calls
 from edgeprune.data.rows import Row
 from edgeprune.data.task import Task
-from edgeprune.formats.chat import Function, Message
+from edgeprune.formats.chat import Turn
 from edgeprune.support.errors import InputError
 
 # Between calibration rows that are packed into one sequence.
 ROW_END = "\n\n"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A row as a turn of the model's chat template.
-
-    Attributes:
-        messages: before the assistant's.
-        reply: the assistant's message that is right.
-        tools: functions that the prompt lists.
-    """
-
-    messages: list[Message]
-    reply: Message
-    tools: list[Function]
 
 
 class Renderer:

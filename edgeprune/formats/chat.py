@@ -28,6 +28,21 @@ _MARK = "edgeprune_mark"
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A row as a turn of the model's chat template.
+
+    Attributes:
+        messages: before the assistant's.
+        reply: the assistant's message that is right.
+        tools: functions that the prompt lists.
+    """
+
+    messages: list[Message]
+    reply: Message
+    tools: list[Function]
+
+
+@dataclass(frozen=True)
 class ChatFormat:
     """A chat template with the special tokens it may name.
 

@@ -104,7 +104,5 @@ def _chats(data: Data, rows: list[Row]) -> "dict[str, Chat]":
     for row in rows:
         turn = renderer.turn(row)
         functions = known if learnt else turn.tools
-        found[row.id] = Chat(
-            turn.messages, [turn.reply], turn.tools, functions, row.fields.get("calls", [])
-        )
+        found[row.id] = Chat(turn, functions, row.fields.get("calls", []))
     return found

@@ -128,7 +128,7 @@ class InProcess(ABC):
         self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
     ) -> list[dict[str, Any]]:
         """See `Runner`."""
-        if self._format is None:
+        if self._format is None or not all(item["chat"] for item in items):
             prompts = [item["prompt"] for item in items]
             return [
                 {
@@ -140,10 +140,8 @@ class InProcess(ABC):
             ]
         room, texts = self.most_tokens - max_tokens, list[Writing]()
         for item in items:
-            chat = item["chat"]
-            asked = self._format.text(chat["messages"], asks=True, tools=chat["tools"])
-            grammar = self._grammar(chat["functions"]) if in_grammar else None
-            texts.append(Writing(self._tokens(asked)[-room:], max_tokens, grammar=grammar))
+            grammar = self._grammar(item["chat"]["functions"]) if in_grammar else None
+            texts.append(Writing(self._asked(item["chat"])[-room:], max_tokens, grammar=grammar))
         self._write(texts)
         return [
             {
@@ -244,25 +242,25 @@ class InProcess(ABC):
 
     def _question(self, item: dict[str, Any]) -> Question:
         """Tokens of a question; of a prompt that is too long, the end."""
-        if (chat := item.get("chat")) and self._format:
-            messages, tools = chat["messages"], chat["tools"]
-            start = self._tokens(self._format.text(messages, asks=True, tools=tools))
-            ends = [
-                self._tokens(self._format.reply(messages, reply, tools))
-                for reply in chat["replies"]
-            ]
-            return start[self._room_of(ends) - self.most_tokens :], ends
-        prompt, continuations = item["prompt"], item["continuations"]
-        ends = [self.tokenize(text) for text in continuations]
-        start = self.tokenize(prompt)
-        if not start and not self._opening:  # nothing to condition on: the first token is given
-            start, ends = ends[0][:1], [ends[0][1 : self.most_tokens]]
+        if self._format and item["chat"]:  # the template opens the text itself
+            turn, before = item["chat"]["turn"], list[int]()
+            texts = [self._format.reply(turn["messages"], turn["reply"], turn["tools"])]
+            start, ends = self._asked(item["chat"]), [self._tokens(texts[0])]
+        else:
+            texts, before = item["continuations"], self._opening
+            start, ends = self.tokenize(item["prompt"]), list(map(self.tokenize, texts))
+            if not start and not before:  # nothing to condition on: the first token is given
+                start, ends = ends[0][:1], [ends[0][1 : self.most_tokens]]
         room = self.most_tokens - self._room_of(ends)
-        if room <= len(self._opening):
-            raise RuntimeError(
-                f"answers longer than {self.most_tokens} tokens: {continuations[0][:60]!r}"
-            )
-        return begun(start, self._opening, room), ends
+        if room <= len(before):
+            raise RuntimeError(f"answers longer than {self.most_tokens} tokens: {texts[0][:60]!r}")
+        return begun(start, before, room), ends
+
+    def _asked(self, chat: dict[str, Any]) -> list[int]:
+        """Tokens of a turn that the assistant is to answer."""
+        assert self._format
+        turn = chat["turn"]
+        return self._tokens(self._format.text(turn["messages"], asks=True, tools=turn["tools"]))
 
     def _generate(self, prompt: str, max_tokens: int) -> str:
         ids = begun(self.tokenize(prompt), self._opening, self.most_tokens - max_tokens)

@@ -92,8 +92,10 @@ def test_a_task_learns_what_its_prompts_are_measured_with(calls_file, tiny_folde
     stream = pack(data.task.task, data.evaluation, tokenizer, 1, 64, 0)
     (chat,) = (item.chat for item in items if item.id == stream.rows[0].id)
     form = runners[0]._format
-    asked = form.text(chat.messages, asks=True, tools=chat.tools)
-    whole = runners[0]._tokens(asked + form.reply(chat.messages, chat.replies[0], chat.tools))
+    asked = form.text(chat.turn.messages, asks=True, tools=chat.turn.tools)
+    whole = runners[0]._tokens(
+        asked + form.reply(chat.turn.messages, chat.turn.reply, chat.turn.tools)
+    )
     assert stream.tokens[0].tolist() == whole[:64]
     assert len(whole) > 64
     assert not stream.answers[0, : len(runners[0]._tokens(asked))].any()
@@ -141,3 +143,23 @@ def test_a_build_says_how_calls_are(calls_file, tiny_folder, tmp_path):
     again = evaluate(made.artifact, str(calls_file), eval_rows=recipe.measurement.eval_rows)
     assert again.calls.free == found.calls.free
     assert again.accuracy == found.accuracy
+
+
+def test_short_answers_go_through_the_template_unless_told_not_to(tmp_path, runners):
+    rows = "".join(
+        json.dumps({"question": f"What is {n} and {n}?", "answers": [str(2 * n)]}) + "\n"
+        for n in range(60)
+    )
+    (tmp_path / "sums.jsonl").write_text(rows)
+    sizes = []
+    for chat in ("true", "false"):
+        task = tmp_path / f"{chat}.yaml"
+        task.write_text(
+            f"name: sums\nkind: short_answer\nchat: {chat}\n"
+            "sources: [{kind: local, calibration: sums.jsonl, evaluation: sums.jsonl}]\n"
+        )
+        data = load_data(str(task), "boolq_passages", 3, 512)
+        requests = [item.request() for item in measure_plan(Recipe.of(task=str(task)), data).items]
+        assert all(one[0]["tokens"] for one in runners[0].score(requests))
+        sizes.append([one["prompt_tokens"] for one in runners[0].reply(requests, 4)])
+    assert all(long > short for long, short in zip(*sizes, strict=True))

@@ -1,8 +1,11 @@
 """Grammars by which llama.cpp writes nothing but calls of an app's functions."""
 
+import ctypes
 import json
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from edgeprune.formats.chat import NO_CALL, ChatFormat, Function
 from edgeprune.support.errors import InputError
@@ -71,8 +74,6 @@ class Grammar:
 
     def choose(self, logits: Any) -> int:
         """Choose the most likely token that the rules allow, and go on behind it."""
-        import numpy as np
-
         most = len(logits)
         for count in (1, min(_FEW, most), most):  # a vocabulary takes a tenth of a second
             tokens = np.argpartition(logits, most - count)[most - count :]
@@ -83,10 +84,6 @@ class Grammar:
 
     def _allowed(self, tokens: Any, logits: Any) -> int | None:
         """Return the most likely of some tokens that is allowed; None if none is."""
-        import ctypes
-
-        import numpy as np
-
         api = self._api
         rows = np.zeros(len(tokens), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         rows["id"], rows["logit"] = tokens, logits[tokens]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from edgeprune.formats.chat import Turn
 from runtime_tests.calls import Chat, figures, judge_call
 
 FUNCTIONS = [{"type": "function", "function": {"name": name}} for name in ("ring", "play")]
@@ -52,7 +53,9 @@ def test_values_are_compared_as_values(given, right, same):
 
 
 def test_shares_count_rows_where_no_function_fits():
-    chats = [Chat([], [], functions=FUNCTIONS, calls=calls) for calls in (RIGHT, RIGHT, [], [])]
+    chats = [
+        Chat(Turn([], {}, []), functions=FUNCTIONS, calls=calls) for calls in (RIGHT, RIGHT, [], [])
+    ]
     wrong = '{"name": "play", "arguments": {}}'
     found = figures(chats, [wrong, "What?", "No function fits.", wrong])
     values = {name: share and (share["correct"], share["rows"]) for name, share in found.items()}
