@@ -45,4 +45,6 @@ def print_summary(manifest: Manifest, folder: Path, console: Console | None = No
     console.print(f"report  {folder / 'report.html'}", markup=False)
     verb = exporters.get(recipe.artifact.target).next_verb
     ships = manifest.packed if manifest.choice and manifest.packed else manifest.artifact
-    console.print(f"next    edgeprune {verb} {folder / ships.file}", markup=False)
+    calls = verb == "chat" and results.artifacts[results.own].calls
+    with_functions = f" --task {recipe.data.task}" if calls else ""
+    console.print(f"next    edgeprune {verb} {folder / ships.file}{with_functions}", markup=False)

@@ -34,8 +34,9 @@ def table(manifest: Manifest) -> list[tuple[str, ...]]:
     def speed(found: Speed) -> str:
         return f"{found.median:.1f}" + ("" if found.sd is None else f" ± {found.sd:.1f}")
 
+    measure = "exact calls" if all(one.calls for one in artifacts) else "accuracy"
     rows = [
-        ("accuracy", [interval_text(a.accuracy, 3) for a in artifacts]),
+        (measure, [interval_text(a.accuracy, 3) for a in artifacts]),
         ("nats per answer token", [interval_text(a.nats_per_answer_token, 2) for a in artifacts]),
         ("general perplexity", [interval_text(a.general_perplexity, 1) for a in artifacts]),
         ("prefill, tokens/s", [speed(a.prefill) for a in artifacts]),
@@ -53,12 +54,14 @@ def _called(artifacts: list[Measured]) -> Iterator[tuple[str, list[str]]]:
     if not all(one.calls for one in artifacts):
         return
     found = [one.calls for one in artifacts if one.calls]
-    yield "exact calls", [interval_text(one.free.exact, 2) for one in found]
     yield "called / right function / refused", [call_shares(one.free) for one in found]
     if all(one.grammar for one in found):
         grammars = [one.grammar for one in found if one.grammar]
-        yield "exact calls, in a grammar", [interval_text(one.exact, 2) for one in grammars]
-        yield "the others, in a grammar", [call_shares(one) for one in grammars]
+        yield "exact calls, in a grammar", [interval_text(one.exact, 3) for one in grammars]
+        yield (
+            "called / right function / refused, in a grammar",
+            [call_shares(one) for one in grammars],
+        )
     yield (
         "a call, ms (tokens of its prompt)",
         [f"{one.milliseconds:.0f} ({one.prompt_tokens:.0f})" for one in found],
