@@ -77,7 +77,7 @@ def _of_results(manifest: Manifest) -> Iterator[Figure]:
     yield Figure(
         "Accuracy, likelihood and perplexity",
         plots.quality(artifacts, results.chance_level),
-        said("accuracy", "nats per answer token", "general perplexity"),
+        said(next(iter(rows)), "nats per answer token", "general perplexity"),  # first the task's
     )
     yield Figure("Latency", plots.latency(artifacts), said("prefill, tokens/s", "decode, tokens/s"))
     yield Figure(
