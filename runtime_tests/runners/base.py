@@ -128,7 +128,7 @@ class InProcess(ABC):
         self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
     ) -> list[dict[str, Any]]:
         """See `Runner`."""
-        if self._format is None or not all(item["chat"] for item in items):
+        if self._format is None or not all(item.get("chat") for item in items):
             prompts = [item["prompt"] for item in items]
             return [
                 {
@@ -242,7 +242,7 @@ class InProcess(ABC):
 
     def _question(self, item: dict[str, Any]) -> Question:
         """Tokens of a question; of a prompt that is too long, the end."""
-        if self._format and item["chat"]:  # the template opens the text itself
+        if self._format and item.get("chat"):  # the template opens the text itself
             turn, before = item["chat"]["turn"], list[int]()
             texts = [self._format.reply(turn["messages"], turn["reply"], turn["tools"])]
             start, ends = self._asked(item["chat"]), [self._tokens(texts[0])]
