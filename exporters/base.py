@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgeprune.formats.metadata import SparsityMetadata
 from edgeprune.formats.weights import Weights
@@ -205,3 +205,14 @@ class Exporter(Protocol):
         self, shapes: Mapping[str, tuple[int, ...]], wanted: StorageRequest
     ) -> list[TensorPlan]:
         """Make rows as in `FilePlan.tensors` for a model known only by names and shapes."""
+
+    def reopen(self, path: Path, model: Model) -> Any:
+        """Open an artifact's model in transformers, in float32, with the weights that it stores.
+
+        Args:
+            path: the artifact.
+            model: what it was written from, for what formats leave out.
+
+        Raises:
+            InputError: transformers can't.
+        """

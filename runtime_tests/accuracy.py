@@ -24,7 +24,8 @@ class Item:
         continuations: every choice, or only the correct answer, as it follows the prompt.
         answer: index of the correct continuation.
         lengths: number of characters of each choice, for ``acc_norm``.
-        accepted: correct answers of a short-answer row.
+        accepted: correct answers as text, where one is written.
+        choices: what the row chooses from, whether or not all of it is scored.
         chat: the row for a model with a chat template, in place of prompt and continuations.
     """
 
@@ -34,6 +35,7 @@ class Item:
     answer: int
     lengths: tuple[int, ...] = ()
     accepted: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     chat: Chat | None = None
 
     def request(self) -> dict[str, Any]:
@@ -66,14 +68,13 @@ def judge(item: Item, scores: list[dict[str, float]], metric: str, written: str 
     """Compare a model's scores, or its written answer, with the correct one.
 
     ``acc`` takes the choice of the highest log-likelihood; ``acc_norm`` divides by the choice's
-    characters first (both as in lm-evaluation-harness); ``exact_match`` compares the first line;
+    characters first (both as in lm-evaluation-harness); ``exact_match`` compares what is written;
     ``exact_call`` the call of a function, or that there is none.
     """
     right = scores[item.answer]
     correct: bool | None = None
     if metric == "exact_match":
-        first = (written or "").strip().partition("\n")[0]
-        correct = written is not None and _plain(first) in {_plain(a) for a in item.accepted}
+        correct = written is not None and _plain(written) in {_plain(a) for a in item.accepted}
     elif metric == "exact_call" and item.chat:
         correct = judge_call(written or "", item.chat.calls, item.chat.functions).exact
     elif metric in ("acc", "acc_norm"):
@@ -89,12 +90,13 @@ def chance_level(items: list[Item]) -> float | None:
     Always giving the same answer is a strategy only where every row has the same choices, such as
     yes and no; elsewhere the model cannot see the position of the correct choice.
     """
-    if not items or len(items[0].continuations) < 2:
+    given = [item.choices or item.continuations for item in items]
+    if not items or len(given[0]) < 2:
         return None
-    chance = float(np.mean([1 / len(item.continuations) for item in items]))
-    if len({item.continuations for item in items}) > 1:
+    chance = float(np.mean([1 / len(choices) for choices in given]))
+    if len(set(given)) > 1:
         return chance
-    (_, most), *_ = Counter(item.answer for item in items).most_common(1)
+    (_, most), *_ = Counter((item.answer, item.accepted) for item in items).most_common(1)
     return max(chance, most / len(items))
 
 

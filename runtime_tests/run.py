@@ -35,6 +35,7 @@ class Plan:
         items: evaluation rows of the task.
         metric: ``acc``, ``acc_norm``, ``exact_match``, ``exact_call`` or ``nats``.
         max_answer_tokens: maximum length of greedy answers for the metrics that are ``exact``.
+        stop: texts that end such an answer.
         general_text: text for general perplexity.
         perplexity_tokens: number of its tokens to read.
         prefill_tokens: prompt length for timing.
@@ -56,6 +57,7 @@ class Plan:
     rounds: int
     threads: int
     speech: Speech | None = None
+    stop: tuple[str, ...] = ()
 
 
 def run(
@@ -249,7 +251,9 @@ def _answer(children: dict[str, Child], plan: Plan, stage: Stage) -> dict[str, l
                 _refuse_not_finite(child, what, (choice["logprob"] for choice in choices))
             written: list[str | None] = [None] * len(items)
             if plan.metric in accuracy.WRITTEN:
-                replies = child.call("reply", items=requests, max_tokens=plan.max_answer_tokens)
+                replies = child.call(
+                    "reply", items=requests, max_tokens=plan.max_answer_tokens, stop=plan.stop
+                )
                 written = [reply["text"] for reply in replies]
             answered[name] += [
                 accuracy.judge(item, score, plan.metric, text)

@@ -24,19 +24,29 @@ Examples:
 @click.option(
     "--temperature", default=0.0, show_default=True, help="Sampling temperature; 0 is greedy."
 )
+@click.option(
+    "--repeat-penalty",
+    default=1.1,
+    show_default=True,
+    help="Above 1, words that were just said are less likely; small models repeat themselves "
+    "without it. Calls of functions are written without it.",
+)
 @app_options
 def command(
     model: Path,
     context: int,
     max_tokens: int,
     temperature: float,
+    repeat_penalty: float,
     task: str | None,
     grammar: bool,
 ) -> None:
     """Chat with a GGUF model, using its chat template. An empty line or Ctrl-D ends the chat."""
     from edgeprune.runtime.llamacpp.chat import Chat
 
-    chat = Chat(model, context, app_of(task, grammar))
+    app = app_of(task, grammar)
+    chat = Chat(model, context, app)
+    penalty = 1.0 if app and app.functions else repeat_penalty
     terminal = sys.stdin.isatty()
     while True:
         try:
@@ -45,6 +55,6 @@ def command(
             return
         if not question.strip():
             return
-        for piece in chat.answer(question, max_tokens, temperature):
+        for piece in chat.answer(question, max_tokens, temperature, penalty):
             click.echo(piece, nl=False)
         click.echo()

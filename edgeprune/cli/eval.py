@@ -1,5 +1,6 @@
 """`edgeprune eval`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,11 +10,12 @@ Examples:
   edgeprune eval builds/*/model.gguf --task medqa
   edgeprune eval model.onnx --task arc_easy --rows 500 --json
   edgeprune eval ./my-model --task questions.jsonl      # a transformers folder, in float32
+  edgeprune eval --task medqa --export-lm-eval harness  # the same rows for lm-evaluation-harness
 """
 
 
 @click.command("eval", epilog=_EPILOG)
-@click.argument("artifact")
+@click.argument("artifact", required=False)
 @click.option("--task", required=True, help="Shipped task, or a .yaml or .jsonl file.")
 @click.option("--general", help="General text for perplexity. [boolq_passages]")
 @click.option("--rows", type=click.IntRange(1), help="Number of evaluation rows of the task. [200]")
@@ -24,13 +26,28 @@ Examples:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print everything as JSON, with every row's answer."
 )
-def command(artifact: str, task: str, rows: int | None, as_json: bool, **values: Any) -> None:
+@click.option(
+    "--export-lm-eval",
+    "harness",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the rows and a task file for lm-evaluation-harness into this folder, and score "
+    "nothing.",
+)
+def command(
+    artifact: str | None,
+    task: str,
+    rows: int | None,
+    as_json: bool,
+    harness: Path | None,
+    **values: Any,
+) -> None:
     """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
     import runtime_tests
     from edgeprune.data.loading import load_data
     from edgeprune.models import artifact_path
     from edgeprune.pipeline.measure import measure_plan
     from edgeprune.recipe.schema import make
+    from edgeprune.support.errors import UsageError
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
 
@@ -42,19 +59,40 @@ def command(artifact: str, task: str, rows: int | None, as_json: bool, **values:
         "measurement.threads": values["threads"],
     }
     recipe = make({name: value for name, value in given.items() if value is not None})
-    path = artifact_path(artifact)
+    if not artifact and not harness:
+        raise UsageError(
+            "Name what to score: a .gguf or .onnx file, or a transformers model.",
+            "Such as: edgeprune eval builds/*/model.gguf --task medqa",
+        )
+    path = artifact_path(artifact) if artifact else None
     data = load_data(
         recipe.data.task,
         recipe.data.general,
         recipe.measurement.eval_rows,
         recipe.measurement.perplexity_tokens,
     )
+    if harness:
+        _export(data, harness)
+        return
+    assert path
     found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
     if as_json:
         click.echo(json_text({"artifact": artifact, "task": data.task.task.name} | found))
         return
     for line in _lines(found):
         click.echo(line)
+
+
+def _export(data: Any, folder: Path) -> None:
+    from edgeprune.data import lm_eval
+
+    file = lm_eval.write(data, folder)
+    click.echo(
+        f"{len(data.evaluation)} rows and {file}; then, in lm-evaluation-harness:\n"
+        f"  lm_eval --model hf --model_args pretrained=MODEL --include_path {folder} "
+        f"--tasks edgeprune_{data.task.task.name}"
+        + (" --apply_chat_template" if data.task.task.chat else "")
+    )
 
 
 def _calls(found: dict[str, Any] | None) -> list[str]:

@@ -165,5 +165,7 @@ def _lines(
     if recipe.training.enabled:
         steps = recipe.training.steps
         length = f"{steps} steps" if steps else recipe.training.budget
-        lines["training"] = f"{', '.join(recipe.training.ways)}: {length}"
+        ways, tokens = list(recipe.training.ways), recipe.training.virtual_tokens
+        named = [*ways, *([f"{tokens} virtual tokens"] if tokens else [])]
+        lines["training"] = f"{', '.join(named)}: {length}"
     return lines

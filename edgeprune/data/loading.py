@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.data.overlap import refuse_overlap, texts_of
 from edgeprune.data.render import Renderer
-from edgeprune.data.rows import Row, normalised
+from edgeprune.data.rows import Row, normalised, share_of
 from edgeprune.data.sources import Split, load_split
 from edgeprune.data.streams import Stream, pack
 from edgeprune.data.task import Task, open_corpus, open_task
@@ -26,10 +26,22 @@ _CHARACTERS_PER_TOKEN = 8  # more than any tokenizer needs
 
 @dataclass(frozen=True)
 class Source:
-    """A task or corpus with its rows."""
+    """A task or corpus with its rows.
+
+    Attributes:
+        task: the task.
+        split: its rows.
+        shots: solved rows that stand before every prompt; they are in neither side.
+    """
 
     task: Task
     split: Split
+    shots: tuple[Row, ...] = ()
+
+    @property
+    def renderer(self) -> Renderer:
+        """What makes prompts of the rows."""
+        return Renderer(self.task, self.shots)
 
     @cached_property
     def calibration_hash(self) -> str:
@@ -38,7 +50,7 @@ class Source:
         This renders every row, so the result is cached: the rows never change, and a build asks
         three times.
         """
-        renderer, rows = Renderer(self.task), self.split.calibration
+        renderer, rows = self.renderer, self.split.calibration
         if self.task.chat:
             return sha256_json([[row.id, asdict(renderer.turn(row))] for row in rows])
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
@@ -71,7 +83,7 @@ class Data:
     def streams(self, tokenizer: Any, samples: int, length: int, seed: int) -> dict[str, Stream]:
         """Pack both token streams."""
         return {
-            name: pack(source.task, source.split.calibration, tokenizer, samples, length, seed)
+            name: pack(source.renderer, source.split.calibration, tokenizer, samples, length, seed)
             for name, source in (("general", self.general), ("task", self.task))
         }
 
@@ -137,7 +149,7 @@ def load_data(task: str, general: str, eval_rows: int, perplexity_tokens: int) -
         InputError: rows that are unavailable or invalid.
     """
     opened, corpus = open_task(task), open_corpus(general)
-    task_source = Source(opened, load_split(opened))
+    task_source = _with_shots(opened, load_split(opened))
     general_source = Source(corpus, load_split(corpus))
     evaluation = list(task_source.split.evaluation)
     random.Random(_EVALUATION_SEED).shuffle(evaluation)
@@ -145,8 +157,29 @@ def load_data(task: str, general: str, eval_rows: int, perplexity_tokens: int) -
     return Data(task_source, general_source, evaluation[:eval_rows], text, rows)
 
 
+def _with_shots(task: Task, split: Split) -> Source:
+    """Take solved rows, the same on every machine, out of those for calibration.
+
+    Raises:
+        InputError: there are too few rows, or one of them is evaluated, too.
+    """
+    rows = sorted(split.calibration, key=lambda row: share_of(row.id))
+    shots, rest = rows[: task.few_shot], split.calibration
+    if shots:
+        ids = {row.id for row in shots}
+        rest = [row for row in rest if row.id not in ids]
+        refuse_overlap(shots, split.evaluation, f"few_shot rows ({split.origin})")
+        if not rest:
+            raise InputError(
+                f"{task.name}: few_shot takes {task.few_shot} of {len(rows)} calibration rows, "
+                "none are left.",
+                "Give more rows, or a smaller few_shot.",
+            )
+    return Source(task, replace(split, calibration=rest), tuple(shots))
+
+
 def _text(source: Source, characters: int) -> tuple[str, list[Row]]:
-    renderer = Renderer(source.task)
+    renderer = source.renderer
     parts: list[str] = []
     rows = []
     for row in source.split.evaluation:

@@ -1,12 +1,13 @@
 """Render rows as text or as messages, with the same template for calibration and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeprune.data import tool_calls
 from edgeprune.data.rows import Row
+from edgeprune.data.shorten import shorten
 from edgeprune.data.task import Task
-from edgeprune.formats.chat import Turn
+from edgeprune.formats.chat import Message, Turn
 from edgeprune.support.errors import InputError
 
 # Between calibration rows that are packed into one sequence.
@@ -18,22 +19,26 @@ class Renderer:
 
     Templates run in Jinja2's sandbox, since a task file may come from anyone.
 
+    Args:
+        task: the task.
+        shots: solved rows that stand before every prompt (`edgeprune.data.loading.Source.shots`).
+
     Raises:
         InputError: a template is not valid, or names a field that the rows do not have.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, shots: Sequence[Row] = ()):
         from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
 
-        self._task = task
+        self.task, self._shots = task, shots
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         self._prompt = self._guard(environment.from_string, task.prompt)
         self._answer = self._guard(environment.from_string, task.answer)
 
     def prompt(self, row: Row) -> str:
-        """Render what the model reads before the answer."""
-        return self._guard(self._prompt.render, row.fields)
+        """Render what the model reads before the answer, solved rows first."""
+        return "".join(map(self._solved, self._shots)) + self._own_prompt(row)
 
     def answer(self, row: Row, index: int) -> str:
         """Render one choice, or one correct answer, as it follows the prompt."""
@@ -45,33 +50,51 @@ class Renderer:
 
     def calibration_text(self, row: Row) -> str:
         """Render a row with its correct answer, as a model without a chat template sees it."""
-        if self._task.kind == "text":
-            return self.prompt(row) + ROW_END
-        return self.prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
+        if self.task.kind == "text":
+            return self._own_prompt(row) + ROW_END
+        return "".join(map(self._solved, [*self._shots, row]))
 
     def answer_span(self, row: Row) -> range:
         """Characters of `calibration_text` that are the answer; of plain text, all."""
         end = len(self.calibration_text(row)) - len(ROW_END)
-        return range(0 if self._task.kind == "text" else len(self.prompt(row)), end)
+        return range(0 if self.task.kind == "text" else len(self.prompt(row)), end)
 
     def turn(self, row: Row) -> Turn:
-        """Render a row for the model's chat template."""
-        system = [{"role": "system", "content": self._task.system}] if self._task.system else []
-        if self._task.kind == "tool_call":
-            fields = row.fields
-            tools = fields["tools"] if self._task.tools == "listed" else []
-            if fields["messages"][0]["role"] == "system":
-                system = []
-            return Turn([*system, *fields["messages"]], tool_calls.reply(fields["calls"]), tools)
-        answer = {"role": "assistant", "content": self.answer(row, 0).strip()}
-        return Turn([*system, {"role": "user", "content": self.prompt(row)}], answer, [])
+        """Render a row for the model's chat template; solved rows are turns before it."""
+        before = [one for shot in self._shots for one in self._turns(shot)]
+        *asked, reply = self._turns(row)
+        system = [{"role": "system", "content": self.task.system}] if self.task.system else []
+        if asked[0]["role"] == "system":
+            system, asked = asked[:1], asked[1:]
+        listed = self.task.kind == "tool_call" and self.task.tools == "listed"
+        return Turn([*system, *before, *asked], reply, row.fields["tools"] if listed else [])
+
+    def _turns(self, row: Row) -> list[Message]:
+        """Render a row as messages, the right reply last."""
+        if self.task.kind == "tool_call":
+            return [*row.fields["messages"], tool_calls.reply(row.fields["calls"])]
+        answer = self.answer(row, max(row.answer, 0)).strip()
+        return [
+            {"role": "user", "content": self._own_prompt(row)},
+            {"role": "assistant", "content": answer},
+        ]
+
+    def _solved(self, row: Row) -> str:
+        return self._own_prompt(row) + self.answer(row, max(row.answer, 0)) + ROW_END
+
+    def _own_prompt(self, row: Row) -> str:
+        fields, cut = row.fields, self.task.preprocess
+        if cut and cut.field in fields:
+            against = str(fields.get(cut.against, ""))
+            fields = fields | {cut.field: shorten(str(fields[cut.field]), against, **cut.how)}
+        return str(self._guard(self._prompt.render, fields))
 
     def _guard(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
         except Exception as error:  # a template may divide by zero as well as be misspelt
             raise InputError(
-                f"A template of the task '{self._task.name}' failed: {error}.",
+                f"A template of the task '{self.task.name}' failed: {error}.",
                 "Templates can use the fields of a row; answer templates can also use 'choice' "
                 "and 'letter'.",
             ) from None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 from edgeprune.data.encoding import Encoded, encoded
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
-from edgeprune.data.task import Task
 from edgeprune.data.template import ChatTemplate
 from edgeprune.models.opening import opening
 from edgeprune.support.errors import InputError
@@ -37,7 +36,7 @@ class Stream:
 
 
 def pack(
-    task: Task, rows: list[Row], tokenizer: Any, samples: int, length: int, seed: int
+    renderer: Renderer, rows: list[Row], tokenizer: Any, samples: int, length: int, seed: int
 ) -> Stream:
     """Tokenise rows one after another until ``samples`` sequences of ``length`` are full.
 
@@ -49,12 +48,13 @@ def pack(
     Raises:
         InputError: the rows do not fill even one sequence.
     """
-    renderer, template = Renderer(task), ChatTemplate.of(tokenizer) if task.chat else None
+    task = renderer.task
+    template = ChatTemplate.of(tokenizer) if task.chat else None
 
     def encode(row: Row) -> Encoded:
         if template:
             turn = renderer.turn(row)
-            return template.conversation([*turn.messages, turn.reply], turn.tools)
+            return template.conversation([*turn.messages, turn.reply], turn.tools, only_last=True)
         text, answer = renderer.calibration_text(row), renderer.answer_span(row)
         return encoded(tokenizer, text, [answer])
 

@@ -1,5 +1,6 @@
 """A task as data: the schema of the YAML files in `configs/tasks` and `configs/corpora`."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,6 +12,7 @@ from edgeprune.support.resources import read_yaml, shipped
 
 Kind = Literal["multiple_choice", "yes_no", "short_answer", "text", "tool_call"]
 YES_NO = ["no", "yes"]
+LABELLED = ("multiple_choice", "yes_no")
 # Before a request, for models without a chat template.
 _LISTED = "{% for tool in tools %}{{ tool.function | tojson }}\n{% endfor %}\n"
 
@@ -38,6 +40,34 @@ class Source(BaseModel):
         return [value] if isinstance(value, str) else value
 
 
+class Preprocess(BaseModel):
+    """How long inputs are cut, the same in calibration, evaluation and use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    field: str = Field("context", description="field of a row that is cut")
+    against: str = Field("question", description="field that its sentences are held against")
+    words: int = Field(..., ge=1, description="most words of it")
+    patterns: tuple[str, ...] = Field(
+        (), description="regular expressions; sentences with more matches are kept first"
+    )
+
+    @field_validator("patterns")
+    @classmethod
+    def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+        return value
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Settings of `edgeprune.data.shorten.shorten`."""
+        return {"words": self.words, "patterns": self.patterns}
+
+
 class Task(BaseModel):
     """A data set for calibration and evaluation, and how it is scored.
 
@@ -45,11 +75,14 @@ class Task(BaseModel):
         prompt: Jinja2 template over a row's fields, for what the model reads before the answer.
         answer: Jinja2 template of one answer; it follows the prompt directly.
         metric: ``acc`` takes the choice with the highest log-likelihood, ``acc_norm`` divides
-            it by the answer's characters first, ``exact_match`` compares a greedy answer,
-            ``exact_call`` the call of a function in it.
+            it by the answer's characters first, ``exact_match`` compares a greedy answer (of
+            choices: with the right one), ``exact_call`` the call of a function in it.
         chat: whether rows go through the model's chat template, if it has one; by default those of
             tasks whose answers are written.
         system: of such rows the system message; empty: what the template puts there.
+        few_shot: number of solved calibration rows before each prompt; nothing learns from them.
+        stop: texts that end a written answer.
+        preprocess: how long inputs are cut.
         tools: of tool calls: functions are ``listed`` in every prompt, or ``learnt`` by training.
         split_by: field whose text decides the side of a row where one split is divided.
     """
@@ -69,6 +102,9 @@ class Task(BaseModel):
     max_answer_tokens: int = Field(32, ge=1, description="length of greedy answers at most")
     chat: bool = Field(False, description="rows go through the model's chat template")
     system: str = Field("", description="system message of rows in the chat template")
+    few_shot: int = Field(0, ge=0, description="solved rows before each prompt")
+    stop: list[str] = Field(["\n"], description="texts that end a written answer")
+    preprocess: Preprocess | None = None
     tools: Literal["listed", "learnt"] = "listed"
     split_by: str = "question"
     sources: list[Source] = Field(min_length=1)
@@ -79,6 +115,8 @@ class Task(BaseModel):
         if isinstance(data, dict):
             if data.get("kind") == "yes_no":
                 data = {"choices": YES_NO} | data
+            if data.get("kind") in LABELLED and data.get("metric") == "exact_match":
+                data = {"chat": True} | data
             elif data.get("kind") == "short_answer":
                 data = {"metric": "exact_match", "chat": True} | data
             elif data.get("kind") == "tool_call":
@@ -87,6 +125,7 @@ class Task(BaseModel):
                     "metric": "exact_call",
                     "chat": True,
                     "max_answer_tokens": 128,
+                    "stop": [],
                     "prompt": listed + "Request: {{ question }}\nCall:",
                 } | data
             elif data.get("kind") == "text":
@@ -96,8 +135,8 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _metric_fits_kind(self) -> Self:
         fits = {
-            "multiple_choice": ("acc", "acc_norm"),
-            "yes_no": ("acc", "acc_norm"),
+            "multiple_choice": ("acc", "acc_norm", "exact_match"),
+            "yes_no": ("acc", "acc_norm", "exact_match"),
             "short_answer": ("exact_match", "nats"),
             "text": ("nats",),
             "tool_call": ("exact_call",),
@@ -106,8 +145,13 @@ class Task(BaseModel):
             raise ValueError(
                 f"metric {self.metric} does not fit kind {self.kind}, expected {' or '.join(fits)}"
             )
-        if self.chat != (self.kind == "tool_call") and self.kind != "short_answer":
-            raise ValueError(f"chat {self.chat} does not fit kind {self.kind}")
+        written = self.kind == "short_answer" or self.metric == "exact_match"
+        if self.chat != (self.kind == "tool_call") and not written:
+            raise ValueError(
+                f"chat {self.chat} does not fit kind {self.kind} with metric {self.metric}"
+            )
+        if self.few_shot and self.kind == "text":
+            raise ValueError("few_shot does not fit kind text: it has no answers")
         return self
 
 

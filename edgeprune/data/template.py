@@ -40,11 +40,14 @@ class ChatTemplate:
         """Return the tokens that the assistant answers to."""
         return self._tokens(self.text(messages, asks=True, tools=tools))
 
-    def conversation(self, messages: Sequence[Message], tools: Any = None) -> Encoded:
+    def conversation(
+        self, messages: Sequence[Message], tools: Any = None, only_last: bool = False
+    ) -> Encoded:
         """Return a conversation's tokens, and which of them the assistant writes.
 
-        What ends a turn is the assistant's, too: it has to be learnt like the words before it. If
-        the last message is ``cut``, it ends with its last word instead.
+        With ``only_last``, only those of the last message count. What ends a turn is the
+        assistant's, too: it has to be learnt like the words before it. If the last message is
+        ``cut``, it ends with its last word instead.
         """
         whole = self.text(messages, tools=tools)
         if messages[-1].get("cut"):
@@ -56,7 +59,7 @@ class ChatTemplate:
                 common(self.text(messages[: place + 1], tools=tools).rstrip(), whole),
             )
             for place, message in enumerate(messages)
-            if message["role"] == "assistant"
+            if message["role"] == "assistant" and (place == len(messages) - 1 or not only_last)
         ]
         return encoded(self.tokenizer, whole, spans)
 

@@ -52,6 +52,12 @@ def reply(calls: list[Call]) -> Message:
     return as_call(call["name"], call["arguments"])
 
 
+def refusal(question: str) -> dict[str, Any]:
+    """Make the fields of a row that asks for nothing an app can do."""
+    messages = [{"role": "user", "content": question}]
+    return {"question": question, "messages": messages, "tools": [], "calls": []}
+
+
 def joined(rows: Iterable[list[Function]]) -> list[Function]:
     """Join the functions of rows by name; where their parameters differ, all are allowed."""
     found: dict[str, dict[str, Any]] = {}

@@ -144,10 +144,22 @@ class FileFacts(Facts):
     files: dict[str, str]
 
 
+class Replies(Facts):
+    """Greedy replies held against transformers; see `edgeprune.pipeline.parity`."""
+
+    turns: int
+    tokens: int
+    ties: int
+    tie: float
+    apart: int
+    widest: float
+
+
 class ArtifactFacts(FileFacts):
     """The build's own artifact, with every tensor."""
 
     tensors: list[StoredTensor]
+    replies: Replies | None = None
 
     @property
     def pruned_tensors(self) -> list[StoredTensor]:
@@ -288,12 +300,13 @@ class TrainingFacts(Facts):
     reconstruct: Reconstructed | None = None
     distill: Trained | None = None
     finetune: Trained | None = None
+    virtual: Trained | None = None
     rounds: dict[str, "TrainingFacts"] = Field(default_factory=dict)
 
     @property
     def trained(self) -> dict[str, Trained]:
-        """Trainings of the kept weights by their way, in the order in which they ran."""
-        ways = {"distill": self.distill, "finetune": self.finetune}
+        """Trainings by their way, in the order in which they ran."""
+        ways = {"distill": self.distill, "finetune": self.finetune, "virtual": self.virtual}
         return {way: facts for way, facts in ways.items() if facts}
 
 

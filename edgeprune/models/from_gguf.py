@@ -1,5 +1,7 @@
-"""Convert a GGUF file to a transformers folder with transformers' own GGUF loader."""
+"""Read GGUF files with transformers' own GGUF loader, and convert them to transformers folders."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +28,13 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     Raises:
         InputError: transformers does not support the architecture, or misreads the file.
     """
-    need("torch", "transformers", "accelerate")
-    import torch
-
-    _refuse_rope_scaling(path)
-    hf = transformers()
-    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with progress.stage("open model", 3) as stage:
-        try:
+        with _reading(path) as (hf, source):
             tokenizer = hf.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
             mend(tokenizer, open_gguf(path))
-            stage.advance()
-            model = hf.AutoModelForCausalLM.from_pretrained(
-                **source,
-                config=_config(hf, path, source),
-                dtype=torch.float32,
-                trust_remote_code=False,
-            )
-            stage.advance()
-        except _FAILURES as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise InputError(
-                f"transformers cannot read {path}: {reason}",
-                "transformers' GGUF loader may not support the architecture. Give the original "
-                "transformers folder instead.",
-            ) from None
+        stage.advance()
+        model = read_model(path)
+        stage.advance()
         del model.config.quantization_config  # the weights are plain float32 from here on
         with atomic_folder(folder) as temporary:
             save_tensors(temporary / "model.safetensors", _weights(model), {"format": "pt"})
@@ -58,6 +42,44 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
             model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         stage.advance()
+
+
+def read_model(path: Path) -> Any:
+    """Open a GGUF file's model in transformers, its weights dequantised to float32.
+
+    Raises:
+        InputError: as `convert`.
+    """
+    import torch
+
+    with _reading(path) as (hf, source):
+        return hf.AutoModelForCausalLM.from_pretrained(
+            **source,
+            config=_config(hf, path, source),
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Give the library and its arguments for a file; say in one line what it can't read."""
+    need("torch", "transformers", "accelerate")
+    _refuse_rope_scaling(path)
+    hf = transformers()
+    loader = hf.modeling_gguf_pytorch_utils
+    own, loader.tqdm = loader.tqdm, lambda tensors, **_: tensors  # edgeprune shows progress
+    try:
+        yield hf, {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    except _FAILURES as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(
+            f"transformers cannot read {path}: {reason}",
+            "transformers' GGUF loader may not support the architecture. Give the original "
+            "transformers folder instead.",
+        ) from None
+    finally:
+        loader.tqdm = own
 
 
 def _weights(model: Any) -> dict[str, Any]:

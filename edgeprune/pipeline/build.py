@@ -8,12 +8,13 @@ from edgeprune import report
 from edgeprune.manifest import Manifest
 from edgeprune.models.checkpoint import locate
 from edgeprune.models.origin import Origin, origin
-from edgeprune.pipeline import choose, max_loss, planner, retry
+from edgeprune.pipeline import choose, max_loss, planner, retry, virtual
 from edgeprune.pipeline.estimate import check_disk
 from edgeprune.pipeline.export import export, pack
 from edgeprune.pipeline.folders import claim, default_folder, record
 from edgeprune.pipeline.job import Job, open_job, rows_for
 from edgeprune.pipeline.measure import measure
+from edgeprune.pipeline.parity import check_replies
 from edgeprune.pipeline.record import describe
 from edgeprune.pipeline.sparsify import sparsify
 from edgeprune.pipeline.workspace import open_workspace
@@ -75,6 +76,7 @@ def build(
     with open_workspace(folder, progress, lambda: claim(folder, recipe, replace), outputs) as run:
         check_disk(recipe, folder)
         job = open_job(recipe, run, data)
+        virtual.check(job)
         source = origin(job.checkpoint)  # a broken model card is said now, not after the pruning
         run.begin(lambda: record(folder, recipe))
         following: Job | None = retry.resumed(job)
@@ -94,10 +96,11 @@ def _make(job: Job, source: Origin) -> Manifest | None:
     sparse = sparsify(job, plan)
     if not job.run.first:
         return None
-    artifacts = export(job, plan, sparse)
+    own, laid_out, sparse = virtual.add_tokens(job, plan, sparse)
+    artifacts = check_replies(own, sparse, export(job, plan, sparse, (own, laid_out)))
     packed = pack(job, artifacts.get("pruned", artifacts["dense"]))
     results = measure(job, artifacts)
-    return describe(job, source, plan, sparse, artifacts, packed, results, found, choice)
+    return describe(job, source, laid_out, sparse, artifacts, packed, results, found, choice)
 
 
 def _finish(job: Job, manifest: Manifest) -> Build:

@@ -105,7 +105,7 @@ def _bytes(job: Job, rows: Candidates, choice: Choice) -> float:
 
 def _after_training(job: Job, rows: Candidates, losses: "Losses") -> "Losses":
     """Weigh losses of blocks as training leaves them, if the build trains."""
-    if not job.recipe.training.enabled:
+    if not job.recipe.training.of_weights:
         return losses
     first = {name: next(iter(of.values())) for name, of in rows.items()}
     of_blocks = {name: losses[name] for name, row in first.items() if row.block is not None}

@@ -145,7 +145,7 @@ class _Needs:
         """Estimate recovery's bytes in memory and on disk."""
         if not self.recipe.training.enabled:
             return 0, 0
-        if self.recipe.training.ways == ["reconstruct"]:
+        if self.recipe.training.ways in (["reconstruct"], []):
             return self._reconstruction()
         return self._training()
 

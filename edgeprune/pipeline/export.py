@@ -27,14 +27,25 @@ def quantized_by() -> str:
     return f"edgeprune {environment.describe()['versions']['edgeprune']}"
 
 
-def export(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Facts]:
+def export(
+    job: Job,
+    plan: ModelPlan,
+    sparse: "Sparse",
+    own: tuple[Job, ModelPlan] | None = None,
+) -> dict[str, Facts]:
     """Export the build's artifact and the dense baseline that it is compared with.
+
+    Args:
+        job: the build.
+        plan: of its tensors.
+        sparse: the weights.
+        own: job and plan of the artifact, where its model has tokens that the dense one has not.
 
     Returns:
         Facts about ``dense``, and about ``pruned`` if anything was pruned, rounded or trained.
     """
     if job.recipe.goal.choose:
-        return _beside_rivals(job, plan, sparse)
+        return _beside_rivals(job, sparse, own or (job, plan))
     kind = job.recipe.artifact.type.partition(":")[0]
     baseline = job.run.work / f"dense-{kind}.{job.exporter.name}"
     result = job.run.folder / job.exporter.artifact
@@ -46,11 +57,11 @@ def export(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Facts]:
     stock = plan.without_alphabets()  # what anyone could make of the dense model
     return {
         "dense": _export(job, stock, "dense", dense, None, job.checkpoint.sha256, baseline),
-        "pruned": _export(job, plan, "pruned", pruned, metadata, key, result),
+        "pruned": _export(*(own or (job, plan)), "pruned", pruned, metadata, key, result),
     }
 
 
-def _beside_rivals(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Facts]:
+def _beside_rivals(job: Job, sparse: "Sparse", own: tuple[Job, ModelPlan]) -> dict[str, Facts]:
     """Export a build whose storages were chosen, and what anyone makes of the dense model."""
     assert sparse.checkpoint
     pruned, metadata = pruned_model(job, sparse.checkpoint)
@@ -60,7 +71,7 @@ def _beside_rivals(job: Job, plan: ModelPlan, sparse: "Sparse") -> dict[str, Fac
     return {
         "dense": dense_baseline(job),
         f"dense {smallest}": dense_baseline(job, smallest),
-        "pruned": _export(job, plan, "pruned", pruned, metadata, key, result),
+        "pruned": _export(*own, "pruned", pruned, metadata, key, result),
     }
 
 

@@ -21,7 +21,9 @@ def streams_key(job: Job) -> list[Any]:
     from edgeprune.engine.device import compute_dtype, pick_device
 
     device, asked = pick_device(job.recipe.model.device), job.recipe.data
+    learnt = job.data.task.task.tools == "learnt"  # refusals are added
     return [
+        *(["refusals"] if learnt else []),
         job.checkpoint.sha256,
         job.data.general.calibration_hash,
         job.data.task.calibration_hash,
@@ -37,7 +39,7 @@ def prune_key(job: Job) -> str:
     rounded = _grids(job)
     if job.recipe.training.from_rounded:
         rounded["to train"] = True
-    elif job.recipe.training.enabled:  # of trained weights, training does it
+    elif job.recipe.training.of_weights:  # of trained weights, training does it
         rounded = {name: grid for name, grid in rounded.items() if block_of(name) is None}
     made_of = [
         _PRUNE_VERSION,
@@ -55,11 +57,12 @@ def prune_key(job: Job) -> str:
 def training_key(job: Job) -> list[Any] | None:
     """Return what trained weights depend on besides the pruned ones; None without training."""
     training, data = job.recipe.training, job.recipe.data
-    if not training.enabled:
+    if not training.of_weights:
         return None
     grids = {} if training.rank else _grids(job)
     streams = [data.length, data.seed, data.answer_weight]
-    return [TRAINING_VERSION, training.model_dump(), streams, grids]
+    asked = training.model_dump(exclude={"virtual_tokens"})  # they are trained afterwards
+    return [TRAINING_VERSION, asked, streams, grids]
 
 
 def sparse_key(job: Job) -> str:

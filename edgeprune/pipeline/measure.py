@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.data.loading import Data
-from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
 from edgeprune.data.tool_calls import joined
 from edgeprune.pipeline.job import Job
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from runtime_tests.calls import Chat
 
 
-_VERSION = 11
+_VERSION = 12
 
 
 def measure(job: Job, artifacts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -54,6 +53,7 @@ def measure_plan(recipe: Recipe, data: Data, rows: list[Row] | None = None) -> "
         items=_items(data, data.evaluation if rows is None else rows),
         metric=data.task.task.metric,
         max_answer_tokens=data.task.task.max_answer_tokens,
+        stop=tuple(data.task.task.stop),
         general_text=data.general_text,
         perplexity_tokens=recipe.measurement.perplexity_tokens,
         prefill_tokens=recipe.measurement.prefill_tokens,
@@ -68,22 +68,25 @@ def _items(data: Data, rows: list[Row]) -> list["Item"]:
     """Render rows as plain text, which is all that `runtime_tests` needs of a task."""
     from runtime_tests.accuracy import Item
 
-    renderer = Renderer(data.task.task)
+    renderer, written = data.task.renderer, data.task.task.metric == "exact_match"
     chats = _chats(data, rows)
     if data.task.task.kind == "text":
         return [Item(row.id, "", (renderer.prompt(row),), 0) for row in rows]
     items = []
     for row in rows:
-        count = len(row.choices) or 1  # of a short answer's right answers, the first is scored
-        continuations = tuple(renderer.answer(row, i) for i in range(count))
+        # Of a short answer's right answers, the first is scored; of what is written, the right one.
+        right = max(row.answer, 0)
+        scored = [right] if written else range(len(row.choices) or 1)
+        answers = {index: renderer.answer(row, index) for index in scored}
         items.append(
             Item(
                 id=row.id,
                 prompt=renderer.prompt(row),
-                continuations=continuations,
-                answer=max(row.answer, 0),
+                continuations=tuple(answers.values()),
+                answer=0 if written else right,
                 lengths=tuple(map(len, row.choices)),
-                accepted=row.answers,
+                accepted=(*row.answers, answers[right]),
+                choices=row.choices,
                 chat=chats.get(row.id),
             )
         )
@@ -94,7 +97,7 @@ def _chats(data: Data, rows: list[Row]) -> "dict[str, Chat]":
     """Render rows of a task that goes through the chat template, by their ids."""
     from runtime_tests.calls import Chat
 
-    task, renderer = data.task.task, Renderer(data.task.task)
+    task, renderer = data.task.task, data.task.renderer
     if not task.chat:
         return {}
     learnt = task.kind == "tool_call" and task.tools == "learnt"

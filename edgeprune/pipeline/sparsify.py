@@ -82,7 +82,7 @@ def _refuse(job: Job) -> None:
     training, size = job.recipe.training, distributed.world()[1]
     if training.enabled and training.rank:
         need("peft")
-    trains = training.enabled and training.ways != ["reconstruct"]  # the first process's alone
+    trains = training.of_weights and training.ways != ["reconstruct"]  # the first process's alone
     if trains and training.batch < size:
         raise UsageError(
             f"training.batch is {training.batch}, fewer than the {size} processes.",
@@ -131,7 +131,7 @@ def _round(
         shutil.rmtree(source.checkpoint.folder, ignore_errors=True)
         pruned = replace(pruned, base=job.checkpoint, files=[*start.files, *pruned.files])
     found = Sparse(pruned, rows, sha256_json([prune_key(source), training_key(job)]))
-    return _train(job, plan, found) if job.recipe.training.enabled and pruned else found
+    return _train(job, plan, found) if job.recipe.training.of_weights and pruned else found
 
 
 def _prune(
@@ -146,7 +146,7 @@ def _prune(
 
     if dense_statistics:
         plan = plan.without_grids()
-    elif job.recipe.training.enabled and not job.recipe.training.from_rounded:
+    elif job.recipe.training.of_weights and not job.recipe.training.from_rounded:
         plan = plan.without_grids(of_blocks=True)  # they are rounded when they are trained
     if not (plan.sparsity or job.recipe.training.enabled or plan.grids):
         return None, dict(_NO_ROWS)

@@ -4,11 +4,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeprune.data.conversations import pack_conversations
+from edgeprune.data.loading import Data
+from edgeprune.data.rows import Row
+from edgeprune.data.tool_calls import refusal
+from edgeprune.formats.chat import NO_CALL
 from edgeprune.pipeline.conversations import conversations, template_of
 from edgeprune.pipeline.job import Job
 
 if TYPE_CHECKING:
     from edgeprune.data.streams import Stream
+
+_REFUSALS = 0.1  # rows that are added to a task's, as a share of them
 
 
 def streams(job: Job, samples: int | None = None) -> "dict[str, Stream]":
@@ -48,13 +54,20 @@ def training_streams(job: Job, samples: int) -> "dict[str, Stream]":
     return _packed(job, samples)
 
 
+def training_rows(job: Job) -> list[Row]:
+    """Return the task's rows that are learnt from."""
+    talks = conversations(job)[0] if job.recipe.data.chat_share else []
+    return _with_refusals(job.data, talks).task.split.calibration
+
+
 def _packed(job: Job, samples: int) -> "dict[str, Stream]":
     asked = job.recipe.data
     talks = conversations(job)[0] if asked.chat_share else []
     with job.run.progress.stage("calibrate", 2) as stage:
         tokenizer = job.tokenizer
         stage.advance()
-        found = job.data.streams(tokenizer, samples, asked.length, asked.seed)
+        data = _with_refusals(job.data, talks)
+        found = data.streams(tokenizer, samples, asked.length, asked.seed)
         template = template_of(job)
         if talks and template:
             chat = pack_conversations(template, talks, samples, asked.length, asked.seed)
@@ -62,6 +75,25 @@ def _packed(job: Job, samples: int) -> "dict[str, Stream]":
                 found["chat"] = chat
         stage.advance()
     return found
+
+
+def _with_refusals(data: Data, talks: list[Row]) -> Data:
+    """Let an app that learns its functions learn what they are not for: what is talked about.
+
+    Without it, every request becomes a call, since nearly all rows are.
+    """
+    task = data.task
+    if task.task.kind != "tool_call" or task.task.tools != "learnt":
+        return data
+    rows = task.split.calibration
+    known = {str(row.fields["question"]).strip() for row in rows}
+    asked = [str(talk.fields["messages"][0]["content"]).strip() for talk in talks]
+    others = [text for text in dict.fromkeys(asked) if text not in known]
+    made = [
+        Row(f"refusal-{number}", refusal(text), answers=(NO_CALL,))
+        for number, text in enumerate(others[: round(_REFUSALS * len(rows))])
+    ]
+    return replace(data, task=task.with_calibration([*rows, *made]))
 
 
 def _in_turns(texts: int, talks: int) -> list[int]:

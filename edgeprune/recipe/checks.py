@@ -57,7 +57,9 @@ def share_or_pattern(value: Any) -> float | str:
 
 def comma_separated(value: Any) -> Any:
     """Accept a list, also as comma-separated text."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
 def ways_in_order(value: list[str]) -> list[str]:

@@ -121,10 +121,14 @@ def decided(recipe: "Recipe") -> "Recipe":
         changes["goal.keep"] = [name for name, is_set in settled.items() if is_set]
         if not pruned:
             changes["pruning.sparsity"] = 0.0
-        if not training.model_fields_set:
-            changes["training.enabled"] = True
-            changes["training.budget"] = f"{_TRAINING_SHARE * seconds(goal.time):g}s"
-            changes |= _TRAINING
+        if training.enabled or "enabled" not in training.model_fields_set:
+            defaults = {
+                "training.enabled": True,
+                "training.budget": f"{_TRAINING_SHARE * seconds(goal.time):g}s",
+                **_TRAINING,
+            }
+            asked = {f"training.{name}" for name in training.model_fields_set}
+            changes |= {name: value for name, value in defaults.items() if name not in asked}
             if "samples" not in recipe.data.model_fields_set:
                 changes["data.samples"] = _SAMPLES
             set_by_user = {f"measurement.{name}" for name in recipe.measurement.model_fields_set}

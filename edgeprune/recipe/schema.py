@@ -96,7 +96,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _training_fits(self) -> Self:
         training, pruning, gptq = self.training, self.pruning, self.artifact.rounding == "gptq"
-        if not training.enabled:
+        if not training.of_weights:
             return self
         if training.start_sparsity is not None and (
             fixed_sparsity(pruning.pattern) is not None

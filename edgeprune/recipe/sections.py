@@ -66,8 +66,15 @@ class Training(Section):
     ways: Annotated[
         list[str], AfterValidator(ways_in_order), BeforeValidator(comma_separated)
     ] = Field(
-        ["finetune"], min_length=1,
-        description=f"ways of training, in order: {', '.join(RECOVERIES)}",
+        ["finetune"],
+        description=f"ways of training, in order: {', '.join(RECOVERIES)}; none: [], with "
+        "virtual_tokens",
+    )  # fmt: skip
+    virtual_tokens: int = Field(
+        0, ge=0, le=256,
+        description="after all else, train so many control tokens that the chat template puts "
+        "before every prompt, for tasks whose answers are written; it takes a quarter of the "
+        "budget more, or all of it without another way",
     )  # fmt: skip
     start_sparsity: float | None = Field(
         None, gt=0, lt=1,
@@ -132,6 +139,11 @@ class Training(Section):
     )
 
     @property
+    def of_weights(self) -> bool:
+        """Whether weights are trained, not virtual tokens alone."""
+        return self.enabled and bool(self.ways)
+
+    @property
     def from_rounded(self) -> bool:
         """Whether training begins with rounded weights: one way of training, of whole weights."""
         alone = len(self.ways) == 1 and self.ways[0] != "reconstruct"
@@ -145,6 +157,10 @@ class Training(Section):
                     raise ValueError(
                         f"training.{name} needs training: add --recover, or remove the setting"
                     )
+        elif not self.ways and not self.virtual_tokens:
+            raise ValueError(
+                "training needs a way, such as training.ways=finetune, or training.virtual_tokens"
+            )
         if not self.task_share and "finetune" in self.ways:
             raise ValueError("finetune learns the task: training.task_share must be above 0")
         if self.rank and self.selective:

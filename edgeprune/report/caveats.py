@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import exporters
 from edgeprune.manifest import Manifest
-from edgeprune.manifest.manifest import SearchFacts, StoredTensor, TrainingFacts
+from edgeprune.manifest.manifest import Replies, SearchFacts, StoredTensor, TrainingFacts
 from edgeprune.manifest.results import Difference, Measured, OnGpu, Results
 from edgeprune.recipe.schema import Recipe
 from edgeprune.report.words import interval_text, ratio_text, size_text
@@ -15,6 +15,7 @@ _NO_SMALLER = 0.97
 TRAINED_ON = {
     "distill": "to match the dense model's predictions",
     "finetune": "on the task's answers and on general text",
+    "virtual": "on the task's answers, virtual tokens alone",
 }
 
 
@@ -37,11 +38,23 @@ def _caveats(manifest: Manifest) -> Iterator[str]:
             yield _lost_zeros(manifest.artifact.pruned_tensors, manifest.recipe.artifact.type)
         yield from _about_speed(results.artifacts["pruned"], change, _narrow(manifest))
         yield from _about_loss(manifest, change)
+    if replies := manifest.artifact.replies:
+        yield _about_replies(replies)
     yield from manifest.data.template_problems
     for name, found in results.gpus.items():
         yield f"{name} {about_gpu(found)}."
     if manifest.data.task.warning:
         yield manifest.data.task.warning
+
+
+def _about_replies(replies: Replies) -> str:
+    ties = f"; {replies.ties} are ties, within {replies.tie:g} in logits" if replies.ties else ""
+    apart = f", {replies.apart} are further off, by {replies.widest:.1f}" if replies.apart else ""
+    return (
+        f"Held against transformers with the file's own weights, in {replies.turns} replies: "
+        f"{replies.tokens - replies.ties - replies.apart} of {replies.tokens} tokens are its first "
+        f"choice{ties}{apart}."
+    )
 
 
 def _near_chance(results: Results) -> str:
@@ -80,7 +93,16 @@ def _about_training(training: TrainingFacts, recipe: Recipe) -> Iterator[str]:
     who = "After pruning, the kept weights were trained"
     if not recipe.pruning.sparsity:
         who = "The weights were trained"
-    for way, trained in training.trained.items():
+    if tuned := training.virtual:
+        before, after = tuned.held_out_losses
+        yield (
+            f"{recipe.training.virtual_tokens} virtual tokens, which the chat template puts before "
+            f"every prompt, were trained on the task's answers for {tuned.steps} steps, from "
+            f"{before:.3f} to {after:.3f} nats per answer token on held-out rows. What is said of "
+            "conversations and general text was measured without them."
+        )
+    weights = {way: one for way, one in training.trained.items() if way != "virtual"}
+    for way, trained in weights.items():
         before, after = trained.held_out_losses
         yield (
             f"{who} for {trained.steps} steps "

@@ -1,7 +1,8 @@
 """GGUF: plan the tensors, write them one by one, reopen the file and count its zeros."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType
@@ -43,6 +44,12 @@ edgeprune chat {file}              # with edgeprune's sparse kernels"""
         from exporters.gguf.estimate import estimate
 
         return estimate(shapes, wanted)
+
+    def reopen(self, path: Path, model: "Model") -> Any:
+        """See `exporters.base.Exporter.reopen`."""
+        from exporters.gguf.reopen import reopen
+
+        return reopen(path, model)
 
 
 EXPORTER = Gguf()

@@ -1,7 +1,8 @@
 """ONNX: build the graph, write weights beside it, reopen both and count zeros."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType
@@ -48,6 +49,12 @@ session = open_session(Path("{file}"), onnxruntime.SessionOptions()).session"""
         from exporters.onnx.plan import estimate
 
         return estimate(shapes, wanted)
+
+    def reopen(self, path: Path, model: "Model") -> Any:
+        """See `exporters.base.Exporter.reopen`."""
+        from exporters.onnx.reopen import reopen
+
+        return reopen(path, model)
 
 
 EXPORTER = Onnx()

@@ -1,7 +1,8 @@
 """transformers: a folder that ``from_pretrained`` opens, with its zeros counted."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.planning.stored import Stored
 from edgeprune.planning.types import WeightType, keeps_zeros
@@ -44,6 +45,12 @@ model = AutoModelForCausalLM.from_pretrained("{file}", dtype="auto")"""
         from exporters.transformers.plan import estimate
 
         return estimate(shapes, wanted)
+
+    def reopen(self, path: Path, model: "Model") -> Any:
+        """See `exporters.base.Exporter.reopen`."""
+        from exporters.transformers.reopen import reopen
+
+        return reopen(path, model)
 
 
 EXPORTER = Transformers()

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from runtime_tests.runners.inputs import (
     log_softmax,
     most_likely,
     timing_ids,
+    up_to,
     windows,
 )
 from runtime_tests.runners.runner import Rows
@@ -120,23 +121,30 @@ class InProcess(ABC):
             predicted += len(window) - given
         return {"nats": nats, "tokens": predicted}
 
-    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
+    def generate(
+        self, prompts: list[str], max_tokens: int, stop: Sequence[str] = ("\n",)
+    ) -> list[str]:
         """See `Runner`."""
-        return [self._generate(prompt, max_tokens) for prompt in prompts]
+        return [self._generate(prompt, max_tokens, stop) for prompt in prompts]
 
     def reply(
-        self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
+        self,
+        items: list[dict[str, Any]],
+        max_tokens: int,
+        in_grammar: bool = False,
+        stop: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """See `Runner`."""
         if self._format is None or not all(item.get("chat") for item in items):
             prompts = [item["prompt"] for item in items]
+            answers = self.generate(prompts, max_tokens, stop or ("\n",))
             return [
                 {
                     "text": text,
                     "prompt_tokens": len(self.tokenize(prompt)),
                     "tokens": len(self.tokenize(text)),
                 }
-                for text, prompt in zip(self.generate(prompts, max_tokens), prompts, strict=True)
+                for text, prompt in zip(answers, prompts, strict=True)
             ]
         room, texts = self.most_tokens - max_tokens, list[Writing]()
         for item in items:
@@ -145,7 +153,7 @@ class InProcess(ABC):
         self._write(texts)
         return [
             {
-                "text": self._text(one.tokens),
+                "text": up_to(self._text(one.tokens), stop),
                 "prompt_tokens": len(one.prompt),
                 "tokens": len(one.tokens),
             }
@@ -262,7 +270,7 @@ class InProcess(ABC):
         turn = chat["turn"]
         return self._tokens(self._format.text(turn["messages"], asks=True, tools=turn["tools"]))
 
-    def _generate(self, prompt: str, max_tokens: int) -> str:
+    def _generate(self, prompt: str, max_tokens: int, stop: Sequence[str]) -> str:
         ids = begun(self.tokenize(prompt), self._opening, self.most_tokens - max_tokens)
         self._make_room(len(ids), max_tokens, 1)
         written: list[int] = []
@@ -272,7 +280,7 @@ class InProcess(ABC):
             if self._ends_answer(token):
                 break
             written.append(token)
-            if "\n" in self._text(written).lstrip():
+            if any(text in self._text(written).lstrip() for text in stop):
                 break
             logits = self._step([token], place)
-        return self._text(written).strip().partition("\n")[0]
+        return up_to(self._text(written), stop)

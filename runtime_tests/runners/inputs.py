@@ -1,7 +1,7 @@
 """Inputs shared by all runners: windows, tokens for timing, the next token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,12 @@ def begun(ids: list[int], opening: list[int], room: int) -> list[int]:
         room: largest number of tokens; more than the opening has.
     """
     return [*opening, *ids[len(opening) - room :]]
+
+
+def up_to(text: str, stop: Sequence[str]) -> str:
+    """Return a written text without spaces around it, up to the first of the texts that end it."""
+    found = text.strip()
+    return found[: min((at for one in stop if (at := found.find(one)) >= 0), default=None)].strip()
 
 
 def timing_ids(tokens: int, vocabulary: int) -> list[int]:

@@ -1,5 +1,6 @@
 """What every runner can be asked, whatever runs the model."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 Rows = list[list[int]]
@@ -36,11 +37,17 @@ class Runner(Protocol):
             ``nats`` of each window, and ``tokens``, how many were predicted in all.
         """
 
-    def generate(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy answers, up to the first line break."""
+    def generate(
+        self, prompts: list[str], max_tokens: int, stop: Sequence[str] = ("\n",)
+    ) -> list[str]:
+        """Greedy answers, up to the first of the texts that ``stop`` them."""
 
     def reply(
-        self, items: list[dict[str, Any]], max_tokens: int, in_grammar: bool = False
+        self,
+        items: list[dict[str, Any]],
+        max_tokens: int,
+        in_grammar: bool = False,
+        stop: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Greedy replies in the artifact's own chat template; without one as `generate`.
 
@@ -48,6 +55,7 @@ class Runner(Protocol):
             items: as `score` takes them.
             max_tokens: of each reply.
             in_grammar: whether nothing but calls of the items' functions is written.
+            stop: texts before which a reply ends; without a template the first line does.
 
         Returns:
             For each item the ``text``, and the number of ``prompt_tokens`` and of its ``tokens``.

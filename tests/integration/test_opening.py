@@ -8,6 +8,7 @@ import pytest
 import torch
 from gguf import GGUFWriter
 
+from edgeprune.data.render import Renderer
 from edgeprune.data.sources import load_split
 from edgeprune.data.streams import Stream, pack
 from edgeprune.data.task import open_corpus, open_task
@@ -139,7 +140,9 @@ def test_a_gguf_file_is_opened_with_the_bos_that_llama_cpp_adds(
 
 def packed(tokenizer, length: int) -> Stream:
     task = open_task("mmlu_med")
-    return pack(task, load_split(task).calibration, tokenizer, samples=3, length=length, seed=0)
+    return pack(
+        Renderer(task), load_split(task).calibration, tokenizer, samples=3, length=length, seed=0
+    )
 
 
 def test_calibration_sequences_begin_with_the_bos_and_lose_no_text(bos_folder, tiny_folder):

@@ -89,7 +89,7 @@ def test_a_task_learns_what_its_prompts_are_measured_with(calls_file, tiny_folde
     """The stream's tokens are those of a prompt and its right reply."""
     tokenizer = load_tokenizer(open_checkpoint(str(tiny_folder)))
     data = load_data(str(calls_file), "boolq_passages", 6, 512)
-    stream = pack(data.task.task, data.evaluation, tokenizer, 1, 64, 0)
+    stream = pack(data.task.renderer, data.evaluation, tokenizer, 1, 64, 0)
     (chat,) = (item.chat for item in items if item.id == stream.rows[0].id)
     form = runners[0]._format
     asked = form.text(chat.turn.messages, asks=True, tools=chat.turn.tools)

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,14 @@ class App:
         listed: whether prompts list them; otherwise the model has learnt them.
         system: system message of chats without one; empty: the template's.
         in_grammar: whether replies are held to calls of the functions.
+        cut: cuts what users say; None: it stays.
     """
 
     functions: list[Function] = field(default_factory=list)
     listed: bool = True
     system: str = ""
     in_grammar: bool = False
+    cut: Callable[[str], str] | None = None
 
 
 class CallHandler:
@@ -45,13 +47,12 @@ class CallHandler:
         app, given = self._app, how.pop("tools", None) or []
         reply = llama._chat_handlers[_DEFAULT]
         choice = how.pop("tool_choice", None) or "auto"
+        messages = self._told(messages)
         if choice == "none" or not (given or app.functions):
             return reply(llama=llama, messages=messages, stream=stream, **how)
         functions = given or app.functions
         allowed = _allowed(functions, choice)
         form = _format(llama)
-        if app.system and not any(one["role"] == "system" for one in messages):
-            messages = [{"role": "system", "content": app.system}, *messages]
         if app.in_grammar or choice != "auto":
             rules = call_grammar(allowed, form, must=choice != "auto")
             how["grammar"] = load("llama_cpp").LlamaGrammar.from_string(rules, verbose=False)
@@ -60,6 +61,20 @@ class CallHandler:
         names = {one["function"]["name"] for one in functions}
         message, reason = _message(found, names)
         return _chunks(found, message, reason) if stream else _whole(found, message, reason)
+
+    def _told(self, messages: list[Any]) -> list[Any]:
+        """Put the app's system message before a chat, and cut what users say."""
+        app, told = self._app, messages
+        if app.cut:
+            told = [
+                one | {"content": app.cut(one["content"])}
+                if one["role"] == "user" and isinstance(one["content"], str)
+                else one
+                for one in told
+            ]
+        if app.system and not any(one["role"] == "system" for one in told):
+            told = [{"role": "system", "content": app.system}, *told]
+        return told
 
 
 def _allowed(functions: list[Function], choice: str | dict[str, Any]) -> list[Function]:

@@ -44,8 +44,16 @@ class Chat:
             raise InputError(f"llama.cpp cannot load {path}: {error}.") from None
         self._messages: list[dict[str, str]] = []
 
-    def answer(self, question: str, max_tokens: int, temperature: float) -> Iterator[str]:
+    def answer(
+        self, question: str, max_tokens: int, temperature: float, repeat_penalty: float = 1.0
+    ) -> Iterator[str]:
         """Stream an answer piece by piece.
+
+        Args:
+            question: what the user says.
+            max_tokens: of the answer.
+            temperature: of sampling; 0 is greedy.
+            repeat_penalty: divides logits of the last 64 tokens, as llama.cpp does; 1: none.
 
         Raises:
             InputError: the context is full, or the model's template fails.
@@ -54,7 +62,11 @@ class Chat:
         pieces = []
         try:
             for part in self._llama.create_chat_completion(
-                self._messages, max_tokens=max_tokens, temperature=temperature, stream=True
+                self._messages,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                repeat_penalty=repeat_penalty,
+                stream=True,
             ):
                 delta = part["choices"][0]["delta"]
                 calls = [call["function"] for call in delta.get("tool_calls") or []]

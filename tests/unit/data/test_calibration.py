@@ -243,20 +243,20 @@ def test_packing_is_exact_seeded_and_never_repeats(real_checkpoint):
     task = open_task("medqa")
     rows = load_split(task).calibration
     tokenizer = load_tokenizer(real_checkpoint)
-    stream = pack(task, rows, tokenizer, samples=4, length=128, seed=0)
+    stream = pack(Renderer(task), rows, tokenizer, samples=4, length=128, seed=0)
     assert stream.tokens.shape == (4, 128)
-    again = pack(task, rows, tokenizer, samples=4, length=128, seed=0)
+    again = pack(Renderer(task), rows, tokenizer, samples=4, length=128, seed=0)
     assert (stream.tokens == again.tokens).all()
-    other = pack(task, rows, tokenizer, samples=4, length=128, seed=1)
+    other = pack(Renderer(task), rows, tokenizer, samples=4, length=128, seed=1)
     assert (stream.tokens != other.tokens).any()
     text = "".join(Renderer(task).calibration_text(row) for row in stream.rows)
     assert tokenizer.decode(stream.tokens.flatten()) == text[: len(tokenizer.decode(
         stream.tokens.flatten()))]  # fmt: skip
-    few = pack(task, rows[:3], tokenizer, samples=1000, length=16, seed=0)
+    few = pack(Renderer(task), rows[:3], tokenizer, samples=1000, length=16, seed=0)
     assert len(few.tokens) < 1000
     assert len(few.rows) == len({row.id for row in few.rows})
     with pytest.raises(InputError, match="fewer than one sequence"):
-        pack(task, rows[:1], tokenizer, samples=1, length=100_000, seed=0)
+        pack(Renderer(task), rows[:1], tokenizer, samples=1, length=100_000, seed=0)
 
 
 def test_a_users_jsonl_becomes_a_task(rows_file: Path):
