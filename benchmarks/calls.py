@@ -3,7 +3,7 @@
     python benchmarks/calls.py --minutes 40
 
 Each row is the recipe app-assistant with some settings of its own: a build as users make it, in
-ablations/calls. Finished ones are only read.
+ablations/calls. Finished ones are only read; --only begins no others than those named.
 """
 
 import time
@@ -23,24 +23,33 @@ from edgeprune.support.progress import Bars
 _PAGE, _WORK, _RECIPE = Path("docs/measured/calls.md"), Path("ablations/calls"), "app-assistant"
 _STEPS = 60  # of each training: what the recipe's minutes are on two cores
 _DENSE = {"pruning.sparsity": 0.0, "artifact.type": "q8_0"}
+# A row with its functions takes about 1,000 tokens: fewer, longer sequences, and fewer rows.
+_LISTED = {
+    "data.length": 1280, "training.batch": 1, "measurement.eval_rows": 24,
+    "measurement.processes": 2,
+}  # fmt: skip
 _KINDS: dict[str, dict[str, Any]] = {
     "chosen, functions learnt": {},
     "dense Q8_0, trained alike": _DENSE,
+    "chosen, functions listed": {"data.task": "app_actions_listed", **_LISTED},
+    "chosen, tool_calls": {"data.task": "tool_calls", **_LISTED},
 }
 _HEADINGS = (
-    "model", "file", "exact calls", "called / right function / refused", "exact, in a grammar",
-    "ms a call", "prompt tokens", "nats / answer token", "perplexity",
+    "model", "rows", "file", "exact calls", "called / right function / refused",
+    "exact, in a grammar", "ms a call", "prompt tokens", "nats / answer token", "perplexity",
 )  # fmt: skip
 
 
 @click.command()
 @click.option("--minutes", default=0.0, help="begin no new build after so many minutes")
+@click.option("--only", multiple=True, help="begin these alone")
 @click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
-def main(minutes: float, out: Path) -> None:
+def main(minutes: float, only: tuple[str, ...], out: Path) -> None:
     deadline, found = time.monotonic() + 60 * minutes, dict[str, Manifest]()
     for name, settings in _KINDS.items():
         folder = _WORK / name.replace(" ", "-").replace(",", "")
-        if not (folder / "manifest.json").exists() and time.monotonic() < deadline:
+        may_run = time.monotonic() < deadline and (not only or name in only)
+        if not (folder / "manifest.json").exists() and may_run:
             build(resolve(_RECIPE, (), settings | {"training.steps": _STEPS}), folder, Bars())
         if (folder / "manifest.json").exists():
             found[name] = read(folder)
@@ -55,7 +64,8 @@ def _page(found: dict[str, Manifest]) -> list[str]:
         "Written by `benchmarks/calls.py`. SmolLM2-135M-Instruct on `app_actions`: 38 functions of "
         "a phone's apps, which prompts do not list. Trained by the recipe `app-assistant`, "
         f"{_STEPS} steps for every file. Shares of rows with 95 % intervals; a grammar holds "
-        "llama.cpp to calls of all 38 functions.",
+        "llama.cpp to calls of all 38 functions. Where functions are listed, a step has one row of "
+        "about 1,000 tokens, and fewer rows are measured.",
         "",
         sentence(),
         "",
@@ -64,8 +74,9 @@ def _page(found: dict[str, Manifest]) -> list[str]:
     ]
     for name, manifest in found.items():
         artifacts = manifest.results.artifacts
-        if name == next(iter(found)):
-            lines.append(_row("dense Q8_0, as it came", artifacts["dense"], None))
+        if "trained" not in name:
+            of = name.replace("chosen", "dense Q8_0, as it came")
+            lines.append(_row(of, artifacts["dense"], None))
         size = manifest.packed.packed_bytes if manifest.packed else None
         lines.append(_row(name, artifacts[manifest.results.own], size))
     return [*lines, ""]
@@ -76,6 +87,7 @@ def _row(name: str, one: Measured, size: int | None) -> str:
     assert calls is not None
     cells = [
         name,
+        str(calls.free.exact.rows),
         size_text(size or one.file_bytes),
         interval_text(calls.free.exact, 3),
         call_shares(calls.free),

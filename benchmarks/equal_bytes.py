@@ -1,10 +1,11 @@
 """The chosen file against the best dense ones of its size, all trained alike.
 
     EDGEPRUNE_DATA=../shared/data python benchmarks/equal_bytes.py --task arc_easy --minutes 90
+    ... --task sciq --model gemma-3-270m-q4_k_m.gguf --minutes 40
 
 Every model gets the same steps on the same rows: fine-tuning on the task's answers, with general
-text beside them. Writes docs/measured/equal-bytes.md and .svg with what was measured, for all tasks
-so far; rows that are known from an earlier run are only read.
+text beside them. Writes docs/measured/equal-bytes-MODEL-TASK.md and .svg with what was measured;
+files that are known from an earlier run are only read.
 """
 
 import time
@@ -31,13 +32,13 @@ from edgeprune.support.files import read_json, write_json
 from edgeprune.support.progress import Bars
 from runtime_tests.bench import Lengths, bench
 
-_PAGE, _WORK = Path("docs/measured/equal-bytes.md"), Path("ablations/equal-bytes")
+_PAGES, _WORK = Path("docs/measured"), Path("ablations/equal-bytes")
 _TASKS = {"arc_easy": 30, "sciq": 15, "medqa": 15}  # steps of each training
 _LENGTH, _BATCH = 256, 8
 _TRAINING: dict[str, Any] = {
     "training.enabled": True, "training.batch": _BATCH, "training.task_share": 0.5,
     "training.grid_from": 0.05, "training.learn_scales": True, "training.embedding": False,
-    "training.learning_rate": 6e-4,
+    "training.learning_rate": 6e-4, "data.samples": 24,
 }  # fmt: skip
 
 
@@ -88,40 +89,44 @@ _CONTENDERS = [
     _chosen("85MB"), _in("q4_0:2/64", "q4_0"), _chosen("47.6MB"), _chosen("84MB", "stock"),
     _in("q5_0", "q4_0"), _in("q4_0", "q5_0"), _chosen("92MB", "stock"),
 ]  # fmt: skip
+# Of a model with many words: 0.9, 0.83 and 1 times the bytes of Q4_0.
+_OF_GEMMA = [_UNTRAINED, _in("q4_0", "q4_0"), _chosen("142MB"), _in("q4_0:3", "q4_0"),
+             _chosen("131MB"), _chosen("157MB")]  # fmt: skip
 
 
 @click.command()
+@click.option("--model", default="smollm2-135m", help="as `edgeprune build` takes it")
 @click.option("--task", type=click.Choice(list(_TASKS)), default="arc_easy")
 @click.option("--minutes", default=0.0, help="begin no new training after so many minutes")
 @click.option("--rows", default=200, help="evaluation rows")
 @click.option("--processes", default=0, help="fresh ones of each file, for timings; 0: none")
 @click.option("--first", default=len(_CONTENDERS), help="only so many of the contenders")
-@click.option("--out", type=click.Path(path_type=Path), default=_PAGE)
-def main(task: str, minutes: float, rows: int, processes: int, first: int, out: Path) -> None:
-    deadline, found = time.monotonic() + 60 * minutes, {}
-    for name, steps in _TASKS.items():
-        folder = _WORK / f"{name}-{steps}-{rows}"
-        for contender in _CONTENDERS[: first if name == task else None]:
-            may_run = name == task and time.monotonic() < deadline
-            records = _records(contender, name, steps, rows, folder, may_run)
-            found[name] = [*found.get(name, []), *records]
-    for name, records in found.items():
-        _add_speeds(records, _WORK / f"speeds-{name}.json", processes if name == task else 0)
-    about = {"steps": _TASKS, "rows": rows, "tokens": _BATCH * _LENGTH, "machine": sentence()}
-    measured = {name: records for name, records in found.items() if records}
-    out.write_text(page(measured, about, out.with_suffix(".svg").name), encoding="utf-8")
-    out.with_suffix(".svg").write_text(plot(measured), encoding="utf-8")
+@click.option("--steps", default=0, help="of each training; by default the task's")
+def main(
+    model: str, task: str, minutes: float, rows: int, processes: int, first: int, steps: int
+) -> None:
+    deadline, records = time.monotonic() + 60 * minutes, list[dict[str, Any]]()
+    name, steps = Path(model).stem, steps or _TASKS[task]
+    folder = _WORK / f"{name}-{task}-{steps}-{rows}"
+    for contender in (_OF_GEMMA if "gemma" in name else _CONTENDERS)[:first]:
+        recipe = _recipe(contender, task, steps, rows, model)
+        records += _records(contender, recipe, folder, time.monotonic() < deadline)
+    _add_speeds(records, folder / "speeds.json", processes)
+    about = {"model": name, "steps": steps, "rows": rows, "tokens": _BATCH * _LENGTH,
+             "machine": sentence()}  # fmt: skip
+    out = _PAGES / f"equal-bytes-{name.partition('-q')[0]}-{task}.md"
+    out.write_text(page({task: records}, about, out.with_suffix(".svg").name), encoding="utf-8")
+    out.with_suffix(".svg").write_text(plot({task: records}), encoding="utf-8")
     click.echo(out.read_text(encoding="utf-8"))
 
 
 def _records(
-    contender: Contender, task: str, steps: int, rows: int, folder: Path, may_run: bool
+    contender: Contender, recipe: Recipe, folder: Path, may_run: bool
 ) -> list[dict[str, Any]]:
     """Read what a contender's files have scored, or make and score them."""
     files = contender.files or (("", ""),)
     paths = {f: folder / f"{'-'.join([contender.name, *f]).replace('/', '_')}.json" for f in files}
     if may_run and not all(path.exists() for path in paths.values()):
-        recipe = _recipe(contender, task, steps, rows)
         job = open_job(recipe, Workspace(folder / "run", Bars()))
         job, choice = choose.settle(job)
         sparse = sparsify(job, planner.plan(job))
@@ -136,7 +141,9 @@ def _records(
     return [record for path in paths.values() if (record := read_json(path)) and "bytes" in record]
 
 
-def _recipe(contender: Contender, task: str, steps: int, rows: int) -> Recipe:
+def _recipe(
+    contender: Contender, task: str, steps: int, rows: int, model: str = "smollm2-135m"
+) -> Recipe:
     measured = {"measurement.eval_rows": rows, "measurement.perplexity_tokens": 8192}
     training = _TRAINING | {
         "training.steps": steps, "data.length": _LENGTH, "data.chat": "none",
@@ -145,7 +152,12 @@ def _recipe(contender: Contender, task: str, steps: int, rows: int) -> Recipe:
         training = {"artifact.rounding": "nearest", "artifact.type": "q8_0"}
     plain = {} if contender.ours else {"pruning.sparsity": 0.0}
     return decided(
-        Recipe.of(measured | training | plain | contender.settings, task=task, general="wikitext2")
+        Recipe.of(
+            measured | training | plain | contender.settings,
+            task=task,
+            general="wikitext2",
+            model=model,
+        )
     )
 
 

@@ -17,17 +17,16 @@ _MORE = 1.15  # bytes of a dense file that a chosen one is to be as good as
 
 
 def page(found: dict[str, Records], about: dict[str, Any], plot_name: str) -> str:
-    steps = ", ".join(f"{about['steps'][task]} ({task})" for task in found)
     lines = [
         "# The chosen file, and dense ones of its size",
         "",
-        "Written by `benchmarks/equal_bytes.py`. SmolLM2-135M-Instruct; every model is trained "
-        f"alike: {steps} steps of {about['tokens']:,} tokens, half of them the task's "
+        f"Written by `benchmarks/equal_bytes.py`. {about['model']}; every model is trained "
+        f"alike: {about['steps']} steps of {about['tokens']:,} tokens, half of them the task's "
         "(its answers are learnt) and half WikiText-2 (learnt from the dense model's predictions "
         "and its own tokens). Files of Q4_0, Q5_0 and codes are trained on their grid after 5 % of "
         "the steps, with their scales; other types are quantised by ggml with the importances of "
-        "the calibration data. SmolLM2's rows of 576 do not divide by 256: as in llama.cpp, K and "
-        "IQ types give way to larger ones in most tensors. Chosen files are packed; bytes are "
+        "the calibration data, and where rows do not divide by 256, K and IQ types give way to "
+        "larger ones, as in llama.cpp. Chosen files are packed; bytes are "
         f"those of the file. {about['rows']} evaluation rows; nats a question are of the whole "
         "right answer, with 95 % intervals over rows; general text is WikiText-2, its bits a byte "
         "beside the dense model as it came. **Bold**: no smaller file is as good at the task.",

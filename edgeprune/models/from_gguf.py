@@ -10,7 +10,7 @@ from edgeprune.formats.weights import save_tensors
 from edgeprune.models.gguf_tokenizer import mend
 from edgeprune.models.library import transformers
 from edgeprune.support.errors import InputError
-from edgeprune.support.extras import need
+from edgeprune.support.extras import load, need
 from edgeprune.support.files import atomic_folder
 from edgeprune.support.progress import Progress
 
@@ -67,7 +67,7 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     need("torch", "transformers", "accelerate")
     _refuse_rope_scaling(path)
     hf = transformers()
-    loader = hf.modeling_gguf_pytorch_utils
+    loader = load("transformers.modeling_gguf_pytorch_utils")
     own, loader.tqdm = loader.tqdm, lambda tensors, **_: tensors  # edgeprune shows progress
     try:
         yield hf, {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}

@@ -155,7 +155,7 @@ class _Run:
         self._optimizer.zero_grad()
         self.step += 1
         self.last = time.perf_counter() - begin
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def judge(self, train: float | None) -> None:

@@ -186,7 +186,8 @@ class InProcess(ABC):
         found: dict[str, list[Any]] = {"nats": [], "same": []}
         for own, place in self._predictions(rows):
             theirs = log_softmax(others[place].astype(np.float32))  # 16 bits do not sum to 1
-            found["nats"] += (np.exp(theirs) * (theirs - own)).sum(-1).tolist()
+            shared = own[:, : theirs.shape[1]]  # virtual tokens stand behind all others
+            found["nats"] += (np.exp(theirs) * (theirs - shared)).sum(-1).tolist()
             found["same"] += (theirs.argmax(-1) == own.argmax(-1)).tolist()
         return found
 
