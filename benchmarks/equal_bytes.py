@@ -210,7 +210,7 @@ def _add_speeds(records: list[dict[str, Any]], known: Path, processes: int) -> N
     if processes and missing:
         lengths = Lengths(threads=(cores(),), processes=processes, first_token=False)
         for row in bench(missing, lengths, partial(Bars().stage))["rows"]:
-            if row["unit"] == "tokens/s":
+            if row["unit"] == "tokens/s" or row["test"] == "peak_memory":
                 speeds.setdefault(row["artifact"], {})[row["test"]] = row["samples"]
         write_json(known, speeds)
     for one in records:

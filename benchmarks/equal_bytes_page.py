@@ -42,7 +42,7 @@ def page(found: dict[str, Records], about: dict[str, Any], plot_name: str) -> st
 
 def _table(records: Records) -> Iterator[str]:
     headings = ("file", "MB", "nats / question", "accuracy", "general text", "decode, tokens/s",
-                "prefill, tokens/s")  # fmt: skip
+                "prefill, tokens/s", "peak memory, MB")  # fmt: skip
     yield "| " + " | ".join(headings) + " |"
     yield "|" + " --- |" * len(headings)
     for one in sorted(records, key=lambda record: record["bytes"]):
@@ -56,6 +56,7 @@ def _table(records: Records) -> Iterator[str]:
             f"{general(one, records):+.1%}",
             _speed(one, "tg64"),
             _speed(one, "pp256"),
+            _speed(one, "peak_memory", 1e6),
         ]
         yield "| " + " | ".join(cells) + " |"
 
@@ -155,9 +156,9 @@ def on_front(one: dict[str, Any], records: Records, measure: Any) -> bool:
     )
 
 
-def _speed(one: dict[str, Any], test: str) -> str:
+def _speed(one: dict[str, Any], test: str, unit: float = 1.0) -> str:
     if test not in one["speeds"]:
         return "–"
-    samples = paired.by_process(one["speeds"][test])
+    samples = np.array(paired.by_process(one["speeds"][test])) / unit
     spread = statistics.stdev(samples) if len(samples) > 1 else 0.0
     return f"{samples.mean():.0f} ± {spread:.0f}"

@@ -11,6 +11,7 @@ from edgeprune.pipeline.workspace import Workspace
 from edgeprune.planning.patterns import Pattern, parse
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recipe.schema import Recipe, make
+from edgeprune.support.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeprune.pruning.matrix import Pruning
@@ -117,13 +118,21 @@ def rows_for(recipe: Recipe) -> Data:
     """Open the rows that a recipe calibrates and evaluates on.
 
     Raises:
-        UsageError: unknown names.
+        UsageError: unknown names, or virtual tokens for a task without a chat template.
         InputError: rows that are unavailable or invalid.
     """
     asked = recipe.measurement
-    return load_data(
+    data = load_data(
         recipe.data.task, recipe.data.general, asked.eval_rows, asked.perplexity_tokens
     )
+    if recipe.training.virtual_tokens and not data.task.task.chat:
+        raise UsageError(
+            "training.virtual_tokens stand in the chat template, and rows of "
+            f"'{data.task.task.name}' do not go through it.",
+            "Choose a task whose answers are written (tool_call, short_answer, or metric "
+            "exact_match), or leave virtual_tokens out.",
+        )
+    return data
 
 
 def wanted(recipe: Recipe) -> "StorageRequest":

@@ -26,28 +26,21 @@ _SHARE = 0.25  # of the training budget, on top of it
 
 
 def check(job: Job) -> None:
-    """Reject a recipe with virtual tokens that its task or model has no place for.
+    """Reject a recipe with virtual tokens that its model has no place for.
 
     Raises:
-        UsageError: the task's rows do not go through the chat template, or there are several
-            processes.
+        UsageError: there are several processes.
         InputError: the model has no chat template.
     """
     from edgeprune.models.virtual_tokens import virtual_tokenizer
 
-    count, task = job.recipe.training.virtual_tokens, job.data.task.task
-    if not count:
-        return
-    if distributed.world()[1] > 1:
-        raise UsageError("Virtual tokens are not trained in several processes.")
-    if not task.chat:
+    count = job.recipe.training.virtual_tokens
+    if count and distributed.world()[1] > 1:
         raise UsageError(
-            f"training.virtual_tokens stand in the chat template, and rows of '{task.name}' do not "
-            "go through it.",
-            "Choose a task whose answers are written (tool_call, short_answer, or metric "
-            "exact_match), or leave virtual_tokens out.",
+            "Virtual tokens are not trained in several processes.", "Run it without a launcher."
         )
-    virtual_tokenizer(job.checkpoint, count)
+    if count:
+        virtual_tokenizer(job.checkpoint, count)
 
 
 def add_tokens(job: Job, plan: ModelPlan, sparse: Sparse) -> tuple[Job, ModelPlan, Sparse]:
