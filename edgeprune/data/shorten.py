@@ -52,9 +52,9 @@ def shorten_message(message: str, words: int, patterns: tuple[str, ...] = ()) ->
     """
     if len(message.split()) <= words:
         return message
-    lines = message.splitlines()
-    long = [line for line in lines if len(line.split()) > _SHORT]
-    short = "\n".join(line for line in lines if len(line.split()) <= _SHORT)
+    lines, most = message.splitlines(), min(_SHORT, words)
+    long = [line for line in lines if len(line.split()) > most]
+    short = "\n".join(line for line in lines if len(line.split()) <= most)
     if not short.strip():
         *before, short = _SENTENCE_ENDS.split(message.strip())
         return f"{shorten(' '.join(before), short, words, patterns)}\n{short}"

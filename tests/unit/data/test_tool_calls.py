@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from edgeprune.data.conversations import make_conversation
+from edgeprune.data.loading import load_data
 from edgeprune.data.render import Renderer
 from edgeprune.data.rows import make_row
 from edgeprune.data.sources import load_split
 from edgeprune.data.task import open_task
 from edgeprune.data.tool_calls import fields_of, joined, reply
 from edgeprune.formats.chat import NO_CALL
+from edgeprune.pipeline.streams import _with_refusals
 from edgeprune.support.errors import InputError
 from runtime_tests.calls import judge_call
 
@@ -89,3 +92,36 @@ def test_functions_of_rows_are_joined():
     assert set(found["function"]["parameters"]["properties"]) == {"who", "n", "at"}
     assert found["function"]["parameters"]["required"] == ["who"]
     assert "enum" not in found["function"]["parameters"]["properties"]["who"]
+
+
+def test_an_app_that_learns_its_functions_learns_what_they_are_not_for(tmp_path):
+    """Questions of conversations, but for those that are the task's own; a tenth at most."""
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"Ring number {n}"}],
+            "tools": [{"type": "function", "function": {"name": "ring"}}],
+            "calls": [{"name": "ring", "arguments": {"who": [str(n)]}}],
+        }
+        for n in range(80)
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {}
+    for tools in ("learnt", "listed"):
+        (tmp_path / f"{tools}.yaml").write_text(
+            f"name: t\nkind: tool_call\ntools: {tools}\n"
+            "sources: [{kind: local, calibration: r.jsonl, evaluation: r.jsonl}]\n"
+        )
+        data = load_data(str(tmp_path / f"{tools}.yaml"), "boolq_passages", 5, 512)
+        known = data.task.split.calibration
+        asked = [known[0].fields["question"], *(f"Why is the sky {n}?" for n in range(30))]
+        talks = [make_conversation([{"role": "user", "content": text}]) for text in asked]
+        made = _with_refusals(data, talks).task.split.calibration[len(known) :]
+        found[tools] = (len(known), [row.fields["question"] for row in made])
+        for row in made:
+            turn = data.task.renderer.turn(row)
+            assert turn.reply["content"] == NO_CALL
+            assert not row.fields["calls"]
+    count, questions = found["learnt"]
+    assert len(questions) == round(count / 10)
+    assert set(questions) <= {f"Why is the sky {n}?" for n in range(30)}
+    assert found["listed"][1] == []
