@@ -140,6 +140,8 @@ def _summary(
         "worst_nats": float(np.percentile(nats, _WORST)),
         "same_top": mean(same_of),
         "places": len(nats),
+        "row_nats": nats_of.tolist(),
+        "row_places": [len(one.places) for one in readings],
     }
 
 

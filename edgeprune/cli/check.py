@@ -65,6 +65,9 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
 @click.option("--total-speed", type=float, help="Share of tokens/s; prefill twice that. [0.25]")
 @click.option("--accuracy", type=float, help="Points that may be lost. [2]")
 @click.option("--nats", type=float, help="Share of nats per answer token that may be added. [0.02]")
+@click.option(
+    "--chat", type=float, help="Share of divergence on conversations that may be added. [0.1]"
+)
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML.")
 @click.option("--github", is_flag=True, help="Print as GitHub's annotations.")
 @click.option(

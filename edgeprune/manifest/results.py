@@ -74,12 +74,16 @@ class Agreement(Facts):
         worst_nats: its 99th percentile over places.
         same_top: share of places where the most likely token is the same.
         places: how many.
+        row_nats: divergence of each sequence, over all its places.
+        row_places: how many each has.
     """
 
     nats: Interval
     worst_nats: float
     same_top: Interval
     places: int
+    row_nats: list[float] = Field(default_factory=list)
+    row_places: list[int] = Field(default_factory=list)
 
 
 class Speech(Facts):

@@ -37,6 +37,7 @@ def compare(
         *programs.compare(before, after, thresholds, error),
         *_answers(before, after, old, new, thresholds),
         _general_text(before, after, old, new, thresholds),
+        *_chat(old, new, thresholds),
         verdicts.size("file", old.file_bytes, new.file_bytes, thresholds.size),
         verdicts.size(
             "peak memory", old.peak_memory_bytes, new.peak_memory_bytes, thresholds.memory
@@ -131,6 +132,21 @@ def _general_text(
     return _likelihood(
         "nats of general text", (old.general_nats, new.general_nats), tokens,
         thresholds.perplexity, "windows of text",
+    )  # fmt: skip
+
+
+def _chat(
+    old: MeasuredArtifact, new: MeasuredArtifact, thresholds: Thresholds
+) -> Iterator[Evidence | Finding]:
+    """Compare divergences on held-out conversations, where both builds had them."""
+    if not old.chat_nats or not new.chat_nats:
+        return
+    if old.chat_places != new.chat_places:
+        yield Finding("chat", "unclear", "the baseline was measured on other conversations")
+        return
+    yield _likelihood(
+        "divergence on chat", (old.chat_nats, new.chat_nats), new.chat_places, thresholds.chat,
+        "conversations",
     )  # fmt: skip
 
 

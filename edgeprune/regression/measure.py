@@ -239,6 +239,7 @@ def _checked(manifest: Manifest) -> list[str]:
 
 def _measured(manifest: Manifest, name: str, speed: Timed, peak_memory: int) -> MeasuredArtifact:
     record = manifest.results.artifacts[name]
+    chat = record.agreement.get("chat")
     facts = manifest.artifact if name == "pruned" else manifest.dense_artifact
     return MeasuredArtifact(
         file=facts.file,
@@ -249,6 +250,8 @@ def _measured(manifest: Manifest, name: str, speed: Timed, peak_memory: int) -> 
         answers=record.answers,
         general_nats=record.general_perplexity.window_nats,
         general_tokens=record.general_perplexity.tokens,
+        chat_nats=chat.row_nats if chat else [],
+        chat_places=chat.row_places if chat else [],
         prefill=speed.prefill,
         decode=speed.decode,
     )

@@ -34,6 +34,9 @@ class MeasuredArtifact(Timed):
         sha256: of all of them.
         general_nats: of the general text, window by window.
         general_tokens: in all windows.
+        chat_nats: divergence from the dense model on each held-out conversation; none were measured
+            if it is empty.
+        chat_places: tokens of each.
     """
 
     file: str
@@ -44,6 +47,8 @@ class MeasuredArtifact(Timed):
     answers: Answers
     general_nats: list[float]
     general_tokens: int
+    chat_nats: list[float] = Field(default_factory=list)
+    chat_places: list[int] = Field(default_factory=list)
 
 
 class MeasuredProgram(Timed):

@@ -24,6 +24,7 @@ class Thresholds:
         accuracy: points of 100.
         nats: per answer token.
         perplexity: nats of general text.
+        chat: divergence from the dense model on held-out conversations.
         size: of the file.
         memory: at its peak.
     """
@@ -34,6 +35,7 @@ class Thresholds:
     accuracy: float = 2.0
     nats: float = 0.02
     perplexity: float = 0.02
+    chat: float = 0.1
     size: float = 0.01
     memory: float = 0.1
 

@@ -287,3 +287,19 @@ def test_a_baseline_runs_with_its_own_threads(monkeypatch):
     build = measure._Build(Path("folder"), manifest, 1, Programs())
     found = build.contenders(Path("old"), 2).values()
     assert [(str(one.path), one.threads) for one in found] == [("new", 1), ("old", 2), ("old", 2)]
+
+
+def test_divergence_on_conversations_is_compared_where_both_have_it():
+    before, rng = measured(), np.random.default_rng(0)
+    nats, places = rng.uniform(8, 16, 24), [40] * 24
+
+    def judged(old, new) -> dict[str, str]:
+        one = changed(before, "pruned", chat_nats=list(old), chat_places=places[: len(old)])
+        other = changed(before, "pruned", chat_nats=list(new), chat_places=places[: len(new)])
+        return {f.measure: f.verdict for f in compare(one, other, Thresholds())}
+
+    assert judged(nats, nats)["divergence on chat"] == "held"
+    assert judged(nats, 1.02 * nats)["divergence on chat"] == "held"
+    assert judged(nats, 1.5 * nats)["divergence on chat"] == "regressed"
+    assert judged(nats, nats[:9])["chat"] == "unclear"
+    assert not [name for name in judged([], nats) if "chat" in name]
