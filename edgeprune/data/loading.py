@@ -52,7 +52,8 @@ class Source:
         """
         renderer, rows = self.renderer, self.split.calibration
         if self.task.chat:
-            return sha256_json([[row.id, asdict(renderer.turn(row))] for row in rows])
+            learnt = ["refusals"] if self.task.tools == "learnt" else []  # they are added
+            return sha256_json([*learnt, *([row.id, asdict(renderer.turn(row))] for row in rows)])
         return sha256_json([[row.id, renderer.calibration_text(row)] for row in rows])
 
     def with_calibration(self, rows: list[Row]) -> "Source":

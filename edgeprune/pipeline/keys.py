@@ -21,9 +21,7 @@ def streams_key(job: Job) -> list[Any]:
     from edgeprune.engine.device import compute_dtype, pick_device
 
     device, asked = pick_device(job.recipe.model.device), job.recipe.data
-    learnt = job.data.task.task.tools == "learnt"  # refusals are added
     return [
-        *(["refusals"] if learnt else []),
         job.checkpoint.sha256,
         job.data.general.calibration_hash,
         job.data.task.calibration_hash,

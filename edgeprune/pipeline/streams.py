@@ -83,7 +83,7 @@ def _with_refusals(data: Data, talks: list[Row]) -> Data:
     Without it, every request becomes a call, since nearly all rows are.
     """
     task = data.task
-    if task.task.kind != "tool_call" or task.task.tools != "learnt":
+    if not talks or task.task.kind != "tool_call" or task.task.tools != "learnt":
         return data
     rows = task.split.calibration
     known = {str(row.fields["question"]).strip() for row in rows}

@@ -57,9 +57,9 @@ def share_or_pattern(value: Any) -> float | str:
 
 def comma_separated(value: Any) -> Any:
     """Accept a list, also as comma-separated text."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",")] if value.strip() else []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")] if value.strip() else []
+    return [] if value is None else value  # as YAML reads nothing behind a name
 
 
 def ways_in_order(value: list[str]) -> list[str]:

@@ -155,8 +155,9 @@ def test_a_chat_shows_calls_as_json(real_checkpoint, monkeypatch):
 def test_only_tasks_with_functions_have_them(real_checkpoint):
     command = [EDGEPRUNE, "chat", real_checkpoint.gguf]
     for options, words in (
-        (["--task", "medqa"], "expected tool_call"), (["--grammar"], "--grammar needs functions"),
-    ):  # fmt: skip
+        (["--task", "medqa"], "brings nothing to a chat"),
+        (["--grammar"], "--grammar needs functions"),
+    ):
         wrong = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         assert wrong.returncode == 2
         assert words in wrong.stderr

@@ -85,12 +85,11 @@ sys.exit(code)
 def test_the_demo_in_its_limits_and_again_at_once(tmp_path):
     """The README's command within 4.3 GB, and unchanged, under 20 seconds.
 
-    It takes 8 minutes on two cores that it has for itself; here it has one, trains for half as
-    long, and measures less.
+    It takes 8 minutes on two cores that it has for itself; here it has one of a slow machine, may
+    miss its goal once for want of training steps, and measures less.
     """
     less = {"eval_rows": 40, "processes": 2, "perplexity_tokens": 2048}
     fewer = [word for k, v in less.items() for word in ("--set", f"measurement.{k}={v}")]
-    fewer += ["--time", "4m"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     seconds, peaks = [], []
     for _ in range(2):
@@ -102,6 +101,6 @@ def test_the_demo_in_its_limits_and_again_at_once(tmp_path):
         assert done.returncode == 0, done.stderr
         seconds.append(time.perf_counter() - start)
         peaks.append(int(done.stdout.split()[-1]) * 1024)
-    assert seconds[0] < 8 * 60 * 2 / min(cores(), 2)
+    assert seconds[0] < 8 * 60 * 3 / min(cores(), 2)
     assert max(peaks) < 4.3e9  # training holds most: 3.86 GB were measured
     assert seconds[1] < 20
