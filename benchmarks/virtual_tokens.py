@@ -91,8 +91,8 @@ def _page(found: list[dict[str, Any]], steps: int, rows: int) -> Iterator[str]:
     yield (
         f"Written by `benchmarks/virtual_tokens.py`. SmolLM2-135M-Instruct in Q4_0, {_TASK}: 38 "
         f"functions that prompts do not list. {steps} steps of fine-tuning where it says trained, "
-        f"and {steps} steps of 8 rows for the virtual tokens, with everything else frozen; three "
-        f"seeds, mean ± standard deviation. {rows} evaluation rows, in llama.cpp."
+        f"and {steps} steps of 8 rows for the virtual tokens, with everything else frozen; mean ± "
+        f"standard deviation over seeds. {rows} evaluation rows, in llama.cpp."
     )
     yield ""
     yield sentence()

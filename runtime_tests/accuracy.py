@@ -43,7 +43,8 @@ class Item:
         return {
             "prompt": self.prompt,
             "continuations": self.continuations,
-            "chat": asdict(self.chat) if self.chat else None,
+            # Not copied: an app's functions are the same objects in all rows.
+            "chat": vars(self.chat) | {"turn": vars(self.chat.turn)} if self.chat else None,
         }
 
 
