@@ -124,7 +124,7 @@ def _page(task: str, size: str, found: list[dict[str, Any]]) -> Iterator[str]:
         "the solver's choice, and others of the same bytes, for which the losses of a group of "
         "tensors were taken as larger or smaller. All rounded as in a build; nats a token on "
         f"sequences that no estimate has seen. The best of {len(others)} others moves predictions "
-        f"by **{gain:+.1%}** less than the solver's."
+        f"by **{gain:.1%}** less than the solver's."
     )
     yield ""
     yield sentence()
