@@ -67,7 +67,7 @@ def _reading(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     need("torch", "transformers", "accelerate")
     _refuse_rope_scaling(path)
     hf = transformers()
-    loader = load("transformers.modeling_gguf_pytorch_utils")
+    loader: Any = load("transformers.modeling_gguf_pytorch_utils")
     own, loader.tqdm = loader.tqdm, lambda tensors, **_: tensors  # edgeprune shows progress
     try:
         yield hf, {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
