@@ -4,8 +4,8 @@
     ... --task sciq --model gemma-3-270m-q4_k_m.gguf --minutes 40
 
 Every model gets the same steps on the same rows: fine-tuning on the task's answers, with general
-text beside them. Writes docs/measured/equal-bytes-MODEL-TASK.md and .svg with what was measured;
-files that are known from an earlier run are only read.
+text beside them. Writes a page of the model and the task, equal-bytes-MODEL-TASK.md and .svg in
+docs/measured, with what was measured; files that are known from an earlier run are only read.
 """
 
 import time
