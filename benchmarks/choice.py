@@ -159,18 +159,28 @@ def _moved(task: str) -> Iterator[dict[str, Any]]:
             if (key := _key(row)) not in built:
                 built[key] = _built(weight, row, inputs).bfloat16()
     for label, (plan, predicted) in plans.items():
-        for name, row in plan.items():
-            if row.block is not None:
-                own[name].data = built[_key(row)].float()
-            else:
-                weight = job.checkpoint.weights().read(name).float()
-                own[name].data = nearest(weight, row, torch.ones(weight.shape[1]))
+        _put(job, own, plan, built)
         measured = {
             name: _divergence(dense[name], _predictions(model, stream))
             for name, stream in held_out.items()
         }
         click.echo(f"{label}: predicted {predicted:.3f}, {measured}", err=True)
         yield {"plan": label, "predicted": predicted, **measured}
+
+
+def _put(
+    job: Job,
+    own: Mapping[str, torch.nn.Parameter],
+    plan: Plan,
+    built: Mapping[tuple[str, str, int], Tensor],
+) -> None:
+    """Put a model's matrices into the storages of a plan, its embedding to nearest."""
+    for name, row in plan.items():
+        if row.block is not None:
+            own[name].data = built[_key(row)].float()
+        else:
+            weight = job.checkpoint.weights().read(name).float()
+            own[name].data = nearest(weight, row, torch.ones(weight.shape[1]))
 
 
 def _key(row: TensorPlan) -> tuple[str, str, int]:

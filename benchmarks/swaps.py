@@ -20,11 +20,12 @@ from benchmarks.choice import (
     _built,
     _divergence,
     _job,
+    _key,
     _known,
     _predictions,
+    _put,
 )
 from benchmarks.layers import layers
-from edgeprune.engine.sensitivity.storages import nearest
 from edgeprune.models.loading import load_model
 from edgeprune.pipeline import choose
 from edgeprune.pipeline.streams import streams
@@ -96,21 +97,12 @@ def _measured(task: str, size: str) -> Iterator[dict[str, Any]]:
     base: dict[str, TensorPlan] = {}
     for label, (plan, predicted) in plans.items():
         base = base or plan
-        for name, row in plan.items():
-            if row.block is not None:
-                own[name].data = built[_key(row)].float()
-            else:
-                weight = job.checkpoint.weights().read(name).float()
-                own[name].data = nearest(weight, row, torch.ones(weight.shape[1]))
+        _put(job, own, plan, built)
         moved = [_divergence(dense[n], _predictions(model, s)) for n, s in held_out.items()]
         other = sum(_key(row) != _key(base[name]) for name, row in plan.items())
         click.echo(f"{label}: {other} others, {predicted:.3f}, {moved}", err=True)
         yield {"plan": label, "others": other, "predicted": predicted,
                "measured": sum(moved) / len(moved)}  # fmt: skip
-
-
-def _key(row: TensorPlan) -> tuple[str, str, int]:
-    return row.name, row.storage.name + row.pattern.name, row.zeros
 
 
 def _page(task: str, size: str, found: list[dict[str, Any]]) -> Iterator[str]:

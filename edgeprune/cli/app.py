@@ -44,15 +44,15 @@ def app_of(task: str | None, grammar: bool) -> "App | None":
             )
         return None
     found = open_task(task)
-    cut = partial(shorten_message, **found.preprocess.how) if found.preprocess else None
     if found.kind == "tool_call":
         functions = joined(row.fields["tools"] for row in load_split(found).calibration)
-        return App(functions, found.tools == "listed", found.system, grammar, cut)
+        return App(functions, found.tools == "listed", found.system, grammar)
     if grammar:
         raise UsageError(
             f"--grammar needs functions, and task {task} is of kind {found.kind}.",
             "Leave --grammar out, or name a task of kind tool_call.",
         )
+    cut = partial(shorten_message, **found.preprocess.how) if found.preprocess else None
     if not (cut or found.system):
         raise UsageError(
             f"Task {task} brings nothing to a chat: it has no functions, no system message and no "

@@ -26,6 +26,7 @@ Examples:
 )
 @click.option(
     "--repeat-penalty",
+    type=click.FloatRange(0, min_open=True),
     default=1.1,
     show_default=True,
     help="Above 1, words that were just said are less likely; small models repeat themselves "

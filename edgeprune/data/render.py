@@ -84,8 +84,14 @@ class Renderer:
 
     def _own_prompt(self, row: Row) -> str:
         fields, cut = row.fields, self.task.preprocess
-        if cut and cut.field in fields:
-            against = str(fields.get(cut.against, ""))
+        if cut:
+            if missing := {cut.field, cut.against} - fields.keys():
+                raise InputError(
+                    f"preprocess of the task '{self.task.name}' names the field "
+                    f"'{min(missing)}', and row {row.id} has {', '.join(sorted(fields))}.",
+                    "Set preprocess.field and preprocess.against to fields of the rows.",
+                )
+            against = str(fields[cut.against])
             fields = fields | {cut.field: shorten(str(fields[cut.field]), against, **cut.how)}
         return str(self._guard(self._prompt.render, fields))
 

@@ -152,6 +152,8 @@ class Task(BaseModel):
             )
         if self.few_shot and self.kind == "text":
             raise ValueError("few_shot does not fit kind text: it has no answers")
+        if self.preprocess and self.kind in ("text", "tool_call"):
+            raise ValueError(f"preprocess does not fit kind {self.kind}: it cuts a row's context")
         return self
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from edgeprune.pipeline.export import Facts, pruned_model
 from edgeprune.pipeline.job import Job, dense_model
 from edgeprune.pipeline.sparsify import Sparse
@@ -32,7 +34,8 @@ def check_replies(job: Job, sparse: Sparse, artifacts: dict[str, Facts]) -> dict
 
     Returns:
         The facts, the artifact's with ``replies`` as `compare` gives them; without a chat template,
-        or where transformers can't open the artifact (which is noted), as they were.
+        or where transformers can't open the artifact or has no memory for it (which is noted), as
+        they were.
 
     Raises:
         CheckFailed: more tokens are apart than a runtime's rounding explains; the artifact's files
@@ -43,6 +46,12 @@ def check_replies(job: Job, sparse: Sparse, artifacts: dict[str, Facts]) -> dict
     model = dense_model(job.checkpoint)
     if sparse.checkpoint:
         model, _ = pruned_model(job, sparse.checkpoint)
+    if _float32(job) > psutil.virtual_memory().available / 2:
+        job.run.progress.note(
+            "Replies were not held against transformers: the model in float32 takes "
+            f"{_float32(job) / 1e9:.1f} GB, more than half the free memory."
+        )
+        return artifacts
     try:
         key = sha256_json([_VERSION, facts["files"]])
         found = job.run.reuse("replies", key, lambda: _compared(job, model, facts["file"]))
@@ -54,6 +63,11 @@ def check_replies(job: Job, sparse: Sparse, artifacts: dict[str, Facts]) -> dict
         job.run.progress.note(f"Replies were not held against transformers: {error}")
         return artifacts
     return artifacts | ({name: facts | {"replies": found}} if found else {})
+
+
+def _float32(job: Job) -> int:
+    """Bytes of the model as transformers opens it."""
+    return 4 * sum(row.size for row in job.file.tensors)
 
 
 def _compared(job: Job, model: "Model", file: str) -> dict[str, Any]:

@@ -85,6 +85,10 @@ def test_a_build_says_it_and_removes_what_fails(tiny_folder, rows_file, tmp_path
     assert replies.apart == 0
     said = (tmp_path / "build/report.html").read_text()
     assert "Held against transformers with the file" in said
+    with monkeypatch.context() as large:
+        large.setattr("edgeprune.pipeline.parity._float32", lambda _job: 1 << 60)
+        unread = build(recipe, tmp_path / "large", Quiet())
+        assert unread.manifest.artifact.replies is None
     monkeypatch.setattr("edgeprune.pipeline.parity.distances", lambda *_: [9.0])
     with pytest.raises(CheckFailed, match=r"by up to 9\.0 logits"):
         build(recipe, tmp_path / "other", Quiet())

@@ -13,6 +13,7 @@ from edgeprune.data.render import Renderer
 from edgeprune.data.rows import Row
 from edgeprune.data.shorten import exported, shorten, shorten_message
 from edgeprune.data.task import Task, open_task
+from edgeprune.support.errors import InputError
 from tests.support.sources import imports_of
 
 WORDS = st.text("abcdefgh", min_size=1, max_size=6)
@@ -94,6 +95,12 @@ def test_prompts_of_a_task_are_cut_for_calibration_and_evaluation_alike():
     assert renderer.prompt(row) in renderer.calibration_text(row)
     assert renderer.turn(row).messages[-1]["content"] == renderer.prompt(row)
     assert Renderer(_task()).prompt(row).startswith("The cohort")
+
+
+def test_a_field_that_rows_do_not_have_is_named():
+    row = Row("1", {"question": "q", "passage": ABSTRACT}, answers=("y",))
+    with pytest.raises(InputError, match="names the field 'context', and row 1 has passage"):
+        Renderer(_task(preprocess={"words": 10})).prompt(row)
 
 
 def test_a_pattern_that_is_none_is_refused():

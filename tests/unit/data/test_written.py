@@ -104,6 +104,7 @@ def test_too_few_rows_to_solve_are_said(tmp_path):
         ("multiple_choice", {"metric": "acc", "chat": True}, "chat True does not fit"),
         ("text", {"few_shot": 1}, "few_shot does not fit"),
         ("tool_call", {"chat": False}, "chat False does not fit"),
+        ("tool_call", {"preprocess": {"words": 9}}, "preprocess does not fit"),
     ],
 )
 def test_what_does_not_fit_is_refused(kind, more, words):
