@@ -7,6 +7,7 @@ it, in ablations/assistant, and finished ones are only read.
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,16 @@ _PAGE, _WORK = Path("docs/measured/assistant.md"), Path("ablations/assistant")
 _SHARES = (0.0, 0.5)  # of conversations in the general stream
 _KINDS: dict[str, dict[str, Any]] = {
     "50 % zeros, Q8_0": {"pruning.sparsity": 0.5},
-    "chosen, trained for two minutes": {},
     "50 % zeros, Q8_0, trained for eight minutes": {
         "pruning.sparsity": 0.5, "training.enabled": True, "training.budget": "8m",
     },
+    "chosen, trained for two minutes": {},
 }  # fmt: skip
 _HEADINGS = (
     "build", "conversations", "divergence on chat, nats", "99 %", "same top token",
     "divergence on text", "nats / answer token", "perplexity", "answers that loop / copy / end",
 )  # fmt: skip
+_PENALTY = 1.1  # of repetition, as `edgeprune chat` has it by default
 _QUESTIONS = (
     "What is aspirin for?", "Name three symptoms of anemia.", "What should I do about a headache?",
 )  # fmt: skip
@@ -56,18 +58,22 @@ def main(task: str, minutes: float, out: Path) -> None:
     click.echo(out.read_text(encoding="utf-8"))
 
 
-def _answers(folder: Path) -> list[str]:
-    """The model's answers to three questions, in its plain or packed file."""
+def _answers(folder: Path) -> dict[str, list[str]]:
+    """What the build's model and its dense one answer to three questions, as chat says it."""
     known = read_json(folder / "said.json")
     if known is None:
         packed = folder / "model.packed.gguf"
-        path = packed if packed.exists() else folder / "model.gguf"
-        known = ["".join(Chat(path, 1024).answer(text, 96, 0.0)) for text in _QUESTIONS]
+        paths = {"pruned": packed if packed.exists() else folder / "model.gguf"}
+        paths["dense"] = folder / "work" / "dense-q8_0.gguf"
+        known = {
+            name: ["".join(Chat(path, 1024).answer(one, 96, 0.0, _PENALTY)) for one in _QUESTIONS]
+            for name, path in paths.items()
+        }
         write_json(folder / "said.json", known)
-    return list(known)
+    return dict(known)
 
 
-def _page(task: str, rows: list[tuple[str, float, Manifest, list[str]]]) -> list[str]:
+def _page(task: str, rows: list[tuple[str, float, Manifest, dict[str, list[str]]]]) -> list[str]:
     lines = [
         "# What pruned models still say",
         "",
@@ -86,15 +92,34 @@ def _page(task: str, rows: list[tuple[str, float, Manifest, list[str]]]) -> list
         _row(kind, f"{share:.0%}", manifest.results.artifacts["pruned"])
         for kind, share, manifest, _ in rows
     ]
-    lines += ["", "## Three questions", ""]
+    lines += ["", *_what_conversations_bring(rows)]
+    lines += ["", f"## Three questions, greedily, with a repetition penalty of {_PENALTY}", ""]
     for number, question in enumerate(_QUESTIONS):
         lines += [f"**{question}**", ""]
+        if rows:
+            lines += [f"- dense: {_in_a_line(rows[0][3]['dense'][number])}"]
         lines += [
-            f"- {kind}, {share:.0%}: {' '.join(said[number].split())}"
+            f"- {kind}, {share:.0%}: {_in_a_line(said['pruned'][number])}"
             for kind, share, _, said in rows
         ]
         lines += [""]
     return lines
+
+
+def _what_conversations_bring(
+    rows: list[tuple[str, float, Manifest, dict[str, list[str]]]],
+) -> Iterator[str]:
+    found = {(kind, share): one.results.artifacts["pruned"] for kind, share, one, _ in rows}
+    for kind in _KINDS:
+        without, with_them = (found.get((kind, share)) for share in _SHARES)
+        if without and with_them:
+            before, after = (one.agreement["chat"].nats.value for one in (without, with_them))
+            change = f"{after / before - 1:+.0%}"
+            yield f"- {kind}: conversations change the divergence on chat by {change}."
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _row(name: str, share: str, one: Measured) -> str:

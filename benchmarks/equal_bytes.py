@@ -11,6 +11,7 @@ docs/measured, with what was measured; files that are known from an earlier run 
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +74,27 @@ def _chosen(size: str, runtime: str = "edgeprune") -> Contender:
 
 
 # Types without a grid of ours, quantised by ggml with the importances of the calibration data.
-_OTHERS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "iq4_nl", "q3_k_m", "iq3_s",
-           "q3_k", "q2_k")  # fmt: skip
-_DENSE = Contender(
-    "dense",
-    {"artifact.type": "q8_0", "artifact.rounding": "nearest"},
-    tuple((kind, embedding) for kind in _OTHERS for embedding in ("auto", "q5_0", "q4_0")),
-)
+_NEAREST = ("iq4_xs", "q3_k_m", "iq3_s")  # in size, to what is chosen
+_OTHERS = ("q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "q3_k", "q2_k")
+
+
+def _dense(*files: tuple[str, str]) -> Contender:
+    return Contender("dense", {"artifact.type": "q8_0", "artifact.rounding": "nearest"}, files)
+
+
+_DENSE = _dense(("q8_0", "auto"), *product(_NEAREST, ("q5_0", "q4_0")))
+_MORE_DENSE = _dense(
+    *product(_NEAREST, ("auto",)), *product(_OTHERS, ("auto", "q5_0", "q4_0")),
+    *product(("q8_0",), ("q5_0", "q4_0")),
+)  # fmt: skip
 _UNTRAINED = Contender("untrained", {"training.enabled": False}, (("q8_0", "auto"),
                                                                    ("q4_0", "q4_0")))  # fmt: skip
 # In the order of what they tell.
 _CONTENDERS = [
     _UNTRAINED, _in("q4_0", "q4_0"), _chosen("70MB"), _chosen("64.2MB"), _in("q4_0:3", "q4_0"),
-    _chosen("52MB"), _DENSE, _chosen("77.5MB"), _chosen("58MB"), _in("q4_0", "auto"),
-    _chosen("85MB"), _in("q4_0:2/64", "q4_0"), _chosen("47.6MB"), _chosen("84MB", "stock"),
-    _in("q5_0", "q4_0"), _in("q4_0", "q5_0"), _chosen("92MB", "stock"),
+    _chosen("52MB"), _DENSE, _MORE_DENSE, _chosen("77.5MB"), _chosen("58MB"),
+    _in("q4_0", "auto"), _chosen("85MB"), _in("q4_0:2/64", "q4_0"), _chosen("47.6MB"),
+    _chosen("84MB", "stock"), _in("q5_0", "q4_0"), _in("q4_0", "q5_0"), _chosen("92MB", "stock"),
 ]  # fmt: skip
 # Of a model with many words: 0.9, 0.83 and 1 times the bytes of Q4_0.
 _OF_GEMMA = [_UNTRAINED, _in("q4_0", "q4_0"), _chosen("142MB"), _in("q4_0:3", "q4_0"),
@@ -97,20 +104,27 @@ _OF_GEMMA = [_UNTRAINED, _in("q4_0", "q4_0"), _chosen("142MB"), _in("q4_0:3", "q
 @click.command()
 @click.option("--model", default="smollm2-135m", help="as `edgeprune build` takes it")
 @click.option("--task", type=click.Choice(list(_TASKS)), default="arc_easy")
-@click.option("--minutes", default=0.0, help="begin no new training after so many minutes")
+@click.option("--minutes", default=0.0, help="begin no new training or file after so many minutes")
 @click.option("--rows", default=200, help="evaluation rows")
 @click.option("--processes", default=0, help="fresh ones of each file, for timings; 0: none")
-@click.option("--first", default=len(_CONTENDERS), help="only so many of the contenders")
+@click.option("--only", multiple=True, help="begin these alone: 'dense', 'chosen, 70MB'")
 @click.option("--steps", default=0, help="of each training; by default the task's")
 def main(
-    model: str, task: str, minutes: float, rows: int, processes: int, first: int, steps: int
+    model: str,
+    task: str,
+    minutes: float,
+    rows: int,
+    processes: int,
+    only: tuple[str, ...],
+    steps: int,
 ) -> None:
     deadline, records = time.monotonic() + 60 * minutes, list[dict[str, Any]]()
     name, steps = Path(model).stem, steps or _TASKS[task]
     folder = _WORK / f"{name}-{task}-{steps}-{rows}"
-    for contender in (_OF_GEMMA if "gemma" in name else _CONTENDERS)[:first]:
+    for contender in _OF_GEMMA if "gemma" in name else _CONTENDERS:
         recipe = _recipe(contender, task, steps, rows, model)
-        records += _records(contender, recipe, folder, time.monotonic() < deadline)
+        asked = not only or contender.name in only
+        records += _records(contender, recipe, folder, deadline if asked else 0)
     _add_speeds(records, folder / "speeds.json", processes)
     about = {"model": name, "steps": steps, "rows": rows, "tokens": _BATCH * _LENGTH,
              "machine": sentence()}  # fmt: skip
@@ -121,17 +135,18 @@ def main(
 
 
 def _records(
-    contender: Contender, recipe: Recipe, folder: Path, may_run: bool
+    contender: Contender, recipe: Recipe, folder: Path, deadline: float
 ) -> list[dict[str, Any]]:
-    """Read what a contender's files have scored, or make and score them."""
+    """Read what a contender's files have scored; until the deadline, make and score others."""
     files = contender.files or (("", ""),)
     paths = {f: folder / f"{'-'.join([contender.name, *f]).replace('/', '_')}.json" for f in files}
-    if may_run and not all(path.exists() for path in paths.values()):
+    missing = [path for path in paths.values() if not path.exists()]
+    if missing and time.monotonic() < deadline:
         job = open_job(recipe, Workspace(folder / "run", Bars()))
         job, choice = choose.settle(job)
         sparse = sparsify(job, planner.plan(job))
         for (kind, embedding), path in paths.items():
-            if not path.exists():
+            if path in missing and time.monotonic() < deadline:
                 one = _of_type(job, kind, embedding) if kind else job
                 about = {"name": contender.name, "ours": contender.ours, "type": kind,
                          "embedding": embedding, "trained": recipe.training.enabled,
