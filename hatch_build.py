@@ -1,4 +1,4 @@
-"""Compiles the sparse runtime's library into the package when edgeprune is installed.
+"""Compiles the sparse runtime's libraries into the package when edgeprune is installed.
 
 Without a C++ compiler the package installs all the same: models then run in llama.cpp as they
 stand in their files, and edgeprune says so (`edgeprune runtime`).
@@ -14,10 +14,14 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+# For Python, and for other programs.
+_LIBRARIES = [f"libedgeprune_runtime{_SUFFIX}"]
+if platform.system() == "Linux":
+    _LIBRARIES.append("libggml-edgeprune.so")
 
 
 class NativeRuntime(BuildHookInterface):
-    """Puts the library into `edgeprune/runtime`; the wheel is then for one platform."""
+    """Puts the libraries into `edgeprune/runtime`; the wheel is then for one platform."""
 
     PLUGIN_NAME = "custom"
 
@@ -25,10 +29,11 @@ class NativeRuntime(BuildHookInterface):
         """Called by hatchling before it collects files."""
         if self.target_name != "wheel":
             return
-        target = Path(self.root, "edgeprune", "runtime", f"libedgeprune_runtime{_SUFFIX}")
-        target.unlink(missing_ok=True)
+        targets = [Path(self.root, "edgeprune", "runtime", name) for name in _LIBRARIES]
+        for target in targets:
+            target.unlink(missing_ok=True)
         try:
-            self._compile(target)
+            self._compile(targets)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stdout", None) or str(error)
             self.app.display_warning(
@@ -39,7 +44,7 @@ class NativeRuntime(BuildHookInterface):
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{tag}"
 
-    def _compile(self, target: Path) -> None:
+    def _compile(self, targets: list[Path]) -> None:
         source = Path(self.root, "edgeprune", "runtime")
         with tempfile.TemporaryDirectory() as folder:
             for command in (
@@ -49,4 +54,5 @@ class NativeRuntime(BuildHookInterface):
                 subprocess.run(
                     command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
                 )
-            target.write_bytes(Path(folder, target.name).read_bytes())
+            for target in targets:
+                target.write_bytes(Path(folder, target.name).read_bytes())

@@ -14,7 +14,11 @@ import pdoc
 _OUT = Path(__file__).parent / "reference" / "_build"
 _PACKAGES = ("edgeprune", "exporters", "runtime_tests")
 # What runs the command line, and what is C++.
-_NOT_IMPORTED = ("edgeprune.__main__", "edgeprune.runtime.libedgeprune_runtime")
+_NOT_IMPORTED = (
+    "edgeprune.__main__",
+    "edgeprune.runtime.libedgeprune_runtime",
+    "edgeprune.runtime.libggml-edgeprune",
+)
 
 
 def modules() -> Iterator[str]:

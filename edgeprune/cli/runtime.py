@@ -1,6 +1,7 @@
-"""`edgeprune runtime`."""
+"""`edgeprune runtime` and its subcommands."""
 
 import json
+import shlex
 
 import click
 
@@ -10,13 +11,49 @@ Examples:
   edgeprune runtime --json | jq .on
   EDGEPRUNE_KERNEL=avx2 edgeprune runtime    # as on a processor without AVX-512
   EDGEPRUNE_SPARSE=0 edgeprune chat model.gguf    # the model as stock llama.cpp runs it
+  eval "$(edgeprune runtime env)"    # so that llama-server and others run sparse weights, too
 """
 
 
-@click.command("runtime", epilog=_EPILOG)
+_ENV_EPILOG = """\b
+Examples:
+  eval "$(edgeprune runtime env)"
+  llama-server -m builds/NAME/model.gguf    # prints how many tensors run packed
+  env "$(edgeprune runtime env | cut -d' ' -f2)" llama-bench -m model.gguf
+"""
+
+
+@click.group("runtime", epilog=_EPILOG, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
     """Show whether sparse weights are on here and with which kernels, or why they are off."""
+    if context.invoked_subcommand is None:
+        _show(as_json)
+
+
+@command.command("path")
+def path_command() -> None:
+    """Print the path of the library that other programs with llama.cpp load."""
+    from edgeprune.runtime import plugin
+
+    click.echo(plugin.path())
+
+
+@command.command("env", epilog=_ENV_EPILOG)
+def env_command() -> None:
+    """Print the variable that makes llama.cpp load that library, as a line for the shell.
+
+    Programs work that load their backends as libraries: releases of llama.cpp for Linux, Homebrew's
+    and Debian's, node-llama-cpp, Ollama on a CPU. A program that is one static file does not.
+    """
+    from edgeprune.runtime import plugin
+
+    for name, value in plugin.environment().items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _show(as_json: bool) -> None:
     from dataclasses import asdict
     from importlib.metadata import version
 

@@ -18,8 +18,6 @@ TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # ggml's numbers
 SPARSE, DENSE, NARROW, MASKED = range(4)  # ep_layout
 _NO_MEMORY, _NO_SIZE = -2, ctypes.c_size_t(-1).value  # EP_NO_MEMORY, EP_NO_SIZE
 
-_LEAST_NARROW, _MOST_MASKED = 2, 2  # bits of codes that kernels have
-
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
 LIBRARY = Path(__file__).with_name(f"libedgeprune_runtime{_SUFFIX}")
 
@@ -48,12 +46,6 @@ class FileForm(ctypes.Structure):
         return cls(form.bits, form.masked + form.two_of_four, form.group)
 
 
-def dense_shape(kind: str, shape: tuple[int, int]) -> Shape | None:
-    """Describe a matrix, (out, in), that stands with its zeros; None if it cannot be packed."""
-    found = Shape(TYPES[kind], DENSE, 0, 1, *shape)
-    return found if library().ep_packable(found) else None
-
-
 def shape_of(kind: str, shape: tuple[int, int], form: Form) -> Shape | None:
     """Choose the layout in memory for a tensor of a form; None if there are no kernels for it.
 
@@ -62,15 +54,9 @@ def shape_of(kind: str, shape: tuple[int, int], form: Form) -> Shape | None:
         shape: (out, in).
         form: how its codes can stand.
     """
-    layout, bits = SPARSE, 0
-    if kind == "Q4_0" and not form.masked:
-        layout, bits = NARROW, max(form.bits, _LEAST_NARROW)
-    elif kind == "Q4_0" and form.bits <= _MOST_MASKED:
-        layout, bits = MASKED, form.bits
-    elif not form.masked:
-        return None
-    found = Shape(TYPES[kind], layout, bits, form.group, *shape)
-    return found if library().ep_packable(found) else None
+    found = Shape()
+    none = library().ep_shape_of(TYPES[kind], *shape, FileForm.of(form), found)
+    return None if none else found
 
 
 @lru_cache
@@ -95,6 +81,7 @@ def library() -> ctypes.CDLL:
     number, whole = ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
         ("ep_packable", whole, (shape,)),
+        ("ep_shape_of", whole, (whole, number, number, form, shape)),
         ("ep_packed_size", size, (shape, pointer, whole)),
         ("ep_pack", whole, (shape, pointer, pointer, size, whole)),
         ("ep_packed_size_of_count", size, (shape, number)),

@@ -38,7 +38,9 @@ def run_check(program, what):
     return subprocess.run([program, what], check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("what", ["memory", "threads", "buffers", "loading"])
+@pytest.mark.parametrize(
+    "what", ["memory", "threads", "buffers", "loading", "lies", "other thread", "other operations"]
+)
 def test_no_failure_crosses_the_c_interface(failures, what):
     """An allocation that fails is an error code; missing threads cost only time."""
     done = run_check(failures, what)

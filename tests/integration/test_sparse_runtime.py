@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -356,13 +357,31 @@ def test_threads_that_load_at_once_get_their_own_models(mixed, tmp_path):
 
 
 @needs_kernels
-def test_a_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monkeypatch):
-    path, honest, zeros = tmp_path / "m.gguf", loading._load, iter((0.3, 0.1))
+def test_a_plain_file_that_changes_while_it_is_loaded_gives_what_llama_cpp_read(
+    mixed, tmp_path, monkeypatch
+):
+    path, honest = tmp_path / "m.gguf", loading._load
     path.write_bytes(mixed.read_bytes())
 
     def change_then_load(path, *others):
-        write_random_llama(path, SIZES, next(zeros))
+        write_random_llama(path, SIZES, 0.1)
         return honest(path, *others)
+
+    monkeypatch.setattr(loading, "_load", change_then_load)
+    assert close(logits(sparse(path).model, [9]), logits(stock(path), [9]))
+
+
+@needs_kernels
+def test_a_packed_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monkeypatch):
+    path, honest = tmp_path / "m.packed.gguf", loading._load
+    pack(mixed, path)
+    run = next(t for t in open_gguf(path).tensors if t.name == "blk.2.ffn_down.weight")  # Q8_0
+
+    def change_then_load(*all_of_it):
+        with path.open("r+b") as file:
+            file.seek(run.offset + 2 * 128 * 288 // 32)
+            file.write(b"\xff" * 8)  # the mask now promises more than there is
+        return honest(*all_of_it)
 
     monkeypatch.setattr(loading, "_load", change_then_load)
     with pytest.raises(InputError, match="changed while it was being loaded"):
@@ -370,17 +389,38 @@ def test_a_file_that_changes_while_it_is_loaded_is_refused(mixed, tmp_path, monk
 
 
 @needs_kernels
-def test_metadata_may_lie_about_counts(mixed, tmp_path, monkeypatch):
-    """A file that claims fewer non-zeros than it has is no danger: then its bytes are counted."""
-    monkeypatch.delenv("EDGEPRUNE_LAYOUT")
+def test_a_model_that_another_thread_loads_meanwhile_is_not_touched(mixed, tmp_path, monkeypatch):
+    """By llama.cpp's own function, with tensors of the same names and shapes."""
+    other, honest, beside = tmp_path / "other.gguf", loading._load, []
+    write_random_llama(other, SIZES, 0.2)
+    expected = logits(stock(other), [9])
+
+    def load_both(*all_of_it):
+        thread = Thread(target=lambda: beside.append(stock(other)))
+        thread.start()
+        thread.join()
+        return honest(*all_of_it)
+
+    monkeypatch.setattr(loading, "_load", load_both)
+    ours = sparse(mixed)
+    assert (logits(beside[0], [9]) == expected).all()
+    assert ours.sparse.tensors == ours.sparse.claimed
+
+
+@needs_kernels
+def test_metadata_may_lie(mixed, tmp_path):
+    """A file that claims fewer non-zeros, or codes, than it has is no danger: its bytes count."""
     data = bytearray(mixed.read_bytes())
     at, size = open_gguf(mixed).place("edgeprune.sparsity.nonzeros")
     data[at : at + size] = bytes(size)
+    alphabets = data.index(b"edgeprune.storage.codes")
+    data[alphabets:] = data[alphabets:].replace(b"2+mask", b"1+mask", 7)
     path = tmp_path / "lie.gguf"
     path.write_bytes(data)
-    loaded = sparse(path)
-    assert loaded.sparse.tensors == len(adapter.candidates(open_gguf(path))) > 0
-    assert close(logits(loaded.model, [9]), logits(stock(mixed), [9]))
+    loaded, honest = sparse(path), sparse(mixed)
+    assert loaded.sparse.tensors == honest.sparse.tensors > 0
+    assert loaded.sparse.packed_bytes >= honest.sparse.packed_bytes
+    assert close(logits(loaded.model, [9]), logits(honest.model, [9]))
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "edgeprune_kernels.h"
+#include "functions.h"
 #include "llama_adapter.h"
 #include "llama_internals.h"
 
@@ -168,7 +170,7 @@ void free_buffer(llama::Buffer *buffer, int way) {
     std::free(buffer->context);
 }
 
-void *alloc_buffer(void *, size_t size) {
+llama::Buffer *alloc_buffer(llama::BufferType *, size_t size) {
     auto *buffer = new llama::Buffer{};
     buffer->context = std::aligned_alloc(64, (size + 63) / 64 * 64);
     buffer->size = size;
@@ -178,18 +180,32 @@ void *alloc_buffer(void *, size_t size) {
     return buffer;
 }
 
+const char *op_name(int op) { return op == 7 ? "MUL_MAT" : op == 8 ? "GET_ROWS" : "OTHER"; }
+
+int attach_to(const char *(*name_of)(int)) {
+    llama::Functions f{};
+    f.extra_buffer_types = [] { return static_cast<void *>(&types); };
+    f.cpu_buffer_type = [] { return static_cast<llama::BufferType *>(nullptr); };
+    f.alloc_buffer = alloc_buffer;
+    f.cpu_reg = [] { return static_cast<void *>(nullptr); };
+    f.reg_dev_get = [](void *, size_t) { return static_cast<llama::Device *>(nullptr); };
+    f.reg_get_proc_address = [](void *, const char *) { return static_cast<void *>(nullptr); };
+    f.barrier = [](void *) {};
+    f.op_name = name_of;
+    return ep_llama_attach(reinterpret_cast<void *const *>(&f));
+}
+
 llama::BufferType *attach() {
-    const ep_llama_functions functions{
-        [] { return static_cast<void *>(&types); },
-        [] { return static_cast<void *>(nullptr); },
-        alloc_buffer,
-        [] { return static_cast<void *>(nullptr); },
-        [](void *, size_t) { return static_cast<void *>(nullptr); },
-        [](void *) {},
-        [](int i) { return i == 7 ? "MUL_MAT" : i == 8 ? "GET_ROWS" : "OTHER"; }};
-    REQUIRE(ep_llama_attach(&functions) == 0);
-    REQUIRE(types.size() == 1);
+    for (int time = 0; time < 2; time++) {  // the second time there is nothing to do
+        REQUIRE(attach_to(op_name) == 0);
+        REQUIRE(types.size() == 1);
+    }
     return types[0];
+}
+
+void other_operations() {
+    REQUIRE(attach_to([](int op) { return op < 3 ? "OTHER" : nullptr; }) == EP_OTHER_LLAMA);
+    REQUIRE(types.empty());
 }
 
 llama::Tensor tensor(const char *name) {
@@ -201,9 +217,57 @@ llama::Tensor tensor(const char *name) {
     return t;
 }
 
-void claim(size_t size) {
-    const ep_llama_tensor claimed{"blk.0.ffn_gate.weight", kShape, size, nullptr, 0, kForm};
+void claim(size_t size, const ep_shape &shape = kShape) {
+    const ep_llama_tensor claimed{"blk.0.ffn_gate.weight", shape, size, nullptr, 0, kForm};
     REQUIRE(ep_llama_claim(&claimed, 1, kThreads) == 0);
+}
+
+// Metadata that promise less than there is, in bytes or in codes, are no danger.
+void lies() {
+    llama::BufferType *type = attach();
+    std::vector<uint8_t> q4(kBlocks * 18);
+    for (size_t i = 0; i < q4.size(); i++) q4[i] = i % 18 < 2 ? 0x20 : i * 37;
+    const ep_shape narrow{EP_Q4_0, EP_NARROW, 2, 1, 64, 64}, masked{EP_Q4_0, EP_MASKED, 1, 1, 64, 64};
+    const auto q8 = weights();
+    const size_t size = ep_packed_size(&kShape, q8.data(), 1);
+    const struct {
+        ep_shape shape;
+        size_t size;
+        const std::vector<uint8_t> &data;
+    } cases[] = {{kShape, size - 64, q8},
+                 {narrow, ep_packed_size_of_count(&narrow, 0), q4},
+                 {masked, ep_packed_size(&masked, q4.data(), 1), q4}};
+    for (const auto &one : cases) {
+        claim(one.size, one.shape);
+        llama::Tensor t = tensor("blk.0.ffn_gate.weight");
+        t.type = one.shape.type;
+        llama::Buffer *buffer = type->iface.alloc_buffer(type, one.size);
+        t.data = buffer->context;
+        REQUIRE(buffer->iface.init_tensor(buffer, &t) == 0);
+        buffer->iface.set_tensor(buffer, &t, one.data.data(), 0, one.data.size());
+        const ep_llama_report report = ep_llama_reported();
+        REQUIRE(report.tensors == 1 && report.failures == 0 && report.exhausted == 0);
+        std::vector<uint8_t> again(one.data.size());
+        buffer->iface.get_tensor(buffer, &t, again.data(), 0, again.size());
+        REQUIRE(again == one.data);
+        buffer->iface.free_buffer(buffer);
+    }
+}
+
+// What one thread claims is nothing to another.
+void other_thread() {
+    llama::BufferType *type = attach();
+    const auto data = weights();
+    const size_t size = ep_packed_size(&kShape, data.data(), 1);
+    claim(size);
+    const llama::Tensor t = tensor("blk.0.ffn_gate.weight");
+    REQUIRE(type->iface.get_alloc_size(type, &t) == size);
+    std::thread([&] {
+        REQUIRE(type->iface.get_alloc_size(type, &t) < size);
+        claim(size + 64);
+        REQUIRE(type->iface.get_alloc_size(type, &t) == size + 64);
+    }).join();
+    REQUIRE(type->iface.get_alloc_size(type, &t) == size);
 }
 
 void set_or_get_unclaimed(bool set) {
@@ -280,6 +344,9 @@ int main(int, char **arguments) {
     if (what == "threads") threads();
     if (what == "buffers") buffers();
     if (what == "loading") loading();
+    if (what == "lies") lies();
+    if (what == "other thread") other_thread();
+    if (what == "other operations") other_operations();
     if (what == "set") set_or_get_unclaimed(true);
     if (what == "get") set_or_get_unclaimed(false);
     std::printf("done: %s\n", what.c_str());

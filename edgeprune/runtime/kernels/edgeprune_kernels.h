@@ -49,6 +49,10 @@ enum ep_failure { EP_NO_MEMORY = -2 };
 /* Whether a matrix of this shape can be packed at all. */
 EP_API int ep_packable(const ep_shape *shape);
 
+/* The layout in memory for a matrix of a form whose zeros may be left out; 0, or -1: kernels have none
+ * for it. */
+EP_API int ep_shape_of(int32_t type, int64_t rows, int64_t cols, const ep_form *form, ep_shape *shape);
+
 /* Bytes of the packed matrix, its padding for wide loads included; 0 if it can't be packed. */
 EP_API size_t ep_packed_size(const ep_shape *shape, const void *data, int threads);
 

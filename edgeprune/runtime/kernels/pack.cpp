@@ -423,6 +423,21 @@ int ep_packable(const ep_shape *shape) {
            shape->cols % (kBlock * group) == 0;
 }
 
+int ep_shape_of(int32_t type, int64_t rows, int64_t cols, const ep_form *form, ep_shape *shape) {
+    constexpr int32_t kLeastNarrow = 2, kMostMasked = 2;  // bits
+    *shape = {type, EP_SPARSE, 0, form->group, rows, cols};
+    if (type == EP_Q4_0 && !form->masked) {
+        shape->layout = EP_NARROW;
+        shape->bits = std::max(form->bits, kLeastNarrow);
+    } else if (type == EP_Q4_0 && form->bits <= kMostMasked) {
+        shape->layout = EP_MASKED;
+        shape->bits = form->bits;
+    } else if (!form->masked) {
+        return -1;
+    }
+    return ep_packable(shape) ? 0 : -1;
+}
+
 size_t ep_packed_size(const ep_shape *shape, const void *data, int threads) {
     if (!ep_packable(shape)) return 0;
     return or_failed(EP_NO_SIZE, [&] {

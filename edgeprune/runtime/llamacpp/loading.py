@@ -82,9 +82,7 @@ def load_model(path: Path, params: Any) -> Loaded:
             return Loaded(_load(path, file, params))
         if off:
             return _dense(path, file, params, off)
-        loaded = _sparse(path, file, params, count=False)
-        if loaded and loaded.sparse and loaded.sparse.failures:  # its metadata counts wrong
-            loaded = _sparse(path, file, params, count=True)
+        loaded = _sparse(path, file, params)
         if loaded is None:
             return _dense(path, file, params, "all tensors are too dense to run faster")
         if loaded.sparse and loaded.sparse.failures:
@@ -106,9 +104,9 @@ def _why_not(file: GgufFile | PackedFile, params: Any, status: availability.Stat
     return "" if params.use_extra_bufts else "extra buffer types are disabled"
 
 
-def _sparse(path: Path, file: GgufFile | PackedFile, params: Any, count: bool) -> Loaded | None:
+def _sparse(path: Path, file: GgufFile | PackedFile, params: Any) -> Loaded | None:
     """Load with sparse weights; None if none would gain, and no model unless all are placed."""
-    claimed = adapter.claim(file, count)
+    claimed = adapter.claim(file)
     if not claimed:
         return None
     try:
