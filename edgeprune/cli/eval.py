@@ -11,6 +11,7 @@ Examples:
   edgeprune eval model.onnx --task arc_easy --rows 500 --json
   edgeprune eval ./my-model --task questions.jsonl      # a transformers folder, in float32
   edgeprune eval --task medqa --export-lm-eval harness  # the same rows for lm-evaluation-harness
+  edgeprune eval --task app_actions --url http://127.0.0.1:8080    # what a server writes
 """
 
 
@@ -27,6 +28,11 @@ Examples:
     "--json", "as_json", is_flag=True, help="Print everything as JSON, with every row's answer."
 )
 @click.option(
+    "--url",
+    help="Address of a running OpenAI-style server whose answers are scored, instead of a file; "
+    "its key is in OPENAI_API_KEY.",
+)
+@click.option(
     "--export-lm-eval",
     "harness",
     type=click.Path(path_type=Path, file_okay=False),
@@ -38,10 +44,14 @@ def command(
     task: str,
     rows: int | None,
     as_json: bool,
+    url: str | None,
     harness: Path | None,
     **values: Any,
 ) -> None:
-    """Score a GGUF or ONNX file, or a transformers model, on a task and on general text."""
+    """Score a GGUF or ONNX file, or a transformers model, on a task and on general text.
+
+    Of a server (--url), only tasks are scored whose answers are written.
+    """
     import runtime_tests
     from edgeprune.data.loading import load_data
     from edgeprune.models import artifact_path
@@ -50,6 +60,7 @@ def command(
     from edgeprune.support.errors import UsageError
     from edgeprune.support.files import json_text
     from edgeprune.support.progress import Bars
+    from runtime_tests.programs import answers
 
     given = {
         "data.task": task,
@@ -59,9 +70,9 @@ def command(
         "measurement.threads": values["threads"],
     }
     recipe = make({name: value for name, value in given.items() if value is not None})
-    if not artifact and not harness:
+    if sum(map(bool, (artifact, url, harness))) != 1:
         raise UsageError(
-            "Name what to score: a .gguf or .onnx file, or a transformers model.",
+            "Name one thing to score: a .gguf or .onnx file, a transformers model, or --url.",
             "Such as: edgeprune eval builds/*/model.gguf --task medqa",
         )
     path = artifact_path(artifact) if artifact else None
@@ -74,10 +85,13 @@ def command(
     if harness:
         _export(data, harness)
         return
-    assert path
-    found = runtime_tests.quality(path, measure_plan(recipe, data), Bars().stage)
+    plan, stages = measure_plan(recipe, data), Bars().stage
+    if path:
+        found = runtime_tests.quality(path, plan, stages)
+    else:
+        found = answers.quality(str(url), plan, stages)
     if as_json:
-        click.echo(json_text({"artifact": artifact, "task": data.task.task.name} | found))
+        click.echo(json_text({"artifact": artifact or url, "task": data.task.task.name} | found))
         return
     for line in _lines(found):
         click.echo(line)
@@ -107,30 +121,35 @@ def _calls(found: dict[str, Any] | None) -> list[str]:
             said = ", ".join(f"{words} {shares[n]['value']:.3f}" for n, words in named.items()
                              if shares[n])  # fmt: skip
             lines.append(f"{how:<23}{said}")
-    return [
-        *lines,
-        f"{'a call':<23}{found['milliseconds']:.0f} ms, {found['prompt_tokens']:.0f} prompt tokens",
-    ]
+    if "milliseconds" in found:
+        lines.append(
+            f"{'a call':<23}{found['milliseconds']:.0f} ms, {found['prompt_tokens']:.0f} prompt "
+            "tokens"
+        )
+    return lines
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    accuracy, nats = found["accuracy"], found["nats_per_answer_token"]
+    accuracy, nats = found["accuracy"], found.get("nats_per_answer_token")
     lines = []
     if accuracy:
         lines.append(
             f"accuracy               {accuracy['value']:.3f} ({accuracy['low']:.3f}-"
             f"{accuracy['high']:.3f}), {accuracy['correct']} of {accuracy['rows']}"
         )
-    lines.append(
-        f"nats per answer token  {nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})"
-    )
+    if nats:
+        lines.append(
+            f"nats per answer token  {nats['value']:.3f} ({nats['low']:.3f}-{nats['high']:.3f})"
+        )
     lines += _calls(found.get("calls"))
     if perplexity := found.get("general_perplexity"):
         lines.append(
             f"general perplexity     {perplexity['value']:.2f} ({perplexity['low']:.2f}-"
             f"{perplexity['high']:.2f}) over {perplexity['tokens']} tokens"
         )
-    if found["near_chance"]:
+    if "milliseconds" in found:
+        lines.append(f"an answer              {found['milliseconds']:.0f} ms, the median")
+    if found.get("near_chance"):
         lines.append(
             f"The accuracy is not significantly above chance level ({found['chance_level']:.3f}): "
             "compare nats per answer token instead."

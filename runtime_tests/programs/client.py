@@ -4,11 +4,12 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from edgeprune.formats.chat import Function, Message
 from edgeprune.support.errors import MachineError
 from edgeprune.support.extras import load
 from runtime_tests.child import patience
@@ -82,6 +83,35 @@ class Client:
             if found.tokens > 1:
                 return (found.last - found.first) * tokens / (found.tokens - 1)
         raise MachineError(f"{self.address} answers with one token, and has no pace.")
+
+    def complete(self, prompt: str, max_tokens: int, stop: Sequence[str]) -> str:
+        """Complete a text greedily."""
+        asked = {"prompt": prompt, **self._greedily(max_tokens, stop)}
+        answer = self._sent("/v1/completions", asked, patience({"tokens": max_tokens}))
+        return str(self._choice(answer).get("text") or "")
+
+    def chat(
+        self, messages: Sequence[Message], tools: Sequence[Function], max_tokens: int,
+        stop: Sequence[str],
+    ) -> Message:  # fmt: skip
+        """Ask for the assistant's next message, greedily, in OpenAI's form."""
+        asked = {"messages": list(messages), **self._greedily(max_tokens, stop)}
+        if tools:
+            asked["tools"] = list(tools)
+        answer = self._sent("/v1/chat/completions", asked, patience({"tokens": max_tokens}))
+        return dict(self._choice(answer).get("message") or {})
+
+    def _greedily(self, max_tokens: int, stop: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "model": self._model, "max_tokens": max_tokens, "temperature": 0,
+        }  # fmt: skip
+        return found | ({"stop": list(stop)} if stop else {})
+
+    def _choice(self, answer: dict[str, Any]) -> dict[str, Any]:
+        choices = answer.get("choices")
+        if not choices:
+            raise self._failed("its answer has no choices")
+        return dict(choices[0])
 
     @cached_property
     def _model(self) -> str:

@@ -161,3 +161,33 @@ def test_only_tasks_with_functions_have_them(real_checkpoint):
         wrong = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         assert wrong.returncode == 2
         assert words in wrong.stderr
+
+
+def test_a_servers_answers_are_scored(real_checkpoint):
+    """With the same rows and the same rules as the file's own."""
+    command = [EDGEPRUNE, "eval", "--task", "sst2", "--rows", "12", "--json"]
+    command += ["--perplexity-tokens", "512"]
+    with served(real_checkpoint.gguf) as address:
+        done = subprocess.run(
+            [*command, "--url", address], check=True, capture_output=True, text=True
+        )
+        refused = subprocess.run(
+            [EDGEPRUNE, "eval", "--task", "medqa", "--url", address],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+    assert refused.returncode == 2
+    assert "scored by likelihoods" in refused.stderr
+    through = json.loads(done.stdout)
+    done = subprocess.run(
+        [*command, real_checkpoint.gguf], check=True, capture_output=True, text=True
+    )
+    own = json.loads(done.stdout)
+    assert through["answers"]["rows"] == own["answers"]["rows"]
+    assert through["answers"]["correct"] == own["answers"]["correct"]
+    assert through["accuracy"] == own["accuracy"]
+    absent = subprocess.run(
+        [EDGEPRUNE, "eval", "--task", "sst2", "--url", address],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert absent.returncode == 4
+    assert "does not answer" in absent.stderr
