@@ -103,7 +103,7 @@ def test_an_unmodified_program_runs_sparse_weights(node, halved, mmap):
     )
     (line,) = found.said
     packed = 14 + library.dense_gains("Q8_0")  # the embedding is the head, too
-    assert line.startswith(f"edgeprune: halved.gguf: {packed} of ")
+    assert line.startswith(f"edgeprune: halved.gguf: {packed} tensors run packed, ")
     assert line.endswith(f"{library.in_use()} kernels")
     assert close(stock, ours)
     assert stock["first"] != ours["first"]  # our kernels' rounding, so they really ran

@@ -165,7 +165,7 @@ def test_only_tasks_with_functions_have_them(real_checkpoint):
 
 def test_a_servers_answers_are_scored(real_checkpoint):
     """With the same rows and the same rules as the file's own."""
-    command = [EDGEPRUNE, "eval", "--task", "sst2", "--rows", "12", "--json"]
+    command = [EDGEPRUNE, "eval", "--task", "app_actions", "--rows", "4", "--json"]
     command += ["--perplexity-tokens", "512"]
     with served(real_checkpoint.gguf) as address:
         done = subprocess.run(
@@ -186,7 +186,7 @@ def test_a_servers_answers_are_scored(real_checkpoint):
     assert through["answers"]["correct"] == own["answers"]["correct"]
     assert through["accuracy"] == own["accuracy"]
     absent = subprocess.run(
-        [EDGEPRUNE, "eval", "--task", "sst2", "--url", address],
+        [EDGEPRUNE, "eval", "--task", "app_actions", "--url", address],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert absent.returncode == 4

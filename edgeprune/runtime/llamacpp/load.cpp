@@ -1,13 +1,14 @@
 #include "load.h"
 
+#include <cstdio>
 #include <string_view>
 
 #include "threads.h"
 
 namespace edgeprune {
 
-Load::Load(const ep_llama_tensor *tensors, size_t count, int threads, bool asked)
-    : threads(threads), asked(asked) {
+Load::Load(const ep_llama_tensor *tensors, size_t count, int threads, std::string model)
+    : threads(threads), model_(std::move(model)) {
     for (const ep_llama_tensor *t = tensors; t < tensors + count; t++)
         claims_[t->name] = {t->shape, t->packed_size, t->source, t->source_size, t->form};
 }
@@ -33,13 +34,23 @@ void Load::failed(int failure) {
     (failure == EP_NO_MEMORY ? report_.exhausted : report_.failures)++;
 }
 
+void Load::say_once() {
+    std::call_once(said_, [this] {
+        constexpr double kMegabyte = 1e6;
+        const ep_llama_report all = report();
+        std::fprintf(stderr, "edgeprune: %s: %lld tensors run packed, %.1f MB in place of %.1f, %s kernels\n",
+                     model_.c_str(), static_cast<long long>(all.tensors), all.packed_bytes / kMegabyte,
+                     all.dense_bytes / kMegabyte, ep_in_use());
+    });
+}
+
 ep_llama_report Load::report() const {
     const std::lock_guard lock(mutex_);
     return report_;
 }
 
 const std::shared_ptr<Load> &no_load() {
-    static auto *none = new std::shared_ptr<Load>(std::make_shared<Load>(nullptr, 0, 1, true));
+    static auto *none = new std::shared_ptr<Load>(std::make_shared<Load>(nullptr, 0, 1));
     return *none;
 }
 
@@ -54,7 +65,7 @@ int ep_llama_claim(const ep_llama_tensor *tensors, size_t count, int threads) {
     using namespace edgeprune;
     return or_failed<int>(EP_NO_MEMORY, [&] {
         this_load() = no_load();
-        this_load() = std::make_shared<Load>(tensors, count, threads, true);
+        this_load() = std::make_shared<Load>(tensors, count, threads);
         return 0;
     });
 }

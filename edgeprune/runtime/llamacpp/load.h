@@ -30,11 +30,13 @@ struct Claim {  // as in ep_llama_tensor
 // it came with.
 class Load {
   public:
-    // `asked`: whether someone reads the report. If not, a weight without values ends the process.
-    Load(const ep_llama_tensor *tensors, size_t count, int threads, bool asked);
+    // `model`: its name, if nobody reads the report. Then a weight without values ends the process.
+    Load(const ep_llama_tensor *tensors, size_t count, int threads, std::string model = {});
 
     const int threads;
-    const bool asked;
+    bool asked() const { return model_.empty(); }
+    // Where nobody asks: what stands packed, in a line on stderr.
+    void say_once();
 
     Claim claim_of(const llama::Tensor *t) const;
     void packed(size_t packed_bytes, size_t dense_bytes);
@@ -42,6 +44,8 @@ class Load {
     ep_llama_report report() const;
 
   private:
+    const std::string model_;
+    std::once_flag said_;
     std::map<std::string, Claim, std::less<>> claims_;  // looked up without memory of its own
     mutable std::mutex mutex_;                          // of what follows
     ep_llama_report report_{};

@@ -42,6 +42,7 @@ bool Weight::work_size(int threads, const llama::Tensor *op, size_t &size) {
 }
 
 bool Weight::compute_forward(llama::ComputeParams *params, llama::Tensor *op) {
+    if (!load_->asked()) load_->say_once();
     if (op->op == operations().lookup)
         look_up(params, op);
     else
@@ -55,7 +56,7 @@ void Weight::set(const llama::Tensor *t, const void *data, size_t offset, size_t
     int failure = claim_.pack(data, data_, load_->threads);
     if (failure == -1 && !claim_.source) failure = pack_in_own_memory(data);
     if (failure != 0) {
-        if (!load_->asked) stop("it cannot be packed: out of memory, or a file that changes", t);
+        if (!load_->asked()) stop("it cannot be packed: out of memory, or a file that changes", t);
         load_->failed(failure);
         std::memset(data_, 0, claim_.packed_size);  // no values, and safe to read
         return;
@@ -63,7 +64,7 @@ void Weight::set(const llama::Tensor *t, const void *data, size_t offset, size_t
     // It stands in memory now; in Python, what llama.cpp gives is never mapped.
     if (claim_.source)
         drop_mapped_pages(claim_.source, claim_.source_size);
-    else if (!load_->asked)
+    else if (!load_->asked())
         drop_mapped_pages(data, size);
     load_->packed(packed_size_, whole);
 }

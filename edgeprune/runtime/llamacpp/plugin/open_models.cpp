@@ -112,15 +112,17 @@ std::string name_of(const Open &file) {
     char path[4096];
     const std::string link = std::string(kDescriptors) + "/" + std::to_string(file.descriptor);
     const ssize_t length = readlink(link.c_str(), path, sizeof path);
-    const std::string whole(path, length > 0 ? length : 0);
+    if (length <= 0) return "a model";
+    const std::string whole(path, length);
     return whole.substr(whole.rfind('/') + 1);
 }
 
-// A split model's files are open together, and its metadata stand in the first.
+// Of a model in several files, those tensors that stand beside its metadata, in the first.
 std::shared_ptr<Load> load_of(const std::vector<Open> &files) {
     const int threads = std::max(1U, std::thread::hardware_concurrency());
     std::vector<std::unique_ptr<GgufHeader>> headers;  // the claims' names stand there
     std::vector<ep_llama_tensor> claims;
+    std::string name;
     for (const Open &file : files) {
         auto header = std::make_unique<GgufHeader>();
         if (!read_header(file, header.get())) continue;
@@ -128,16 +130,15 @@ std::shared_ptr<Load> load_of(const std::vector<Open> &files) {
         const bool tied = std::none_of(all.begin(), all.end(), [](const GgufTensor &t) {
             return t.name == "output.weight";
         });
-        const size_t before = claims.size();
         for (const GgufTensor &t : all) {
             ep_llama_tensor claim;
             if (t.rows > 1 && place(file, *header, t, tied, threads, &claim)) claims.push_back(claim);
         }
-        std::fprintf(stderr, "edgeprune: %s: %zu of %zu tensors run packed, %s kernels\n",
-                     name_of(file).c_str(), claims.size() - before, all.size(), ep_in_use());
+        if (name.empty()) name = name_of(file);
         headers.push_back(std::move(header));
     }
-    return std::make_shared<Load>(claims.data(), claims.size(), threads, false);
+    if (name.empty()) return no_load();
+    return std::make_shared<Load>(claims.data(), claims.size(), threads, name);
 }
 
 }  // namespace
