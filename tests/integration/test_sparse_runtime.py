@@ -432,15 +432,21 @@ def fresh(monkeypatch, tmp_path):
     availability.status.cache_clear()
 
 
-def test_an_unknown_version_is_off(fresh, monkeypatch):
-    monkeypatch.setattr(adapter, "CHECKED", ("0.0.1",))
+def test_an_older_version_is_off(fresh, monkeypatch):
+    monkeypatch.setattr(adapter, "CHECKED", ("99.0.1",))
     monkeypatch.setattr(probe, "run", lambda: pytest.fail("nothing is tried then"))
-    with pytest.raises(
-        MachineError, match=r"is not tested with this version of edgeprune; expected 0\.0\.1"
-    ):
+    with pytest.raises(MachineError, match=r"is older than .* expected 99\.0\.1 or newer"):
         adapter.check()
     assert not status().on
-    assert "is not tested" in status().reason
+    assert "is older than" in status().reason
+
+
+@needs_kernels
+def test_a_newer_version_is_probed_and_named(fresh, monkeypatch):
+    monkeypatch.setattr(adapter, "CHECKED", ("0.3.9",))
+    monkeypatch.setattr(probe, "run", lambda: {"ok": True, "difference": 0.0})
+    assert status().on
+    assert "is newer than those tested" in status().reason
 
 
 def test_the_probe_passes_here():

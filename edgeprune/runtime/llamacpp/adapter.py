@@ -6,7 +6,9 @@ claimed for the model about to be loaded. llama.cpp itself is not changed.
 """
 
 import ctypes
+import re
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import count, takewhile
 from typing import Any
 
@@ -19,8 +21,9 @@ from edgeprune.support.environment import cores
 from edgeprune.support.errors import InputError, MachineError
 from edgeprune.support.extras import load, need
 
-# Versions of llama-cpp-python whose inside is as llama_internals.h says; pyproject.toml's
-# extras `gguf` and `serve` ask for these alone (tests/unit/runtime/test_extras.py).
+# Versions of llama-cpp-python that were tested, the oldest first; pyproject.toml's extras `gguf`
+# and `serve` ask for these alone (tests/unit/runtime/test_extras.py). A newer one is looked at and
+# probed like these, and used if it passes.
 CHECKED = ("0.3.36",)
 
 _TOO_LATE, _NO_FORM, _DAMAGED = -4, -6, -7  # ep_llama_failure
@@ -60,20 +63,24 @@ class _Report(ctypes.Structure):
 
 
 def check() -> None:
-    """Check the installed llama-cpp-python against the tested versions.
+    """Check that the installed llama-cpp-python is no older than the tested versions.
 
     Raises:
-        MachineError: its version is not tested, or it is not installed.
+        MachineError: it is older, or it is not installed.
     """
-    from importlib.metadata import version
-
     need("llama_cpp")
     found = version("llama-cpp-python")
-    if found not in CHECKED:
+    if _numbers(found) < _numbers(CHECKED[0]):
         raise MachineError(
-            f"llama-cpp-python {found} is not tested with this version of edgeprune; expected "
-            f"{', '.join(CHECKED)}: pip install 'llama-cpp-python=={CHECKED[-1]}'"
+            f"llama-cpp-python {found} is older than this edgeprune was tested with; expected "
+            f"{CHECKED[0]} or newer: pip install 'llama-cpp-python=={CHECKED[-1]}'"
         )
+
+
+def untested() -> str:
+    """Return the installed version of llama-cpp-python if it is newer than those tested."""
+    found = version("llama-cpp-python")
+    return found if _numbers(found) > _numbers(CHECKED[-1]) else ""
 
 
 @lru_cache
@@ -201,6 +208,10 @@ def _placed(offer: _Offer, tied: bool) -> _Tensor | None:
     if result == _DAMAGED:
         raise InputError(f"The packed tensor {name!r} is damaged.", "Pack it again.")
     return claimed if result else None
+
+
+def _numbers(found: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", found)[:3]))
 
 
 @lru_cache

@@ -56,6 +56,8 @@ def status() -> Status:
     except EdgepruneError as error:
         return Status(False, str(error))
     found = f"probe: logits within {verdict['difference']:.2%} of llama.cpp's"
+    if newer := adapter.untested():
+        found += f"; llama-cpp-python {newer} is newer than those tested"
     return Status(True, found, kernels, kernel)
 
 
