@@ -78,13 +78,13 @@ _NEAREST = ("iq4_xs", "q3_k_m", "iq3_s")  # in size, to what is chosen
 _OTHERS = ("q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "q3_k", "q2_k")
 
 
-def _dense(*files: tuple[str, str]) -> Contender:
-    return Contender("dense", {"artifact.type": "q8_0", "artifact.rounding": "nearest"}, files)
+def _dense(name: str, *files: tuple[str, str]) -> Contender:
+    return Contender(name, {"artifact.type": "q8_0", "artifact.rounding": "nearest"}, files)
 
 
-_DENSE = _dense(("q8_0", "auto"), *product(_NEAREST, ("q5_0", "q4_0")))
+_DENSE = _dense("dense", ("q8_0", "auto"), *product(_NEAREST, ("q5_0", "q4_0")))
 _MORE_DENSE = _dense(
-    *product(_NEAREST, ("auto",)), *product(_OTHERS, ("auto", "q5_0", "q4_0")),
+    "dense, more types", *product(_NEAREST, ("auto",)), *product(_OTHERS, ("auto", "q5_0", "q4_0")),
     *product(("q8_0",), ("q5_0", "q4_0")),
 )  # fmt: skip
 _UNTRAINED = Contender("untrained", {"training.enabled": False}, (("q8_0", "auto"),

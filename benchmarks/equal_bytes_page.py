@@ -132,7 +132,8 @@ def general(one: dict[str, Any], records: Records) -> float:
 
 
 def label(one: dict[str, Any]) -> str:
-    name = one["name"] if one["name"] not in ("dense", "untrained") else one["type"]
+    own = not one["name"].startswith(("dense", "untrained"))
+    name = one["name"] if own else one["type"]
     if one["embedding"] not in ("", "auto"):
         name += f", embedding {one['embedding']}"
     return name if one["trained"] else f"{name}, as it came"

@@ -220,8 +220,9 @@ def _weigh(path: Path) -> dict[str, int]:
     from llama_cpp import llama_cpp as api
 
     from edgeprune.formats.gguf.file import open_gguf
+    from edgeprune.formats.metadata import read_gguf
     from edgeprune.runtime import load_model
-    from edgeprune.runtime.llamacpp.adapter import candidates
+    from edgeprune.runtime.llamacpp import adapter
 
     api.llama_log_set(_quiet := api.llama_log_callback(lambda *_: None), None)
     api.llama_backend_init()
@@ -234,7 +235,10 @@ def _weigh(path: Path) -> dict[str, int]:
     before = _anonymous_bytes()
     sparse = load_model(path, params).sparse
     weights = _anonymous_bytes() - before - vocabulary
-    dense = sum(one.tensor.size for one in candidates(open_gguf(path)) if one.dense)  # the head
+    file, metadata = open_gguf(path), read_gguf(open_gguf(path))
+    whole = adapter.claim(file) - set(metadata.nonzeros if metadata else ())  # the head
+    adapter.release()
+    dense = sum(tensor.size for tensor in file.tensors if tensor.name in whole)
     return {
         "vocabulary": vocabulary,
         "weights": weights,

@@ -19,7 +19,7 @@ from edgeprune.manifest.manifest import read
 from edgeprune.pipeline import export as export_module
 from edgeprune.report.caveats import caveats
 from edgeprune.runtime import status
-from edgeprune.runtime.llamacpp.adapter import candidates
+from edgeprune.runtime.llamacpp import adapter
 from edgeprune.support.errors import CheckFailed, InputError, MachineError, UsageError
 from tests.support.processes import EDGEPRUNE, run
 from tests.support.recipes import settings
@@ -78,7 +78,8 @@ def test_a_build_measures_with_sparse_weights_and_says_so(tiny_recipe, tmp_path,
         pytest.skip(f"sparse weights are off here, so this was not checked: {status().reason}")
     monkeypatch.setenv("EDGEPRUNE_LAYOUT", "sparse")
     built = build(tiny_recipe, tmp_path / "b")
-    first, claimed = built.manifest, candidates(open_gguf(built.artifact), all_densities=True)
+    first, claimed = built.manifest, adapter.claim(open_gguf(built.artifact))
+    adapter.release()
     assert first.results.artifacts["pruned"].sparse.tensors == len(claimed) >= 14
     assert first.results.artifacts["dense"].sparse is None
     said = next(line for line in caveats(first) if line.startswith("Decode runs at"))
