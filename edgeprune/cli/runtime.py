@@ -44,8 +44,8 @@ def path_command() -> None:
 def env_command() -> None:
     """Print the variable that makes llama.cpp load that library, as a line for the shell.
 
-    Programs work that load their backends as libraries: releases of llama.cpp for Linux, Homebrew's
-    and Debian's, node-llama-cpp, Ollama on a CPU. A program that is one static file does not.
+    It is for programs that load their backends as libraries, as llama.cpp's releases for Linux do.
+    Tried with node-llama-cpp alone. A program that is one static file does not load it.
     """
     from edgeprune.runtime import plugin
 
